@@ -1,0 +1,1 @@
+"""mmlight: pretrain and fine-tune image, text and audio encoders with PyTorch Lightning."""

@@ -1,0 +1,1 @@
+"""What happens around training: EMA, zero-shot, recording, pictures."""

@@ -1,0 +1,1 @@
+"""Sharded webdataset tar files to batches."""

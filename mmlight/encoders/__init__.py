@@ -1,0 +1,1 @@
+"""Backbones for images, text and audio behind one contract."""

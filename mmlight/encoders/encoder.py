@@ -1,0 +1,82 @@
+"""The contract every encoder fulfils.
+
+Shapes as in `mmlight.batch`: B samples, L tokens or frames, D feature width.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from mmlight.batch import Modality
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder returns.
+
+    Attributes:
+        pooled_BD: one vector per sample.
+        tokens_BLD: one vector per token, patch or frame; None unless asked for.
+        mask_BL: bool, True for real tokens; None unless tokens were asked for.
+    """
+
+    pooled_BD: Tensor
+    tokens_BLD: Tensor | None = None
+    mask_BL: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One step of an encoder's depth, from the input (stem) to the output (final norm).
+
+    Attributes:
+        name: dotted name of the module inside the encoder.
+        modules: the modules that make up this step; each parameter of the encoder belongs to
+            exactly one block.
+        repeated: True for the uniform layers that are worth sharding, compiling and checkpointing
+            one by one.
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    repeated: bool
+
+
+class Encoder(nn.Module, ABC):
+    """A backbone for one modality.
+
+    Subclasses set `modality` and `out_dim`, and take plain settings (numbers, strings, dicts) in
+    ``__init__``, so that a checkpoint can rebuild them. Parameter names of ``__init__`` are
+    distinct between encoders (a swapped `class_path` keeps values of equal names).
+    """
+
+    modality: ClassVar[Modality]
+    out_dim: int
+
+    @abstractmethod
+    def forward(self, inputs: Any, *, tokens: bool = False) -> Encoded:
+        """Encode `Images`, `Text` or `Audio` (see `mmlight.batch`).
+
+        Args:
+            inputs: the part of the batch for `modality`. Rows that miss the modality are encoded
+                like any other (finite values in, finite values out); callers mask them.
+            tokens: also return per-token features and their mask.
+        """
+
+    @abstractmethod
+    def blocks(self) -> list[Block]:
+        """Return the encoder's blocks in depth order; together they own every parameter."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Return names of parameters (as in `named_parameters`) that must not be decayed.
+
+        Vectors (biases, norms) are excluded by their rank already; these are further ones, such
+        as position embeddings and class tokens.
+        """
+        return set()
+
+    @abstractmethod
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Recompute the repeated blocks in backward instead of keeping their activations."""

@@ -1,0 +1,1 @@
+"""Loading what was trained, and weights of other projects."""

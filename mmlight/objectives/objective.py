@@ -1,0 +1,48 @@
+"""The contract every objective fulfils.
+
+Shapes as in `mmlight.batch`: B samples of this rank, N captions, D joint width.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from mmlight.batch import Batch, Modality
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to minimise and what is worth logging beside it (detached scalars)."""
+
+    value: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Encode(Protocol):
+    """Gives the joint-space features of a modality, computed once per step.
+
+    Returns (B, D) features, not normalised; rows of missing samples hold finite values.
+    """
+
+    def __call__(self, modality: Modality) -> Tensor: ...
+
+
+class Objective(nn.Module, ABC):
+    """A loss that owns its learned parameters (temperature, bias, ...)."""
+
+    @abstractmethod
+    def forward(self, encode: Encode, batch: Batch) -> Loss:
+        """Return the loss of the global batch; every rank calls it in every step.
+
+        On several ranks the value is the loss over all ranks' samples, the same on every rank,
+        and gradients are right after an average over ranks (what DDP and FSDP do).
+        """
+
+    def modalities(self, available: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        """Return the modalities this objective needs; raises UserError for one not available."""
+        return available
+
+    def after_step(self) -> None:  # noqa: B027  (an objective without constraints does nothing)
+        """Put parameters back into their range after an optimiser step (no collective)."""

@@ -1,0 +1,1 @@
+"""Run folders, their pictures and their report (no torch)."""

@@ -26,7 +26,9 @@ class Encode(Protocol):
     Returns (B, D) features, not normalised; rows of missing samples hold finite values.
     """
 
-    def __call__(self, modality: Modality) -> Tensor: ...
+    def __call__(self, modality: Modality) -> Tensor:
+        """Return the features of `modality`."""
+        ...
 
 
 class Objective(nn.Module, ABC):
@@ -44,5 +46,18 @@ class Objective(nn.Module, ABC):
         """Return the modalities this objective needs; raises UserError for one not available."""
         return available
 
-    def after_step(self) -> None:  # noqa: B027  (an objective without constraints does nothing)
+    def build(self, available: tuple[Modality, ...]) -> None:
+        """Create the parameters, now that the towers are known.
+
+        The task calls it in ``configure_model``, before parameters are counted, moved or wrapped.
+        Calling it again with the same modalities changes nothing.
+
+        Args:
+            available: the modalities that have a tower.
+
+        Raises:
+            UserError: a setting names a modality that is not available.
+        """
+
+    def after_step(self) -> None:
         """Put parameters back into their range after an optimiser step (no collective)."""

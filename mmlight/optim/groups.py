@@ -1,0 +1,97 @@
+"""Parameter groups: what is decayed, and at which share of the learning rate it moves."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from mmlight.errors import UserError, nearest
+
+
+def weight_decay_groups(
+    module: nn.Module,
+    *,
+    weight_decay: float,
+    no_decay: Iterable[str] = (),
+    lr: float | None = None,
+    lr_scales: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Sort the trainable parameters of `module` into groups for an optimiser.
+
+    Not decayed are vectors and scalars (biases, norms, temperatures) and what `no_decay` names:
+    the rule of open_clip's main branch. Frozen parameters are left out; a parameter shared between
+    modules is taken once, under its first name, and not decayed if any of its names says so.
+
+    Groups and the parameters in them stand in the order of `module.named_parameters`, so that a
+    checkpoint of the optimiser fits again.
+
+    Args:
+        module: whose parameters to train.
+        weight_decay: for the decayed ones; the others get 0.
+        no_decay: names as in `named_parameters`, such as an encoder's `no_weight_decay` under its
+            prefix; names that do not exist are harmless.
+        lr: learning rate to write into the groups; None leaves it to the optimiser, which is
+            possible only without `lr_scales`.
+        lr_scales: factors of the learning rate by prefix of the name, at a dot; the longest prefix
+            that fits counts. Parameters without one have factor 1.
+
+    Returns:
+        Dicts with ``params``, ``weight_decay``, ``name`` and, if given, ``lr``.
+
+    Raises:
+        UserError: nothing is trainable, or a prefix fits no trainable parameter, or a factor is
+            not positive.
+    """
+    scales = dict(lr_scales or {})
+    for prefix, factor in scales.items():
+        if not (factor > 0 and math.isfinite(factor)):
+            raise UserError(
+                f"learning-rate scale of '{prefix}': {factor} must be positive and finite "
+                "(freeze a part to keep it as it is)"
+            )
+    assert lr is not None or not scales, "lr_scales need lr"
+    names: dict[int, list[str]] = {}
+    parameters: dict[int, nn.Parameter] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad:
+            names.setdefault(id(parameter), []).append(name)
+            parameters[id(parameter)] = parameter
+    if not parameters:
+        raise UserError("the model has no trainable parameter: every one of them is frozen")
+
+    excluded = set(no_decay)
+    fitted: set[str] = set()
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for key, parameter in parameters.items():
+        fitting = _longest_prefix(names[key][0], scales)
+        if fitting is not None:
+            fitted.add(fitting)
+        factor = 1.0 if fitting is None else scales[fitting]
+        decayed = parameter.ndim > 1 and not excluded.intersection(names[key])
+        if (decayed, factor) not in groups:
+            groups[decayed, factor] = {
+                "params": [],
+                "weight_decay": weight_decay if decayed else 0.0,
+                "name": ("decay" if decayed else "no_decay")
+                + (f"_lr_x{factor:g}" if factor != 1.0 else ""),
+            }
+            if lr is not None:
+                groups[decayed, factor]["lr"] = lr * factor
+        groups[decayed, factor]["params"].append(parameter)
+
+    for prefix in scales:
+        if prefix not in fitted:
+            starts = {
+                n.rsplit(".", i)[0] for all_ in names.values() for n in all_ for i in range(6)
+            }
+            raise UserError(
+                f"learning-rate scale of '{prefix}': decides for no trainable parameter"
+                f"{nearest(prefix, sorted(starts - {prefix}))}"
+            )
+    return list(groups.values())
+
+
+def _longest_prefix(name: str, prefixes: Iterable[str]) -> str | None:
+    fitting = [p for p in prefixes if name == p or name.startswith(p + ".")]
+    return max(fitting, key=len, default=None)

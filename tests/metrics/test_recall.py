@@ -1,0 +1,152 @@
+"""Retrieval scores against slow loops, scikit-learn and torchmetrics."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
+
+from mmlight.errors import UserError
+from mmlight.metrics.recall import precision_at_1_by_class, retrieval
+
+
+def captions_and_images(seed=0, *, num_items=40, dim=6):
+    """Return features of items with 1 to 5 captions each, that resemble their image a little."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(num_items, dim, generator=generator)
+    item_N = torch.arange(num_items).repeat_interleave(torch.arange(num_items) % 5 + 1)
+    text = image[item_N] + 0.8 * torch.randn(len(item_N), dim, generator=generator)
+    order = torch.randperm(len(item_N), generator=generator)
+    return image * 3, torch.arange(num_items), text[order], item_N[order]
+
+
+def unit(x):
+    return x.double() / x.double().norm(dim=-1, keepdim=True)
+
+
+def slow_ranks(query, gallery, query_item, gallery_item):
+    ranks = []
+    for q, item in zip(unit(query), query_item, strict=True):
+        similarity = unit(gallery) @ q
+        order = np.argsort(-similarity.numpy(), kind="stable")
+        ranks.append(1 + next(i for i, row in enumerate(order) if gallery_item[row] == item))
+    return np.array(ranks)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1024])
+@pytest.mark.parametrize("direction", ["text_to_image", "image_to_text"])
+def test_scores_equal_a_slow_ranking(chunk, direction):
+    image, image_item, text, text_item = captions_and_images()
+    sides = (text, image, text_item, image_item)
+    if direction == "image_to_text":
+        sides = (image, text, image_item, text_item)
+    scores = retrieval(*sides, ks=(1, 2, 5, 10), chunk=chunk)
+    ranks = slow_ranks(*sides)
+    for k in (1, 2, 5, 10):
+        assert scores.recall_at[k] == pytest.approx((ranks <= k).mean(), abs=1e-12)
+    assert 0.1 < scores.recall_at[1] < scores.recall_at[10] < 1
+    assert scores.median_rank == np.median(ranks)
+    assert scores.mean_reciprocal_rank == pytest.approx((1 / ranks).mean())
+    assert (scores.num_queries, scores.num_gallery) == (len(sides[0]), len(sides[1]))
+
+
+def test_several_captions_agree_with_torchmetrics():
+    image, image_item, text, text_item = captions_and_images(1)
+    scores = retrieval(image, text, image_item, text_item)
+    similarity = unit(image) @ unit(text).T
+    relevant = image_item[:, None] == text_item[None, :]
+    rows = list(zip(similarity, relevant, strict=True))
+    for k in (1, 5, 10):
+        hits = [retrieval_hit_rate(s, r, top_k=k).item() for s, r in rows]
+        assert scores.recall_at[k] == pytest.approx(np.mean(hits))
+    reciprocal = [retrieval_reciprocal_rank(s, r).item() for s, r in rows]
+    assert scores.mean_reciprocal_rank == pytest.approx(np.mean(reciprocal))
+
+
+def test_features_that_are_all_alike_score_chance():
+    _, image_item, text, text_item = captions_and_images()
+    gallery = torch.ones(len(text), 6)
+    scores = retrieval(torch.ones(40, 6), gallery, image_item, text_item)
+    share = torch.bincount(text_item).double() / len(text)
+    assert scores.recall_at[1] == pytest.approx(share.mean().item())
+    assert scores.chance_recall_at_1 == pytest.approx(share.mean().item())
+    generator = np.random.default_rng(0)
+    found = []
+    for item in range(40):
+        for _ in range(500):
+            drawn = generator.permuted(text_item.numpy())[:5]
+            found.append(item in drawn)
+    assert scores.recall_at[5] == pytest.approx(np.mean(found), abs=0.01)
+
+
+def test_equal_captions_of_different_items_share_the_hit():
+    eye = torch.eye(3)
+    gallery = eye[[0, 0, 1, 2]]
+    scores = retrieval(eye, gallery, torch.tensor([0, 2, 3]), torch.tensor([0, 1, 2, 3]), ks=(1, 2))
+    assert scores.recall_at[1] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert scores.recall_at[2] == 1
+    assert scores.median_rank == 1
+
+
+def test_chance_is_what_random_features_score():
+    generator = torch.Generator().manual_seed(3)
+    scores = [
+        retrieval(
+            torch.randn(400, 32, generator=generator),
+            torch.randn(400, 32, generator=generator),
+            torch.arange(400) // 8,
+            torch.arange(400) // 8,
+        )
+        for _ in range(10)
+    ]
+    assert scores[0].chance_recall_at_1 == pytest.approx(8 / 400)
+    assert np.mean([s.recall_at[1] for s in scores]) == pytest.approx(8 / 400, rel=0.3)
+
+
+def test_diverged_features_do_not_score():
+    item = torch.arange(100)
+    gallery = torch.randn(100, 4)
+    broken = torch.full((100, 4), torch.nan)
+    assert retrieval(broken, gallery, item, item).recall_at == {1: 0, 5: 0, 10: 0}
+    assert retrieval(gallery, broken, item, item).recall_at == {1: 0, 5: 0, 10: 0}
+    zeros = torch.zeros(100, dtype=torch.int64)
+    assert precision_at_1_by_class(broken, gallery, zeros, zeros) == 0
+
+
+def test_queries_without_a_partner_are_not_counted():
+    eye = torch.eye(4)
+    scores = retrieval(eye, eye[:2], torch.arange(4), torch.arange(2))
+    assert scores.num_queries == 2
+    assert scores.recall_at[1] == 1
+    nobody = retrieval(eye, eye, torch.arange(4), torch.arange(4) + 4)
+    assert nobody.num_queries == 0
+    assert np.isnan(nobody.recall_at[1]) and np.isnan(nobody.median_rank)
+
+
+def test_cut_offs_below_one_are_refused():
+    eye = torch.eye(2)
+    with pytest.raises(UserError, match="at least 1"):
+        retrieval(eye, eye, torch.arange(2), torch.arange(2), ks=(0, 1))
+
+
+def test_precision_by_class_agrees_with_scikit_learn():
+    generator = torch.Generator().manual_seed(5)
+    centre = torch.randn(4, 6, generator=generator)
+    query_label = torch.randint(0, 4, (60,), generator=generator)
+    gallery_label = torch.randint(0, 4, (80,), generator=generator)
+    query = centre[query_label] + 1.2 * torch.randn(60, 6, generator=generator)
+    gallery = centre[gallery_label] + 1.2 * torch.randn(80, 6, generator=generator)
+    nearest = KNeighborsClassifier(1, metric="cosine").fit(gallery.numpy(), gallery_label.numpy())
+    expected = nearest.score(query.numpy(), query_label.numpy())
+    for chunk in (7, 1024):
+        got = precision_at_1_by_class(query, gallery, query_label, gallery_label, chunk=chunk)
+        assert got == pytest.approx(expected)
+    assert 0.3 < expected < 1
+
+
+def test_rows_without_a_label_are_left_out_of_precision():
+    eye = torch.eye(3)
+    label = torch.tensor([0, -1, 2])
+    assert precision_at_1_by_class(eye, eye, label, label) == 1
+    assert precision_at_1_by_class(eye, eye, label, torch.tensor([1, 2, -1])) == 0.25
+    assert np.isnan(precision_at_1_by_class(eye, eye, label, torch.full((3,), -1)))

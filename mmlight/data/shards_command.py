@@ -1,0 +1,210 @@
+"""`mmlight shards index|check|pack`: look into shards, verify them, write them."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from mmlight.data import index, index_file, probe
+from mmlight.data.corpus import Corpus
+from mmlight.data.index_file import ShardIndex
+from mmlight.data.shards import expand
+from mmlight.data.write import DEFAULT_SAMPLES_PER_SHARD, pack_folder, pack_table
+from mmlight.errors import UserError
+
+_PATTERN_HELP = "a shard, a folder of shards, a glob, braces like {000..009}.tar, or a .txt list"
+# Samples in flight per check: their bytes wait in memory.
+_CHUNK = 256
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight shards``; return its exit code (1 if `check` found something bad)."""
+    parser = argparse.ArgumentParser(prog="mmlight shards", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="index|check|pack")
+    _add_index(verbs.add_parser("index", help="build indexes and print what the shards hold"))
+    _add_check(verbs.add_parser("check", help="verify checksums and decode every member"))
+    _add_pack(verbs.add_parser("pack", help="write shards from a folder of files or a table"))
+    options = parser.parse_args(argv)
+    if options.verb == "index":
+        _index(options)
+        return 0
+    if options.verb == "pack":
+        _pack(options)
+        return 0
+    return _check(options)
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("patterns", nargs="+", metavar="PATTERN", help=_PATTERN_HELP)
+    parser.add_argument("--rebuild", action="store_true", help="build also what is up to date")
+    parser.add_argument("--workers", type=int, help="processes; default one per core, at most 16")
+    parser.add_argument(
+        "--max-member-bytes",
+        type=int,
+        default=index.DEFAULT_MAX_MEMBER_BYTES,
+        help="refuse shards with a larger member (default: %(default)s)",
+    )
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("patterns", nargs="+", metavar="PATTERN", help=_PATTERN_HELP)
+    parser.add_argument("--workers", type=int, default=4, help="threads (default: %(default)s)")
+
+
+def _add_pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="a folder, or a .csv, .tsv, .jsonl, .parquet")
+    parser.add_argument("out", type=Path, help="the folder to write shards to")
+    parser.add_argument("--samples-per-shard", type=int, default=DEFAULT_SAMPLES_PER_SHARD)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace shards of an earlier pack"
+    )
+    folder = parser.add_argument_group("from a folder")
+    folder.add_argument(
+        "--label-from-folder", action="store_true", help="add the class folder's number as cls"
+    )
+    folder.add_argument("--shuffle-seed", type=int, help="permute the samples with this seed")
+    table = parser.add_argument_group("from a table")
+    table.add_argument(
+        "--file", action="append", default=[], metavar="COLUMN", help="a column of paths"
+    )
+    table.add_argument(
+        "--member",
+        action="append",
+        default=[],
+        metavar="EXT=COLUMN",
+        help="a column that holds the content of member EXT, such as txt=caption",
+    )
+    table.add_argument("--key", metavar="COLUMN", help="a column of unique sample keys")
+
+
+def _index(options: argparse.Namespace) -> None:
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers {options.workers} must be at least 1")
+    shards = index.load_or_build(
+        expand(options.patterns),
+        workers=options.workers,
+        rebuild=options.rebuild,
+        max_member_bytes=options.max_member_bytes,
+    )
+    _print_summary(shards)
+
+
+def _print_summary(shards: Sequence[ShardIndex]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    corpus = Corpus(shards)
+    num_bytes = sum(shard.num_bytes for shard in shards)
+    sizes = np.array([shard.num_samples for shard in shards])
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_row("shards", f"{len(shards):,} ({num_bytes / 1e6:,.1f} MB)")
+    table.add_row("samples", f"{len(corpus):,} ({sizes.min():,} to {sizes.max():,} per shard)")
+    for extension, count in sorted(corpus.extensions().items(), key=lambda item: -item[1]):
+        share = "all" if count == len(corpus) else f"{count / len(corpus):.1%} of"
+        table.add_row(f"  .{extension}", f"{count:,} ({share} samples)")
+    durations = corpus.durations[~np.isnan(corpus.durations)]
+    if len(durations):
+        low, middle, high = np.quantile(durations, [0, 0.5, 1])
+        spread = f"{low:.2f} / {middle:.2f} / {high:.2f} s min / median / max"
+        table.add_row("sound", f"{durations.sum() / 3600:,.2f} h ({spread})")
+    images = corpus.image_sizes[corpus.image_sizes[:, 0] > 0]
+    if len(images):
+        (w0, h0), (w1, h1), (w2, h2) = np.quantile(images, [0, 0.5, 1], axis=0).astype(int)
+        table.add_row("image", f"{w0}x{h0} / {w1}x{h1} / {w2}x{h2} px min / median / max")
+    if ignored := sum(shard.num_ignored for shard in shards):
+        table.add_row("ignored", f"{ignored:,} members that belong to no sample")
+    Console(highlight=False, markup=False).print(table)
+    # Not in the table, which would cut them at the width of the terminal.
+    folders = sorted({str(shard.index_path.parent) for shard in shards})
+    more = f" and {len(folders) - 1} more folders" if len(folders) > 1 else ""
+    print(f"indexes: {folders[0]}{more}")
+    print(f"fingerprint: {corpus.fingerprint()}")
+
+
+def _check(options: argparse.Namespace) -> int:
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers} must be at least 1")
+    num_samples = num_bad = 0
+    paths = expand(options.patterns)
+    with ThreadPoolExecutor(options.workers) as threads:
+        for path in paths:
+            for place, problem in _faults_of_shard(path, threads):
+                print(f"bad: {place}: {problem}", flush=True)
+                num_bad += 1
+            if known := index_file.load(path):
+                num_samples += known[0].num_samples
+    verdict = f"{num_bad} problem{'s' * (num_bad != 1)}" if num_bad else "all good"
+    print(f"{len(paths):,} shards, {num_samples:,} samples: {verdict}")
+    return 1 if num_bad else 0
+
+
+def _faults_of_shard(path: Path, threads: ThreadPoolExecutor) -> Iterator[tuple[str, str]]:
+    """Yield the place and the description of everything wrong with a shard."""
+    known = index_file.load(path)
+    try:
+        # The index first: its time may be right while bytes on the disk have rotted.
+        if known and known[0].sha256 != index.digest(path):
+            yield (
+                str(path),
+                "its content is not what was indexed; restore it, or accept it with "
+                "`mmlight shards index --rebuild`",
+            )
+            return
+        (shard,) = index.load_or_build([path], progress=False)
+    except UserError as error:
+        yield str(path), str(error)
+        return
+    corpus = Corpus([shard])
+
+    def faults(sample: int) -> list[tuple[str, str]]:
+        members = corpus.read(sample, list(corpus.members(sample)))
+        place = f"{path}: {corpus.key(sample).partition('/')[2]}"
+        found = ((name, probe.fault(name, data)) for name, data in members.items())
+        return [(f"{place}.{name}", problem) for name, problem in found if problem]
+
+    numbers = iter(range(len(corpus)))
+    while chunk := list(islice(numbers, _CHUNK)):
+        for problems in threads.map(faults, chunk):
+            yield from problems
+
+
+def _pack(options: argparse.Namespace) -> None:
+    shared = {"samples_per_shard": options.samples_per_shard, "overwrite": options.overwrite}
+    if options.source.is_dir():
+        if options.file or options.member or options.key:
+            raise UserError("--file, --member and --key are for tables; the source is a folder")
+        shards = pack_folder(
+            options.source,
+            options.out,
+            label_from_folder=options.label_from_folder,
+            shuffle_seed=options.shuffle_seed,
+            **shared,
+        )
+    elif options.source.is_file():
+        if options.label_from_folder or options.shuffle_seed is not None:
+            raise UserError("--label-from-folder and --shuffle-seed are for folders, not tables")
+        members = dict(_parse_member(text) for text in options.member)
+        if len(members) < len(options.member):
+            raise UserError("--member: each extension may come once")
+        shards = pack_table(
+            options.source,
+            options.out,
+            files=options.file,
+            members=members,
+            key=options.key,
+            **shared,
+        )
+    else:
+        raise UserError(f"{options.source} does not exist; give a folder or a table")
+    _print_summary(shards)
+
+
+def _parse_member(text: str) -> tuple[str, str]:
+    extension, equals, column = text.partition("=")
+    if not (extension and equals and column):
+        raise UserError(f"--member '{text}': write EXT=COLUMN, such as txt=caption")
+    return extension, column

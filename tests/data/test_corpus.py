@@ -1,0 +1,131 @@
+import multiprocessing
+import os
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from shard_files import png, sound, text_shard, write_tar
+
+from mmlight.data import corpus as corpus_module
+from mmlight.data.corpus import Corpus
+from mmlight.data.index import load_or_build
+from mmlight.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def beside(monkeypatch):
+    monkeypatch.delenv("MMLIGHT_INDEX_DIR", raising=False)
+
+
+def make(*paths):
+    return Corpus(load_or_build(paths))
+
+
+@pytest.fixture
+def three(tmp_path):
+    sizes = [4, 1, 7]
+    return make(*(text_shard(tmp_path / f"{n}.tar", size) for n, size in enumerate(sizes)))
+
+
+def test_samples_of_all_shards_form_one_sequence(three):
+    assert len(three) == 12
+    assert three.shard_sizes.tolist() == [4, 1, 7]
+    places = [three.locate(i) for i in range(12)]
+    assert places == [(0, r) for r in range(4)] + [(1, 0)] + [(2, r) for r in range(7)]
+    assert three.key(0) == "0/000000" and three.key(11) == "2/000006"
+    for outside in (-1, 12):
+        with pytest.raises(IndexError):
+            three.locate(outside)
+
+
+def test_read_gives_the_members_that_are_there(three):
+    assert three.members(5) == {"txt": 700, "cls": 1}
+    got = three.read(11, ["txt", "jpg"])
+    assert list(got) == ["txt"]
+    assert got["txt"].startswith(b"000006 x") and len(got["txt"]) == 700
+    assert three.read(11, ["jpg"]) == {}
+    assert three.read(11, ["cls"]) == {"cls": b"6"}
+
+
+def test_shards_of_equal_name_get_distinct_keys(tmp_path):
+    corpus = make(*(text_shard(tmp_path / folder / "0.tar", 2) for folder in ("a", "b")))
+    keys = [corpus.key(i) for i in range(4)]
+    assert keys == ["a/0/000000", "a/0/000001", "b/0/000000", "b/0/000001"]
+
+
+def test_counts_durations_and_sizes(tmp_path):
+    a = write_tar(tmp_path / "a.tar", [("0.flac", sound(0.5)), ("1.png", png(8, 6))])
+    b = write_tar(tmp_path / "b.tar", [("0.txt", b"x"), ("1.wav", sound(2, format="WAV"))])
+    corpus = make(a, b)
+    assert corpus.extensions() == {"flac": 1, "png": 1, "txt": 1, "wav": 1}
+    np.testing.assert_allclose(corpus.durations, [0.5, np.nan, np.nan, 2])
+    assert corpus.image_sizes.tolist() == [[0, 0], [8, 6], [0, 0], [0, 0]]
+
+
+def test_fingerprint_follows_content_and_order_not_place(tmp_path):
+    a, b = text_shard(tmp_path / "a.tar", 3), text_shard(tmp_path / "b.tar", 4)
+    original = make(a, b).fingerprint()
+    moved = [shutil.copy(path, tmp_path / f"moved-{path.name}") for path in (a, b)]
+    assert make(*(tmp_path / os.path.basename(path) for path in moved)).fingerprint() == original
+    assert make(b, a).fingerprint() != original
+    text_shard(b, 4, first=9)
+    assert make(a, b).fingerprint() != original
+
+
+def test_pickle_carries_paths_only_and_works_there(three):
+    three.read(0, ["txt"])
+    blob = pickle.dumps(three)
+    assert len(blob) < 3000
+    assert pickle.loads(blob).read(11, ["cls"]) == {"cls": b"6"}
+
+
+def _read_all(corpus, queue=None):
+    result = [corpus.read(i, ["txt", "cls"]) for i in range(len(corpus))]
+    if queue:
+        queue.put(result)
+    return result
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes_read_the_same(three, method):
+    expected = _read_all(three)
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=_read_all, args=(three, queue))
+    process.start()
+    assert queue.get(timeout=60) == expected
+    process.join()
+
+
+def test_threads_share_a_corpus_whose_caches_are_too_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_module, "_MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(corpus_module, "_MAX_ROWS_BYTES", 1)
+    corpus = make(*(text_shard(tmp_path / f"{n}.tar", 3, first=3 * n) for n in range(6)))
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    numbers = np.random.default_rng(0).integers(0, 18, 600).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        texts = pool.map(lambda i: corpus.read(i, ["txt"])["txt"][:6], numbers)
+        assert [int(text) for text in texts] == numbers
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before + 4
+
+
+def test_shard_replaced_during_the_run_is_noticed(three):
+    shard = three.shards[2].path
+    text_shard(shard, 8)
+    with pytest.raises(UserError, match=r"2\.tar has \d+ bytes, \d+ when it was indexed"):
+        three.read(11, ["txt"])
+
+
+def test_short_read_is_an_error(three):
+    three.read(11, ["txt"])  # opens the file
+    os.truncate(three.shards[2].path, 1000)
+    with pytest.raises(OSError, match=r"2\.tar ended before byte \d+ while read"):
+        three.read(11, ["txt"])
+
+
+def test_empty_corpus_is_refused():
+    with pytest.raises(UserError, match="at least one shard"):
+        Corpus([])

@@ -1,0 +1,181 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from shard_files import png, sound, text_shard, write_tar
+
+from mmlight.data import index_file
+from mmlight.data.corpus import Corpus
+from mmlight.data.index import build, load_or_build
+from mmlight.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path, monkeypatch):
+    monkeypatch.delenv("MMLIGHT_INDEX_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def test_index_lies_beside_the_shard_and_says_what_is_in_it(tmp_path):
+    path = write_tar(
+        tmp_path / "a.tar",
+        [("0.png", png(30, 20)), ("0.txt", b"hi"), ("1.flac", sound(1.5)), ("2.png", b"broken")],
+    )
+    (index,) = load_or_build([path])
+    assert index.index_path == tmp_path / "a.tar.index"
+    assert sorted(os.listdir(tmp_path)) == ["a.tar", "a.tar.index"]
+    assert index.num_samples == 3
+    assert index.extensions == {"png": 2, "txt": 1, "flac": 1}
+    rows = index.rows()
+    assert rows.keys.to_pylist() == ["0", "1", "2"]
+    assert list(zip(rows.width, rows.height, strict=True)) == [(30, 20), (0, 0), (0, 0)]
+    np.testing.assert_allclose(rows.duration_s, [np.nan, 1.5, np.nan])
+
+
+def test_second_load_reads_no_shard_and_gives_the_same(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 5)
+    first = load_or_build([path])
+    times = (path.with_name("a.tar.index")).stat().st_mtime_ns
+    assert load_or_build([path]) == first
+    assert (path.with_name("a.tar.index")).stat().st_mtime_ns == times
+
+
+def test_changed_shard_is_indexed_again(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 5)
+    (old,) = load_or_build([path])
+    text_shard(path, 9)
+    (new,) = load_or_build([path])
+    assert (old.num_samples, new.num_samples) == (5, 9)
+    assert old.sha256 != new.sha256
+    with pytest.raises(UserError, match="changed while it was in use"):
+        old.rows()
+
+
+def test_same_size_with_another_time_is_indexed_again(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 5)
+    (old,) = load_or_build([path])
+    text_shard(path, 5, first=100)
+    os.utime(path, ns=(0, old.mtime_ns + 1))
+    (new,) = load_or_build([path])
+    assert new.rows().keys[0].as_py() == "000100"
+
+
+def test_touched_shard_keeps_its_fingerprint(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 5)
+    before = Corpus(load_or_build([path]))
+    os.utime(path, ns=(0, 12345))
+    after = Corpus(load_or_build([path]))
+    assert after.shards[0].mtime_ns == 12345
+    assert after.fingerprint() == before.fingerprint()
+
+
+def test_unreadable_or_foreign_index_is_replaced(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 5)
+    (good,) = load_or_build([path])
+    whole = good.index_path.read_bytes()
+    for content in (b"", b"garbage" * 100, whole[: len(whole) // 2]):
+        good.index_path.write_bytes(content)
+        assert load_or_build([path]) == [good]
+        assert good.index_path.read_bytes() == whole
+
+
+def test_other_format_is_replaced(tmp_path, monkeypatch):
+    path = text_shard(tmp_path / "a.tar", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(index_file, "FORMAT", 0)
+        load_or_build([path])
+    assert index_file.load(path) == []
+    (index,) = load_or_build([path])
+    assert index_file.load(path) == [index]
+
+
+def test_index_folder_of_the_environment_takes_all(tmp_path, monkeypatch):
+    a, b = text_shard(tmp_path / "a" / "0.tar", 2), text_shard(tmp_path / "b" / "0.tar", 3)
+    monkeypatch.setenv("MMLIGHT_INDEX_DIR", str(tmp_path / "cache"))
+    sizes = [index.num_samples for index in load_or_build([a, b])]
+    assert sizes == [index.num_samples for index in load_or_build([a, b])] == [2, 3]
+    assert os.listdir(a.parent) == os.listdir(b.parent) == ["0.tar"]
+    assert len(os.listdir(tmp_path / "cache")) == 2
+
+
+def test_where_the_shards_folder_refuses_the_cache_folder_serves(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 2)
+    # A folder in the index's place refuses it to root as well, unlike a read-only one.
+    (tmp_path / "a.tar.index").mkdir()
+    (index,) = load_or_build([path], cache_dir=tmp_path / "cache")
+    assert index.index_path.parent == tmp_path / "cache"
+    assert load_or_build([path], cache_dir=tmp_path / "cache") == [index]
+    (default,) = load_or_build([path])
+    assert default.index_path.parent == tmp_path / "home" / ".cache" / "mmlight" / "index"
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only folders")
+def test_read_only_folder_is_left_alone(tmp_path):
+    path = text_shard(tmp_path / "shards" / "a.tar", 2)
+    path.parent.chmod(0o555)
+    (index,) = load_or_build([path], cache_dir=tmp_path / "cache")
+    path.parent.chmod(0o755)
+    assert index.index_path.parent == tmp_path / "cache"
+
+
+def test_many_shards_are_built_in_processes_in_their_order(tmp_path):
+    paths = [text_shard(tmp_path / f"{n}.tar", n + 1) for n in range(9)]
+    indexes = load_or_build(paths, workers=2)
+    assert [index.path for index in indexes] == paths
+    assert [index.num_samples for index in indexes] == list(range(1, 10))
+
+
+def test_damage_found_in_a_process_is_the_users_one_line(tmp_path):
+    paths = [text_shard(tmp_path / f"{n}.tar", 3) for n in range(9)]
+    paths[5].write_bytes(paths[5].read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"5\.tar: cut short inside member"):
+        load_or_build(paths, workers=2)
+
+
+def test_two_builders_at_once_leave_one_whole_index(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 200)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(build(path))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert results[0].rows().keys.to_pylist() == results[3].rows().keys.to_pylist()
+    assert sorted(os.listdir(tmp_path)) == ["a.tar", "a.tar.index"]
+
+
+def test_smaller_member_limit_is_applied_to_indexed_shards(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 2, size=700)
+    load_or_build([path])
+    with pytest.raises(UserError, match="limit is 699"):
+        load_or_build([path], max_member_bytes=699)
+
+
+def test_missing_shard_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"b\.tar can't be read: No such file"):
+        load_or_build([tmp_path / "b.tar"])
+
+
+def test_without_a_terminal_one_line_is_shown_and_only_when_building(tmp_path, capfd):
+    path = text_shard(tmp_path / "a.tar", 2)
+    load_or_build([path])
+    assert capfd.readouterr().err.splitlines() == [f"Indexing 1 shard (once), the first is {path}"]
+    load_or_build([path])
+    load_or_build([path], rebuild=True, progress=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_data_floor_modules_import_no_torch():
+    names = "tar probe index index_file corpus cursor mixture shards write table shards_command"
+    code = "import sys\n" + "".join(f"import mmlight.data.{name}\n" for name in names.split())
+    code += (
+        "import json; print(json.dumps([m for m in ('torch', 'lightning') if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert json.loads(done.stdout) == []

@@ -1,0 +1,134 @@
+import os
+
+import pytest
+from shard_files import png, sound, text_shard, write_tar
+
+from mmlight.data.shards_command import main
+from mmlight.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def beside(monkeypatch):
+    monkeypatch.delenv("MMLIGHT_INDEX_DIR", raising=False)
+
+
+@pytest.fixture
+def shard(tmp_path):
+    return write_tar(
+        tmp_path / "in" / "0.tar",
+        [
+            ("0.png", png(64, 64)),
+            ("0.txt", b"hello"),
+            ("1.flac", sound(1.5)),
+            ("1.txt", b"world"),
+            ("._1.txt", b"macos"),
+        ],
+    )
+
+
+def test_index_prints_what_the_shards_hold(shard, capsys):
+    assert main(["index", str(shard.parent)]) == 0
+    text = capsys.readouterr().out
+    parts = [
+        "2 (2 to 2 per shard)",
+        "2 (all samples)",
+        "1 (50.0% of samples)",
+        "1.50 / 1.50 / 1.50 s",
+        "64x64",
+        "1 members that belong to no sample",
+    ]
+    for part in parts:
+        assert part in text
+    fingerprint = text.splitlines()[-1]
+    assert fingerprint.startswith("fingerprint: ") and len(fingerprint.split()[1]) == 64
+    assert shard.with_name("0.tar.index").exists()
+    assert main(["index", "--rebuild", "--workers", "1", str(shard)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == fingerprint
+
+
+def test_check_passes_good_shards(shard, capsys):
+    assert main(["check", str(shard)]) == 0
+    assert capsys.readouterr().out == "1 shards, 2 samples: all good\n"
+
+
+def test_check_names_every_bad_sample(tmp_path, capsys):
+    text_shard(tmp_path / "in" / "0.tar", 3)
+    write_tar(
+        tmp_path / "in" / "1.tar",
+        [
+            ("a/0.png", png(64, 64)[:3000]),
+            ("a/1.flac", sound(2)[:5000]),
+            ("a/2.txt", b"\xff"),
+            ("a/3.txt", b"fine"),
+        ],
+    )
+    text_shard(tmp_path / "in" / "2.tar", 3)
+    os.truncate(tmp_path / "in" / "2.tar", 2000)
+    assert main(["check", str(tmp_path / "in")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    places = ["1.tar: a/0.png: ", "1.tar: a/1.flac: ", "1.tar: a/2.txt: ", "2.tar: shard "]
+    assert len(lines) == 5
+    for line, place in zip(lines, places, strict=False):
+        assert line.startswith("bad: ") and place in line
+    assert lines[-1] == "3 shards, 7 samples: 4 problems"
+
+
+def test_check_finds_bytes_that_rotted_in_place(tmp_path, capsys):
+    path = text_shard(tmp_path / "0.tar", 3)
+    main(["index", str(path)])
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert main(["check", str(path)]) == 1
+    assert "its content is not what was indexed" in capsys.readouterr().out
+    main(["index", "--rebuild", str(path)])
+    assert main(["check", str(path)]) == 0
+
+
+def test_pack_writes_shards_from_a_folder(tmp_path, capsys):
+    for n in range(5):
+        path = tmp_path / "in" / "cats" / f"{n}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("meow")
+    out = tmp_path / "out"
+    arguments = ["pack", str(tmp_path / "in"), str(out), "--samples-per-shard", "2"]
+    assert main([*arguments, "--label-from-folder", "--shuffle-seed", "1"]) == 0
+    assert "5 (1 to 2 per shard)" in capsys.readouterr().out
+    assert len(list(out.glob("*.tar"))) == 3
+    with pytest.raises(UserError, match="holds shards"):
+        main(arguments)
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_pack_writes_shards_from_a_table(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("caption,name\nhello,0.bin\n")
+    (tmp_path / "0.bin").write_bytes(b"x")
+    arguments = ["pack", str(tmp_path / "t.csv"), str(tmp_path / "out")]
+    assert main([*arguments, "--file", "name", "--member", "txt=caption"]) == 0
+    text = capsys.readouterr().out
+    assert ".bin" in text and ".txt" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "nowhere/*.tar"], "no shard matches"),
+        (["index", "--workers", "0", "x"], "--workers 0"),
+        (["pack", "nowhere", "out"], "nowhere does not exist"),
+        (["pack", ".", "out", "--key", "x"], "are for tables"),
+    ],
+)
+def test_mistakes_are_user_errors(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        main(arguments)
+
+
+@pytest.mark.parametrize("verb", ["index", "check", "pack"])
+def test_help_of_each_verb(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert "show this help" in capsys.readouterr().out

@@ -1,0 +1,208 @@
+import gzip
+import io
+import tarfile
+
+import pytest
+from shard_files import text_shard, write_tar
+
+from mmlight.data.tar import read_samples, split_name
+from mmlight.errors import UserError
+
+LIMIT = 1 << 20
+LONG = "folder-with-a-long-name/" * 12
+
+
+def read(path):
+    return read_samples(path, max_member_bytes=LIMIT)
+
+
+def as_webdataset_reads(path):
+    from webdataset.tariterators import tarfile_to_samples
+
+    samples = tarfile_to_samples()(iter([{"url": str(path)}]))
+    return [(s["__key__"], {k: v for k, v in s.items() if not k.startswith("__")}) for s in samples]
+
+
+def as_we_read(path):
+    data = path.read_bytes()
+    samples, _ = read(path)
+    return [
+        (s.key, {e: data[m.offset : m.offset + m.size] for e, m in s.members.items()})
+        for s in samples
+    ]
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_samples_are_those_of_webdataset(tmp_path, format):
+    names = [
+        "0.jpg", "0.txt", "0.seg.PNG", "a/b/1.jpg", "a/b/1.json", "a.b/c.d/2.tar.gz", "./3.txt",
+        "__meta__/x.json", "noextension", "4.", "ünï/5.txt", "p" * 80 + "/" + "q" * 60 + "/6.txt",
+    ]  # fmt: skip
+    if format != tarfile.USTAR_FORMAT:
+        names += [LONG + "7.txt", LONG + "7.cls"]
+    path = write_tar(
+        tmp_path / "a.tar",
+        [(name, name.encode() * (i * 100)) for i, name in enumerate(names)],
+        format=format,
+    )
+    ours = as_we_read(path)
+    assert ours == as_webdataset_reads(path)
+    assert len(ours) == (8 if format != tarfile.USTAR_FORMAT else 7)
+
+
+def test_pax_size_and_folders_and_global_headers_are_understood(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "é"}) as file:
+        folder = tarfile.TarInfo("sub")
+        folder.type = tarfile.DIRTYPE
+        file.addfile(folder)
+        info = tarfile.TarInfo("sub/0.txt")
+        info.size, info.mtime, info.pax_headers = 3, 1.5, {"size": "3"}
+        file.addfile(info, io.BytesIO(b"abc"))
+    assert as_we_read(path) == as_webdataset_reads(path) == [("sub/0", {"txt": b"abc"})]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a/0.jpg", ("a/0", "jpg")),
+        ("a.b/0.seg.PNG", ("a.b/0", "seg.png")),
+        ("README", None),
+        ("a/._0.jpg", None),
+        (".hidden", None),
+        ("__MACOSX/0.jpg", None),
+    ],
+)
+def test_names_split_at_the_first_dot_of_the_base_name(name, parts):
+    assert split_name(name) == parts
+
+
+def test_members_of_no_sample_are_counted(tmp_path):
+    path = write_tar(
+        tmp_path / "a.tar", [("0.txt", b"x"), ("._0.txt", b"mac"), ("README", b"y"), ("1.txt", b"")]
+    )
+    samples, num_ignored = read(path)
+    assert [sample.key for sample in samples] == ["0", "1"]
+    assert num_ignored == 2
+
+
+def test_corrupt_header_in_the_middle_is_refused_with_its_offset(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 10)
+    at = next(m for m in tarfile.open(path).getmembers() if m.name == "000004.txt").offset
+    data = bytearray(path.read_bytes())
+    data[at + 20] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"a\.tar: corrupt header \(at byte {at}\); download"):
+        read(path)
+
+
+def test_zeroed_header_in_the_middle_is_refused(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 10)
+    at = next(m for m in tarfile.open(path).getmembers() if m.name == "000004.txt").offset
+    data = bytearray(path.read_bytes())
+    data[at : at + 512] = bytes(512)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"data behind zeros that begin at byte {at}"):
+        read(path)
+
+
+def test_file_cut_anywhere_is_refused(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 3)
+    data = path.read_bytes()
+    end = len(data.rstrip(b"\0"))
+    end += -end % 512
+    for cut in range(0, end + 1, 256):
+        path.write_bytes(data[:cut])
+        with pytest.raises(UserError, match="cut short"):
+            read(path)
+    path.write_bytes(data[: end + 1024])
+    assert len(read(path)[0]) == 3
+
+
+def test_cut_inside_a_member_names_it(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 3)
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(UserError, match=r"cut short inside member '000000\.txt' \(at byte 900\)"):
+        read(path)
+
+
+def test_two_archives_in_one_file_are_refused(tmp_path):
+    a, b = text_shard(tmp_path / "a.tar", 2), text_shard(tmp_path / "b.tar", 2)
+    a.write_bytes(a.read_bytes() + b.read_bytes())
+    with pytest.raises(UserError, match="data behind zeros"):
+        read(a)
+
+
+def test_download_that_never_completed_is_refused(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 2)
+    with open(path, "ab") as file:
+        file.truncate(64 << 20)
+    with pytest.raises(UserError, match="incomplete download"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["0.txt", "1.txt", "0.cls"], "sample '0' comes twice, first at byte 512"),
+        (["0.txt", "0.TXT"], r"sample '0' has two members '\.txt'"),
+        (["README"], r"holds no sample \(1 other"),
+        ([], "holds no sample"),
+    ],
+)
+def test_rules_of_samples(tmp_path, names, message):
+    path = write_tar(tmp_path / "a.tar", [(name, b"x") for name in names])
+    with pytest.raises(UserError, match=message):
+        read(path)
+
+
+def test_a_member_beyond_the_limit_is_refused(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("0.txt", b"x" * 2000)])
+    with pytest.raises(UserError, match=r"'0\.txt' has 2000 bytes, the limit is 1999"):
+        read_samples(path, max_member_bytes=1999)
+    assert read_samples(path, max_member_bytes=2000)[0]
+
+
+def test_links_are_refused_because_they_hold_no_data(tmp_path):
+    path = tmp_path / "a.tar"
+    (tmp_path / "0.txt").write_text("x")
+    (tmp_path / "1.txt").hardlink_to(tmp_path / "0.txt")
+    with tarfile.open(path, "w") as file:
+        file.add(tmp_path / "0.txt", "0.txt")
+        file.add(tmp_path / "1.txt", "1.txt")
+    with pytest.raises(UserError, match=r"'1\.txt' is a link without data.*hard-dereference"):
+        read(path)
+
+
+def test_files_that_are_no_tar_say_what_they_are(tmp_path):
+    path = text_shard(tmp_path / "a.tar", 2)
+    compressed = tmp_path / "b.tar"
+    compressed.write_bytes(gzip.compress(path.read_bytes() * 40, 0))
+    with pytest.raises(UserError, match="compressed with gzip"):
+        read(compressed)
+    pointer = tmp_path / "c.tar"
+    pointer.write_bytes(b"version https://git-lfs\n" * 40)
+    with pytest.raises(UserError, match="not a tar file, it begins with b'version"):
+        read(pointer)
+
+
+def test_random_damage_never_raises_anything_but_user_error(tmp_path):
+    import random
+
+    path = write_tar(
+        tmp_path / "a.tar", [(f"{LONG}{n}.txt", b"y" * 300) for n in range(4)] + [("5.txt", b"")]
+    )
+    good = path.read_bytes()
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(400):
+        data = bytearray(good)
+        at = draw.randrange(len(good) // 512) * 512
+        data[at : at + 512] = draw.choice([draw.randbytes(512), bytes(512), data[:512], b"9" * 512])
+        path.write_bytes(data)
+        # Data and long names have no checksum in a tar: damage there may pass.
+        try:
+            as_we_read(path)
+        except UserError:
+            refused += 1
+    assert refused > 100

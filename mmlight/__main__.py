@@ -1,0 +1,83 @@
+"""The command line: finds the verb, and imports only what that verb needs."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from mmlight.errors import UserError, nearest
+
+TRAINING_VERBS = {
+    "fit": "train a model:                 mmlight fit -c experiments/pretrain/scenes.yaml",
+    "validate": "score a checkpoint on val:     mmlight validate -c FILE --ckpt_path last",
+    "test": "score a checkpoint on test:    mmlight test -c FILE --ckpt_path last",
+    "predict": "write embeddings of shards:    mmlight predict -c FILE --ckpt_path last",
+}
+OTHER_VERBS = {
+    "shards": "index, check or pack shards:   mmlight shards --help",
+    "tokenizer": "train a tokenizer on captions: mmlight tokenizer --help",
+    "scenes": "make the quickstart's data:    mmlight scenes data/scenes",
+}
+USER_MISTAKE = 2
+
+
+def _usage() -> str:
+    rows = [f"  {verb:<10} {text}" for verb, text in {**TRAINING_VERBS, **OTHER_VERBS}.items()]
+    return "\n".join(
+        [
+            "usage: mmlight VERB ...",
+            "",
+            "Pretrain and fine-tune image, text and audio encoders on sharded data.",
+            "",
+            *rows,
+            "",
+            "`mmlight VERB --help` lists what a verb takes.",
+        ]
+    )
+
+
+def _verb(name: str) -> Callable[[Sequence[str]], int]:
+    if name in TRAINING_VERBS:
+        from mmlight.cli import main
+
+        return lambda rest: main([name, *rest])
+    if name == "shards":
+        from mmlight.data.shards_command import main
+    elif name == "tokenizer":
+        from mmlight.data.tokenizer_command import main
+    elif name == "scenes":
+        from mmlight.data.scenes_command import main
+    else:
+        verbs = {**TRAINING_VERBS, **OTHER_VERBS}
+        raise UserError(f"unknown verb '{name}'{nearest(name, verbs)}; see mmlight --help")
+    return main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code (2 for a user's mistake, said in one line)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else USER_MISTAKE
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"mmlight {version('mmlight')}")
+        return 0
+    try:
+        return _verb(arguments[0])(arguments[1:])
+    except UserError as error:
+        if os.environ.get("MMLIGHT_TRACEBACK"):
+            raise
+        # An error of a loader's worker arrives with that process's traceback before it.
+        said = str(error).rpartition("UserError: ")[2]
+        print(f"mmlight: {' '.join(said.split())}", file=sys.stderr)
+        return USER_MISTAKE
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away: not an error worth a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

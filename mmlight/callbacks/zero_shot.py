@@ -1,0 +1,149 @@
+"""Zero-shot classification during evaluation: class names as captions, no training on labels.
+
+Shapes as in `mmlight.batch`; K classes.
+"""
+
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from mmlight.batch import Batch, Text
+from mmlight.errors import UserError
+from mmlight.metrics.zero_shot import (
+    AUDIO_TEMPLATES,
+    IMAGE_TEMPLATES,
+    PLAIN_TEMPLATES,
+    SPEECH_TEMPLATES,
+    ZeroShotCounts,
+    check_templates,
+    classifier_weights,
+)
+
+TEMPLATES = {
+    "plain": PLAIN_TEMPLATES,
+    "image": IMAGE_TEMPLATES,
+    "audio": AUDIO_TEMPLATES,
+    "speech": SPEECH_TEMPLATES,
+}
+
+
+class ZeroShot(Callback):
+    """Classifies images and sounds by the nearest class name (arXiv 2103.00020, section 3.1).
+
+    Logs ``val/zero_shot/image_accuracy_at_1``, ``..._at_5`` and ``..._mean_per_class_recall``,
+    over the whole set and all ranks. Class names come from the data's `class_names`.
+
+    Args:
+        templates: sentences with `{}` for the class name, or the name of a built-in list.
+        modalities: what is classified; None takes every tower but text.
+    """
+
+    def __init__(
+        self,
+        *,
+        templates: list[str] | str = "plain",
+        modalities: list[Literal["image", "audio"]] | None = None,
+    ) -> None:
+        if isinstance(templates, str):
+            if templates not in TEMPLATES:
+                raise UserError(
+                    f"zero_shot.templates: no built-in list '{templates}'; there are "
+                    f"{', '.join(TEMPLATES)}, or give a list of sentences with {{}}"
+                )
+            templates = list(TEMPLATES[templates])
+        self.templates = check_templates(templates)
+        self.modalities = modalities
+        self._weights_KD: Tensor | None = None
+        self._counts: dict[str, ZeroShotCounts] = {}
+
+    def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        """Check that the data has class names and a tokenizer."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if stage == "predict":
+            return
+        if data is None or not data.class_names:
+            raise UserError(
+                "zero_shot needs class names, but data.class_names is not set; give it the path "
+                "of a file with one name per line"
+            )
+        if data.tokenizer is None:
+            raise UserError("zero_shot needs text; name data.members.text and a text tower")
+
+    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Forget the last evaluation."""
+        self._weights_KD = None
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        # On every rank, whatever batches it gets: `compute` is a collective.
+        self._counts = {
+            name: ZeroShotCounts(len(data.class_names), device=pl_module.device)
+            for name in self._classified(pl_module)
+        }
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the batch's hits."""
+        label_B = batch.label_B
+        if label_B is None:
+            raise UserError("zero_shot needs labels; name data.members.label (such as cls)")
+        if self._weights_KD is None:
+            # Here and not at the epoch's start: averaged weights (EMA) are in place by now.
+            self._weights_KD = self._classifier(trainer, pl_module)
+        for name in self._classified(pl_module):
+            if name not in outputs:
+                continue
+            keep_B = batch.present(name) & batch.valid_B & (label_B >= 0)
+            self._counts[name].update(outputs[name][keep_B], self._weights_KD, label_B[keep_B])
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Log the scores."""
+        stage = "test" if trainer.testing else "val"
+        for name, counts in self._counts.items():
+            scores = counts.compute()
+            pl_module.log_dict(
+                {
+                    f"{stage}/zero_shot/{name}_accuracy_at_1": scores.accuracy_at_1,
+                    f"{stage}/zero_shot/{name}_accuracy_at_5": scores.accuracy_at_5,
+                    f"{stage}/zero_shot/{name}_mean_per_class_recall": (
+                        scores.mean_per_class_recall
+                    ),
+                }
+            )
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _classified(self, pl_module: Any) -> list[str]:
+        towers = [name for name in pl_module.towers if name != "text"]
+        if self.modalities is None:
+            return towers
+        unknown = [name for name in self.modalities if name not in towers]
+        if unknown:
+            raise UserError(
+                f"zero_shot.modalities names {unknown[0]}, but the model has towers for "
+                f"{', '.join(towers)}"
+            )
+        return list(self.modalities)
+
+    def _classifier(self, trainer: lightning.Trainer, pl_module: Any) -> Tensor:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+
+        def embed(sentences: list[str]) -> Tensor:
+            text: Text = data.text_inputs(sentences).to(pl_module.device)
+            with torch.no_grad():
+                features_ND: Tensor = pl_module.encode("text", text)
+            return features_ND
+
+        return classifier_weights(embed, data.class_names, self.templates)

@@ -1,0 +1,106 @@
+"""Plain descriptions of tasks, so that a checkpoint alone can rebuild its task.
+
+A description is what YAML would hold: ``{"class_path": ..., "init_args": {...}}`` of numbers,
+strings, lists and mappings. Nothing is pickled, so reading one runs no foreign code.
+"""
+
+import functools
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import PurePath
+from typing import Any
+
+from torch import nn
+
+from mmlight.errors import UserError
+
+
+def describe(value: Any) -> Any:
+    """Return the plain description of a setting.
+
+    Args:
+        value: a number, string, sequence, mapping, settings dataclass, module class, or
+            `functools.partial` of one.
+
+    Raises:
+        UserError: the value cannot be written down (a lambda, a module instance).
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [describe(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+    built, arguments = _factory(value)
+    return describe_call(built, arguments)
+
+
+def describe_call(built: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of calling the class `built` with keyword `arguments`."""
+    return {
+        "class_path": f"{built.__module__}.{built.__qualname__}",
+        "init_args": {key: describe(item) for key, item in arguments.items()},
+    }
+
+
+def _factory(value: Any) -> tuple[type, Mapping[str, Any]]:
+    if isinstance(value, type):
+        return value, {}
+    if isinstance(value, functools.partial):
+        # jsonargparse's factories hold the class among the arguments of its own instantiator.
+        call = (value.func, *value.args)
+        for place, candidate in enumerate(call):
+            if isinstance(candidate, type) and issubclass(candidate, nn.Module):
+                given = inspect.signature(candidate).bind_partial(
+                    *call[place + 1 :], **value.keywords
+                )
+                return candidate, given.arguments
+    raise UserError(
+        f"{value!r} cannot be written into a checkpoint; "
+        "give the class itself or functools.partial(Class, setting=...)"
+    )
+
+
+def rebuild(description: Mapping[str, Any], *, base: type) -> Any:
+    """Build what `describe_call` described.
+
+    Args:
+        description: mapping with `class_path` and `init_args`.
+        base: the class that the result must be an instance of.
+
+    Raises:
+        UserError: a class outside mmlight that nothing has imported yet (a checkpoint must not
+            decide what gets imported), or settings that the class does not take.
+    """
+    from jsonargparse import ArgumentParser
+
+    for path in _class_paths(description):
+        module = path.rpartition(".")[0]
+        if not path.startswith("mmlight.") and module not in sys.modules:
+            raise UserError(
+                f"the checkpoint's class {path} is not part of mmlight; "
+                f"import {module} first if you trust it"
+            )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, "built", required=True)
+    try:
+        parsed = parser.parse_object({"built": dict(description)})
+    except Exception as error:  # jsonargparse raises several kinds for settings that don't fit
+        said = " ".join(str(error).split())
+        raise UserError(f"the checkpoint's settings don't fit this version: {said}") from error
+    return parser.instantiate(parsed).built
+
+
+def _class_paths(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        found = [str(value["class_path"])] if "class_path" in value else []
+        return found + [path for item in value.values() for path in _class_paths(item)]
+    if isinstance(value, list | tuple):
+        return [path for item in value for path in _class_paths(item)]
+    return []

@@ -1,0 +1,124 @@
+"""A tower: an encoder and its projection into the joint space."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from mmlight.batch import MODALITIES, Modality
+from mmlight.encoders.encoder import Encoder
+from mmlight.errors import UserError
+
+
+@dataclass
+class TowerSettings:
+    """How one modality is encoded.
+
+    Attributes:
+        encoder: the backbone (a class of `mmlight.encoders` and its settings).
+        projection: maps the encoder's features to the joint width: one matrix, two with a GELU
+            between them, or nothing (then the encoder's width must be the joint width).
+        locked: keep the encoder as it is, in evaluation mode and without gradients (LiT,
+            arXiv 2111.07991). The projection still learns.
+        checkpointing: recompute the encoder's blocks in backward: less memory, about a third
+            more time.
+    """
+
+    encoder: Callable[[], Encoder]
+    projection: Literal["linear", "mlp", "none"] = "linear"
+    locked: bool = False
+    checkpointing: bool = False
+
+
+@dataclass
+class Towers:
+    """The towers of a model; those left out do not exist.
+
+    Attributes:
+        image: the image tower.
+        text: the text tower.
+        audio: the audio tower.
+    """
+
+    image: TowerSettings | None = None
+    text: TowerSettings | None = None
+    audio: TowerSettings | None = None
+
+    def given(self) -> dict[Modality, TowerSettings]:
+        """Return the towers that exist, in the order image, text, audio."""
+        return {name: getattr(self, name) for name in MODALITIES if getattr(self, name)}
+
+
+class Tower(nn.Module):
+    """An encoder and its projection.
+
+    Args:
+        settings: what to build.
+        modality: which modality the tower is for.
+        embed_dim: width D of the joint space; None builds no projection (then `projection` is
+            ignored by the caller, which uses the encoder's own width).
+
+    Raises:
+        UserError: an encoder of another modality, or `projection: none` with unequal widths.
+    """
+
+    def __init__(self, settings: TowerSettings, *, modality: Modality, embed_dim: int) -> None:
+        super().__init__()
+        encoder = settings.encoder()
+        where = f"model.towers.{modality}"
+        if encoder.modality != modality:
+            raise UserError(
+                f"{where}.encoder: {type(encoder).__name__} encodes {encoder.modality}, "
+                f"not {modality}"
+            )
+        self.encoder = encoder
+        self.projection = _projection(
+            settings.projection, encoder.out_dim, embed_dim=embed_dim, where=where
+        )
+        self.locked = settings.locked
+        if settings.checkpointing:
+            if settings.locked:
+                raise UserError(
+                    f"{where}.checkpointing has no effect on a locked tower; set one of the two"
+                )
+            encoder.set_checkpointing(True)
+        if settings.locked:
+            encoder.requires_grad_(False)
+            encoder.eval()
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Return joint-space features (B, D), or (N, D) for captions; not normalised."""
+        features_BD: Tensor = self.projection(self.encoder(inputs).pooled_BD)
+        return features_BD
+
+    def train(self, mode: bool = True) -> "Tower":
+        """Set the training mode; a locked encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.locked:
+            self.encoder.eval()
+        return self
+
+    def compile_blocks(self) -> None:
+        """Compile each repeated block in place; names in the state dict stay as they are."""
+        for block in self.encoder.blocks():
+            if block.repeated:
+                for module in block.modules:
+                    module.compile()
+
+
+def _projection(kind: str, in_dim: int, *, embed_dim: int, where: str) -> nn.Module:
+    if kind == "none":
+        if in_dim != embed_dim:
+            raise UserError(
+                f"{where}.projection: none needs an encoder as wide as the joint space, "
+                f"but it gives {in_dim} and model.embed_dim is {embed_dim}; use linear"
+            )
+        return nn.Identity()
+    first = nn.Linear(in_dim, embed_dim, bias=False)
+    nn.init.normal_(first.weight, std=in_dim**-0.5)
+    if kind == "linear":
+        return first
+    second = nn.Linear(embed_dim, embed_dim, bias=False)
+    nn.init.normal_(second.weight, std=embed_dim**-0.5)
+    return nn.Sequential(first, nn.GELU(), second)

@@ -1,0 +1,46 @@
+from functools import partial
+
+import pytest
+import tiny
+
+from mmlight.encoders.mel import LogMelSettings
+from mmlight.encoders.mel_timm import MelTimm
+from mmlight.errors import UserError
+from mmlight.objectives.clip import Clip
+from mmlight.tasks.spec import describe, rebuild
+from mmlight.tasks.task import Task
+
+
+def test_factory_becomes_what_yaml_would_hold():
+    factory = partial(MelTimm, "resnet10t", mel=LogMelSettings(n_mels=20))
+    described = describe(factory)
+    assert described["class_path"] == "mmlight.encoders.mel_timm.MelTimm"
+    assert described["init_args"]["audio_timm_name"] == "resnet10t"
+    assert described["init_args"]["mel"]["n_mels"] == 20
+
+
+def test_task_is_rebuilt_with_equal_settings():
+    original = tiny.task(objective=partial(Clip, init_temperature=0.1))
+    again = rebuild(original.description, base=Task)
+    again.configure_model()
+    shapes = {name: p.shape for name, p in original.state_dict().items()}
+    assert {name: p.shape for name, p in again.state_dict().items()} == shapes
+    assert again.objective.log_scale.tolist() == original.objective.log_scale.tolist()
+    assert again.description["init_args"]["embed_dim"] == 8
+
+
+def test_lambda_is_refused_with_what_would_work():
+    with pytest.raises(UserError, match="functools.partial"):
+        describe(lambda: None)
+
+
+def test_checkpoint_does_not_decide_what_is_imported():
+    with pytest.raises(UserError, match="import evil_module first"):
+        rebuild({"class_path": "evil_module.Task", "init_args": {}}, base=Task)
+
+
+def test_unknown_setting_of_a_checkpoint_is_one_line():
+    described = {"class_path": "mmlight.tasks.contrastive.Contrastive", "init_args": {"nope": 1}}
+    with pytest.raises(UserError, match="don't fit this version") as error:
+        rebuild(described, base=Task)
+    assert "\n" not in str(error.value)

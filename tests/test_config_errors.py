@@ -1,0 +1,52 @@
+import pytest
+
+from mmlight.config_errors import one_line
+
+KNOWN = ["trainer.max_steps", "trainer.max_epochs", "model", "data", "run.name"]
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            "Subcommand 'fit' does not accept option 'trainer.max_step'",
+            "unknown key `trainer.max_step` (did you mean 'trainer.max_steps'?)",
+        ),
+        (
+            "Subcommand 'fit' does not accept option 'modl.class_path'",
+            "unknown key `modl` (did you mean 'model'?)",
+        ),
+    ],
+)
+def test_unknown_key_names_the_nearest(message, line):
+    assert one_line(message, known_keys=KNOWN) == line
+
+
+def test_nested_complaint_keeps_its_innermost_line():
+    message = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'x.Task'>, <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'mmlight.tasks.tower.TowerSettings':
+        Parser key "towers.image":
+          Option 'lockd' is not accepted
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'dict'>
+  Given value: {'lockd': True}"""
+    assert one_line(message, known_keys=KNOWN) == (
+        "unknown key `model.towers.image.lockd` (did you mean 'locked'?)"
+    )
+
+
+def test_wrong_type_names_key_and_value():
+    message = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Errors:
+    - Problem with given class_path 'mmlight.tasks.contrastive.Contrastive':
+        Parser key "embed_dim":
+          Expected a <class 'int'>. Got value: abc
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'dict'>"""
+    assert one_line(message, known_keys=KNOWN) == (
+        "model.embed_dim: Expected a int. Got value: abc"
+    )

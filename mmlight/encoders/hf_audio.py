@@ -1,0 +1,266 @@
+"""Audio encoders of transformers: wav2vec2, HuBERT, Whisper's encoder, AST and CLAP.
+
+Shapes as in `mmlight.batch`: B samples, T waveform samples, L frames, D feature width.
+"""
+
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+from transformers import (
+    ASTFeatureExtractor,
+    ASTModel,
+    ClapAudioModel,
+    ClapFeatureExtractor,
+    ClapModel,
+    HubertModel,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from mmlight.batch import Audio
+from mmlight.encoders.depth import cut_into_blocks
+from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.encoders.hf_audio_features import (
+    AudioFeatures,
+    ClapMel,
+    Features,
+    KaldiFbank,
+    NormalWaveform,
+    WhisperMel,
+)
+from mmlight.encoders.hf_model import (
+    build_model,
+    one_source,
+    plain_config,
+    read_config,
+    read_extractor,
+    set_layer_checkpointing,
+    transformers_groups,
+    undecayed,
+)
+from mmlight.encoders.mel import length_mask
+from mmlight.encoders.pool import AttentionPool, masked_mean
+from mmlight.encoders.wave_frames import frame_lengths, shortest_input, wave_frames
+from mmlight.errors import UserError
+
+HfAudioPool = Literal["model", "mean", "attention"]
+
+# In the config of a whole model and of its audio part.
+_EXTRACTORS: dict[str, Any] = {
+    "wav2vec2": Wav2Vec2FeatureExtractor,
+    "hubert": Wav2Vec2FeatureExtractor,
+    "whisper": WhisperFeatureExtractor,
+    "audio-spectrogram-transformer": ASTFeatureExtractor,
+    "clap": ClapFeatureExtractor,
+    "clap_audio_model": ClapFeatureExtractor,
+}
+# Off unless asked for: layers and mask vectors that take no part in a step have no gradients,
+# which stops DDP, and wav2vec2 draws its masks from NumPy's global generator.
+_QUIET = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+
+
+class HfAudio(Encoder):
+    """An audio model of transformers, fed from waveforms.
+
+    Features (normalised waveforms, log-mels) are computed on the device with the numbers of the
+    model's own feature extractor. wav2vec2 and HuBERT take clips of any length, and a clip gives
+    the same result whatever it is padded to. The others pad clips to the model's own length and
+    cut longer ones to it.
+
+    Args:
+        audio_config: start from random weights: a dict with ``model_type`` (``wav2vec2``,
+            ``hubert``, ``whisper``, ``audio-spectrogram-transformer`` or ``clap_audio_model``)
+            and sizes, or a folder with a ``config.json``.
+        audio_pretrained: start from a checkpoint instead: a local folder or a hub id. Set exactly
+            one of the two.
+        audio_hf_pool: ``mean`` of real frames, ``attention`` of one learned query, or the
+            ``model``'s own (AST and CLAP). By default the model's own, else the mean.
+        audio_kwargs: fields of the config to change, such as dropout rates. For wav2vec2 and
+            HuBERT ``layerdrop``, ``mask_time_prob`` and ``mask_feature_prob`` are 0 unless set.
+        audio_features: parameters of the feature extractor to change, such as ``sampling_rate``,
+            ``mean`` and ``std`` (AST) or ``max_length_s`` (CLAP); by default the checkpoint's,
+            or those of transformers' class.
+
+    Attributes:
+        sample_rate_hz: sampling rate that waveforms must have.
+
+    Raises:
+        UserError: no or two sources, a model that is not listed, unknown fields, a checkpoint
+            that does not fit.
+    """
+
+    modality = "audio"
+    model: Any
+
+    def __init__(
+        self,
+        *,
+        audio_config: dict[str, Any] | str | None = None,
+        audio_pretrained: str | None = None,
+        audio_hf_pool: HfAudioPool | None = None,
+        audio_kwargs: dict[str, Any] | None = None,
+        audio_features: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        one_source(audio_config, audio_pretrained, names=("audio_config", "audio_pretrained"))
+        source = audio_pretrained if audio_config is None else audio_config
+        key = "audio_pretrained" if audio_config is None else "audio_config"
+        assert source is not None
+        config = read_config(source, key=key, changes=audio_kwargs)
+        if config.model_type not in _EXTRACTORS:
+            raise UserError(
+                f"{key}: '{config.model_type}' is no audio encoder that mmlight knows; use one of "
+                + ", ".join(_EXTRACTORS)
+            )
+        self.raw = config.model_type in ("wav2vec2", "hubert")
+        if self.raw:
+            asked = set(audio_kwargs or {}) | (
+                set(audio_config) if isinstance(audio_config, dict) else set()
+            )
+            config.update({name: off for name, off in _QUIET.items() if name not in asked})
+            if getattr(config, "add_adapter", False):
+                raise UserError(f"{key}: add_adapter is not supported; set it to false")
+        self.model = _build(config, pretrained=audio_pretrained, key=key)
+        config = self.model.config
+        kind = config.model_type
+        own = _own_parameters(config)
+        extractor = read_extractor(
+            _EXTRACTORS[kind],
+            checkpoint=audio_pretrained,
+            own=own,
+            changes=audio_features,
+            key="audio_features",
+        )
+        self.sample_rate_hz = int(extractor.sampling_rate)
+        self.features = _features(config, extractor)
+        self.kind = kind
+        self.out_dim = int(
+            self.model.audio_encoder.num_features
+            if kind == "clap_audio_model"
+            else config.hidden_size
+        )
+        pooled_by_model = kind in ("audio-spectrogram-transformer", "clap_audio_model")
+        self.audio_hf_pool = audio_hf_pool or ("model" if pooled_by_model else "mean")
+        if self.audio_hf_pool not in get_args(HfAudioPool) or (
+            self.audio_hf_pool == "model" and not pooled_by_model
+        ):
+            raise UserError(
+                f"audio_hf_pool: '{self.audio_hf_pool}' does not suit a '{kind}'; use mean or "
+                "attention"
+            )
+        self.pool = AttentionPool(self.out_dim) if self.audio_hf_pool == "attention" else None
+        self._features_args = own | (audio_features or {})
+
+    def forward(self, inputs: Audio, *, tokens: bool = False) -> Encoded:
+        """Encode clips.
+
+        Args:
+            inputs: waveforms (B, T) at `sample_rate_hz`, with their lengths.
+            tokens: also return the model's frames (patches, for AST and CLAP).
+        """
+        features = self.features(inputs.waveform_BT, inputs.length_B)
+        dtype = next(self.model.parameters()).dtype
+        features = Features(features.values.to(dtype), features.length_B)
+        tokens_BLD, mask_BL, own_BD = self._run(features)
+        if self.audio_hf_pool == "model":
+            assert own_BD is not None
+            pooled_BD = own_BD
+        elif self.pool is not None:
+            pooled_BD = self.pool(tokens_BLD, mask_BL)
+        else:
+            pooled_BD = masked_mean(tokens_BLD, mask_BL)
+        return Encoded(pooled_BD, tokens_BLD, mask_BL) if tokens else Encoded(pooled_BD)
+
+    def _run(self, features: Features) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return tokens, their mask, and the model's own pooled features where it has them."""
+        values, config = features.values, self.model.config
+        if self.raw:
+            tokens_BLD = wave_frames(self.model, values, features.length_B)
+            real_B = frame_lengths(features.length_B, config)
+            return tokens_BLD, length_mask(real_B, tokens_BLD.shape[1]), None
+        if self.kind == "whisper":
+            tokens_BLD = self.model(values).last_hidden_state
+            real_B = (features.length_B - 1) // 2 + 1
+            return tokens_BLD, length_mask(real_B, tokens_BLD.shape[1]), None
+        if self.kind == "clap_audio_model":
+            # Clips are cut to the model's duration, so none is longer than it.
+            longer_B1 = values.new_zeros(len(values), 1)
+            output = self.model(values, is_longer=longer_B1)
+            tokens_BLD = output.last_hidden_state.flatten(2).transpose(1, 2)
+            everywhere_BL = tokens_BLD.new_ones(tokens_BLD.shape[:2]).bool()
+            return tokens_BLD, everywhere_BL, output.pooler_output
+        output = self.model(values)
+        tokens_BLD = output.last_hidden_state[:, 2:]  # after class and distillation token
+        rows, columns = self.model.embeddings.get_shape(config)
+        real_B = (-(-features.length_B // config.time_stride)).clamp(max=columns)
+        mask_BL = length_mask(real_B, columns).repeat(1, rows)
+        return tokens_BLD, mask_BL, output.pooler_output
+
+    def blocks(self) -> list[Block]:
+        """Return what comes before the layers, the layers, and what comes after."""
+        return cut_into_blocks(
+            self, transformers_groups(self, stem=("model.audio_encoder.batch_norm.",))
+        )
+
+    def no_weight_decay(self) -> set[str]:
+        """Return position embeddings, class tokens and the pooling's query."""
+        return undecayed(self)
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Recompute layers in backward."""
+        set_layer_checkpointing(self.model, enabled)
+
+    def rebuild_args(self) -> dict[str, Any]:
+        """Return init arguments that rebuild this architecture without any checkpoint."""
+        return {
+            "audio_config": plain_config(self.model),
+            "audio_hf_pool": self.audio_hf_pool,
+            "audio_features": self._features_args,
+        }
+
+
+def _build(config: Any, *, pretrained: str | None, key: str) -> Any:
+    """Create the audio part of a model."""
+    kind = config.model_type
+    if kind == "whisper":
+        if pretrained is None:
+            return build_model(WhisperEncoder, config, pretrained=None, key=key)
+        return build_model(WhisperModel, config, pretrained=pretrained, key=key).get_encoder()
+    if kind == "clap":
+        if pretrained is None:
+            raise UserError(f"{key}: 'clap' has a text model too; use clap_audio_model")
+        model = build_model(ClapModel, config, pretrained=pretrained, key=key).audio_model
+    elif kind == "clap_audio_model":
+        model = build_model(ClapAudioModel, config, pretrained=pretrained, key=key)
+    else:
+        classes: dict[str, Any] = {"wav2vec2": Wav2Vec2Model, "hubert": HubertModel}
+        return build_model(classes.get(kind, ASTModel), config, pretrained=pretrained, key=key)
+    embed = model.audio_encoder.patch_embed
+    if embed.enable_fusion:
+        # Reads clips longer than the model's duration, of which there are none.
+        nn.ModuleList([embed.fusion_model, embed.mel_conv2d]).requires_grad_(False)
+    return model
+
+
+def _own_parameters(config: Any) -> dict[str, Any]:
+    """Return the parameters of the feature extractor that the model's sizes fix."""
+    if config.model_type == "whisper":
+        return {"feature_size": config.num_mel_bins}
+    if config.model_type == "audio-spectrogram-transformer":
+        return {"num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
+    if config.model_type == "clap_audio_model":
+        return {"feature_size": config.num_mel_bins}
+    return {}
+
+
+def _features(config: Any, extractor: Any) -> AudioFeatures:
+    if config.model_type == "whisper":
+        return WhisperMel(extractor, num_frames=2 * config.max_source_positions)
+    if config.model_type == "audio-spectrogram-transformer":
+        return KaldiFbank(extractor)
+    if config.model_type == "clap_audio_model":
+        return ClapMel(extractor, fused=config.enable_fusion)
+    return NormalWaveform(extractor, shortest=shortest_input(config))

@@ -1,0 +1,281 @@
+"""Builds models of transformers from a config or a checkpoint, and cuts them into layers."""
+
+import inspect
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPTextModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from mmlight.errors import UserError, nearest
+
+_SHOWN = 5
+_DECAY_FREE = (
+    "position_embedding",
+    "embed_positions",
+    "relative_position_bias",
+    "wpe.",
+    "cls_token",
+    "distillation_token",
+    "masked_spec_embed",
+    "query_D",
+)
+
+
+def read_config(source: dict[str, Any] | str, *, key: str, changes: dict[str, Any] | None) -> Any:
+    """Return a model's config.
+
+    Args:
+        source: a dict with ``model_type`` and whatever differs from the type's defaults, or a
+            folder (or hub id) with a ``config.json``.
+        key: the setting that holds it, for messages.
+        changes: fields to set on top of it.
+
+    Raises:
+        UserError: no such type, folder or field.
+    """
+    if isinstance(source, dict):
+        fields = dict(source)
+        model_type = fields.pop("model_type", None)
+        if model_type is None:
+            raise UserError(f"{key}: needs a model_type, such as bert or clip_text_model")
+        # What a config that was saved says about its origin is no field of the class.
+        for name in ("transformers_version", "architectures", "dtype"):
+            fields.pop(name, None)
+        try:
+            default = AutoConfig.for_model(model_type)
+        except ValueError as error:
+            from transformers import CONFIG_MAPPING
+
+            raise UserError(
+                f"{key}.model_type: transformers has no '{model_type}'"
+                f"{nearest(str(model_type), CONFIG_MAPPING)}"
+            ) from error
+        _check_fields(fields, default, key=key)
+        _check_fields(changes or {}, default, key=f"changes to {key}")
+        try:
+            return AutoConfig.for_model(model_type, **(fields | (changes or {})))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{key}: {' '.join(str(error).split())}") from error
+    try:
+        config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+        _check_fields(changes or {}, config, key=f"changes to {key}")
+        if changes:
+            config = AutoConfig.from_pretrained(str(source), trust_remote_code=False, **changes)
+        return config
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: no config at '{source}': {_first_line(error)}") from error
+
+
+def _check_fields(fields: dict[str, Any], config: PreTrainedConfig, *, key: str) -> None:
+    known = set(config.to_dict()) | set(config.attribute_map)
+    for name in fields:
+        if name not in known and not hasattr(config, name):
+            raise UserError(
+                f"{key}: '{config.model_type}' has no field '{name}'{nearest(name, known)}"
+            )
+
+
+def build_model(
+    model_class: Any, config: PreTrainedConfig, *, pretrained: str | None, key: str
+) -> Any:
+    """Create a model, with random weights or those of a checkpoint, in float32.
+
+    Args:
+        model_class: a class of transformers, or ``AutoModel``.
+        config: its config.
+        pretrained: folder or hub id of the weights; None for random ones.
+        key: the setting that names the config or the checkpoint, for messages.
+
+    Raises:
+        UserError: no such checkpoint, or one that lacks weights of the model.
+    """
+    # A saved config remembers the dtype of its weights and would make a bfloat16 model.
+    config.dtype = torch.float32
+    options: dict[str, Any] = {"attn_implementation": "sdpa"}
+    if not _supports_sdpa(model_class, config):
+        options["attn_implementation"] = "eager"
+    if pretrained is None:
+        make = model_class.from_config if model_class is AutoModel else model_class._from_config
+        try:
+            return make(config, **options | _no_pooler(model_class, config))
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"{key}: {_first_line(error)}") from error
+    try:
+        model, report = model_class.from_pretrained(
+            pretrained,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options | _no_pooler(model_class, config),
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: other shapes
+        raise UserError(f"{key}: cannot load '{pretrained}': {_first_line(error)}") from error
+    lacking = sorted(report["missing_keys"]) + [
+        str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]
+    ]
+    if lacking:
+        more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+        raise UserError(
+            f"{key}: '{pretrained}' lacks weights of a {type(model).__name__}, or has them in "
+            f"another shape: {', '.join(lacking[:_SHOWN])}{more}"
+        )
+    return model.train()
+
+
+def _class_of(model_class: Any, config: PreTrainedConfig) -> Any:
+    if model_class is not AutoModel:
+        return model_class
+    if type(config) not in AutoModel._model_mapping:
+        return None
+    found = AutoModel._model_mapping[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _supports_sdpa(model_class: Any, config: PreTrainedConfig) -> bool:
+    return bool(getattr(_class_of(model_class, config), "_supports_sdpa", False))
+
+
+def _no_pooler(model_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
+    """Leave BERT's pooler out: parameters without gradients stop DDP."""
+    found = _class_of(model_class, config)
+    if found is not None and "add_pooling_layer" in inspect.signature(found.__init__).parameters:
+        return {"add_pooling_layer": False}
+    return {}
+
+
+def text_class(config: PreTrainedConfig) -> Any:
+    """Return the class that encodes text with this config.
+
+    Raises:
+        UserError: a config of several models, or of an encoder with a decoder.
+    """
+    if config.model_type in ("clip", "clip_text_model"):
+        return CLIPTextModel
+    if getattr(config, "is_encoder_decoder", False) or config.sub_configs:
+        raise UserError(f"text_config: a '{config.model_type}' is more than a text encoder")
+    if _class_of(AutoModel, config) is None:
+        raise UserError(f"text_config: transformers has no plain model for '{config.model_type}'")
+    return AutoModel
+
+
+def one_source(config: Any, pretrained: str | None, *, names: tuple[str, str]) -> None:
+    """Refuse both of, or neither of, a config and a checkpoint."""
+    if (config is None) == (pretrained is None):
+        what = "neither is" if config is None else "both are"
+        raise UserError(f"set exactly one of {names[0]} and {names[1]}; {what} set")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def transformers_groups(root: nn.Module, *, stem: tuple[str, ...] = ()) -> list[list[str]]:
+    """Group an encoder's parameters: what is before the layers, each layer, what is after.
+
+    Args:
+        root: an encoder that holds a model of transformers.
+        stem: prefixes of parameters that are registered after the layers but applied before them.
+    """
+    # The last list: wav2vec2 has one of convolutions before that of its layers.
+    name, length = [
+        (name, len(module))
+        for name, module in root.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module)
+        and all(isinstance(layer, GradientCheckpointingLayer) for layer in module)
+    ][-1]
+    groups: list[list[str]] = [[] for _ in range(length + 2)]
+    seen_layer = False
+    for parameter, _ in root.named_parameters():
+        if parameter.startswith(f"{name}."):
+            seen_layer = True
+            groups[int(parameter[len(name) + 1 :].split(".")[0]) + 1].append(parameter)
+        elif seen_layer and not parameter.startswith(stem or "\0"):
+            groups[-1].append(parameter)
+        else:
+            groups[0].append(parameter)
+    return groups
+
+
+def set_layer_checkpointing(model: nn.Module, enabled: bool) -> None:
+    """Switch checkpointing of the layers of a model of transformers.
+
+    `PreTrainedModel.activation_checkpointing_enable` refuses CLAP, whose stages can do it, and
+    makes the output of a frozen embedding require gradients, which costs a locked tower its
+    backward pass; so the layers are told one by one.
+    """
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.gradient_checkpointing = enabled
+            recompute: Any = partial(checkpoint, use_reentrant=False)
+            module._gradient_checkpointing_func = recompute
+
+
+def undecayed(root: nn.Module) -> set[str]:
+    """Return position embeddings, class tokens and the like among an encoder's parameters."""
+    return {name for name, _ in root.named_parameters() if any(m in name for m in _DECAY_FREE)}
+
+
+def plain_config(model: PreTrainedModel) -> dict[str, Any]:
+    """Return a model's config as a dict that `read_config` takes."""
+    settings: dict[str, Any] = model.config.to_dict()
+    for name in list(settings):
+        if name.startswith("_") or name in ("transformers_version", "architectures", "dtype"):
+            del settings[name]
+    return settings
+
+
+def read_extractor(
+    extractor_class: Any,
+    *,
+    checkpoint: str | None,
+    own: dict[str, Any],
+    changes: dict[str, Any] | None,
+    key: str,
+) -> Any:
+    """Return a feature extractor of transformers, which holds a model's parameters.
+
+    Args:
+        extractor_class: its class.
+        checkpoint: folder or hub id whose ``preprocessor_config.json`` counts; a local folder
+            without one, and None, give the defaults of the class.
+        own: parameters that the model's sizes fix.
+        changes: parameters to set; they count more than the checkpoint's.
+        key: the setting that holds the changes, for messages.
+
+    Raises:
+        UserError: unknown parameters, one that contradicts the model, or no such file on the hub.
+    """
+    known = set(inspect.signature(extractor_class.__init__).parameters) - {"self", "kwargs"}
+    for name, value in (changes or {}).items():
+        if name not in known:
+            raise UserError(
+                f"{key}: {extractor_class.__name__} has no '{name}'{nearest(name, known)}; "
+                f"it has {', '.join(sorted(known))}"
+            )
+        if name in own and own[name] != value:
+            raise UserError(f"{key}.{name}: {value}, but the model has {own[name]}")
+    settings = own | (changes or {})
+    folder = Path(checkpoint) if checkpoint is not None else None
+    if folder is None or (folder.is_dir() and not (folder / "preprocessor_config.json").is_file()):
+        return extractor_class(**settings)
+    try:
+        return extractor_class.from_pretrained(checkpoint, **settings)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{key}: no feature extractor at '{checkpoint}': {_first_line(error)}"
+        ) from error

@@ -1,0 +1,172 @@
+"""Text encoders of transformers: BERT-like and causal ones.
+
+Shapes as in `mmlight.batch`: N captions, L tokens, D feature width.
+"""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from mmlight.batch import Text
+from mmlight.encoders.depth import cut_into_blocks
+from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.encoders.hf_model import (
+    build_model,
+    one_source,
+    plain_config,
+    read_config,
+    set_layer_checkpointing,
+    text_class,
+    transformers_groups,
+    undecayed,
+)
+from mmlight.encoders.pool import AttentionPool, last_token, masked_mean
+from mmlight.errors import UserError
+
+TextPool = Literal["mean", "cls", "attention", "last"]
+
+# Padding on the right is out of sight of a causal model, and without a mask its attention takes
+# the faster kernel.
+_CAUSAL = ("clip_text_model", "gpt2")
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text")
+
+
+class HfText(Encoder):
+    """A text model of transformers, pooled over real tokens.
+
+    Args:
+        text_config: start from random weights: a dict with ``model_type`` (``bert``,
+            ``roberta``, ``distilbert``, ``modernbert``, ``clip_text_model``, ``gpt2``, ...) and
+            sizes, or a folder with a ``config.json``. A CLIP text model is initialised as
+            open_clip does it.
+        text_pretrained: start from a checkpoint instead: a local folder or a hub id; a whole
+            CLIP model gives its text tower. Set exactly one of the two.
+        text_pool: ``mean`` of the real tokens; ``cls``, the first token; ``attention`` of one
+            learned query; ``last``, the last real token (the end-of-text token of a CLIP-like
+            model).
+        text_kwargs: fields of the config to change, such as dropout rates.
+
+    Attributes:
+        vocab_size: number of token ids.
+        max_tokens: largest number of tokens of a caption, or None where there is no limit.
+        pad_token_id: the id that the model's embedding keeps at zero, or None.
+
+    Raises:
+        UserError: no or two sources, an unknown field, a checkpoint that does not fit.
+    """
+
+    modality = "text"
+    model: Any
+
+    def __init__(
+        self,
+        *,
+        text_config: dict[str, Any] | str | None = None,
+        text_pretrained: str | None = None,
+        text_pool: TextPool = "mean",
+        text_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        one_source(text_config, text_pretrained, names=("text_config", "text_pretrained"))
+        if text_pool not in get_args(TextPool):
+            raise UserError(f"text_pool: '{text_pool}'; use one of {', '.join(get_args(TextPool))}")
+        source = text_pretrained if text_config is None else text_config
+        key = "text_pretrained" if text_config is None else "text_config"
+        assert source is not None
+        config = read_config(source, key=key, changes=text_kwargs)
+        if config.model_type == "clip":
+            config = config.text_config
+        if hasattr(config, "use_cache"):
+            config.use_cache = False
+        self.causal = config.model_type in _CAUSAL
+        if self.causal and text_pool == "cls":
+            raise UserError(
+                f"text_pool: cls is the first token, which in a causal '{config.model_type}' sees "
+                "no other; use last, mean or attention"
+            )
+        self.model = build_model(text_class(config), config, pretrained=text_pretrained, key=key)
+        if text_pretrained is None and config.model_type == "clip_text_model":
+            init_as_open_clip(self.model)
+        self.out_dim = int(config.hidden_size)
+        self.vocab_size = int(config.vocab_size)
+        self.pad_token_id: int | None = config.pad_token_id
+        self.max_tokens: int | None = getattr(config, "max_position_embeddings", None)
+        if self.max_tokens is not None and config.model_type in _POSITIONS_AFTER_PADDING:
+            self.max_tokens -= config.pad_token_id + 1
+        self.text_pool = text_pool
+        self.pool = AttentionPool(self.out_dim) if text_pool == "attention" else None
+
+    def forward(self, inputs: Text, *, tokens: bool = False) -> Encoded:
+        """Encode captions.
+
+        Args:
+            inputs: token ids (N, L), padded on the right, and their mask.
+            tokens: also return the last hidden states.
+
+        Raises:
+            UserError: captions longer than the model's positions.
+        """
+        mask_NL = inputs.mask_NL
+        if self.max_tokens is not None and mask_NL.shape[1] > self.max_tokens:
+            raise UserError(
+                f"a caption has {mask_NL.shape[1]} tokens, but the text encoder takes at most "
+                f"{self.max_tokens}; lower the data's limit on tokens"
+            )
+        hidden_NLD = self.model(
+            input_ids=inputs.token_ids_NL, attention_mask=None if self.causal else mask_NL
+        ).last_hidden_state
+        if self.text_pool == "cls":
+            pooled_ND = hidden_NLD[:, 0]
+        elif self.text_pool == "last":
+            pooled_ND = last_token(hidden_NLD, mask_NL)
+        elif self.pool is not None:
+            pooled_ND = self.pool(hidden_NLD, mask_NL)
+        else:
+            pooled_ND = masked_mean(hidden_NLD, mask_NL)
+        return Encoded(pooled_ND, hidden_NLD, mask_NL) if tokens else Encoded(pooled_ND)
+
+    def blocks(self) -> list[Block]:
+        """Return embeddings, layers, and the final norm with the pooling."""
+        return cut_into_blocks(self, transformers_groups(self))
+
+    def no_weight_decay(self) -> set[str]:
+        """Return position embeddings and the pooling's query."""
+        return undecayed(self)
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Recompute layers in backward."""
+        set_layer_checkpointing(self.model, enabled)
+
+    def rebuild_args(self) -> dict[str, Any]:
+        """Return init arguments that rebuild this architecture without any checkpoint."""
+        return {"text_config": plain_config(self.model), "text_pool": self.text_pool}
+
+
+@torch.no_grad()
+def init_as_open_clip(model: Any) -> None:
+    """Initialise a CLIP text model as open_clip does (``TextTransformer.init_parameters``).
+
+    Token embeddings N(0, 0.02), positions N(0, 0.01), attention inputs N(0, w^-0.5), outputs and
+    second linear layers N(0, w^-0.5 (2 L)^-0.5), first linear layers N(0, (2 w)^-0.5).
+    """
+    config = model.config
+    width = config.hidden_size
+    out_std = width**-0.5 * (2 * config.num_hidden_layers) ** -0.5
+    stds = {
+        "q_proj": width**-0.5,
+        "k_proj": width**-0.5,
+        "v_proj": width**-0.5,
+        "out_proj": out_std,
+        "fc1": (2 * width) ** -0.5,
+        "fc2": out_std,
+        "token_embedding": 0.02,
+        "position_embedding": 0.01,
+    }
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[-1]
+        if last in stds:
+            nn.init.normal_(module.weight, std=stds[last])
+        if last in ("fc1", "fc2"):  # open_clip leaves these biases to torch
+            bound = module.in_features**-0.5
+            nn.init.uniform_(module.bias, -bound, bound)

@@ -1,0 +1,185 @@
+"""Audio encoders that read log-mel spectrograms with image models of timm.
+
+Shapes: B samples, M mel bands, L frames or tokens, D feature width; H, W as of images.
+"""
+
+from typing import Any, Literal, get_args
+
+from torch.nn import functional as F
+
+from mmlight.batch import Audio
+from mmlight.encoders.depth import cut_into_blocks
+from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.encoders.mel import LogMel, LogMelSettings
+from mmlight.encoders.pool import AttentionPool, masked_max, masked_mean
+from mmlight.encoders.time_mask import TimeMask
+from mmlight.encoders.timm_image import set_timm_checkpointing
+from mmlight.encoders.timm_model import (
+    create_timm,
+    fixed_size,
+    load_weights,
+    timm_groups,
+    timm_no_weight_decay,
+    to_tokens,
+)
+from mmlight.errors import UserError
+
+AudioPool = Literal["mean", "max", "attention"]
+
+# What most networks shrink their input by; a width that divides makes masks exact.
+_STRIDE = 32
+_DEFAULT_MEL = LogMelSettings()
+
+
+class MelTimm(Encoder):
+    """A timm model on the log-mel spectrogram as an image of one channel, pooled over real frames.
+
+    Pooling over padding ruins audio classifiers (on spoken digits 84.7 % instead of 98.7 %), so
+    only columns of real frames count, and a CNN's convolutions see zeros in the place of padding.
+
+    Args:
+        audio_timm_name: a model of timm, such as ``resnet18`` or ``vit_tiny_patch16_224``.
+        audio_timm_pretrained: start from the weights that timm has for this name.
+        audio_timm_weights: start from a local file instead.
+        mel: how waveforms become spectrograms.
+        audio_frames: number of frames; clips are padded or cut to it. By default the longest clip
+            of the batch decides; vision transformers need a number, and networks with squeeze
+            and excitation should have one, since their gates see how much padding there is.
+        audio_pool: ``mean`` or ``max`` over real positions, or ``attention`` of one learned query.
+        audio_drop_path_rate: largest rate of stochastic depth; by default the model's own.
+        audio_timm_kwargs: further arguments of the timm model.
+
+    Attributes:
+        sample_rate_hz: sampling rate that waveforms must have.
+
+    Raises:
+        UserError: unknown model, arguments that it does not take, weights that do not fit, or a
+            transformer without `audio_frames`.
+    """
+
+    modality = "audio"
+    model: Any
+
+    def __init__(
+        self,
+        audio_timm_name: str,
+        *,
+        audio_timm_pretrained: bool = False,
+        audio_timm_weights: str | None = None,
+        mel: LogMelSettings = _DEFAULT_MEL,
+        audio_frames: int | None = None,
+        audio_pool: AudioPool = "mean",
+        audio_drop_path_rate: float | None = None,
+        audio_timm_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if audio_timm_pretrained and audio_timm_weights:
+            raise UserError("audio_timm_pretrained and audio_timm_weights are both set; choose one")
+        if audio_pool not in get_args(AudioPool):
+            raise UserError(f"audio_pool: '{audio_pool}'; use {', '.join(get_args(AudioPool))}")
+        settings = mel
+        size = None if audio_frames is None else (settings.n_mels, audio_frames)
+        self.model = create_timm(
+            audio_timm_name,
+            key="audio_timm_name",
+            pretrained=audio_timm_pretrained,
+            options={
+                "img_size": size,
+                "in_chans": 1,
+                "global_pool": "",
+                "drop_path_rate": audio_drop_path_rate,
+            }
+            | (audio_timm_kwargs or {}),
+        )
+        if audio_timm_weights:
+            load_weights(self.model, audio_timm_weights, key="audio_timm_weights")
+        self._check_size(audio_timm_name, settings.n_mels, audio_frames)
+        self.log_mel = LogMel(settings)
+        self.sample_rate_hz = settings.sample_rate_hz
+        self.audio_frames = audio_frames
+        self.out_dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
+        self.token_dim = self.out_dim
+        self.audio_pool = audio_pool
+        self.pool = AttentionPool(self.out_dim) if audio_pool == "attention" else None
+        self.time_mask = TimeMask()
+        if fixed_size(self.model) is None:
+            self.time_mask.attach(self.model)
+        self._init_args = {
+            "audio_timm_name": audio_timm_name,
+            "mel": settings,
+            "audio_frames": audio_frames,
+            "audio_pool": audio_pool,
+            "audio_drop_path_rate": audio_drop_path_rate,
+            "audio_timm_kwargs": audio_timm_kwargs,
+        }
+
+    def _check_size(self, name: str, n_mels: int, frames: int | None) -> None:
+        wanted = fixed_size(self.model)
+        if wanted is None:
+            return
+        if frames is None:
+            raise UserError(
+                f"audio_frames: '{name}' takes spectrograms of one size only; set it to the "
+                "number of frames of the longest clip (its seconds times 1000 / mel.hop_ms)"
+            )
+        patch = self.model.patch_embed.patch_size
+        if n_mels % patch[0] or frames % patch[1]:
+            raise UserError(
+                f"audio_frames: {n_mels} mel bands x {frames} frames do not divide into patches "
+                f"of {patch[0]} x {patch[1]}"
+            )
+
+    def forward(self, inputs: Audio, *, tokens: bool = False) -> Encoded:
+        """Encode clips.
+
+        Args:
+            inputs: waveforms (B, T) at `sample_rate_hz`, with their lengths.
+            tokens: also return the last map, position by position, one frequency after another.
+        """
+        spectra = self.log_mel(inputs.waveform_BT, inputs.length_B)
+        image_BML = spectra.log_mel_BML
+        length = image_BML.shape[-1]
+        total = self.audio_frames or -(-length // _STRIDE) * _STRIDE
+        image_BML = F.pad(image_BML, (0, total - length))  # a negative pad cuts
+        self.time_mask.length_B = spectra.length_B.clamp(max=total)
+        self.time_mask.total = total
+        dtype = next(self.model.parameters()).dtype
+        features = self.model.forward_features(image_BML.unsqueeze(1).to(dtype))
+        features = self.model.forward_head(features, pre_logits=True)
+        tokens_BLD, width = to_tokens(self.model, features), self._width(features, total)
+        keep_BW = self.time_mask.columns(width)
+        mask_BL = keep_BW.repeat(1, tokens_BLD.shape[1] // width)
+        if self.pool is not None:
+            pooled_BD = self.pool(tokens_BLD, mask_BL)
+        elif self.audio_pool == "max":
+            pooled_BD = masked_max(tokens_BLD, mask_BL)
+        else:
+            pooled_BD = masked_mean(tokens_BLD, mask_BL)
+        return Encoded(pooled_BD, tokens_BLD, mask_BL) if tokens else Encoded(pooled_BD)
+
+    def _width(self, features: Any, total: int) -> int:
+        """Return how many positions of the features follow one another in time."""
+        if features.ndim == 3:
+            return int(total // self.model.patch_embed.patch_size[1])
+        nhwc = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+        return int(features.shape[2 if nhwc else 3])
+
+    def blocks(self) -> list[Block]:
+        """Return stem, layers and head as timm groups them, and the pooling."""
+        groups = timm_groups(self.model, "model.")
+        if self.pool is not None:
+            groups.append([f"pool.{name}" for name, _ in self.pool.named_parameters()])
+        return cut_into_blocks(self, groups)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return what timm's own recipes exclude, and the pooling's query."""
+        query = {"pool.query_D"} if self.pool is not None else set()
+        return timm_no_weight_decay(self.model, "model.") | query
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Recompute blocks in backward."""
+        set_timm_checkpointing(self.model, enabled)
+
+    def rebuild_args(self) -> dict[str, Any]:
+        """Return init arguments that rebuild this architecture without any weights file."""
+        return dict(self._init_args)

@@ -1,0 +1,191 @@
+"""Image encoders of timm."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmlight.batch import Images
+from mmlight.encoders.depth import cut_into_blocks
+from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.encoders.timm_model import (
+    create_timm,
+    fixed_size,
+    load_weights,
+    timm_groups,
+    timm_no_weight_decay,
+    to_tokens,
+)
+from mmlight.errors import UserError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class TimmImage(Encoder):
+    """Any image model of timm, without its classifier.
+
+    Args:
+        timm_name: a model of timm, such as ``vit_base_patch32_clip_224`` or ``resnet50.a1_in1k``.
+        timm_pretrained: start from the weights that timm has for this name; needs a network or a
+            filled cache.
+        timm_weights: start from a local file instead (safetensors or a state dict of the same
+            model); position embeddings are resized to `img_size`.
+        img_size: height and width of the images in pixels; by default what the model was made
+            for. Models that take any size check it only.
+        in_chans: number of image channels.
+        image_pool: timm's ``global_pool`` (``avg``, ``max``, ``token``, ``map``, ...); by default
+            the model's own.
+        image_mean: mean of each channel, of pixels between 0 and 1; by default that of CLIP for
+            three channels, otherwise 0.5.
+        image_std: standard deviation of each channel; by default that of CLIP or 0.5.
+        patch_drop_rate: share of patches left out in training (FLIP, arXiv 2212.00794); only
+            for models that have patches.
+        drop_path_rate: largest rate of stochastic depth; by default the model's own.
+        timm_kwargs: further arguments of the timm model, such as ``depth`` or ``act_layer``.
+
+    Attributes:
+        token_dim: width of the tokens, which for a few CNNs is not `out_dim`.
+
+    Raises:
+        UserError: unknown model, arguments that it does not take, or weights that do not fit.
+    """
+
+    modality = "image"
+    model: Any
+    _scale: Tensor
+    _shift: Tensor
+
+    def __init__(
+        self,
+        timm_name: str,
+        *,
+        timm_pretrained: bool = False,
+        timm_weights: str | None = None,
+        img_size: int | None = None,
+        in_chans: int = 3,
+        image_pool: str | None = None,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        patch_drop_rate: float = 0.0,
+        drop_path_rate: float | None = None,
+        timm_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if timm_pretrained and timm_weights:
+            raise UserError("timm_pretrained and timm_weights are both set; choose one of them")
+        options = {
+            "img_size": img_size,
+            "in_chans": in_chans,
+            "global_pool": image_pool,
+            "patch_drop_rate": patch_drop_rate or None,
+            "drop_path_rate": drop_path_rate,
+        }
+        twice = sorted(options.keys() & (timm_kwargs or {}).keys())
+        if twice:
+            raise UserError(f"timm_kwargs: '{twice[0]}' has a setting of its own; use that")
+        self.model = create_timm(
+            timm_name,
+            key="timm_name",
+            pretrained=timm_pretrained,
+            options=options | (timm_kwargs or {}),
+        )
+        if timm_weights:
+            load_weights(self.model, timm_weights, key="timm_weights")
+        self.img_size = (img_size, img_size) if img_size else fixed_size(self.model)
+        self.in_chans = in_chans
+        self.out_dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
+        self.token_dim = int(self.model.num_features)
+        default_mean, default_std = (
+            (CLIP_MEAN, CLIP_STD) if in_chans == 3 else ((0.5,) * in_chans,) * 2
+        )
+        mean_C = _channels(image_mean, default_mean, key="image_mean")
+        std_C = _channels(image_std, default_std, key="image_std")
+        if not bool((std_C > 0).all()):
+            raise UserError(f"image_std: {std_C.tolist()} must be above zero")
+        # One multiply-add: (x / 255 - mean) / std = x * scale + shift.
+        self.register_buffer("_scale", (1 / (255 * std_C)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("_shift", (-mean_C / std_C).view(-1, 1, 1), persistent=False)
+        self._init_args = {
+            "timm_name": timm_name,
+            "img_size": img_size,
+            "in_chans": in_chans,
+            "image_pool": image_pool,
+            "image_mean": image_mean,
+            "image_std": image_std,
+            "patch_drop_rate": patch_drop_rate,
+            "drop_path_rate": drop_path_rate,
+            "timm_kwargs": timm_kwargs,
+        }
+
+    def forward(self, inputs: Images, *, tokens: bool = False) -> Encoded:
+        """Encode images; tokens are a ViT's patches or the positions of a CNN's last map.
+
+        Args:
+            inputs: uint8 pixels (B, C, H, W), normalised here, on their device.
+            tokens: also return the tokens (all of them real, fewer under patch dropout).
+
+        Raises:
+            UserError: images of another size or number of channels than the model's.
+        """
+        pixels_BCHW = inputs.pixels_BCHW
+        channels, size = pixels_BCHW.shape[1], tuple(pixels_BCHW.shape[2:])
+        if channels != self.in_chans:
+            raise UserError(f"in_chans: {self.in_chans}, but the images have {channels} channels")
+        if self.img_size and size != self.img_size:
+            raise UserError(
+                f"img_size: the encoder takes {self.img_size[0]} x {self.img_size[1]} pixels, "
+                f"but the images are {size[0]} x {size[1]}; make the two equal"
+            )
+        normal_BCHW = torch.addcmul(self._shift, pixels_BCHW.to(self._scale.dtype), self._scale)
+        # Under a sharded strategy the weights may be bfloat16 while buffers are float32.
+        dtype = next(self.model.parameters()).dtype
+        features = self.model.forward_features(normal_BCHW.to(dtype))
+        pooled_BD = self.model.forward_head(features, pre_logits=True)
+        if pooled_BD.ndim != 2:
+            raise UserError(
+                f"image_pool: {self._init_args['image_pool']!r} leaves features of shape "
+                f"{tuple(pooled_BD.shape)} unpooled; use avg, max or what the model has"
+            )
+        if not tokens:
+            return Encoded(pooled_BD)
+        tokens_BLD = to_tokens(self.model, features)
+        return Encoded(pooled_BD, tokens_BLD, tokens_BLD.new_ones(tokens_BLD.shape[:2]).bool())
+
+    def blocks(self) -> list[Block]:
+        """Return stem, layers and head as timm groups them."""
+        return cut_into_blocks(self, timm_groups(self.model, "model."))
+
+    def no_weight_decay(self) -> set[str]:
+        """Return what timm's own recipes exclude (position embeddings, class tokens, ...)."""
+        return timm_no_weight_decay(self.model, "model.")
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Recompute blocks in backward."""
+        set_timm_checkpointing(self.model, enabled)
+
+    def rebuild_args(self) -> dict[str, Any]:
+        """Return init arguments that rebuild this architecture without any weights file."""
+        return dict(self._init_args)
+
+
+def set_timm_checkpointing(model: Any, enabled: bool) -> None:
+    """Switch timm's activation checkpointing.
+
+    Raises:
+        UserError: the model has none.
+    """
+    try:
+        model.set_grad_checkpointing(enabled)
+    except (AssertionError, AttributeError) as error:
+        raise UserError(
+            f"checkpointing: timm's {type(model).__name__} cannot recompute activations; "
+            "turn it off for this tower"
+        ) from error
+
+
+def _channels(given: list[float] | None, default: tuple[float, ...], *, key: str) -> Tensor:
+    values = list(default) if given is None else list(given)
+    if len(values) != len(default):
+        raise UserError(f"{key}: {len(values)} values for {len(default)} channels")
+    return torch.tensor(values, dtype=torch.float32)

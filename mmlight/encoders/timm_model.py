@@ -1,0 +1,186 @@
+"""Creates timm models, loads weights into them from a file, and cuts them into groups."""
+
+import logging
+import re
+import sys
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv, group_parameters
+from torch import Tensor
+
+from mmlight.errors import UserError, nearest
+
+_log = logging.getLogger(__name__)
+_SHOWN = 5
+
+
+def create_timm(name: str, *, key: str, pretrained: bool, options: dict[str, Any]) -> Any:
+    """Create a timm model without a classifier.
+
+    Args:
+        name: timm's name, with or without a weights tag.
+        key: the setting that holds the name, for messages.
+        pretrained: download (or take from the cache) the weights of the name's tag.
+        options: further arguments of the model; None means not given. An ``img_size`` is left
+            out for models that take images of any size.
+
+    Raises:
+        UserError: no such model, an option that it does not take, or weights out of reach.
+    """
+    if not timm.is_model(name) and not name.startswith("hf-hub:"):
+        raise UserError(
+            f"{key}: timm has no model '{name}'{nearest(name.split('.')[0], timm.list_models())}; "
+            "timm.list_models() names them all"
+        )
+    given = {option: value for option, value in options.items() if value is not None}
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **given)
+    except TypeError as error:
+        match = re.search(
+            r"(?:unexpected|multiple values for) keyword argument '(\w+)'", str(error)
+        )
+        if match is None:
+            raise
+        refused = match[1]
+    except (OSError, RuntimeError, AssertionError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{key}: timm cannot create '{name}' with {given}: {line}") from error
+    if refused == "img_size":
+        without = {option: value for option, value in given.items() if option != "img_size"}
+        return create_timm(name, key=key, pretrained=pretrained, options=without)
+    raise UserError(f"{key}: timm model '{name}' takes no '{refused}' ({given[refused]!r})")
+
+
+def load_weights(model: Any, path: str, *, key: str) -> None:
+    """Load a local file of weights (safetensors, or a state dict read without unpickling).
+
+    Position embeddings are resized and first convolutions adapted to the number of channels. One
+    log line says how many tensors were loaded, which are new and which of the file are left over.
+
+    Args:
+        model: a timm model.
+        path: the file.
+        key: the setting that holds the path, for messages.
+
+    Raises:
+        UserError: no such file, not a file of weights, or tensors of other shapes.
+    """
+    state = _read(path, key=key)
+    filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if filter_fn is not None:
+        try:
+            state = filter_fn(state, model)
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{key}: {path} holds no weights of a {type(model).__name__} ({error!r})"
+            ) from error
+    wanted = model.state_dict()
+    for first in _first_convs(model):
+        weight = state.get(first)
+        if weight is not None and first in wanted and weight.ndim == wanted[first].ndim == 4:
+            state[first] = adapt_input_conv(
+                wanted[first].shape[1], weight, base_chans=weight.shape[1]
+            )
+    unlike = [
+        f"{name} is {tuple(state[name].shape)}, the model's {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if unlike:
+        raise UserError(
+            f"{key}: {len(unlike)} tensors of {path} have other shapes than the model's: "
+            + _some(unlike, "; ")
+        )
+    loaded = {name: tensor for name, tensor in state.items() if name in wanted}
+    new = [name for name in wanted if name not in loaded]
+    left = [name for name in state if name not in wanted]
+    if not loaded:
+        raise UserError(
+            f"{key}: no tensor of {path} fits the model; the file has {_some(left)}, "
+            f"the model {_some(new)}"
+        )
+    model.load_state_dict(loaded, strict=False)
+    _log.info(
+        "%s: loaded %d tensors of %s; new: %s; left over: %s",
+        *(key, len(loaded), path, _some(new), _some(left)),
+    )
+
+
+def _read(path: str, *, key: str) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise UserError(f"{key}: no file {path}")
+    try:
+        if path.endswith(".safetensors"):
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise UserError(
+            f"{key}: {path} is damaged or holds more than tensors, which is not unpickled; "
+            "save its state dict as safetensors"
+        ) from error
+    except Exception as error:  # torch's reader meets foreign bytes with any kind of error
+        raise UserError(f"{key}: {path} is not a file of weights ({error!r})") from error
+    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+            break
+    if not isinstance(state, dict):
+        raise UserError(f"{key}: {path} holds a {type(state).__name__}, not a state dict")
+    return {
+        name.removeprefix("module."): tensor
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def _first_convs(model: Any) -> list[str]:
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv") or ()
+    return [f"{name}.weight" for name in ((names,) if isinstance(names, str) else names)]
+
+
+def _some(names: list[str], separator: str = ", ") -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return separator.join(names[:_SHOWN]) + more
+
+
+def timm_groups(model: Any, prefix: str) -> list[list[str]]:
+    """Group a timm model's parameters by depth, as its own ``group_matcher`` does."""
+    groups = group_parameters(model, model.group_matcher(coarse=False))
+    return [[f"{prefix}{name}" for name in groups[depth]] for depth in sorted(groups)]
+
+
+def timm_no_weight_decay(model: Any, prefix: str) -> set[str]:
+    """Return the parameters that timm's own recipes do not decay."""
+    listed = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    return {
+        f"{prefix}{name}"
+        for name, _ in model.named_parameters()
+        if any(name == entry or name.endswith(f".{entry}") for entry in listed)
+    }
+
+
+def fixed_size(model: Any) -> tuple[int, int] | None:
+    """Return the height and width that a model insists on, or None if it takes any."""
+    embed = getattr(model, "patch_embed", None)
+    size = getattr(embed, "img_size", None)
+    if size is None or not getattr(embed, "strict_img_size", True):
+        return None
+    height, width = size
+    return int(height), int(width)
+
+
+def to_tokens(model: Any, features: Tensor) -> Tensor:
+    """Flatten a model's unpooled features to (B, L, D), rows of the map one after another."""
+    if features.ndim == 3:
+        return features[:, getattr(model, "num_prefix_tokens", 0) :]
+    if getattr(model, "output_fmt", "NCHW") == "NHWC":
+        return features.flatten(1, 2)
+    return features.flatten(2).transpose(1, 2)

@@ -1,0 +1,21 @@
+import inspect
+
+from mmlight.encoders.hf_audio import HfAudio
+from mmlight.encoders.hf_text import HfText
+from mmlight.encoders.mel_timm import MelTimm
+from mmlight.encoders.timm_image import TimmImage
+
+CLASSES = (TimmImage, HfText, MelTimm, HfAudio)
+
+
+def test_no_two_encoders_share_a_parameter_name():
+    """A swapped `class_path` in YAML would keep the value of a shared name."""
+    names = [name for cls in CLASSES for name in inspect.signature(cls.__init__).parameters]
+    names = [name for name in names if name != "self"]
+    assert len(names) == len(set(names))
+
+
+def test_every_parameter_has_a_help_line():
+    for cls in CLASSES:
+        for name in inspect.signature(cls.__init__).parameters:
+            assert name == "self" or f"        {name}: " in (cls.__doc__ or ""), (cls, name)

@@ -1,0 +1,54 @@
+# make quickstart   install, make a small data set, pretrain on it, print a table and a report
+# make test         install what is missing, run the fast suite (JOBS=n processes)
+# make lint         everything else that CI checks
+# make slow         trainings to a score, timings: minutes
+# make clean        remove caches and builds; runs/, data/ and .venv stay
+#
+# PYTHON=python3.12 make ...   picks the interpreter (3.11 or newer) when .venv is made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES := $(shell nproc 2>/dev/null || echo 2)
+# More than eight processes spend their time on importing torch.
+JOBS ?= $(shell [ $(CORES) -gt 8 ] && echo 8 || echo $(CORES))
+SCRIPTS = $(shell grep -lE '^\#!.*\<(ba|da)?sh\>' .ci/* $(wildcard slurm/*))
+
+.PHONY: quickstart install install-dev test lint slow clean
+
+quickstart: install
+	$(BIN)/mmlight scenes data/scenes
+	$(BIN)/mmlight fit -c experiments/pretrain/scenes.yaml
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+# Stamps: pip runs again only when what it is told to install has changed.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	.ci/venv $(PYTHON) $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt
+	.ci/venv $(PYTHON) $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.installed
+
+# One thread per process: several that share the cores would otherwise wait for each other.
+test: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+
+slow: install-dev
+	$(BIN)/pytest -m 'slow or integration'
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
+	$(BIN)/shellcheck $(SCRIPTS)
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build
+	find mmlight tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,63 @@
+"""Rules of the house that neither ruff nor import-linter checks."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "mmlight").rglob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
+
+
+def _name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name == "__init__.py"], ids=_name)
+def test_init_holds_only_a_docstring(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "says what the folder is for"
+    assert len(tree.body) == 1
+
+
+def test_every_folder_of_the_package_is_a_package():
+    folders = {p.parent for p in MODULES}
+    assert [f for f in sorted(folders) if not (f / "__init__.py").exists()] == []
+
+
+def test_no_homeless_code():
+    homeless = {"utils", "util", "common", "misc", "helpers"}
+    assert [_name(p) for p in MODULES if homeless & {p.stem, p.parent.name}] == []
+
+
+def test_test_files_have_unique_names():
+    # Without __init__.py in tests/, pytest imports two files of one name as the same module.
+    names = [p.name for p in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_every_test_folder_mirrors_one_of_the_package():
+    folders = {p.parent for p in (ROOT / "tests").rglob("test_*.py")}
+    mirrored = [ROOT / "mmlight" / f.relative_to(ROOT / "tests") for f in folders]
+    assert [_name(f) for f in mirrored if not f.is_dir()] == []
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=_name)
+def test_experiment_opens_with_its_purpose(path):
+    header = re.match(r"(#.*\n)+", path.read_text())
+    assert header, "a header of comments comes first"
+    keys = re.findall(r"^# ([A-Z][a-z ]*):", header[0], flags=re.MULTILINE)
+    assert "Purpose" in keys
+    if path.parent.name in {"pretrain", "finetune"}:
+        assert {"Command", "Hardware"} <= set(keys)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=_name)
+def test_experiment_extends_files_that_exist(path):
+    values = yaml.safe_load(path.read_text())
+    assert isinstance(values, dict)
+    for other in values.get("extends", []):
+        assert (path.parent / other).is_file(), other

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from mmlight.batch import Batch, Text
+from mmlight.batch import Batch, Modality, Text
 from mmlight.errors import UserError
 from mmlight.metrics.zero_shot import (
     AUDIO_TEMPLATES,
@@ -57,7 +57,7 @@ class ZeroShot(Callback):
         self.templates = check_templates(templates)
         self.modalities = modalities
         self._weights_KD: Tensor | None = None
-        self._counts: dict[str, ZeroShotCounts] = {}
+        self._counts: dict[Modality, ZeroShotCounts] = {}
 
     def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         """Check that the data has class names and a tokenizer."""
@@ -125,8 +125,8 @@ class ZeroShot(Callback):
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _classified(self, pl_module: Any) -> list[str]:
-        towers = [name for name in pl_module.towers if name != "text"]
+    def _classified(self, pl_module: Any) -> list[Modality]:
+        towers: list[Modality] = [name for name in pl_module.towers if name != "text"]
         if self.modalities is None:
             return towers
         unknown = [name for name in self.modalities if name not in towers]

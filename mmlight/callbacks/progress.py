@@ -1,0 +1,264 @@
+"""Progress on the terminal: a bar for people, plain lines for log files."""
+
+import math
+import sys
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ProgressBar
+from rich import progress as rich_progress
+from rich.console import Console
+
+from mmlight.runs.table import format_value
+
+_LINE_EVERY_S = 30.0
+
+
+class Progress(ProgressBar):
+    """Shows step, loss, samples per second and the time left.
+
+    On a terminal it is a bar; elsewhere (SLURM's output files) a line at every tenth of the work,
+    and at least one in half a minute. The loss is read at the trainer's log steps only, when the
+    loggers wait for the device anyway.
+
+    Args:
+        console: where to write; standard output by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
+        self._console = console or Console(file=sys.stdout)
+        self._enabled = True
+        self._bar: rich_progress.Progress | None = None
+        self._task: rich_progress.TaskID | None = None
+        self._loss: float | None = None
+        self._speed: float | None = None
+        self._train_total: float = math.inf
+        self._first_step = 0
+        self._began = 0.0
+        self._line_at = 0.0
+        self._line_tenth = 0
+        self._speed_since = (0.0, 0)
+        self._samples = 0
+        self._seen_step = 0
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls it on ranks other than 0."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show progress again."""
+        self._enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the bar.
+
+        Args:
+            args: as for `print`.
+            kwargs: ignored.
+        """
+        if self._enabled:
+            self._console.print(*args, markup=False, highlight=False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar."""
+        self._train_total = trainer.estimated_stepping_batches
+        self._first_step = self._seen_step = trainer.global_step
+        self._samples = 0
+        self._began = time.monotonic()
+        self._speed_since = (self._began, 0)
+        self._open("train", self._train_total, done=trainer.global_step)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Advance."""
+        step = trainer.global_step
+        self._samples += getattr(batch, "size", 0) * trainer.world_size
+        if not self._enabled or step == self._seen_step:
+            return
+        self._seen_step = step
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (every and step % every == 0) or self._loss is None or step >= self._train_total:
+            if isinstance(outputs, dict) and "loss" in outputs:
+                self._loss = float(outputs["loss"])
+        now = time.monotonic()
+        since, samples = self._speed_since
+        if now - since > 1:
+            self._speed = (self._samples - samples) / (now - since)
+            self._speed_since = (now, self._samples)
+        self._advance("train", step, self._train_total)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the terminal back."""
+        self._close()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the terminal back."""
+        self._close()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open a bar, unless training has one already."""
+        if trainer.state.fn != "fit":
+            self._open("validate", _total(trainer.num_val_batches))
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Advance; in training, show it beside the bar."""
+        total = _total(trainer.num_val_batches)
+        if trainer.state.fn != "fit":
+            self._advance("validate", batch_idx + 1, total)
+        elif self._bar is not None and self._task is not None:
+            self._bar.update(self._task, note=f"validating {batch_idx + 1}/{total:.0f}")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print what validation in training found, in one line."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not self._enabled:
+            return
+        # The time that validation took is not part of the training speed.
+        self._speed_since = (time.monotonic(), self._samples)
+        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        if scores:
+            self.print(f"step {trainer.global_step:,}: {summarise_scores(scores)}")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar."""
+        self._open("test", _total(trainer.num_test_batches))
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Advance."""
+        self._advance("test", batch_idx + 1, _total(trainer.num_test_batches))
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar."""
+        self._open("predict", _total(trainer.num_predict_batches))
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Advance."""
+        self._advance("predict", batch_idx + 1, _total(trainer.num_predict_batches))
+
+    def _open(self, what: str, total: float, *, done: int = 0) -> None:
+        self._close()
+        self._loss = self._speed = None
+        self._first_step = done
+        self._began = self._line_at = time.monotonic()
+        self._line_tenth = _tenth(done, total)
+        if not self._enabled or not self._console.is_terminal:
+            return
+        self._bar = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(bar_width=None),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.TextColumn("{task.fields[note]}"),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("left"),
+            rich_progress.TimeRemainingColumn(),
+            console=self._console,
+            refresh_per_second=2,
+            transient=False,
+        )
+        shown = None if math.isinf(total) else total
+        self._task = self._bar.add_task(what, total=shown, completed=done, note="")
+        self._bar.start()
+
+    def _advance(self, what: str, done: int, total: float) -> None:
+        if not self._enabled:
+            return
+        if self._bar is not None and self._task is not None:
+            note = self._note()
+            text = f"{what} {done:,}" + ("" if math.isinf(total) else f"/{total:,.0f}")
+            self._bar.update(self._task, completed=done, description=text, note=note)
+            return
+        now = time.monotonic()
+        tenth = _tenth(done, total)
+        if tenth == self._line_tenth and now - self._line_at < _LINE_EVERY_S and done != total:
+            return
+        self._line_tenth, self._line_at = tenth, now
+        left = ""
+        if not math.isinf(total):
+            per_step = (now - self._began) / max(done - self._first_step, 1)
+            left_s = per_step * (total - done)
+            left = f"/{total:,.0f}  {100 * done / total:.0f} %  {_clock(left_s)} left"
+        self.print(f"{what} {done:,}{left}  {self._note()}".rstrip())
+
+    def _note(self) -> str:
+        parts = []
+        if self._loss is not None:
+            parts.append(f"loss {self._loss:.4g}")
+        if self._speed:
+            parts.append(f"{self._speed:,.0f} samples/s")
+        return "  ".join(parts)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = self._task = None
+
+
+def summarise_scores(scores: dict[str, float]) -> str:
+    """Return a line with the loss, the mean recall at 1, and zero-shot accuracies.
+
+    Args:
+        scores: values by name.
+    """
+    parts = [f"{name} {value:.4g}" for name, value in scores.items() if name.endswith("/loss")]
+    recalls = [v for k, v in scores.items() if "_to_" in k and k.endswith("/recall_at_1")]
+    if recalls:
+        mean = format_value("recall", sum(recalls) / len(recalls))
+        parts.append(f"recall@1 {mean} (mean of {len(recalls)} directions)")
+    parts += [
+        f"{name.split('/', 1)[1]} {format_value(name, value)}"
+        for name, value in scores.items()
+        if "zero_shot" in name and name.endswith("at_1")
+    ]
+    rest = [f"{name} {format_value(name, value)}" for name, value in scores.items()]
+    return "  ".join(parts or rest[:4])
+
+
+def _total(batches: Any) -> float:
+    return float(sum(batches)) if isinstance(batches, list) else float(batches)
+
+
+def _tenth(done: int, total: float) -> int:
+    return int(10 * done / total + 1e-9) if total else 0
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"

@@ -1,0 +1,214 @@
+"""Writes down what ran and what came out: configuration, provenance, summary."""
+
+import json
+import resource
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+
+from mmlight.callbacks.run_logger import RunLogger, WandbRun
+from mmlight.runs import provenance
+from mmlight.runs.files import plain, write_json, write_text
+from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.report import write_report
+from mmlight.runs.run import RunFolder
+from mmlight.runs.summary import best_values, final_values, typical_samples_per_s
+from mmlight.runs.table import format_table
+
+
+class Record(pl.Callback):
+    """Keeps a run folder complete, on rank 0; other ranks do nothing.
+
+    When a stage is set up: `config.yaml`, `provenance.json`, the uncommitted patch, and the latter
+    two in W&B's config. When training starts: the log of metrics goes back to the checkpoint's
+    step. When a stage ends, in whatever way: `summary.json`.
+
+    Args:
+        run: the run's folder.
+        verb: what is done: ``fit``, ``validate``, ``test`` or ``predict``.
+        config: the resolved configuration as nested dictionaries, which runs again as it stands.
+        wandb: whether W&B gets what the run folder gets; `offline` needs no network.
+        wandb_project: W&B's project.
+        wandb_entity: W&B's user or team; None takes the account's default.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        *,
+        verb: str,
+        config: dict[str, Any],
+        wandb: Literal["off", "online", "offline"] = "off",
+        wandb_project: str = "mmlight",
+        wandb_entity: str | None = None,
+    ) -> None:
+        self.run = run
+        self._verb = verb
+        self._config = config
+        self._loggers: list[Logger] = [RunLogger(run)]
+        if wandb != "off":
+            self._loggers.append(
+                WandbRun(
+                    run,
+                    mode=wandb,
+                    config=config,
+                    project=wandb_project,
+                    entity=wandb_entity,
+                    job_type="pretrain" if verb == "fit" else "eval",
+                )
+            )
+        self._provenance: dict[str, Any] = {}
+        self._data: dict[str, Any] = {}
+        self._started = datetime.now(UTC)
+
+    def loggers(self) -> list[Logger]:
+        """Return the loggers to give to the trainer: the run's files, and W&B where it is on."""
+        return list(self._loggers)
+
+    def conclude(self, trainer: pl.Trainer) -> None:
+        """Close W&B, write the report, and say where everything is. Call it after all stages.
+
+        Every rank may call it; rank 0 acts.
+
+        Args:
+            trainer: the trainer that was used.
+        """
+        if not trainer.is_global_zero:
+            return
+        summary = json.loads(self.run.summary.read_text())
+        for logger in self._loggers:
+            if isinstance(logger, WandbRun):
+                logger.finish(exit_code=0 if summary["status"] == "finished" else 1)
+        # Paths are not wrapped: broken ones can't be copied.
+        console = Console(soft_wrap=True)
+        if self._verb == "predict":
+            console.print(f"embeddings: {self.run.embeddings}", highlight=False)
+            return
+        report = write_report(self.run)
+        console.print(format_table(summary))
+        console.print(f"run: {self.run.path}\nreport: {report}", highlight=False)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write what is known before anything runs."""
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger | WandbRun):
+                logger.attach(trainer)
+        if not trainer.is_global_zero:
+            return
+        write_text(self.run.config, yaml.safe_dump(self._config, sort_keys=False))
+        fingerprint = getattr(_data(trainer), "fingerprint", None)
+        if fingerprint is not None:
+            self._data["fingerprint"] = fingerprint()
+        self._provenance = provenance.collect(devices=_devices(trainer), patch=self.run.patch)
+        self._provenance["num_devices"] = trainer.world_size
+        self._provenance["precision"] = str(trainer.precision)
+        described = {
+            **self._provenance,
+            "data": self._data,
+            "seed": self._config.get("seed_everything"),
+        }
+        write_json(self.run.provenance, described)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                logger.experiment.config.update(
+                    {"provenance": plain(described)}, allow_val_change=True
+                )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget rows that this training will write again."""
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                if isinstance(logger, RunLogger):
+                    logger.log.rewind(trainer.global_step)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Write the summary of a run that was stopped or has failed."""
+        stopped = isinstance(exception, KeyboardInterrupt | SystemExit | SIGTERMException)
+        error = " ".join(f"{type(exception).__name__}: {exception}".split())
+        self._write(trainer, status="interrupted" if stopped else "failed", error=error)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the summary of a run that has done what it should."""
+        self._write(trainer, status="finished", error=None)
+
+    def _write(self, trainer: pl.Trainer, *, status: str, error: str | None) -> None:
+        if not trainer.is_global_zero:
+            return
+        wall_s = None
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                wall_s = round(logger.log.wall_s, 1)
+        rows = read_rows(self.run.metrics_jsonl)
+        best = best_values(rows)
+        state = getattr(_data(trainer), "state_dict", None)
+        summary = {
+            "name": self.run.name,
+            "id": self.run.id,
+            "verb": self._verb,
+            "status": status,
+            "error": error,
+            "final": final_values(rows),
+            "best": {name: {"value": b.value, "step": b.step} for name, b in best.items()},
+            "steps": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "samples_seen": rows[-1]["samples"] if rows else 0,
+            "samples_per_s": typical_samples_per_s(rows),
+            "wall_s": wall_s,
+            "started": self._started.isoformat(timespec="seconds"),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "peak_memory_mb": _peak_memory_mb(),
+            "seed": self._config.get("seed_everything"),
+            "data": {**self._data, "cursor": state() if state is not None else None},
+            "checkpoints": _checkpoints(trainer, self.run),
+            **self._provenance,
+        }
+        write_json(self.run.summary, summary)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                values = {f"best/{name}": b.value for name, b in best.items()}
+                logger.experiment.summary.update({**values, "status": status})
+
+
+def _data(trainer: pl.Trainer) -> Any:
+    return getattr(trainer, "datamodule", None)  # set by the trainer, but not declared
+
+
+def _devices(trainer: pl.Trainer) -> list[str]:
+    root = trainer.strategy.root_device
+    return [torch.cuda.get_device_name(root)] if root.type == "cuda" else [root.type]
+
+
+def _peak_memory_mb() -> dict[str, float]:
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+    peak = {"process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["device"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return peak
+
+
+def _checkpoints(trainer: pl.Trainer, run: RunFolder) -> dict[str, str | None]:
+    """Paths relative to the run folder, which may be moved."""
+
+    def relative(path: str | Path | None) -> str | None:
+        if not path:
+            return None
+        full = Path(path).resolve()
+        root = run.path.resolve()
+        return str(full.relative_to(root) if full.is_relative_to(root) else full)
+
+    best = None
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor:
+            best = best or callback.best_model_path
+    return {"best": relative(best), "last": relative(run.newest_checkpoint())}

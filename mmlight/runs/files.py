@@ -1,0 +1,79 @@
+"""Writing small files so that a reader sees the old or the new content, never half of it."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to a temporary file beside `path`, flush it to the disk and rename it.
+
+    Args:
+        path: where the file will be; its folder is made where it is missing.
+        text: the content, written as UTF-8.
+    """
+    # A git patch may hold bytes of other encodings, carried as surrogates.
+    write_bytes(path, text.encode(errors="surrogateescape"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Like `write_text`, for bytes.
+
+    Args:
+        path: where the file will be; its folder is made where it is missing.
+        content: the content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner may read; labs share their run folders.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON that every parser reads (see `plain`).
+
+    Args:
+        path: where the file will be.
+        value: dictionaries, lists, numbers, strings, paths.
+    """
+    write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Return `value` in JSON's own types.
+
+    NaN and infinities become the strings ``nan``, ``inf``, ``-inf``, which ``float()`` reads back;
+    JSON has no numbers for them. Objects with an ``item()`` (NumPy scalars) become numbers, and
+    whatever else is unknown becomes its string.
+    """
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if callable(getattr(value, "item", None)) and getattr(value, "size", 1) == 1:
+        return plain(value.item())
+    return str(value)
+
+
+def _umask() -> int:
+    # There is no way to read the mask but to set it. Only called while writing, from one thread.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

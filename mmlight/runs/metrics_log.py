@@ -1,0 +1,170 @@
+"""The log of metrics: `metrics.jsonl`, flushed row by row, and `metrics.csv`, made from it."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from mmlight.runs.files import plain, write_text
+
+AXES = ("step", "epoch", "samples", "wall_s")
+
+
+class MetricsLog:
+    """Appends rows of metrics; a run that is resumed goes on in the same files.
+
+    The JSON lines are the truth: each is with the operating system before `append` returns, so that
+    a killed process loses none. The CSV holds one line per step (entries of one step merged, later
+    ones winning) and a column for every metric; it is written anew every few seconds, and last by
+    `write_csv`.
+
+    Args:
+        jsonl: the file of JSON lines; continued where it exists.
+        csv_path: the table.
+    """
+
+    def __init__(self, jsonl: Path, *, csv_path: Path) -> None:
+        self._jsonl = jsonl
+        self._csv = csv_path
+        self._file: TextIO | None = None
+        self._rows: dict[int, dict[str, Any]] = {}
+        entries = read_entries(jsonl)
+        self._restart(entries)
+        self._started = time.monotonic()
+        self._csv_due = 0.0
+        if _is_torn(jsonl):
+            # A row begun by a killed process: the next one must not be glued to it.
+            self._rewrite(entries)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds this run has taken, over all of its restarts (not the time between them)."""
+        return self._wall_before_s + time.monotonic() - self._started
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per step, in order of steps."""
+        return [self._rows[step] for step in sorted(self._rows)]
+
+    def append(self, metrics: Mapping[str, float], *, step: int, epoch: int, samples: int) -> None:
+        """Log `metrics`.
+
+        Args:
+            metrics: values by name, such as ``val/loss``.
+            step: optimiser steps done.
+            epoch: the epoch that step belonged to.
+            samples: training samples seen by all ranks.
+        """
+        axes = {"step": step, "epoch": epoch, "samples": samples, "wall_s": round(self.wall_s, 3)}
+        entry = plain({**axes, **{k: v for k, v in metrics.items() if k not in AXES}})
+        if self._file is None:
+            self._jsonl.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._jsonl.open("a")
+        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
+        self._file.flush()
+        _merge(self._rows, entry)
+        if time.monotonic() >= self._csv_due:
+            self.write_csv()
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after `step`, because training goes on from there.
+
+        Args:
+            step: optimiser steps in the checkpoint; 0 for training from the start.
+        """
+        entries = read_entries(self._jsonl)
+        kept = [entry for entry in entries if entry["step"] <= step] if step else []
+        if len(kept) < len(entries):
+            self._rewrite(kept)
+            self._restart(kept)
+            self._started = time.monotonic()
+            self.write_csv()
+
+    def write_csv(self) -> None:
+        """Write the table (atomically)."""
+        began = time.monotonic()
+        write_text(self._csv, to_csv(self.rows()))
+        # At most about a hundredth of the time goes into rewriting, however long the table.
+        self._csv_due = time.monotonic() + max(5.0, 100 * (time.monotonic() - began))
+
+    def close(self) -> None:
+        """Write the table and close the file; a later `append` opens it again."""
+        if self._rows:
+            self.write_csv()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _restart(self, entries: list[dict[str, Any]]) -> None:
+        self._rows = merge(entries)
+        self._wall_before_s = max((float(e["wall_s"]) for e in entries), default=0.0)
+
+    def _rewrite(self, entries: list[dict[str, Any]]) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        write_text(self._jsonl, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def read_entries(jsonl: Path) -> list[dict[str, Any]]:
+    """Return the entries of a `metrics.jsonl`; a last line cut short is passed over.
+
+    Args:
+        jsonl: the file; a missing one has no entries.
+    """
+    if not jsonl.exists():
+        return []
+    text = jsonl.read_text()
+    lines = text.split("\n")
+    # What follows the last line end is empty, or a row that a killed process began.
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def merge(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Return one row per step; of entries of the same step, later values win.
+
+    Args:
+        entries: as in the file.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in entries:
+        _merge(rows, entry)
+    return rows
+
+
+def read_rows(jsonl: Path) -> list[dict[str, Any]]:
+    """Return the rows of a `metrics.jsonl`, one per step, in order of steps.
+
+    Args:
+        jsonl: the file; a missing one has no rows.
+    """
+    rows = merge(read_entries(jsonl))
+    return [rows[step] for step in sorted(rows)]
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    """Return rows as a table, whose columns are the axes and then metrics as they first appear.
+
+    Args:
+        rows: as `read_rows` gives them.
+    """
+    columns = list(dict.fromkeys([*AXES, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _merge(rows: dict[int, dict[str, Any]], entry: dict[str, Any]) -> None:
+    rows.setdefault(entry["step"], {}).update(entry)
+
+
+def _is_torn(jsonl: Path) -> bool:
+    if not jsonl.exists() or jsonl.stat().st_size == 0:
+        return False
+    with jsonl.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) != b"\n"

@@ -1,0 +1,1 @@
+"""Pictures of runs: arrays in, PNG files out."""

@@ -1,0 +1,102 @@
+"""What all pictures share: a figure, its style, and how it becomes a file."""
+
+import io
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmlight.runs.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's eight colours, which people with colour blindness can tell apart, and two more.
+COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+    "#F0E442",
+    "#8C564B",
+    "#7F7F7F",
+)
+GOOD, FAIR, BAD, GRID = "#009E73", "#E69F00", "#C44E52", "#D9D9D9"
+MODALITY_COLORS = {"image": COLORS[0], "text": COLORS[1], "audio": COLORS[2]}
+MODALITY_MARKERS = {"image": "o", "text": "s", "audio": "^"}
+
+
+def new_figure(*, width: float, height: float) -> "Figure":
+    """Return an empty figure that fits its labels in by itself.
+
+    Args:
+        width: inches.
+        height: inches.
+    """
+    # No pyplot: it keeps figures alive, and picks a window system.
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+
+
+def style(axes: Any) -> None:
+    """Give axes a light grid and no box.
+
+    Args:
+        axes: matplotlib axes.
+    """
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9)
+
+
+def bare(axes: Any) -> None:
+    """Take ticks away, for axes that hold an image.
+
+    Args:
+        axes: matplotlib axes.
+    """
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def border(axes: Any, color: str, *, width: float = 3) -> None:
+    """Draw a frame around axes that hold an image.
+
+    Args:
+        axes: matplotlib axes.
+        color: of the frame.
+        width: points.
+    """
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=color, linewidth=width)
+
+
+def wrap(text: str, *, width: int, lines: int) -> str:
+    """Return `text` broken into at most `lines` lines, shortened by an ellipsis where needed.
+
+    Args:
+        text: a caption; a ``$`` is kept as it is (matplotlib would read formulas).
+        width: characters per line.
+        lines: number of lines.
+    """
+    broken = textwrap.wrap(" ".join(text.split()), width, max_lines=lines, placeholder=" ...")
+    return "\n".join(broken).replace("$", r"\$")
+
+
+def save(figure: "Figure", path: Path) -> Path:
+    """Write a figure as PNG, the same bytes for the same content, and return the path.
+
+    Args:
+        figure: the figure.
+        path: where; its folder is made.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
+    write_bytes(path, content.getvalue())
+    return path

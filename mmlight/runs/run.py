@@ -1,0 +1,206 @@
+"""A run's folder, ``runs/<name>/<id>/``: one per run, shared by all its ranks and restarts."""
+
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from mmlight.errors import UserError
+
+RUN_ID = "MMLIGHT_RUN_ID"
+_OWNER = "MMLIGHT_RUN_OWNER"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of one run lies.
+
+    Attributes:
+        path: the folder, ``root/name/id``.
+        of: for an evaluation that lies below a run (see `below`), that run.
+    """
+
+    path: Path
+    of: "RunFolder | None" = None
+
+    @classmethod
+    def create(cls, root: str | Path, *, name: str, run_id: str | None = None) -> "RunFolder":
+        """Make the folder of this run, or open it where this run has one already.
+
+        The id is, first come first served: `run_id`; the environment's ``MMLIGHT_RUN_ID``;
+        SLURM's array id and task id, or its job id; torchrun's ``--rdzv-id``; a fresh
+        ``YYYYMMDD-HHMMSS-xxxx``. It is exported as ``MMLIGHT_RUN_ID``, so that the ranks this
+        process starts agree with it.
+
+        Args:
+            root: the folder of all runs.
+            name: the experiment's name; letters, digits, dots, dashes and underscores.
+            run_id: the id, where the caller knows it.
+
+        Raises:
+            UserError: `name` or the id is unfit for a folder, or several processes were started
+                without anything to agree on.
+        """
+        folder = Path(root) / _checked("name", name)
+        known = run_id or agreed_id(os.environ)
+        if known is None:
+            if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise UserError(
+                    f"{os.environ['WORLD_SIZE']} processes were started without a common run id; "
+                    f"set {RUN_ID} to the same value for all of them, or start torchrun with "
+                    "--rdzv-id"
+                )
+            known = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        run = cls(folder / _checked("id", known))
+        run.path.mkdir(parents=True, exist_ok=True)
+        _export(run.id)
+        return run
+
+    @classmethod
+    def latest(cls, root: str | Path, *, name: str) -> "RunFolder":
+        """Return the run to continue: this job's own, else the newest with a checkpoint.
+
+        Where the environment gives this run an id (see `create`), only that run is looked at, so
+        that the tasks of a job array don't continue one another.
+
+        Args:
+            root: the folder of all runs.
+            name: the experiment's name.
+
+        Raises:
+            UserError: there is no complete checkpoint to continue from.
+        """
+        folder = Path(root) / _checked("name", name)
+        agreed = agreed_id(os.environ)
+        candidates = [folder / agreed] if agreed else sorted(folder.glob("*/"))
+        found: list[tuple[int, RunFolder]] = []
+        for path in candidates:
+            run = cls(path)
+            newest = run.newest_checkpoint()
+            if newest is not None:
+                found.append((newest.stat().st_mtime_ns, run))
+        if not found:
+            where = folder / agreed if agreed else folder
+            raise UserError(
+                f"no run to continue: {where} holds no complete checkpoint; leave out "
+                "'--ckpt_path last' to start one"
+            )
+        run = max(found, key=lambda pair: (pair[0], pair[1].id))[1]
+        _export(run.id)
+        return run
+
+    @property
+    def id(self) -> str:
+        """The run's id, also its id in W&B."""
+        return f"{self.of.id}-{self.path.name}" if self.of else self.path.name
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.of.name if self.of else self.path.parent.name
+
+    def below(self, verb: str) -> "RunFolder":
+        """Make a folder below this run for an evaluation of it, which then overwrites nothing.
+
+        Args:
+            verb: ``validate``, ``test`` or ``predict``.
+        """
+        folder = RunFolder(self.path / verb, of=self)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, which runs again as it stands."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_csv(self) -> Path:
+        """A table with one line per step."""
+        return self.path / "metrics.csv"
+
+    @property
+    def metrics_jsonl(self) -> Path:
+        """The log of metrics, a line per entry: what all tables and plots are made of."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """What came out, and of what."""
+        return self.path / "summary.json"
+
+    @property
+    def provenance(self) -> Path:
+        """What ran: code, packages, machine, data."""
+        return self.path / "provenance.json"
+
+    @property
+    def patch(self) -> Path:
+        """What the code had uncommitted."""
+        return self.path / "git.patch"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows all of it."""
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of pictures."""
+        return self.path / "plots"
+
+    @property
+    def embeddings(self) -> Path:
+        """The folder of embeddings that `mmlight predict` writes."""
+        return self.path / "embeddings"
+
+    def newest_checkpoint(self) -> Path | None:
+        """Return the newest complete checkpoint of this run; one cut short by a kill is passed."""
+        paths = [p for p in self.checkpoints.glob("*.ckpt") if p.is_file()]
+        paths.sort(key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
+        # A checkpoint is a zip archive, whose directory stands at its end.
+        return next((p for p in paths if zipfile.is_zipfile(p)), None)
+
+
+def agreed_id(environ: Mapping[str, str]) -> str | None:
+    """Return the id that all ranks and restarts of this run know, or None.
+
+    Args:
+        environ: the environment variables.
+    """
+    ours = environ.get(_OWNER) == str(os.getpid())  # exported by this process for its children
+    if environ.get(RUN_ID) and not ours:
+        return environ[RUN_ID]
+    if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    if environ.get("SLURM_JOB_ID"):
+        return environ["SLURM_JOB_ID"]
+    if environ.get("TORCHELASTIC_RUN_ID", "none") != "none":
+        return environ["TORCHELASTIC_RUN_ID"]
+    return None
+
+
+def _export(run_id: str) -> None:
+    if os.environ.get(RUN_ID) == run_id:
+        return
+    os.environ[RUN_ID] = run_id
+    os.environ[_OWNER] = str(os.getpid())
+
+
+def _checked(what: str, value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise UserError(
+            f"run {what} {value!r} cannot name a folder; use letters, digits, '.', '-' and '_', "
+            "beginning with a letter or a digit"
+        )
+    return value

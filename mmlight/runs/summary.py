@@ -1,0 +1,130 @@
+"""What came out of a run: the final and the best value of each metric."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+from mmlight.runs.metrics_log import AXES
+
+SAMPLES_PER_S = "train/samples_per_s"
+_SMALLER_IS_BETTER = ("loss", "rank", "error", "perplexity")
+_NO_SCORE = ("chance_recall", "samples_per_s", "num_", "lr")
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best value of a metric.
+
+    Attributes:
+        value: the value.
+        step: the first step at which it was reached.
+    """
+
+    value: float
+    step: int
+
+
+def direction(name: str) -> Literal["min", "max"]:
+    """Return whether a metric is better small (losses, ranks, errors) or large.
+
+    Args:
+        name: such as ``val/image_to_text/median_rank``.
+    """
+    if "reciprocal" in name:
+        return "max"
+    return "min" if any(word in name for word in _SMALLER_IS_BETTER) else "max"
+
+
+def final_values(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the last value of each metric.
+
+    Args:
+        rows: as `mmlight.runs.metrics_log.read_rows` gives them.
+    """
+    final: dict[str, float] = {}
+    for row in rows:
+        final.update({name: float(value) for name, value in row.items() if name not in AXES})
+    return final
+
+
+def best_values(rows: list[dict[str, Any]]) -> dict[str, Best]:
+    """Return the best value of each score: evaluation metrics and the training loss.
+
+    NaN is never best.
+
+    Args:
+        rows: as `mmlight.runs.metrics_log.read_rows` gives them.
+    """
+    best: dict[str, Best] = {}
+    for row in rows:
+        for name, raw in row.items():
+            if not _is_score(name):
+                continue
+            value = float(raw)
+            sign = 1 if direction(name) == "max" else -1
+            if value == value and (name not in best or sign * value > sign * best[name].value):
+                best[name] = Best(value=value, step=row["step"])
+    return best
+
+
+def typical_samples_per_s(rows: list[dict[str, Any]]) -> float | None:
+    """Return the median of the logged training speed, or None where none was logged.
+
+    Args:
+        rows: as `mmlight.runs.metrics_log.read_rows` gives them.
+    """
+    speeds = [float(row[SAMPLES_PER_S]) for row in rows if SAMPLES_PER_S in row]
+    return median(speeds) if speeds else None
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Retrieval in one direction.
+
+    Attributes:
+        stage: ``val`` or ``test``.
+        query: the modality that asks.
+        gallery: the modality that is searched.
+        scores: by metric name without its prefix, such as ``recall_at_1``.
+    """
+
+    stage: str
+    query: str
+    gallery: str
+    scores: dict[str, float]
+
+
+def retrieval_scores(final: Mapping[str, float]) -> list[PairScores]:
+    """Return the final retrieval metrics, one entry per stage and ordered pair of modalities.
+
+    Args:
+        final: values by name; those of the form ``stage/a_to_b/metric`` are taken.
+    """
+    pairs: dict[tuple[str, str, str], dict[str, float]] = {}
+    for name, value in final.items():
+        parts = name.split("/")
+        if len(parts) == 3 and "_to_" in parts[1]:
+            query, gallery = parts[1].split("_to_", 1)
+            pairs.setdefault((parts[0], query, gallery), {})[parts[2]] = value
+    return [PairScores(*key, scores) for key, scores in pairs.items()]
+
+
+def other_scores(final: Mapping[str, float]) -> dict[str, float]:
+    """Return the final evaluation metrics that are not retrieval: losses, zero-shot accuracy.
+
+    Args:
+        final: values by name.
+    """
+    return {
+        name: value
+        for name, value in final.items()
+        if not name.startswith("train/") and name.count("/") and "_to_" not in name
+    }
+
+
+def _is_score(name: str) -> bool:
+    if name in AXES or "/" not in name or any(word in name for word in _NO_SCORE):
+        return False
+    stage, rest = name.split("/", 1)
+    return stage != "train" or "loss" in rest

@@ -1,0 +1,148 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mmlight.runs.files import write_json
+from mmlight.runs.report import write_report
+from mmlight.runs.run import RunFolder
+from mmlight.runs.summary import best_values, direction, final_values
+from mmlight.runs.table import format_table
+
+
+def summary(**changes):
+    return {
+        "name": "scenes",
+        "id": "one",
+        "verb": "fit",
+        "status": "finished",
+        "error": None,
+        "final": {
+            "train/loss": 0.5,
+            "val/loss": "nan",
+            "val/image_to_text/recall_at_1": 0.5,
+            "val/image_to_text/recall_at_5": 0.75,
+            "val/image_to_text/median_rank": 2.0,
+            "val/image_to_text/chance_recall_at_1": 0.01,
+            "test/zero_shot/image_accuracy_at_1": 0.975,
+        },
+        "best": {"val/loss": {"value": 0.4, "step": 1200}},
+        "steps": 1500,
+        "samples_seen": 96000,
+        "samples_per_s": 512.3,
+        "wall_s": 187.0,
+        "ended": "2026-01-01T00:00:00+00:00",
+        "peak_memory_mb": {"process": 812.0},
+        "seed": 0,
+        "data": {"fingerprint": {"train": "ab" * 32}},
+        "checkpoints": {"best": None, "last": "checkpoints/last.ckpt"},
+        "git": {"commit": "c" * 40, "branch": "main", "dirty": True, "untracked": 0},
+        "packages": {"torch": "2.11.0"},
+        "command": "mmlight fit --name '<b>bold</b>'",
+        "devices": ["cpu"],
+        **changes,
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = RunFolder(tmp_path / "scenes" / "one")
+    write_json(folder.summary, summary())
+    folder.config.write_text("model:\n  name: a & b\n")
+    folder.plots.mkdir()
+    for name in ("val_similarity_image_text", "curves", "val_retrieval_image_to_text"):
+        Image.fromarray(np.full((20, 40, 3), 200, np.uint8)).save(folder.plots / f"{name}.png")
+    return folder
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.open, self.links, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "br", "!doctype"):
+            self.open.append(tag)
+        self.links += [v for k, v in attributes if k in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parse(path):
+    page = Page()
+    page.feed(path.read_text())
+    assert page.open == []
+    return page
+
+
+def test_report_holds_everything_and_points_nowhere(run):
+    page = parse(write_report(run))
+    text = " ".join(page.text)
+    for part in ("val: image → text", "50.0 %", "1.00 %", "50 x", "97.5 %", "nan", "c" * 40):
+        assert part in text, part
+    assert "a & b" in text and "<b>bold</b>" in text and "b" not in page.tags
+    assert "uncommitted changes" in text and "torch==2.11.0" in text
+    assert len(page.links) == 3 and all(s.startswith("data:image/png;base64,") for s in page.links)
+    assert "script" not in page.tags and "link" not in page.tags
+    assert not re.search(r"url\(|@import|https?:", run.report.read_text())
+
+
+def test_curves_come_first(run):
+    html = write_report(run).read_text()
+    places = [html.index(f">{n}<") for n in ("curves", "val retrieval image to text",
+                                             "val similarity image text")]  # fmt: skip
+    assert places == sorted(places)
+
+
+def test_failed_run_says_why(run):
+    write_json(run.summary, summary(status="failed", error="ArithmeticError: <nan>", final={}))
+    text = " ".join(parse(write_report(run)).text)
+    assert "failed" in text and "ArithmeticError: <nan>" in text
+
+
+def test_table_fits_a_narrow_terminal(run):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))
+    console.print(format_table(json.loads(run.summary.read_text())))
+    text = console.export_text()
+    for part in ("val: image → text", "50.0 %", "75.0 %", "1.00 %", "50 x",
+                 "test/zero_shot/image_accuracy_at_1"):  # fmt: skip
+        assert part in text, text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("val/loss", "min"),
+        ("val/image_to_text/median_rank", "min"),
+        ("val/image_to_text/recall_at_1", "max"),
+        ("val/image_to_text/mean_reciprocal_rank", "max"),
+        ("val/zero_shot/image_accuracy_at_1", "max"),
+    ],
+)
+def test_direction_of_a_metric(name, expected):
+    assert direction(name) == expected
+
+
+def test_best_is_the_first_best_and_never_nan():
+    rows = [
+        {"step": 1, "val/loss": "nan", "val/x_to_y/recall_at_1": 0.2, "lr": 1},
+        {"step": 2, "val/loss": 0.5, "val/x_to_y/recall_at_1": 0.4, "train/samples_per_s": 9},
+        {"step": 3, "val/loss": 0.5, "val/x_to_y/chance_recall_at_1": 0.1, "train/loss": 2},
+        {"step": 4, "val/loss": 0.9, "val/x_to_y/recall_at_1": 0.3, "train/loss": 3},
+    ]
+    best = best_values(rows)
+    assert {n: (b.value, b.step) for n, b in best.items()} == {
+        "val/loss": (0.5, 2),
+        "val/x_to_y/recall_at_1": (0.4, 2),
+        "train/loss": (2, 3),
+    }
+    assert final_values(rows)["val/loss"] == 0.9

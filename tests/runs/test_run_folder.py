@@ -1,0 +1,146 @@
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from mmlight.errors import UserError
+from mmlight.runs.files import write_json, write_text
+from mmlight.runs.run import RUN_ID, RunFolder, agreed_id
+
+VARIABLES = (
+    RUN_ID,
+    "MMLIGHT_RUN_OWNER",
+    "SLURM_JOB_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "TORCHELASTIC_RUN_ID",
+    "RANK",
+    "WORLD_SIZE",
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in VARIABLES:
+        # Set first, so that what the code exports is taken back afterwards.
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+
+
+def checkpoint(run, name, *, age_s):
+    run.checkpoints.mkdir(exist_ok=True)
+    path = run.checkpoints / name
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("data", b"x" * 1000)
+    os.utime(path, (1e9 - age_s, 1e9 - age_s))
+    return path
+
+
+def test_fresh_runs_get_folders_of_their_own(tmp_path):
+    first = RunFolder.create(tmp_path, name="scenes")
+    second = RunFolder.create(tmp_path, name="scenes")
+    assert first.path != second.path and first.path.parent == tmp_path / "scenes"
+    assert first.name == "scenes" and first.path.is_dir() and second.path.is_dir()
+
+
+def test_child_processes_agree_with_the_one_that_started_them(tmp_path):
+    run = RunFolder.create(tmp_path, name="scenes")
+    code = (
+        "import sys; from mmlight.runs.run import RunFolder;"
+        "print(RunFolder.create(sys.argv[1], name='scenes').id)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == run.id
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"SLURM_JOB_ID": "71"}, "71"),
+        (
+            {"SLURM_JOB_ID": "73", "SLURM_ARRAY_JOB_ID": "71", "SLURM_ARRAY_TASK_ID": "2"},
+            "71_2",
+        ),
+        ({"SLURM_JOB_ID": "71", RUN_ID: "mine"}, "mine"),
+        ({"TORCHELASTIC_RUN_ID": "abc"}, "abc"),
+        ({"TORCHELASTIC_RUN_ID": "none"}, None),
+        ({}, None),
+    ],
+)
+def test_id_that_all_ranks_and_restarts_know(environ, expected):
+    assert agreed_id(environ) == expected
+
+
+def test_processes_without_a_common_id_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"4 processes.*MMLIGHT_RUN_ID"):
+        RunFolder.create(tmp_path, name="scenes")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b"])
+def test_name_that_is_no_folder_name_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="run name"):
+        RunFolder.create(tmp_path, name=name)
+
+
+def test_latest_is_the_run_with_the_newest_checkpoint(tmp_path):
+    old, new, empty = (RunFolder.create(tmp_path, name="s", run_id=i) for i in ("b", "a", "c"))
+    os.environ.pop(RUN_ID)
+    checkpoint(old, "last.ckpt", age_s=100)
+    newest = checkpoint(new, "last.ckpt", age_s=50)
+    checkpoint(new, "step=5.ckpt", age_s=90)
+    assert not empty.newest_checkpoint()
+    assert RunFolder.latest(tmp_path, name="s") == new
+    assert new.newest_checkpoint() == newest
+
+
+def test_checkpoint_cut_short_is_passed_over(tmp_path):
+    run = RunFolder.create(tmp_path, name="s")
+    whole = checkpoint(run, "step=5.ckpt", age_s=90)
+    torn = checkpoint(run, "last.ckpt", age_s=10)
+    torn.write_bytes(torn.read_bytes()[:500])
+    assert run.newest_checkpoint() == whole
+
+
+def test_nothing_to_continue_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match=r"no run to continue.*ckpt_path") as caught:
+        RunFolder.latest(tmp_path, name="s")
+    assert "\n" not in str(caught.value)
+
+
+def test_task_of_a_job_array_does_not_continue_another(tmp_path, monkeypatch):
+    other = RunFolder.create(tmp_path, name="s", run_id="71_1")
+    checkpoint(other, "last.ckpt", age_s=1)
+    os.environ.pop(RUN_ID)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "71")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    with pytest.raises(UserError, match="71_2"):
+        RunFolder.latest(tmp_path, name="s")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert RunFolder.latest(tmp_path, name="s") == other
+
+
+def test_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "summary.json"
+    write_json(path, {"a": float("inf"), "b": (1, 2), "c": path})
+    before = path.read_text()
+    assert '"inf"' in before
+    with pytest.raises(AttributeError):
+        write_text(path, object())
+    assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_runs_need_neither_torch_nor_matplotlib():
+    code = (
+        "import sys, importlib, pkgutil, mmlight.runs as r;"
+        "[importlib.import_module(m.name) for m in "
+        "pkgutil.walk_packages(r.__path__, 'mmlight.runs.')];"
+        "print([m for m in ('torch', 'matplotlib', 'sklearn', 'wandb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

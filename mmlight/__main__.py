@@ -38,19 +38,23 @@ def _usage() -> str:
 
 def _verb(name: str) -> Callable[[Sequence[str]], int]:
     if name in TRAINING_VERBS:
-        from mmlight.cli import main
+        from mmlight import cli
 
-        return lambda rest: main([name, *rest])
+        return lambda rest: cli.main([name, *rest])
     if name == "shards":
-        from mmlight.data.shards_command import main
-    elif name == "tokenizer":
-        from mmlight.data.tokenizer_command import main
-    elif name == "scenes":
-        from mmlight.data.scenes_command import main
-    else:
-        verbs = {**TRAINING_VERBS, **OTHER_VERBS}
-        raise UserError(f"unknown verb '{name}'{nearest(name, verbs)}; see mmlight --help")
-    return main
+        from mmlight.data import shards_command
+
+        return shards_command.main
+    if name == "tokenizer":
+        from mmlight.data import tokenizer_command
+
+        return tokenizer_command.main
+    if name == "scenes":
+        from mmlight.data import scenes_command
+
+        return scenes_command.main
+    verbs = {**TRAINING_VERBS, **OTHER_VERBS}
+    raise UserError(f"unknown verb '{name}'{nearest(name, verbs)}; see mmlight --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,5 @@
 """`mmlight fit|validate|test|predict`: a thin LightningCLI over one YAML per experiment."""
 
-import json
 import logging
 import os
 import sys
@@ -15,24 +14,20 @@ import yaml
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from rich.console import Console
 
 from mmlight import compose
 from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
 from mmlight.callbacks.ema import Ema
 from mmlight.callbacks.embeddings import EmbeddingWriter
 from mmlight.callbacks.pictures import Pictures
-from mmlight.callbacks.progress import ProgressLine
+from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
-from mmlight.callbacks.run_logger import RunLogger, WandbRun
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.zero_shot import ZeroShot
 from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
-from mmlight.runs.report import write_report
 from mmlight.runs.run import RunFolder
-from mmlight.runs.table import format_table
 from mmlight.tasks.task import Task, read_checkpoint
 
 LAST = "last"
@@ -132,31 +127,33 @@ class MmlightCLI(LightningCLI):
             read_checkpoint(Path(config["ckpt_path"]))
         if verb != "fit" and asked == LAST:
             # What an evaluation writes lies beside what training wrote, not over it.
-            self.run = RunFolder(self.run.path / verb)
+            self.run = self.run.below(verb)
             self.run.path.mkdir(exist_ok=True)
 
-    def config_text(self) -> str:
-        """Return the resolved configuration as YAML that runs again as it stands."""
-        verb = self.subcommand
-        values = yaml.safe_load(
+    def resolved_config(self) -> dict[str, Any]:
+        """Return the configuration with every default filled in, which runs again as it stands."""
+        verb = str(self.subcommand)
+        values: dict[str, Any] = yaml.safe_load(
             self._subcommand_parsers[verb].dump(
                 self.config[verb], skip_none=False, skip_validation=True
             )
         )
-        for key in ("config", "ckpt_path"):
-            values.pop(key, None)
-        return yaml.safe_dump(values, sort_keys=False)
+        return {k: v for k, v in values.items() if k not in ("config", "ckpt_path")}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with everything of the run in the run's folder."""
         verb = str(self.subcommand)
         checkpoint: CheckpointSettings = self._get(self.config_init, "checkpoint")
-        text = self.config_text()
-        seed = self._get(self.config, "seed_everything")
-        callbacks: list[Callback] = [
-            ProgressLine(),
-            Record(self.run, config_text=text, seed=seed),
-        ]
+        settings: RunSettings = self._get(self.config_init, "run")
+        self.record = Record(
+            self.run,
+            verb=verb,
+            config=self.resolved_config(),
+            wandb=settings.wandb,
+            wandb_project=settings.wandb_project,
+            wandb_entity=settings.wandb_entity,
+        )
+        callbacks: list[Callback] = [Progress(), self.record]
         if verb == "fit":
             callbacks += [Throughput(), LearningRateMonitor(logging_interval="step")]
         if verb == "predict":
@@ -172,7 +169,7 @@ class MmlightCLI(LightningCLI):
         own = trainer.pop("callbacks", None) or []
         plugins = trainer.pop("plugins", None) or []
         logger = trainer.pop("logger", None)
-        loggers = self._loggers(yaml.safe_load(text))
+        loggers: list[Any] = list(self.record.loggers())
         if logger is False:
             loggers = []
         elif logger not in (None, True):
@@ -188,50 +185,19 @@ class MmlightCLI(LightningCLI):
         }
         return Trainer(**trainer, **kwargs)
 
-    def _loggers(self, config: dict[str, Any]) -> list[Any]:
-        settings: RunSettings = self._get(self.config_init, "run")
-        loggers: list[Any] = [RunLogger(self.run)]
-        if settings.wandb != "off":
-            loggers.append(
-                WandbRun(
-                    self.run,
-                    mode=settings.wandb,
-                    config=config,
-                    project=settings.wandb_project,
-                    entity=settings.wandb_entity,
-                    job_type="pretrain" if self.subcommand == "fit" else "eval",
-                )
-            )
-        return loggers
-
     def after_fit(self) -> None:
         """Score the test set if asked, then write the report."""
         settings: RunSettings = self._get(self.config_init, "run")
         if settings.test:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        self._conclude()
+        self.record.conclude(self.trainer)
 
     def after_validate(self) -> None:
         """Write the report."""
-        self._conclude()
+        self.record.conclude(self.trainer)
 
     after_test = after_validate
     after_predict = after_validate
-
-    def _conclude(self) -> None:
-        """Close W&B, write the report, and say where everything is."""
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbRun):
-                logger.finish()
-        if not self.trainer.is_global_zero:
-            return
-        console = Console()
-        if self.subcommand == "predict":
-            console.print(f"embeddings: {self.run.embeddings}", soft_wrap=True)
-            return
-        report = write_report(self.run)
-        console.print(format_table(json.loads(self.run.summary.read_text(encoding="utf-8"))))
-        console.print(f"run: {self.run.path}\nreport: {report}", soft_wrap=True)
 
 
 def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:

@@ -80,3 +80,11 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def set_checkpointing(self, enabled: bool) -> None:
         """Recompute the repeated blocks in backward instead of keeping their activations."""
+
+    @abstractmethod
+    def rebuild_args(self) -> dict[str, Any]:
+        """Return arguments of ``__init__`` that rebuild the architecture without a checkpoint.
+
+        They name no hub and no weight file, so that what was trained can be loaded from its own
+        checkpoint alone.
+        """

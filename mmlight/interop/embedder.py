@@ -131,9 +131,7 @@ class Embedder:
         return settings
 
     @torch.inference_mode()
-    def _embed(
-        self, modality: Modality, samples: Iterator[Sample], *, batch_size: int
-    ) -> Tensor:
+    def _embed(self, modality: Modality, samples: Iterator[Sample], *, batch_size: int) -> Tensor:
         layout = Layout(
             modalities=(modality,), labels=False, fields=(), image=self._image, text=self._text
         )

@@ -4,8 +4,9 @@ Shapes as in `mmlight.batch`: B samples, N captions, D joint width.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from mmlight.objectives.objective import Objective
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
 from mmlight.tasks.retrieval_scores import FeatureStore, score_pairs
+from mmlight.tasks.spec import describe
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Tower, Towers
 
@@ -60,6 +62,10 @@ class Contrastive(Task):
         self.evaluation: Evaluation | None = None
         self._store: FeatureStore | None = None
 
+    def tower(self, modality: Modality) -> Tower:
+        """Return a built tower."""
+        return cast(Tower, self.towers[modality])
+
     def build(self) -> None:
         """Create the towers and the objective."""
         given = self.tower_settings.given()
@@ -71,20 +77,28 @@ class Contrastive(Task):
         )
         if self.preprocessing is not None:
             for name in given:
-                check_tower_fits(name, self.towers[name].encoder, self.preprocessing)
+                check_tower_fits(self.tower(name).encoder, self.preprocessing)
         self.objective = self._make_objective()
         self.objective.build(tuple(given))
         if self.compile_mode == "blocks":
-            for tower in self.towers.values():
-                tower.compile_blocks()
+            for name in given:
+                self.tower(name).compile_blocks()
 
     def no_weight_decay(self) -> set[str]:
         """Return what the encoders exclude, under this module's names."""
         return {
             f"towers.{name}.encoder.{parameter}"
-            for name, tower in self.towers.items()
-            for parameter in tower.encoder.no_weight_decay()
+            for name in self.tower_settings.given()
+            for parameter in self.tower(name).encoder.no_weight_decay()
         }
+
+    def rebuild_description(self) -> dict[str, Any]:
+        """Return the description with each encoder as an architecture, not a pretrained name."""
+        described = deepcopy(self.description)
+        for name in self.tower_settings.given():
+            encoder = described["init_args"]["towers"][name]["encoder"]
+            encoder["init_args"] = describe(self.tower(name).encoder.rebuild_args())
+        return described
 
     def after_step(self) -> None:
         """Clamp the temperature."""
@@ -92,7 +106,7 @@ class Contrastive(Task):
 
     def encode(self, modality: Modality, inputs: Any) -> Tensor:
         """Return unit-length joint-space features, float32: (B, D), or (N, D) for captions."""
-        return F.normalize(self.towers[modality](inputs).float(), dim=-1)
+        return F.normalize(self.tower(modality)(inputs).float(), dim=-1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the objective's loss over the global batch."""
@@ -100,7 +114,7 @@ class Contrastive(Task):
 
         def encode(modality: Modality) -> Tensor:
             if modality not in encoded:
-                encoded[modality] = self.towers[modality](getattr(batch, modality))
+                encoded[modality] = self.tower(modality)(getattr(batch, modality))
             return encoded[modality]
 
         loss = self.objective(encode, batch)
@@ -114,7 +128,7 @@ class Contrastive(Task):
         """Start an empty store of features."""
         self._store = FeatureStore(tuple(self.tower_settings.given()))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[Modality, Tensor]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Keep the features of every sample; return them for callbacks (zero-shot)."""
         return self._evaluation_step(batch, stage="val")
 
@@ -126,7 +140,7 @@ class Contrastive(Task):
         """Start an empty store of features."""
         self.on_validation_epoch_start()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[Modality, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Do what `validation_step` does, on the test set."""
         return self._evaluation_step(batch, stage="test")
 
@@ -142,14 +156,14 @@ class Contrastive(Task):
             if name in self.towers
         }
 
-    def _evaluation_step(self, batch: Batch, *, stage: str) -> dict[Modality, Tensor]:
+    def _evaluation_step(self, batch: Batch, *, stage: str) -> dict[str, Any]:
         assert self._store is not None
         features = self.predict_step(batch, 0)
         self._store.add(batch, features)
         # On every rank, whatever its rows: the objective is a collective.
         loss = self.objective(*first_captions(batch, features))
         self.log(f"{stage}/loss", loss.value, on_step=False, on_epoch=True, batch_size=batch.size)
-        return features
+        return {str(name): value for name, value in features.items()}
 
     def _evaluation_end(self, stage: str) -> None:
         assert self._store is not None
@@ -158,9 +172,7 @@ class Contrastive(Task):
         scores = score_pairs(gathered, device=self.device)
         # Every rank holds the same scores: nothing to reduce.
         self.log_dict({f"{stage}/{name}": value for name, value in scores.items()})
-        self.evaluation = (
-            gathered.as_evaluation(stage) if self.trainer.is_global_zero else None
-        )
+        self.evaluation = gathered.as_evaluation(stage) if self.trainer.is_global_zero else None
 
 
 def first_captions(
@@ -191,17 +203,15 @@ def first_captions(
     return selected.__getitem__, replace(batch, text=one_each)
 
 
-def check_tower_fits(
-    modality: Modality, encoder: nn.Module, preprocessing: dict[str, Any]
-) -> None:
+def check_tower_fits(encoder: Any, preprocessing: dict[str, Any]) -> None:
     """Raise UserError where the data's settings and an encoder disagree.
 
     Args:
-        modality: the tower's modality.
-        encoder: its encoder.
+        encoder: an encoder of `mmlight.encoders`.
         preprocessing: what the data module says of itself: plain settings by modality, or None
             for a modality that the data lacks.
     """
+    modality: Modality = encoder.modality
     settings = preprocessing.get(modality)
     where = f"model.towers.{modality}"
     if settings is None:

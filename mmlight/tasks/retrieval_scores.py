@@ -115,11 +115,15 @@ class FeatureStore:
         for name in self.modalities:
             if not any(name in part for part in everywhere):
                 continue
-            width = max(p[0].shape[1] for p in self._parts.get(name, [])) if name in self._parts else 0
+            width = (
+                max(p[0].shape[1] for p in self._parts.get(name, [])) if name in self._parts else 0
+            )
             width = max(comm.gather_objects(width))
             empty = (torch.zeros(0, width), torch.zeros(0).long(), torch.zeros(0).long())
             parts = self._parts.get(name) or [empty]
-            joined = [comm.gather_variable(torch.cat(column)) for column in zip(*parts, strict=True)]
+            joined = [
+                comm.gather_variable(torch.cat(column)) for column in zip(*parts, strict=True)
+            ]
             features_ND, item_N, label_N = joined
             order_N = torch.argsort(item_N, stable=True)
             if name == "text":

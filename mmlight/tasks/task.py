@@ -64,6 +64,10 @@ class Task(lightning.LightningModule):
     def no_weight_decay(self) -> set[str]:
         """Return further names of parameters that must not be decayed."""
 
+    def rebuild_description(self) -> dict[str, Any]:
+        """Return the description from which a checkpoint is loaded; it names no other file."""
+        return self.description
+
     def after_step(self) -> None:
         """Put parameters back into their range after an optimiser step."""
 
@@ -110,7 +114,7 @@ class Task(lightning.LightningModule):
 
     def log_gated(self, values: dict[str, Tensor]) -> None:
         """Log training values, only in steps whose values are kept (a call costs 1 ms)."""
-        every = self.trainer.log_every_n_steps
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
             self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 
@@ -118,7 +122,7 @@ class Task(lightning.LightningModule):
         """Write what rebuilds this task and prepares its inputs."""
         checkpoint[CHECKPOINT_KEY] = {
             "version": CHECKPOINT_VERSION,
-            "task": self.description,
+            "task": self.rebuild_description(),
             "preprocessing": self.preprocessing,
         }
 

@@ -86,7 +86,7 @@ def test_tower_of_another_modality_is_refused():
 
 def test_no_projection_needs_equal_widths():
     bare = TowerSettings(encoder=tiny.towers().image.encoder, projection="none")
-    with pytest.raises(UserError, match="gives 16 and model.embed_dim is 8"):
+    with pytest.raises(UserError, match=r"gives 16 and model\.embed_dim is 8"):
         tiny.task(towers=Towers(image=bare, text=tiny.towers().text))
 
 
@@ -103,7 +103,7 @@ def test_no_projection_needs_equal_widths():
 def test_data_that_does_not_fit_a_tower_is_refused(modality, settings, said):
     encoder = tiny.task().towers[modality].encoder
     with pytest.raises(UserError, match=said):
-        check_tower_fits(modality, encoder, {modality: settings})
+        check_tower_fits(encoder, {modality: settings})
 
 
 def test_first_captions_keeps_one_row_for_each_sample():

@@ -30,7 +30,7 @@ def test_task_is_rebuilt_with_equal_settings():
 
 
 def test_lambda_is_refused_with_what_would_work():
-    with pytest.raises(UserError, match="functools.partial"):
+    with pytest.raises(UserError, match=r"functools\.partial"):
         describe(lambda: None)
 
 

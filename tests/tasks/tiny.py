@@ -16,7 +16,9 @@ VIT = dict(patch_size=8, embed_dim=16, depth=2, num_heads=2)
 
 
 def towers(**image):
-    image = {"encoder": partial(TimmImage, "vit_tiny_patch16_224", img_size=16, timm_kwargs=VIT)} | image
+    image = {
+        "encoder": partial(TimmImage, "vit_tiny_patch16_224", img_size=16, timm_kwargs=VIT)
+    } | image
     return Towers(
         image=TowerSettings(**image),
         text=TowerSettings(

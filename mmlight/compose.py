@@ -84,9 +84,7 @@ def _collect(path: Path, *, trail: tuple[Path, ...], layers: list[Layer]) -> Non
     if isinstance(parents, str):
         parents = [parents]
     if not isinstance(parents, list) or not all(isinstance(p, str) for p in parents):
-        raise UserError(
-            f"config file {path}: `{EXTENDS}` must be a list of paths, got {parents!r}"
-        )
+        raise UserError(f"config file {path}: `{EXTENDS}` must be a list of paths, got {parents!r}")
     for parent in parents:
         _collect(path.parent / parent, trail=(*trail, real), layers=layers)
     layers.append(Layer(path=path, values=values))

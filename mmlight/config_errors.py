@@ -42,9 +42,7 @@ def one_line(message: str, *, known_keys: Iterable[str]) -> str:
     return f"{where}: {said}" if where and where not in said else said
 
 
-def _unknown_key(
-    key: str, *, where: str, message: str, known_keys: Iterable[str]
-) -> str:
+def _unknown_key(key: str, *, where: str, message: str, known_keys: Iterable[str]) -> str:
     classes = _CLASS.findall(message)
     parts = key.split(".")
     if where and classes:

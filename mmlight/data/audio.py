@@ -1,0 +1,95 @@
+"""Decodes an audio member into a mono waveform at the model's sampling rate."""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from mmlight.data.draw import Draws
+from mmlight.errors import UserError
+
+Waveform = npt.NDArray[np.float32]
+
+_MAX_CHANNELS = 64
+
+
+@dataclass
+class AudioSettings:
+    """How sounds become waveforms. Channels are averaged; resampling is SoX's high quality.
+
+    Args:
+        sample_rate_hz: sampling rate that the audio encoder expects.
+        max_seconds: longer clips are cut to this; only the part that is kept is decoded.
+        train_crop: which part of a long clip training keeps: a random one, the start or the middle.
+        eval_crop: which part evaluation keeps.
+    """
+
+    sample_rate_hz: int = 16_000
+    max_seconds: float = 10.0
+    train_crop: Literal["random", "start", "center"] = "random"
+    eval_crop: Literal["start", "center"] = "center"
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if self.sample_rate_hz < 1:
+            raise UserError(f"audio.sample_rate_hz must be 1 or more, not {self.sample_rate_hz}")
+        if not 0 < self.max_seconds < math.inf:
+            raise UserError(f"audio.max_seconds must be above 0, not {self.max_seconds}")
+        if self.max_samples < 1:
+            raise UserError(f"audio.max_seconds={self.max_seconds} is less than one sample")
+
+    @property
+    def max_samples(self) -> int:
+        """Most samples of a waveform."""
+        return round(self.max_seconds * self.sample_rate_hz)
+
+
+def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> Waveform:
+    """Decode, crop, mix and resample one clip (FLAC, WAV, OGG, MP3 and what else libsndfile reads).
+
+    Args:
+        data: the member's bytes.
+        settings: sampling rate and crops.
+        draws: random numbers in training; None in evaluation.
+
+    Returns:
+        (T,) float32 in [-1, 1], at least one sample long.
+
+    Raises:
+        Exception: whatever the decoder says about a broken file.
+    """
+    crop = settings.eval_crop if draws is None else settings.train_crop
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
+        if file.channels > _MAX_CHANNELS:
+            raise ValueError(f"{file.channels} channels are more than {_MAX_CHANNELS}")
+        rate = int(file.samplerate)
+        total = int(file.frames)
+        wanted = min(total, math.ceil(settings.max_samples * rate / settings.sample_rate_hz))
+        start = 0
+        if wanted < total:
+            spare = total - wanted
+            if crop == "random":
+                assert draws is not None
+                start = draws.integer(spare + 1)
+            elif crop == "center":
+                start = spare // 2
+            file.seek(start)
+        frames = file.read(wanted, dtype="float32", always_2d=True)
+        # MP3 without a length header states an estimate
+        if len(frames) < wanted and file.format != "MP3":
+            raise ValueError(f"cut short: {start + len(frames)} of {total} samples")
+    if len(frames) == 0:
+        raise ValueError("no audio samples")
+    mono: Waveform = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise ValueError("the waveform is not finite")
+    if rate != settings.sample_rate_hz:
+        mono = soxr.resample(mono, rate, settings.sample_rate_hz, quality="HQ")
+        if len(mono) == 0:  # a clip shorter than one sample at the lower rate
+            raise ValueError("no audio samples after resampling")
+    return np.clip(mono[: settings.max_samples], -1.0, 1.0, dtype=np.float32)

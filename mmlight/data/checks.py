@@ -1,0 +1,86 @@
+"""Checks of a mapping against the samples themselves, before training begins."""
+
+from collections.abc import Iterator, Mapping
+
+from mmlight.data.corpus import Corpus
+from mmlight.data.members import (
+    Contents,
+    Members,
+    check_extensions,
+    parse_label,
+    parse_source,
+)
+from mmlight.errors import UserError, nearest
+
+# Enough to meet every label and key of a small data set, a fifth of a second for a large one.
+_MAX_LOOKED_AT = 20_000
+
+
+def check_members(
+    corpus: Corpus, members: Members, *, where: str, num_classes: int | None
+) -> None:
+    """Refuse members that no sample has, and labels without a class name.
+
+    Extensions are known of all samples; JSON keys and labels are looked up in up to 20,000 samples
+    spread over the corpus (a label that is met later stops the run then).
+
+    Args:
+        corpus: the samples.
+        members: how they are mapped.
+        where: name of the data set for the message.
+        num_classes: labels must be below this; None to take any.
+
+    Raises:
+        UserError: as above.
+    """
+    check_extensions(members, corpus.extensions(), where=where)
+    for entry, sources in members.groups().items():
+        keyed = [source for source in sources if parse_source(source)[1] is not None]
+        if len(keyed) == len(sources):
+            _check_keys(corpus, keyed, where=f"members.{entry}: no sample of {where}")
+    if members.label is not None and num_classes is not None:
+        _check_labels(corpus, members.label, where=where, num_classes=num_classes)
+
+
+def _spread(corpus: Corpus) -> Iterator[int]:
+    count = min(len(corpus), _MAX_LOOKED_AT)
+    return (place * len(corpus) // count for place in range(count))
+
+
+def _check_keys(corpus: Corpus, sources: list[str], *, where: str) -> None:
+    extensions = [parse_source(source)[0] for source in sources]
+    there: set[str] = set()
+    for number in _spread(corpus):
+        contents = Contents(corpus.read(number, extensions))
+        for source, extension in zip(sources, extensions, strict=True):
+            try:
+                if contents.value(source) is not None:
+                    return
+                whole = contents.value(extension)
+            except ValueError:
+                continue  # a bad sample: it is counted when its turn comes
+            if isinstance(whole, Mapping):
+                there |= set(whole)
+    keys = " or ".join(f"'{source}'" for source in sources)
+    wanted = parse_source(sources[0])[1] or ""
+    raise UserError(
+        f"{where} has {keys}; keys there are {', '.join(sorted(there)) or 'none'}"
+        f"{nearest(wanted, there)}"
+    )
+
+
+def _check_labels(corpus: Corpus, source: str, *, where: str, num_classes: int) -> None:
+    extension = parse_source(source)[0]
+    highest = -1
+    for number in _spread(corpus):
+        try:
+            highest = max(
+                highest, parse_label(Contents(corpus.read(number, [extension])).value(source))
+            )
+        except ValueError:
+            continue  # a bad sample: it is counted when its turn comes
+    if highest >= num_classes:
+        raise UserError(
+            f"{where} has label {highest}, but there are only {num_classes} class names; add the"
+            " missing names (labels count from 0)"
+        )

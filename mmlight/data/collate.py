@@ -1,0 +1,113 @@
+"""Joins decoded samples into one `Batch`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmlight.batch import Audio, BadSample, Batch, Images, Modality, Text
+from mmlight.data.image import ImageSettings
+from mmlight.data.sample import Sample
+from mmlight.data.text import TextSettings, caption_id
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What every batch of a data set holds, whether or not its samples have it.
+
+    Attributes:
+        modalities: the modalities.
+        labels: whether there are labels.
+        fields: names of further fields.
+        image: settings, for the size of the pixels.
+        text: settings, for the tokenizer.
+    """
+
+    modalities: tuple[Modality, ...]
+    labels: bool
+    fields: tuple[str, ...]
+    image: ImageSettings | None
+    text: TextSettings | None
+
+
+def collate(
+    samples: Sequence[Sample],
+    layout: Layout,
+    *,
+    epoch: int = 0,
+    step: int = 0,
+    bad: Sequence[BadSample] = (),
+) -> Batch:
+    """Join samples; missing modalities become zeros and are marked as not present.
+
+    Args:
+        samples: B decoded samples.
+        layout: what the batch holds.
+        epoch: epoch of the batch.
+        step: its number within the epoch.
+        bad: samples that were replaced or left empty.
+    """
+    text, captions = None, list[str]()
+    if "text" in layout.modalities:
+        assert layout.text is not None
+        text, captions = _join_text(samples, layout.text)
+    image = None
+    if "image" in layout.modalities:
+        assert layout.image is not None
+        image = _join_images(samples, layout.image)
+    return Batch(
+        index_B=torch.tensor([sample.index for sample in samples]),
+        keys=[sample.key for sample in samples],
+        epoch=epoch,
+        step=step,
+        valid_B=torch.tensor([sample.valid for sample in samples]),
+        image=image,
+        text=text,
+        audio=_join_audio(samples) if "audio" in layout.modalities else None,
+        label_B=torch.tensor([sample.label for sample in samples]) if layout.labels else None,
+        captions=captions,
+        fields={name: [s.fields.get(name) for s in samples] for name in layout.fields},
+        bad=tuple(bad),
+    )
+
+
+def _join_images(samples: Sequence[Sample], settings: ImageSettings) -> Images:
+    # One uint8 tensor for all: it crosses from a worker in 9 ms, 64 single ones take 32.
+    pixels_BCHW = torch.zeros(
+        (len(samples), settings.channels, settings.size, settings.size), dtype=torch.uint8
+    )
+    for row, sample in enumerate(samples):
+        if sample.pixels_CHW is not None:
+            pixels_BCHW[row] = sample.pixels_CHW
+    return Images(pixels_BCHW, torch.tensor([s.pixels_CHW is not None for s in samples]))
+
+
+def _join_audio(samples: Sequence[Sample]) -> Audio:
+    lengths = [0 if s.waveform is None else len(s.waveform) for s in samples]
+    waveform_BT = torch.zeros((len(samples), max(1, *lengths)), dtype=torch.float32)
+    for row, sample in enumerate(samples):
+        if sample.waveform is not None:
+            waveform_BT[row, : lengths[row]] = torch.from_numpy(sample.waveform)
+    return Audio(waveform_BT, torch.tensor(lengths), torch.tensor([n > 0 for n in lengths]))
+
+
+def _join_text(samples: Sequence[Sample], settings: TextSettings) -> tuple[Text, list[str]]:
+    rows = [(row, text) for row, sample in enumerate(samples) for text in sample.captions or [""]]
+    captions = [text for _, text in rows]
+    present_N = torch.tensor([bool(samples[row].captions) for row, _ in rows])
+    encoding = settings.tokenizer.encode_batch(captions, max_tokens=settings.max_tokens)
+    token_ids_NL: Tensor = torch.from_numpy(encoding.ids_NL)
+    mask_NL: Tensor = torch.from_numpy(encoding.mask_NL)
+    # a row without text has one masked-in padding token: encoders divide by the number of tokens
+    token_ids_NL[~present_N] = settings.tokenizer.pad_id
+    mask_NL[~present_N] = False
+    mask_NL[~present_N, 0] = True
+    text = Text(
+        token_ids_NL=token_ids_NL,
+        mask_NL=mask_NL,
+        present_N=present_N,
+        item_N=torch.tensor([row for row, _ in rows]),
+        caption_id_N=torch.tensor([caption_id(caption) for caption in captions]),
+    )
+    return text, captions

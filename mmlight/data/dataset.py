@@ -1,0 +1,178 @@
+"""Map-style data sets whose items are whole batches of one rank."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch.utils.data
+
+from mmlight.batch import BadSample, Batch
+from mmlight.data.collate import Layout, collate
+from mmlight.data.cursor import EvalOrder
+from mmlight.data.draw import Draws
+from mmlight.data.sample import BadMemberError, Decoding, Sample, SampleSet, decode_sample
+from mmlight.errors import UserError
+
+_MAX_REPLACEMENTS = 20
+
+
+class TrainOrder(Protocol):
+    """What `Order` and `Mixture` have in common."""
+
+    steps_per_epoch: int
+
+    def batch(self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
+        """Return the sample numbers of one rank's batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which process this is, given explicitly: worker processes cannot ask torch.distributed."""
+
+    number: int = 0
+    world_size: int = 1
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A user's mistake found in a worker.
+
+    torch would wrap an exception in the worker's traceback; the loader raises this as one line.
+    """
+
+    message: str
+
+
+class TrainBatches(torch.utils.data.Dataset[Batch | Refusal]):
+    """Item `n` is this rank's batch of the n-th step of training, whatever came before.
+
+    Args:
+        samples: the data set.
+        order: order of its samples.
+        decoding: how samples are decoded.
+        layout: what batches hold.
+        seed: seed of crops, captions and replacements.
+        rank: this process.
+    """
+
+    def __init__(
+        self,
+        samples: SampleSet,
+        *,
+        order: TrainOrder,
+        decoding: Decoding,
+        layout: Layout,
+        seed: int,
+        rank: Rank,
+    ) -> None:
+        self.samples = samples
+        self.order = order
+        self.decoding = decoding
+        self.layout = layout
+        self.seed = seed
+        self.rank = rank
+
+    def __getitem__(self, number: int) -> Batch | Refusal:
+        """Return a batch; bad samples in it are replaced and named in ``Batch.bad``."""
+        epoch, step = divmod(number, self.order.steps_per_epoch)
+        numbers = self.order.batch(
+            epoch, step, rank=self.rank.number, world_size=self.rank.world_size
+        )
+        bad: list[BadSample] = []
+        try:
+            rows = [self._sample(int(sample), epoch, bad) for sample in numbers]
+        except UserError as error:
+            return Refusal(str(error))
+        return collate(rows, self.layout, epoch=epoch, step=step, bad=bad)
+
+    def _sample(self, number: int, epoch: int, bad: list[BadSample]) -> Sample:
+        draws: Callable[..., Draws] = partial(Draws, seed=self.seed, epoch=epoch, sample=number)
+        try:
+            return decode_sample(self.samples, number, self.decoding, draws=draws)
+        except BadMemberError as error:
+            first = error
+        # The replacement depends on (seed, epoch, sample) alone, so it is the same on any number of
+        # ranks and after a resume.
+        choices = self.samples.neighbours(number)
+        stream = draws("replacement")
+        for _ in range(_MAX_REPLACEMENTS):
+            other = choices[stream.integer(len(choices))]
+            try:
+                sample = decode_sample(self.samples, other, self.decoding, draws=draws)
+            except BadMemberError:
+                continue
+            bad.append(describe(self.samples, number, first, replaced_by=sample.key))
+            return sample
+        raise UserError(
+            f"{_MAX_REPLACEMENTS} samples drawn in place of {self.samples.corpus.key(number)} cannot"
+            f" be decoded either ({first}); check the shards with 'mmlight shards check'"
+        )
+
+
+class EvalBatches(torch.utils.data.Dataset[Batch | Refusal]):
+    """Item `n` is this rank's n-th batch of an evaluation, with all captions of each sample.
+
+    A bad sample leaves an empty row that is marked as not valid; it is named in ``Batch.bad``.
+
+    Args:
+        samples: the data set.
+        order: order of its samples.
+        decoding: how samples are decoded.
+        layout: what batches hold.
+        rank: this process.
+    """
+
+    def __init__(
+        self,
+        samples: SampleSet,
+        *,
+        order: EvalOrder,
+        decoding: Decoding,
+        layout: Layout,
+        rank: Rank,
+    ) -> None:
+        self.samples = samples
+        self.order = order
+        self.decoding = decoding
+        self.layout = layout
+        self.rank = rank
+
+    def __getitem__(self, number: int) -> Batch | Refusal:
+        """Return a batch."""
+        numbers, valid = self.order.batch(
+            number, rank=self.rank.number, world_size=self.rank.world_size
+        )
+        bad: list[BadSample] = []
+        rows: list[Sample] = []
+        try:
+            for sample, is_valid in zip(numbers.tolist(), valid.tolist(), strict=True):
+                rows.append(self._sample(sample, bad if is_valid else []))
+                rows[-1].valid &= is_valid
+        except UserError as error:
+            return Refusal(str(error))
+        return collate(rows, self.layout, step=number, bad=bad)
+
+    def _sample(self, number: int, bad: list[BadSample]) -> Sample:
+        try:
+            return decode_sample(self.samples, number, self.decoding, draws=None)
+        except BadMemberError as error:
+            bad.append(describe(self.samples, number, error, replaced_by=""))
+            return Sample(number, self.samples.corpus.key(number), valid=False)
+
+
+def describe(
+    samples: SampleSet, number: int, error: BadMemberError, *, replaced_by: str
+) -> BadSample:
+    """Return the record of a bad sample."""
+    place, row = samples.corpus.locate(number)
+    shard = samples.corpus.shards[place]
+    return BadSample(
+        shard=str(shard.path),
+        key=shard.rows().keys[row].as_py(),
+        member=error.member,
+        reason=error.reason,
+        replaced_by=replaced_by,
+    )

@@ -1,0 +1,58 @@
+"""Random numbers that depend on (seed, epoch, sample) and nothing else."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+Purpose = Literal["image", "audio", "text", "replacement"]
+
+# Each purpose draws from a stream of its own, so that mapping one more modality leaves the crops
+# and captions of the others as they were.
+_STREAMS: dict[Purpose, int] = {"image": 1, "audio": 2, "text": 3, "replacement": 4}
+_CHUNK = 16
+
+
+class Draws:
+    """A stream of random numbers for one purpose, one sample and one epoch.
+
+    It reads raw Philox bits: NumPy keeps those stable between its versions, but not what its
+    Generator makes of them.
+
+    Args:
+        purpose: what the numbers are for.
+        seed: seed of the data module.
+        epoch: epoch of the batch.
+        sample: number of the sample in its data set.
+    """
+
+    def __init__(self, purpose: Purpose, *, seed: int, epoch: int, sample: int) -> None:
+        key = np.array([seed % 2**64, _STREAMS[purpose]], dtype=np.uint64)
+        counter = np.array([0, 0, epoch, sample], dtype=np.uint64)
+        self._bits = np.random.Philox(key=key, counter=counter)
+        self._waiting: list[int] = []
+
+    def _raw(self) -> int:
+        if not self._waiting:
+            self._waiting = self._bits.random_raw(_CHUNK).tolist()[::-1]
+        return self._waiting.pop()
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """Return a number in [low, high)."""
+        return low + (high - low) * ((self._raw() >> 11) * 2.0**-53)
+
+    def integer(self, count: int) -> int:
+        """Return a whole number in [0, count), every one equally likely to 1 in 2^64."""
+        return (self._raw() * count) >> 64
+
+    def choice(self, weights: Sequence[float]) -> int:
+        """Return a place in `weights` with a probability proportional to its weight."""
+        point = self.uniform(0.0, float(sum(weights)))
+        last = 0
+        for place, weight in enumerate(weights):
+            if weight > 0:
+                last = place
+                if point < weight:
+                    return place
+            point -= weight
+        return last  # rounding only

@@ -1,0 +1,147 @@
+"""Iterates over whole batches in worker processes.
+
+Neither class is a `torch.utils.data.DataLoader`: Lightning would give one a DistributedSampler, and
+the data sets here know their rank already.
+"""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from mmlight.batch import Batch
+from mmlight.data.dataset import EvalBatches, Refusal, TrainBatches
+from mmlight.errors import UserError
+
+
+class _CountUp(Sampler[int]):
+    """Yields whole numbers from `start` on, for ever."""
+
+    def __init__(self) -> None:
+        self.start = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+def _init_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group; the main process ends the workers in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # the tokenizers library warns when it is used on both sides of a fork
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _data_loader(
+    dataset: TrainBatches | EvalBatches,
+    sampler: Sampler[int] | range,
+    *,
+    num_workers: int,
+    pin_memory: bool,
+) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_init_worker,
+        # each new iterator draws a seed; from torch's global generator, this would change what the
+        # model draws, and differently so in a resumed run
+        generator=torch.Generator(),
+    )
+
+
+def _accept(item: Batch | Refusal) -> Batch:
+    if isinstance(item, Refusal):
+        raise UserError(item.message)
+    return item
+
+
+class TrainLoader:
+    """Batches of training from a position on.
+
+    An iteration starts at the position that holds when its first batch is asked for, and gives
+    ``len(loader)`` batches: after a resume in the middle of an epoch it would go on into the next
+    one, but the trainer stops it at the epoch's end. Workers stay alive and keep reading ahead
+    between epochs and during validation.
+
+    Args:
+        dataset: batches by number.
+        position: tells the number of the next batch, counted over all epochs.
+        num_workers: worker processes; 0 to decode in this process.
+        pin_memory: copy batches to page-locked memory, for the way to a GPU.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainBatches,
+        *,
+        position: Callable[[], int],
+        num_workers: int,
+        pin_memory: bool,
+    ) -> None:
+        self.dataset = dataset
+        self._position = position
+        self._counter = _CountUp()
+        self._loader = _data_loader(
+            dataset, self._counter, num_workers=num_workers, pin_memory=pin_memory
+        )
+        self._stream: Iterator[Any] | None = None
+        self._next = -1
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self.dataset.order.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches from the position on."""
+        # A generator runs only when asked for its first batch. Lightning makes (and drops) iterators
+        # before it restores a checkpoint, and must not start workers with these.
+        number = self._position()
+        for _ in range(len(self)):
+            if self._stream is None or self._next != number:
+                self._counter.start = number
+                self._stream = iter(self._loader)
+            number = self._next = number + 1
+            yield _accept(next(self._stream))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the position is in the data module's state.
+
+        Lightning warns about resuming within an epoch unless a loader has this method.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing; see `state_dict`."""
+
+
+class EvalLoader:
+    """All batches of an evaluation, once per iteration.
+
+    Args:
+        dataset: batches by number.
+        num_workers: worker processes; 0 to decode in this process.
+        pin_memory: copy batches to page-locked memory, for the way to a GPU.
+    """
+
+    def __init__(self, dataset: EvalBatches, *, num_workers: int, pin_memory: bool) -> None:
+        self.dataset = dataset
+        self._length = dataset.order.num_batches(dataset.rank.world_size)
+        self._loader = _data_loader(
+            dataset, range(self._length), num_workers=num_workers, pin_memory=pin_memory
+        )
+
+    def __len__(self) -> int:
+        """Return the number of batches, the same on every rank."""
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield every batch."""
+        yield from map(_accept, self._loader)

@@ -1,0 +1,232 @@
+"""Which members of a sample are its image, text, audio, label and further fields."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmlight.batch import Modality
+from mmlight.errors import UserError, nearest
+
+
+@dataclass
+class Members:
+    """Maps the members of a sample (files of one key in a shard) to what a batch holds.
+
+    A member is named by its extension, the part of the file name after the first dot: ``jpg``,
+    ``txt``. A value inside a JSON member is named ``json:caption`` (dots go deeper:
+    ``json:meta.caption``). A list means: the first of these that the sample has.
+
+    Args:
+        image: members that hold the image, such as ``[jpg, jpeg, png, webp]``.
+        text: members that hold captions: ``txt``, ``json:caption`` or a list of such names; or a
+            mapping of names to sampling weights for samples with several captions, such as
+            ``{txt: 0.7, json:alt: 0.3}`` (renormalised over those that a sample has). A JSON value
+            may be a list of captions; training draws one, evaluation takes all of them.
+        text_lines: every line of a text member is a caption of its own (CLIP_benchmark's layout).
+        class_captions: captions made of the sample's class name, such as ``["a photo of a {}"]``,
+            for data without any; needs `label` and the data's `class_names`, excludes `text`.
+        audio: members that hold the sound, such as ``[flac, wav, ogg, mp3]``.
+        label: member that holds the class number, such as ``cls`` or ``json:label``.
+        fields: further values to carry along, by name: ``{speaker: json:speaker}``. JSON members
+            are parsed, text members (txt, text, cls, ...) are strings, all others bytes.
+    """
+
+    image: list[str] | str | None = None
+    text: dict[str, float] | list[str] | str | None = None
+    text_lines: bool = False
+    class_captions: list[str] | None = None
+    audio: list[str] | str | None = None
+    label: str | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other or have no effect."""
+        for name in ("image", "audio"):
+            for source in _names(getattr(self, name)):
+                if ":" in source:
+                    raise UserError(f"members.{name}: '{source}' must be a plain extension")
+        for name in ("image", "text", "audio"):
+            value = getattr(self, name)
+            if value is not None and not value:
+                raise UserError(f"members.{name} is empty; name a member or leave it out")
+        if isinstance(self.text, dict) and min(self.text.values()) <= 0:
+            raise UserError(f"members.text: weights must be above 0, not {self.text}")
+        if self.text_lines and self.text is None:
+            raise UserError("members.text_lines has no effect without members.text")
+        if self.class_captions is not None:
+            if self.text is not None or self.label is None:
+                raise UserError("members.class_captions needs members.label and excludes text")
+            if not self.class_captions or not all("{}" in text for text in self.class_captions):
+                raise UserError("members.class_captions must be sentences with {} for the class")
+        for source in self.sources():
+            parse_source(source)
+
+    def modalities(self) -> tuple[Modality, ...]:
+        """Return the modalities that are mapped, in the order image, text, audio."""
+        modalities: tuple[Modality, ...] = ("image", "text", "audio")
+        return tuple(
+            name
+            for name in modalities
+            if getattr(self, name) is not None or (name == "text" and self.class_captions)
+        )
+
+    def groups(self) -> dict[str, list[str]]:
+        """Return for every mapped entry the sources of which a sample needs one."""
+        found = {"image": _names(self.image), "audio": _names(self.audio)}
+        if isinstance(self.text, dict):  # each has a weight of its own, so each must exist
+            found |= {f"text.{source}": [source] for source in self.text}
+        else:
+            found["text"] = _names(self.text)
+        found["label"] = _names(self.label)
+        found |= {f"fields.{name}": [source] for name, source in self.fields.items()}
+        return {name: sources for name, sources in found.items() if sources}
+
+    def sources(self) -> list[str]:
+        """Return every source that is named anywhere, each once."""
+        return list(dict.fromkeys(s for sources in self.groups().values() for s in sources))
+
+    def extensions(self) -> list[str]:
+        """Return the extensions to read from a shard."""
+        return list(dict.fromkeys(parse_source(source)[0] for source in self.sources()))
+
+
+def _names(value: dict[str, float] | list[str] | str | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def parse_source(source: str) -> tuple[str, str | None]:
+    """Split ``json:meta.caption`` into its extension and key (None for a whole member)."""
+    extension, colon, key = source.partition(":")
+    extension = extension.lower().removeprefix(".")
+    if not extension or (colon and not key):
+        raise UserError(f"members: '{source}' is not a member; write 'txt' or 'json:caption'")
+    if colon and extension.rpartition(".")[2] != "json":
+        raise UserError(f"members: '{source}' asks for a key of a member that is not JSON")
+    return extension, key or None
+
+
+def look_up(value: Any, key: str) -> Any:
+    """Return ``value[key]``, where dots in `key` go deeper; None where it is missing."""
+    if isinstance(value, Mapping) and key in value:
+        return value[key]
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+class Contents:
+    """The raw members of one sample; text and JSON are parsed once, when asked for."""
+
+    def __init__(self, raw: Mapping[str, bytes]) -> None:
+        self.raw = raw
+        self._parsed: dict[str, Any] = {}
+
+    def value(self, source: str) -> Any:
+        """Return what `source` names, or None where the sample does not have it.
+
+        Raises:
+            ValueError: the member is not valid JSON or UTF-8.
+        """
+        extension, key = parse_source(source)
+        if extension not in self.raw:
+            return None
+        if extension not in self._parsed:
+            self._parsed[extension] = _parse(extension, self.raw[extension])
+        value = self._parsed[extension]
+        return value if key is None else look_up(value, key)
+
+    def first(self, names: list[str] | str | None) -> str | None:
+        """Return the first of these extensions that the sample has."""
+        return next((name for name in _names(names) if parse_source(name)[0] in self.raw), None)
+
+    def captions(self, members: Members) -> list[tuple[str, float]]:
+        """Return the sample's captions with their sampling weights; empty where it has none.
+
+        The weight of a source is shared equally by its captions. Blank captions do not count.
+        """
+        if members.text is None:
+            return []
+        weighted = isinstance(members.text, dict)
+        found: list[tuple[str, float]] = []
+        for source in _names(members.text):
+            texts = _captions(self.value(source), lines=members.text_lines, source=source)
+            weight = members.text[source] if isinstance(members.text, dict) else 1.0
+            found += [(text, weight / len(texts)) for text in texts]
+            if found and not weighted:
+                break
+        return found
+
+
+# Extensions whose members are text rather than bytes.
+TEXT_EXTENSIONS = frozenset({"txt", "text", "transcript", "cls"})
+
+
+def _parse(extension: str, data: bytes) -> Any:
+    kind = extension.rpartition(".")[2]
+    if kind == "json":
+        return json.loads(data)
+    return data.decode("utf-8") if kind in TEXT_EXTENSIONS else data
+
+
+def _captions(value: Any, *, lines: bool, source: str) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, bytes):
+        value = value.decode("utf-8")
+    values = value if isinstance(value, list) else [value]
+    texts: list[str] = []
+    for text in values:
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise ValueError(f"{source} holds a {type(text).__name__}, not a caption")
+        # JSON may hold half of a surrogate pair, which no tokenizer takes
+        whole = text.encode("utf-8", "replace").decode("utf-8")
+        texts += whole.splitlines() if lines else [whole]
+    return [text.strip("\r\n") for text in texts if text.strip()]
+
+
+def parse_label(value: Any) -> int:
+    """Return the class number in a ``cls`` member or JSON value; -1 where there is none.
+
+    Raises:
+        ValueError: the value is not a whole number of 0 or more.
+    """
+    if value is None:
+        return -1
+    if isinstance(value, bytes):
+        value = value.decode("utf-8")
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"the label {value!r} is not a class number")
+    label = int(value)
+    if label < 0:
+        raise ValueError(f"the label {label} is below 0")
+    return label
+
+
+def check_extensions(members: Members, present: Mapping[str, int], *, where: str) -> None:
+    """Refuse members that no sample has.
+
+    Args:
+        members: the mapping to check.
+        present: extensions of the data set with the number of samples that have each.
+        where: name of the data set for the message.
+
+    Raises:
+        UserError: an entry names only members that no sample has.
+    """
+    for entry, sources in members.groups().items():
+        extensions = [parse_source(source)[0] for source in sources]
+        if any(present.get(extension) for extension in extensions):
+            continue
+        there = ", ".join(sorted(present)) or "none"
+        wanted = " or ".join(f"'{extension}'" for extension in dict.fromkeys(extensions))
+        raise UserError(
+            f"members.{entry}: no sample of {where} has a member {wanted}; it has {there}"
+            f"{nearest(extensions[0], present)}"
+        )

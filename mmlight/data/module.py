@@ -1,0 +1,408 @@
+"""The LightningDataModule over sharded tar files."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from mmlight.batch import Batch, Modality, Text
+from mmlight.data.audio import AudioSettings
+from mmlight.data.bad_samples import BadSamples
+from mmlight.data.checks import check_members
+from mmlight.data.collate import Layout, collate
+from mmlight.data.corpus import Corpus
+from mmlight.data.cursor import EvalOrder, Order
+from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
+from mmlight.data.image import ImageSettings
+from mmlight.data.index import load_or_build
+from mmlight.data.loader import EvalLoader, TrainLoader
+from mmlight.data.members import Members
+from mmlight.data.mixture import Mixture
+from mmlight.data.sample import Decoding, Sample, SampleSet
+from mmlight.data.shards import expand
+from mmlight.data.text import TextSettings, clean_caption
+from mmlight.data.tokenizer import Tokenizer
+from mmlight.errors import UserError
+
+STATE_VERSION = 1
+_STAGES = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
+@dataclass
+class Split:
+    """Shards of one split, or of one source of a mixture.
+
+    Attributes:
+        shards: a glob, a brace pattern, a folder, a ``.txt`` list of shards, or a list of these.
+        members: how these shards' members are mapped; None takes the data module's.
+        weight: this source's share of a mixture; only the ratios count.
+    """
+
+    shards: str | list[str]
+    members: Members | None = None
+    weight: float = 1.0
+
+
+class ShardDataModule(lightning.LightningDataModule):
+    """Batches from webdataset tar files, resumable at any step.
+
+    The order of training is a pure function of (seed, epoch, step): it does not depend on the
+    number of workers, nor on the number of ranks at one `global_batch_size`.
+
+    Args:
+        members: which members of a sample are its image, text, audio, label.
+        train: shards to train on; a list is a mixture by weight.
+        val: shards to validate on while training.
+        test: shards for ``mmlight test``.
+        predict: shards for ``mmlight predict``.
+        image: how images are decoded; None takes the defaults where an image is mapped.
+        text: how captions are tokenised; required where text is mapped.
+        audio: how sounds are decoded; None takes the defaults where audio is mapped.
+        global_batch_size: samples per step over all ranks together.
+        eval_batch_size: samples per batch and rank in evaluation.
+        num_workers: processes that decode, per rank; 0 decodes in the main process.
+        seed: seed of the order, crops and drawn captions.
+        num_lanes: lanes of the order, a divisor of the batch and a multiple of the number of
+            ranks; None takes the largest common divisor of the batch and 32.
+        window: samples of a lane that are shuffled together.
+        max_bad_fraction: stop when more than this part of the training samples cannot be decoded.
+        samples_per_epoch: length of an epoch of a mixture; None takes the samples of all sources.
+        class_names: a file with one class name per line, in the order of the labels.
+    """
+
+    def __init__(
+        self,
+        *,
+        members: Members,
+        train: Split | list[Split] | None = None,
+        val: Split | None = None,
+        test: Split | None = None,
+        predict: Split | None = None,
+        image: ImageSettings | None = None,
+        text: TextSettings | None = None,
+        audio: AudioSettings | None = None,
+        global_batch_size: int = 256,
+        eval_batch_size: int = 256,
+        num_workers: int = 2,
+        seed: int = 0,
+        num_lanes: int | None = None,
+        window: int = 4096,
+        max_bad_fraction: float = 0.001,
+        samples_per_epoch: int | None = None,
+        class_names: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.members = members
+        self._splits: dict[str, list[Split]] = {
+            name: split if isinstance(split, list) else [split]
+            for name, split in {
+                "train": train,
+                "val": val,
+                "test": test,
+                "predict": predict,
+            }.items()
+            if split is not None
+        }
+        self.global_batch_size = global_batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.num_lanes = num_lanes
+        self.window = window
+        self.max_bad_fraction = max_bad_fraction
+        self.samples_per_epoch = samples_per_epoch
+        self.class_names: list[str] = _read_names(class_names) if class_names else []
+        self.image = _settings_of("image", image, mapped=self._maps("image"))
+        self.audio = _settings_of("audio", audio, mapped=self._maps("audio"))
+        self.text = text
+        self._check_settings(is_mixture=len(self._splits.get("train", [])) > 1)
+        self._samples: dict[str, SampleSet] = {}
+        self._order: Order | Mixture | None = None
+        self._position = 0
+        self._bad: BadSamples | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, or None where no text is mapped."""
+        return self.text.tokenizer if self.text is not None else None
+
+    def prepare_data(self) -> None:
+        """Index the shards on one process of each machine, before the others look for them."""
+        for name in self._wanted(self._stage()):
+            for split in self._splits[name]:
+                load_or_build(expand(split.shards))
+
+    def setup(self, stage: str) -> None:
+        """Open the splits of a stage and check them against the settings.
+
+        Raises:
+            UserError: no such split, no such shard or member, or labels without a class name.
+        """
+        for name in self._wanted(stage):
+            if name not in self._samples:
+                self._samples[name] = self._open(name)
+        if stage == "fit" and self._order is None:
+            self._order = self._lay_out()
+            self._order.check_world(self._rank().world_size)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return a hash of the content of each split that is open."""
+        return {name: samples.corpus.fingerprint() for name, samples in self._samples.items()}
+
+    def num_samples(self, split: str) -> int:
+        """Return the number of samples of a split that is open."""
+        return len(self._samples[split])
+
+    def train_dataloader(self) -> TrainLoader:
+        """Return the batches of training, from the position on."""
+        assert self._order is not None
+        samples = self._samples["train"]
+        dataset = TrainBatches(
+            samples,
+            order=self._order,
+            decoding=self._decoding(),
+            layout=self._layout("train"),
+            seed=self.seed,
+            rank=self._rank(),
+        )
+        return TrainLoader(
+            dataset,
+            position=lambda: self._position,
+            num_workers=self.num_workers,
+            pin_memory=self._on_gpu(),
+        )
+
+    def val_dataloader(self) -> EvalLoader | list[Any]:
+        """Return the batches of validation; none where no split is named."""
+        return self._eval_loader("val") if "val" in self._splits else []
+
+    def test_dataloader(self) -> EvalLoader:
+        """Return the batches of the test split."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> EvalLoader:
+        """Return the batches of the predict split."""
+        return self._eval_loader("predict")
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Note the position and the bad samples of a batch, just before it is used."""
+        if batch.bad:
+            self._count_bad().add(batch.bad)
+        if self.trainer is not None and self.trainer.training:
+            assert self._order is not None
+            self._position = batch.epoch * self._order.steps_per_epoch + batch.step + 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: two numbers, and what must be the same to continue from it."""
+        if self._order is None:
+            return {}
+        epoch, step = divmod(self._position, self._order.steps_per_epoch)
+        return {
+            "version": STATE_VERSION,
+            "epoch": epoch,
+            "step": step,
+            "fingerprint": self._samples["train"].corpus.fingerprint(),
+            "seed": self.seed,
+            "global_batch_size": self.global_batch_size,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at a checkpoint's position.
+
+        Raises:
+            UserError: the data, the seed or the batch are not those of the checkpoint.
+        """
+        if self._order is None or not state_dict:
+            return  # an evaluation: the position in training does not matter
+        now = self.state_dict()
+        for key, remedy in {
+            "version": "train on with the version that wrote it",
+            "fingerprint": "the training shards have changed; give those it was trained on",
+            "seed": "set data.seed to it",
+            "global_batch_size": "set data.global_batch_size to it",
+        }.items():
+            if state_dict.get(key) != now[key]:
+                raise UserError(
+                    f"cannot continue from this checkpoint: its data {key} is "
+                    f"{state_dict.get(key)}, now it is {now[key]}; {remedy}"
+                )
+        self._position = state_dict["epoch"] * self._order.steps_per_epoch + state_dict["step"]
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Return how inputs are prepared, as plain values that a checkpoint can hold."""
+        text = None
+        if self.text is not None:
+            text = {
+                "tokenizer": self.text.tokenizer.state(),
+                "vocab_size": self.text.tokenizer.vocab_size,
+                "max_tokens": self.text.max_tokens,
+                "clean": self.text.clean,
+            }
+        return {
+            "image": asdict(self.image) if self.image is not None else None,
+            "text": text,
+            "audio": asdict(self.audio) if self.audio is not None else None,
+            "class_names": self.class_names,
+        }
+
+    def text_inputs(self, sentences: Sequence[str]) -> Text:
+        """Return sentences as a text encoder takes them, prepared as captions are."""
+        assert self.text is not None
+        samples = [
+            Sample(number, "", captions=[clean_caption(sentence, self.text.clean)])
+            for number, sentence in enumerate(sentences)
+        ]
+        layout = Layout(modalities=("text",), labels=False, fields=(), image=None, text=self.text)
+        text = collate(samples, layout).text
+        assert text is not None
+        return text
+
+    def _all_members(self) -> list[Members]:
+        splits = [split for group in self._splits.values() for split in group]
+        return [split.members or self.members for split in splits] or [self.members]
+
+    def _maps(self, modality: Modality) -> bool:
+        return any(modality in members.modalities() for members in self._all_members())
+
+    def _check_settings(self, *, is_mixture: bool) -> None:
+        if not self._splits:
+            raise UserError("data names no shards; give data.train.shards")
+        if self.text is None and self._maps("text"):
+            raise UserError(
+                "data.members.text is set, but data.text is not; give it a tokenizer, such as "
+                "{tokenizer: {class_path: mmlight.data.tokenizer.ByteTokenizer}}"
+            )
+        if self.text is not None and not self._maps("text"):
+            raise UserError("data.text has no effect without data.members.text")
+        if self.samples_per_epoch is not None and not is_mixture:
+            raise UserError("data.samples_per_epoch has an effect only if data.train is a list")
+        if self.num_lanes is not None and is_mixture:
+            raise UserError("data.num_lanes has no effect on a mixture; leave it out")
+        if any(members.class_captions for members in self._all_members()) and not self.class_names:
+            raise UserError("data.members.class_captions needs data.class_names, a file of names")
+        for key, least in (("global_batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)):
+            if getattr(self, key) < least:
+                raise UserError(f"data.{key} is {getattr(self, key)}; it must be {least} or more")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise UserError(f"data.max_bad_fraction is {self.max_bad_fraction}; it must be 0 to 1")
+
+    def _stage(self) -> str:
+        fn = self.trainer.state.fn if self.trainer is not None else None
+        return str(fn.value) if fn is not None else "fit"
+
+    def _wanted(self, stage: str) -> list[str]:
+        needed = _STAGES[stage]
+        if needed[0] not in self._splits:
+            have = ", ".join(self._splits)
+            raise UserError(
+                f"{stage} needs data.{needed[0]}.shards, which is not set; there is {have}"
+            )
+        return [name for name in needed if name in self._splits]
+
+    def _open(self, name: str) -> SampleSet:
+        parts = []
+        for number, split in enumerate(self._splits[name]):
+            corpus = Corpus(load_or_build(expand(split.shards)))
+            members = split.members or self.members
+            where = f"data.{name}" if len(self._splits[name]) == 1 else f"data.{name}[{number}]"
+            names = len(self.class_names) if self.class_names else None
+            check_members(corpus, members, where=where, num_classes=names)
+            parts.append((corpus, members))
+        return SampleSet(parts)
+
+    def _lay_out(self) -> Order | Mixture:
+        parts = self._samples["train"].parts
+        if len(parts) > 1:
+            return Mixture(
+                [corpus.shard_sizes for corpus, _ in parts],
+                weights=[split.weight for split in self._splits["train"]],
+                global_batch=self.global_batch_size,
+                seed=self.seed,
+                window=self.window,
+                samples_per_epoch=self.samples_per_epoch,
+            )
+        return Order(
+            parts[0][0].shard_sizes,
+            global_batch=self.global_batch_size,
+            seed=self.seed,
+            num_lanes=self.num_lanes,
+            window=self.window,
+        )
+
+    def _eval_loader(self, name: str) -> EvalLoader:
+        samples = self._samples[name]
+        dataset = EvalBatches(
+            samples,
+            order=EvalOrder(len(samples), batch_size=self.eval_batch_size),
+            decoding=self._decoding(),
+            layout=self._layout(name),
+            rank=self._rank(),
+        )
+        return EvalLoader(dataset, num_workers=self.num_workers, pin_memory=self._on_gpu())
+
+    def _layout(self, name: str) -> Layout:
+        all_members = [members for _, members in self._samples[name].parts]
+        mapped = {modality for members in all_members for modality in members.modalities()}
+        order: tuple[Modality, ...] = ("image", "text", "audio")
+        return Layout(
+            modalities=tuple(modality for modality in order if modality in mapped),
+            labels=any(members.label is not None for members in all_members),
+            fields=tuple(dict.fromkeys(name for m in all_members for name in m.fields)),
+            image=self.image,
+            text=self.text,
+        )
+
+    def _decoding(self) -> Decoding:
+        return Decoding(
+            image=self.image,
+            audio=self.audio,
+            clean=self.text.clean if self.text is not None else "none",
+            class_names=tuple(self.class_names) or None,
+        )
+
+    def _rank(self) -> Rank:
+        if self.trainer is None:
+            return Rank()
+        return Rank(self.trainer.global_rank, self.trainer.world_size)
+
+    def _on_gpu(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def _count_bad(self) -> BadSamples:
+        if self._bad is None:
+            root = Path(self.trainer.default_root_dir) if self.trainer is not None else Path(".")
+            total = max(len(samples) for samples in self._samples.values())
+            world_size = self._rank().world_size
+            share = f" on each of {world_size} ranks" if world_size > 1 else ""
+            self._bad = BadSamples(
+                root / "bad_samples.jsonl",
+                limit=self.max_bad_fraction * total / world_size,
+                limit_text=f"{self.max_bad_fraction:.4g} of {total}{share} (data.max_bad_fraction)",
+            )
+        return self._bad
+
+
+def _settings_of(key: str, given: Any, *, mapped: bool) -> Any:
+    if given is not None and not mapped:
+        raise UserError(f"data.{key} has no effect without data.members.{key}")
+    default = {"image": ImageSettings, "audio": AudioSettings}[key]
+    return given if given is not None or not mapped else default()
+
+
+def _read_names(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.class_names: {path} cannot be read ({error})") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"data.class_names: {path} is empty; it holds one name per line")
+    return names

@@ -1,0 +1,193 @@
+"""Decodes one sample: its image, sound, captions, label and further fields."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from mmlight.data.audio import AudioSettings, Waveform, load_audio
+from mmlight.data.corpus import Corpus
+from mmlight.data.draw import Draws
+from mmlight.data.image import ImageSettings, load_image
+from mmlight.data.members import Contents, Members, parse_label, parse_source
+from mmlight.data.text import Cleaning, clean_caption
+from mmlight.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass
+class Sample:
+    """A decoded sample; what it lacks is None or empty.
+
+    Attributes:
+        index: number of the sample in its data set.
+        key: ``shard-name/sample-key``.
+        pixels_CHW: uint8 pixels.
+        waveform: float32 samples.
+        captions: one in training, all of them in evaluation.
+        label: class number, -1 where there is none.
+        fields: further values by name.
+        valid: False for a row that only fills up a batch.
+    """
+
+    index: int
+    key: str
+    pixels_CHW: Tensor | None = None
+    waveform: Waveform | None = None
+    captions: list[str] = field(default_factory=list)
+    label: int = -1
+    fields: dict[str, Any] = field(default_factory=dict)
+    valid: bool = True
+
+
+class BadMemberError(Exception):
+    """A member that cannot be read or decoded.
+
+    Attributes:
+        member: its extension; empty where the sample as a whole cannot be read.
+        reason: what the decoder said, one line.
+    """
+
+    def __init__(self, member: str, error: Exception) -> None:
+        self.member = member
+        lines = str(error).strip().splitlines()
+        self.reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        super().__init__(f"{member}: {self.reason}")
+
+
+class SampleSet:
+    """One or more corpora, each with its own members, numbered as one sequence.
+
+    Args:
+        parts: the corpora in order, each with the mapping of its members.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Corpus, Members]]) -> None:
+        self.parts = list(parts)
+        corpora = [corpus for corpus, _ in parts]
+        # joined, so that keys tell apart shards of one name and refuse a shard that comes twice
+        self.corpus = (
+            corpora[0]
+            if len(corpora) == 1
+            else Corpus([shard for corpus in corpora for shard in corpus.shards])
+        )
+        self._starts = [0]
+        for corpus in corpora[:-1]:
+            self._starts.append(self._starts[-1] + len(corpus))
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def members(self, number: int) -> Members:
+        """Return the mapping that holds for a sample."""
+        return self.parts[bisect_right(self._starts, number) - 1][1]
+
+    def neighbours(self, number: int) -> range:
+        """Return the numbers of all samples of the same corpus."""
+        part = bisect_right(self._starts, number) - 1
+        start = self._starts[part]
+        return range(start, start + len(self.parts[part][0]))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How samples are decoded.
+
+    Attributes:
+        image: image settings, or None to leave images alone.
+        audio: audio settings, or None.
+        clean: how captions are cleaned.
+        class_names: labels must be below their number; None to take any.
+    """
+
+    image: ImageSettings | None
+    audio: AudioSettings | None
+    clean: Cleaning
+    class_names: tuple[str, ...] | None
+
+
+def decode_sample(
+    samples: SampleSet,
+    number: int,
+    decoding: Decoding,
+    *,
+    draws: Callable[[Any], Draws] | None,
+) -> Sample:
+    """Read and decode one sample.
+
+    Args:
+        samples: the data set.
+        number: the sample's number.
+        decoding: settings.
+        draws: gives the random numbers of a purpose in training; None in evaluation.
+
+    Raises:
+        BadMemberError: a member cannot be read or decoded.
+        UserError: a label that has no class name.
+    """
+    members = samples.members(number)
+    try:
+        contents = Contents(samples.corpus.read(number, members.extensions()))
+    except OSError as error:
+        raise BadMemberError("", error) from error
+    sample = Sample(number, samples.corpus.key(number))
+
+    name = contents.first(members.image)
+    if name is not None and decoding.image is not None:
+        data, image = contents.raw[parse_source(name)[0]], decoding.image
+        stream = draws("image") if draws else None
+        sample.pixels_CHW = _attempt(name, lambda: load_image(data, image, draws=stream))
+
+    name = contents.first(members.audio)
+    if name is not None and decoding.audio is not None:
+        sound, audio = contents.raw[parse_source(name)[0]], decoding.audio
+        stream = draws("audio") if draws else None
+        sample.waveform = _attempt(name, lambda: load_audio(sound, audio, draws=stream))
+
+    if (label := members.label) is not None:
+        sample.label = _attempt(label, lambda: parse_label(contents.value(label)))
+        _check_class(sample, decoding.class_names)
+
+    if members.class_captions:
+        captions = _class_captions(members.class_captions, sample, decoding.class_names)
+    else:
+        captions = _attempt("text", lambda: contents.captions(members))
+    if captions and draws:
+        weights = [weight for _, weight in captions]
+        captions = [captions[draws("text").choice(weights) if len(captions) > 1 else 0]]
+    sample.captions = [clean_caption(text, decoding.clean) for text, _ in captions]
+
+    for name, source in members.fields.items():
+        sample.fields[name] = _attempt(source, lambda source=source: contents.value(source))
+    return sample
+
+
+def _class_captions(
+    templates: list[str], sample: Sample, class_names: tuple[str, ...] | None
+) -> list[tuple[str, float]]:
+    if sample.label < 0:
+        return []
+    assert class_names is not None, "the data module checks this"
+    name = class_names[sample.label]
+    return [(template.replace("{}", name), 1.0) for template in templates]
+
+
+def _check_class(sample: Sample, class_names: tuple[str, ...] | None) -> None:
+    if class_names is not None and sample.label >= len(class_names):
+        raise UserError(
+            f"sample {sample.key} has label {sample.label}, but there are only {len(class_names)}"
+            f" class names; add the missing names (labels count from 0)"
+        )
+
+
+def _attempt(member: str, decode: Callable[[], T]) -> T:
+    try:
+        return decode()
+    except UserError:
+        raise
+    # Decoders raise what they like about broken bytes; all of it is recorded and counted.
+    except Exception as error:
+        raise BadMemberError(member, error) from error

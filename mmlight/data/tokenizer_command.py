@@ -1,0 +1,196 @@
+"""``mmlight tokenizer train``: a tokenizer from the shards' own captions."""
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from rich.console import Console
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+
+from mmlight.data.checks import check_members
+from mmlight.data.corpus import Corpus
+from mmlight.data.index import load_or_build
+from mmlight.data.members import Contents, Members
+from mmlight.data.shards import expand
+from mmlight.data.text import tokenizer_config
+from mmlight.data.tokenizer import JsonTokenizer
+from mmlight.errors import UserError
+
+PAD, UNK, START, END, MASK = "<pad>", "<unk>", "<start>", "<end>", "<mask>"
+SPECIALS = [PAD, UNK, START, END, MASK]
+KINDS = ("bpe", "wordpiece", "word", "char")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight tokenizer``."""
+    parser = argparse.ArgumentParser(
+        prog="mmlight tokenizer", description="Train a tokenizer on the captions of shards."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    add = verbs.add_parser("train", help="train one, and write it as transformers reads it")
+    add.add_argument("--shards", nargs="+", required=True, help="patterns, as in data.train.shards")
+    add.add_argument(
+        "--text", default="txt", help="member with captions: txt or json:captions (default txt)"
+    )
+    add.add_argument("--text-lines", action="store_true", help="each line of it is a caption")
+    add.add_argument("--out", type=Path, required=True, help="folder to write")
+    add.add_argument("--vocab-size", type=int, default=8192, help="at most (default %(default)s)")
+    add.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="bpe",
+        help="bpe (byte level, nothing is unknown), wordpiece, word or char (default %(default)s)",
+    )
+    add.add_argument("--lowercase", action="store_true", help="fold case before tokenising")
+    args = parser.parse_args(argv)
+    if args.vocab_size <= len(SPECIALS):
+        raise UserError(f"--vocab-size {args.vocab_size}: more than {len(SPECIALS)} are needed")
+    corpus = Corpus(load_or_build(expand(args.shards)))
+    members = Members(text=args.text, text_lines=args.text_lines)
+    check_members(corpus, members, where="--shards", num_classes=None)
+    tokenizer = train(
+        captions(corpus, members),
+        vocab_size=args.vocab_size,
+        kind=args.kind,
+        lowercase=args.lowercase,
+    )
+    save(tokenizer, args.out)
+    _describe(tokenizer, captions(corpus, members), args.out)
+    return 0
+
+
+def captions(corpus: Corpus, members: Members) -> Iterator[str]:
+    """Yield every caption, sample by sample; samples that cannot be read are left out."""
+    extensions = members.extensions()
+    for number in range(len(corpus)):
+        try:
+            found = Contents(corpus.read(number, extensions)).captions(members)
+        except ValueError:
+            continue  # broken text; `mmlight shards check` names it, training counts it
+        yield from (text for text, _ in found)
+
+
+def train(
+    texts: Iterator[str], *, vocab_size: int, kind: str = "bpe", lowercase: bool = False
+) -> JsonTokenizer:
+    """Train a tokenizer that puts a start token before each text and an end token after it.
+
+    Args:
+        texts: captions.
+        vocab_size: most tokens, special ones included.
+        kind: one of `KINDS`.
+        lowercase: fold case first.
+    """
+    model, before, trainer = _parts(kind, vocab_size)
+    built = tokenizers.Tokenizer(model)
+    if lowercase:
+        built.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    else:
+        built.normalizer = normalizers.NFC()
+    built.pre_tokenizer = before
+    if kind == "bpe":
+        built.decoder = tokenizers.decoders.ByteLevel()
+    elif kind == "wordpiece":
+        built.decoder = tokenizers.decoders.WordPiece()
+    built.train_from_iterator(texts, trainer)
+    start, end = built.token_to_id(START), built.token_to_id(END)
+    built.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=[(START, start), (END, end)]
+    )
+    return JsonTokenizer(
+        built.to_str(),
+        pad_id=SPECIALS.index(PAD),
+        start_id=start,
+        end_id=end,
+        unk_id=built.token_to_id(UNK),
+        mask_id=built.token_to_id(MASK),
+    )
+
+
+def _parts(
+    kind: str, vocab_size: int
+) -> tuple[models.Model, pre_tokenizers.PreTokenizer, trainers.Trainer]:
+    if kind == "bpe":
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        if vocab_size < len(alphabet) + len(SPECIALS):
+            raise UserError(
+                f"--vocab-size {vocab_size}: bpe holds all {len(alphabet)} bytes, so at least "
+                f"{len(alphabet) + len(SPECIALS)} are needed; or use --kind word or char"
+            )
+        return (
+            models.BPE(),
+            pre_tokenizers.ByteLevel(add_prefix_space=True),
+            trainers.BpeTrainer(
+                vocab_size=vocab_size,
+                special_tokens=SPECIALS,
+                initial_alphabet=alphabet,
+                show_progress=False,
+            ),
+        )
+    if kind == "wordpiece":
+        return (
+            models.WordPiece(unk_token=UNK),
+            pre_tokenizers.BertPreTokenizer(),
+            trainers.WordPieceTrainer(
+                vocab_size=vocab_size, special_tokens=SPECIALS, show_progress=False
+            ),
+        )
+    word = trainers.WordLevelTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIALS, show_progress=False
+    )
+    if kind == "word":
+        return models.WordLevel(unk_token=UNK), pre_tokenizers.BertPreTokenizer(), word
+    every = pre_tokenizers.Split(tokenizers.Regex("."), behavior="isolated")
+    return models.WordLevel(unk_token=UNK), every, word
+
+
+def save(tokenizer: JsonTokenizer, folder: Path) -> None:
+    """Write ``tokenizer.json`` and ``tokenizer_config.json``; both appear together.
+
+    Raises:
+        UserError: the folder holds something else, which is left alone.
+    """
+    files = {
+        "tokenizer.json": str(tokenizer.state()["text"]) + "\n",
+        "tokenizer_config.json": tokenizer_config(tokenizer),
+    }
+    others = [p.name for p in folder.iterdir() if p.name not in files] if folder.is_dir() else []
+    if others or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"--out {folder}: holds {others[0] if others else 'a file'}; name another")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, text in files.items():
+            (part / name).write_text(text, encoding="utf-8")
+        part.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _describe(tokenizer: JsonTokenizer, texts: Iterator[str], folder: Path) -> None:
+    examples: list[str] = []
+    lengths: list[int] = []
+    for text in texts:
+        if len(examples) < 3 and text not in examples:
+            examples.append(text)
+        lengths.append(len(tokenizer.encode([text], max_tokens=1_000_000)[0]))
+        if len(lengths) == 20_000:
+            break
+    backend = tokenizers.Tokenizer.from_str(str(tokenizer.state()["text"]))
+    console = Console(highlight=False)
+    console.print(
+        f"{folder}: {tokenizer.vocab_size} tokens; captions have {np.mean(lengths):.1f} tokens on "
+        f"average, {np.percentile(lengths, 95):.0f} at the 95th percentile, {max(lengths)} at most",
+        soft_wrap=True,
+        markup=False,
+    )
+    for text in examples:
+        pieces = " ".join(backend.encode(text).tokens)
+        console.print(f"  {text}\n    {pieces}", soft_wrap=True, markup=False)

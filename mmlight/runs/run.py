@@ -165,9 +165,15 @@ class RunFolder:
         return self.path / "embeddings"
 
     def newest_checkpoint(self) -> Path | None:
-        """Return the newest complete checkpoint of this run; one cut short by a kill is passed."""
+        """Return the newest complete checkpoint of this run; one cut short by a kill is passed.
+
+        Periodic checkpoints (``step-*.ckpt``) come before the best ones, which were written in the
+        middle of a validation.
+        """
         paths = [p for p in self.checkpoints.glob("*.ckpt") if p.is_file()]
-        paths.sort(key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
+        paths.sort(
+            key=lambda p: (p.name.startswith("step-"), p.stat().st_mtime_ns, p.name), reverse=True
+        )
         # A checkpoint is a zip archive, whose directory stands at its end.
         return next((p for p in paths if zipfile.is_zipfile(p)), None)
 

@@ -119,7 +119,7 @@ def other_scores(final: Mapping[str, float]) -> dict[str, float]:
     return {
         name: value
         for name, value in final.items()
-        if not name.startswith("train/") and name.count("/") and "_to_" not in name
+        if not name.startswith("train/") and "/" in name and "_to_" not in name
     }
 
 

@@ -22,9 +22,10 @@ def format_table(summary: Mapping[str, Any]) -> Group:
     parts: list[Table | str] = [f"{summary['name']} / {summary['id']}"]
     pairs = retrieval_scores(final)
     if pairs:
-        table = Table(box=SIMPLE_HEAD)
+        # Narrow enough for 80 columns with three digits of gain.
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("retrieval", no_wrap=True)
-        for heading in ("R@1", "R@5", "R@10", "med. rank", "chance", "gain"):
+        for heading in ("R@1", "R@5", "R@10", "median", "chance", "gain"):
             table.add_column(heading, justify="right", no_wrap=True)
         for pair in pairs:
             table.add_row(f"{pair.stage}: {pair.query} → {pair.gallery}", *retrieval_cells(pair))

@@ -55,6 +55,7 @@ class Task(lightning.LightningModule):
         self.compile_mode = compile
         self.preprocessing: dict[str, Any] | None = None
         self._built = False
+        self._configured: list[dict[str, Any]] = []
 
     @abstractmethod
     def build(self) -> None:
@@ -95,11 +96,28 @@ class Task(lightning.LightningModule):
             self, weight_decay=settings.weight_decay, no_decay=self.no_weight_decay()
         )
         optimizer = settings.build(groups)
+        self._configured = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in optimizer.param_groups
+        ]
         scheduler = self.schedule.build(optimizer, int(total_steps))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
+
+    def on_train_start(self) -> None:
+        """Train by the settings of this start; a checkpoint restores those of its own run."""
+        for optimizer, scheduler in zip(
+            self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True
+        ):
+            peaks = [group["lr"] for group in self._configured]
+            scheduler.scheduler.base_lrs = peaks
+            factor = scheduler.scheduler.lr_lambdas[0](scheduler.scheduler.last_epoch)
+            for group, settings in zip(optimizer.param_groups, self._configured, strict=True):
+                group.update(settings)
+                group["initial_lr"] = settings["lr"]
+                group["lr"] = settings["lr"] * factor
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then keep the objective's parameters in their range."""
@@ -113,10 +131,14 @@ class Task(lightning.LightningModule):
         torch.manual_seed((mixed * 1_009 + comm.rank()) % 2**63)
 
     def log_gated(self, values: dict[str, Tensor]) -> None:
-        """Log training values, only in steps whose values are kept (a call costs 1 ms)."""
+        """Log training values and the learning rate, in steps whose values are kept.
+
+        A call costs 1 ms, whether or not the values are kept, so it is left out in other steps.
+        """
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
-            self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.log_dict(values | {"train/lr": lr}, on_step=True, on_epoch=False, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what rebuilds this task and prepares its inputs."""

@@ -16,9 +16,7 @@ from mmlight.errors import UserError, nearest
 _MAX_LOOKED_AT = 20_000
 
 
-def check_members(
-    corpus: Corpus, members: Members, *, where: str, num_classes: int | None
-) -> None:
+def check_members(corpus: Corpus, members: Members, *, where: str, num_classes: int | None) -> None:
     """Refuse members that no sample has, and labels without a class name.
 
     Extensions are known of all samples; JSON keys and labels are looked up in up to 20,000 samples
@@ -57,7 +55,7 @@ def _check_keys(corpus: Corpus, sources: list[str], *, where: str) -> None:
                 if contents.value(source) is not None:
                     return
                 whole = contents.value(extension)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # a bad sample: it is counted when its turn comes
             if isinstance(whole, Mapping):
                 there |= set(whole)
@@ -77,7 +75,7 @@ def _check_labels(corpus: Corpus, source: str, *, where: str, num_classes: int) 
             highest = max(
                 highest, parse_label(Contents(corpus.read(number, [extension])).value(source))
             )
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # a bad sample: it is counted when its turn comes
     if highest >= num_classes:
         raise UserError(

@@ -107,8 +107,8 @@ class TrainBatches(torch.utils.data.Dataset[Batch | Refusal]):
             bad.append(describe(self.samples, number, first, replaced_by=sample.key))
             return sample
         raise UserError(
-            f"{_MAX_REPLACEMENTS} samples drawn in place of {self.samples.corpus.key(number)} cannot"
-            f" be decoded either ({first}); check the shards with 'mmlight shards check'"
+            f"{_MAX_REPLACEMENTS} samples drawn in place of {self.samples.corpus.key(number)}"
+            f" cannot be decoded either ({first}); check the shards with 'mmlight shards check'"
         )
 
 

@@ -32,8 +32,6 @@ def _init_worker(worker: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C reaches the whole process group; the main process ends the workers in order
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # the tokenizers library warns when it is used on both sides of a fork
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def _data_loader(
@@ -43,6 +41,9 @@ def _data_loader(
     num_workers: int,
     pin_memory: bool,
 ) -> DataLoader[Any]:
+    if num_workers > 0:
+        # the tokenizers library has threads, and warns at a fork after it used them
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return DataLoader(
         dataset,
         batch_size=None,
@@ -101,8 +102,8 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches from the position on."""
-        # A generator runs only when asked for its first batch. Lightning makes (and drops) iterators
-        # before it restores a checkpoint, and must not start workers with these.
+        # A generator runs only when asked for its first batch. Lightning makes (and drops)
+        # iterators before it restores a checkpoint, and must not start workers with these.
         number = self._position()
         for _ in range(len(self)):
             if self._stream is None or self._next != number:

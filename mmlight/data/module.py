@@ -126,6 +126,8 @@ class ShardDataModule(lightning.LightningDataModule):
         self._samples: dict[str, SampleSet] = {}
         self._order: Order | Mixture | None = None
         self._position = 0
+        # The batch that training has in hand, and how many were processed when it came.
+        self._in_hand: tuple[int, int] | None = None
         self._bad: BadSamples | None = None
 
     @property
@@ -148,9 +150,16 @@ class ShardDataModule(lightning.LightningDataModule):
         for name in self._wanted(stage):
             if name not in self._samples:
                 self._samples[name] = self._open(name)
-        if stage == "fit" and self._order is None:
-            self._order = self._lay_out()
+        if stage == "fit":
+            if self._order is None:
+                self._order = self._lay_out()
             self._order.check_world(self._rank().world_size)
+            if self.trainer is None or self.trainer.global_step == 0:  # another trainer, from anew
+                self._position, self._in_hand = 0, None
+
+    def teardown(self, stage: str) -> None:
+        """Keep the position without the trainer, which may be another one next time."""
+        self._position, self._in_hand = self._next_batch(), None
 
     def fingerprint(self) -> dict[str, str]:
         """Return a hash of the content of each split that is open."""
@@ -163,6 +172,11 @@ class ShardDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Return the batches of training, from the position on."""
         assert self._order is not None
+        if self.trainer is not None and getattr(self.trainer, "overfit_batches", 0):
+            raise UserError(
+                "trainer.overfit_batches is not supported: every epoch has another order; give "
+                "data.train a shard with a few samples instead"
+            )
         samples = self._samples["train"]
         dataset = TrainBatches(
             samples,
@@ -174,7 +188,7 @@ class ShardDataModule(lightning.LightningDataModule):
         )
         return TrainLoader(
             dataset,
-            position=lambda: self._position,
+            position=self._next_batch,
             num_workers=self.num_workers,
             pin_memory=self._on_gpu(),
         )
@@ -197,14 +211,15 @@ class ShardDataModule(lightning.LightningDataModule):
             self._count_bad().add(batch.bad)
         if self.trainer is not None and self.trainer.training:
             assert self._order is not None
-            self._position = batch.epoch * self._order.steps_per_epoch + batch.step + 1
+            number = batch.epoch * self._order.steps_per_epoch + batch.step
+            self._in_hand = number, self._num_processed()
         return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: two numbers, and what must be the same to continue from it."""
         if self._order is None:
             return {}
-        epoch, step = divmod(self._position, self._order.steps_per_epoch)
+        epoch, step = divmod(self._next_batch(), self._order.steps_per_epoch)
         return {
             "version": STATE_VERSION,
             "epoch": epoch,
@@ -212,15 +227,17 @@ class ShardDataModule(lightning.LightningDataModule):
             "fingerprint": self._samples["train"].corpus.fingerprint(),
             "seed": self.seed,
             "global_batch_size": self.global_batch_size,
+            "order": self._order_settings(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at a checkpoint's position.
 
         Raises:
-            UserError: the data, the seed or the batch are not those of the checkpoint.
+            UserError: the data, the seed, the batch or what else makes the order of training are
+                not those of the checkpoint.
         """
-        if self._order is None or not state_dict:
+        if self._order is None or not state_dict or self._stage() != "fit":
             return  # an evaluation: the position in training does not matter
         now = self.state_dict()
         for key, remedy in {
@@ -228,6 +245,7 @@ class ShardDataModule(lightning.LightningDataModule):
             "fingerprint": "the training shards have changed; give those it was trained on",
             "seed": "set data.seed to it",
             "global_batch_size": "set data.global_batch_size to it",
+            "order": "set these under data (weight in each of data.train) to those",
         }.items():
             if state_dict.get(key) != now[key]:
                 raise UserError(
@@ -235,6 +253,7 @@ class ShardDataModule(lightning.LightningDataModule):
                     f"{state_dict.get(key)}, now it is {now[key]}; {remedy}"
                 )
         self._position = state_dict["epoch"] * self._order.steps_per_epoch + state_dict["step"]
+        self._in_hand = None
 
     def preprocessing(self) -> dict[str, Any]:
         """Return how inputs are prepared, as plain values that a checkpoint can hold."""
@@ -284,6 +303,9 @@ class ShardDataModule(lightning.LightningDataModule):
             raise UserError("data.text has no effect without data.members.text")
         if self.samples_per_epoch is not None and not is_mixture:
             raise UserError("data.samples_per_epoch has an effect only if data.train is a list")
+        splits = [split for group in self._splits.values() for split in group]
+        if not is_mixture and any(split.weight != 1 for split in splits):
+            raise UserError("data: a split's weight has an effect only if data.train is a list")
         if self.num_lanes is not None and is_mixture:
             raise UserError("data.num_lanes has no effect on a mixture; leave it out")
         if any(members.class_captions for members in self._all_members()) and not self.class_names:
@@ -336,6 +358,33 @@ class ShardDataModule(lightning.LightningDataModule):
             num_lanes=self.num_lanes,
             window=self.window,
         )
+
+    def _order_settings(self) -> dict[str, Any]:
+        """Return what else the order of training depends on, without what has no effect."""
+        if isinstance(self._order, Mixture):
+            return {
+                "window": self.window,
+                "samples_per_epoch": self.samples_per_epoch,
+                "weights": self._order.weights,
+            }
+        assert self._order is not None
+        return {"window": self.window, "num_lanes": self._order.num_lanes}
+
+    def _next_batch(self) -> int:
+        """Return the number of the first batch that training has not finished.
+
+        A batch counts when Lightning counts it: a checkpoint that is written because of an
+        exception within a step has that step's batch come again.
+        """
+        if self._in_hand is None:
+            return self._position
+        number, processed_before = self._in_hand
+        return number + int(self._num_processed() > processed_before)
+
+    def _num_processed(self) -> int:
+        assert self.trainer is not None
+        total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return int(total.processed)
 
     def _eval_loader(self, name: str) -> EvalLoader:
         samples = self._samples[name]

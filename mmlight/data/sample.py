@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -161,7 +162,7 @@ def decode_sample(
     sample.captions = [clean_caption(text, decoding.clean) for text, _ in captions]
 
     for name, source in members.fields.items():
-        sample.fields[name] = _attempt(source, lambda source=source: contents.value(source))
+        sample.fields[name] = _attempt(source, partial(contents.value, source))
     return sample
 
 

@@ -26,7 +26,7 @@ class HfTokenizer(JsonTokenizer):
     def __init__(self, path: str) -> None:
         local = Path(path).expanduser()
         if local.is_file():
-            text = local.read_text(encoding="utf-8")
+            text = local.read_text(encoding="utf-8", errors="replace")
             specials = guess_specials(text, where=path)
         else:
             text, specials = _load_with_transformers(path)
@@ -42,7 +42,9 @@ def _load_with_transformers(path: str) -> tuple[str, dict[str, int]]:
     if local.is_dir() and not any(local.iterdir()):
         raise UserError(f"tokenizer folder {path} is empty")
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(str(local) if local.exists() else path)
+        loaded: Any = AutoTokenizer.from_pretrained(
+            str(local) if local.exists() else path, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -96,6 +96,8 @@ def train(
         built.decoder = tokenizers.decoders.ByteLevel()
     elif kind == "wordpiece":
         built.decoder = tokenizers.decoders.WordPiece()
+    elif kind == "char":
+        built.decoder = tokenizers.decoders.Fuse()  # else decoding puts spaces between characters
     built.train_from_iterator(texts, trainer)
     start, end = built.token_to_id(START), built.token_to_id(END)
     built.post_processor = processors.TemplateProcessing(
@@ -144,7 +146,7 @@ def _parts(
     )
     if kind == "word":
         return models.WordLevel(unk_token=UNK), pre_tokenizers.BertPreTokenizer(), word
-    every = pre_tokenizers.Split(tokenizers.Regex("."), behavior="isolated")
+    every = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), behavior="isolated")
     return models.WordLevel(unk_token=UNK), every, word
 
 

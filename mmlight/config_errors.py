@@ -1,18 +1,41 @@
-"""Turns the parser's nested complaints into one line with the nearest right key."""
+"""Turns the parser's nested complaints into one line with the nearest right key.
 
+A complaint is a tree: a key, below it the types that its value could have had, below each of them
+why it has not, and so on. The line follows the branch that the user meant to the innermost reason.
+"""
+
+import ast
 import importlib
 import inspect
+import pkgutil
 import re
+import textwrap
 from collections.abc import Iterable
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from mmlight.errors import nearest
 
-_KEY = re.compile(r'Parser key "([^"]+)"')
-_CLASS = re.compile(r"class_path=?[ :]*'([\w.]+)'")
-_UNKNOWN = re.compile(r"(?:does not accept option|Option) '([^']+)'")
-_STRUCTURE = re.compile(
-    r"^(?:- )?(?:Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>)"
-)
+_KEY = re.compile(r'Parser key "([^"]+)":')
+_CLASS = re.compile(r"Problem with given class_path '([\w.]+)':")
+_CALLABLE = re.compile(r"Type \S+Callable\[.*?\] expects a function or a callable class:")
+_UNION = "Does not validate against any of the Union subtypes"
+_GIVEN = re.compile(r"^Given value: (.*)", re.MULTILINE | re.DOTALL)
+_GOT = re.compile(r"\.? Got value: (.*)", re.DOTALL)
+_GOT_CLASS = re.compile(r"^Namespace\(class_path='([\w.]+)'")
+_EXPECTED = re.compile(r"Expected a (.*)", re.DOTALL)
+_UNKNOWN = re.compile(r"(?:Group '([^']+)' .*?)?(?:does not accept option|Option) '([^']+)'")
+_UNRECOGNISED = re.compile(r"[Uu]nrecognized arguments: (\S+)")
+_REQUIRED = re.compile(r"arguments are required: (.+)")
+_NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'|No module named '([\w.]+)'")
+_TYPES = {
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "text",
+    "<class 'list'>": "a list",
+    "<class 'dict'>": "keys and values",
+}
 
 
 def one_line(message: str, *, known_keys: Iterable[str]) -> str:
@@ -22,35 +45,94 @@ def one_line(message: str, *, known_keys: Iterable[str]) -> str:
         message: what jsonargparse said, often nested over many lines.
         known_keys: keys the parser itself takes, such as ``trainer.max_steps``.
     """
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    trail: list[str] = []
-    complaints: list[str] = []
-    for line in lines:
-        for key in _KEY.findall(line):
-            if not trail or key != trail[-1]:
-                trail.append(key)
-        rest = _KEY.sub("", line).strip(" :-")
-        if rest and not _STRUCTURE.match(line) and not rest.startswith("Problem with given"):
-            complaints.append(rest)
-    where = ".".join(trail)
-    unknown = [key for line in complaints for key in _UNKNOWN.findall(line)]
-    if unknown:
-        return _unknown_key(unknown[-1], where=where, message=message, known_keys=known_keys)
-    said = complaints[-1] if complaints else (lines[-1] if lines else "cannot be parsed")
-    said = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", said)
-    said = said.split(" Got value: Namespace(")[0].rstrip(".")
-    return f"{where}: {said}" if where and where not in said else said
+    where: list[str] = []
+    built: str | None = None  # the class whose settings the complaint is about
+    given = ""
+    text = _levelled(message)
+    while True:
+        if match := _KEY.match(text):
+            where.append(match[1])
+            built = None
+        elif match := _CLASS.match(text):
+            built = match[1]
+        elif match := _CALLABLE.match(text):
+            pass
+        elif text.startswith(_UNION):
+            found = _GIVEN.search(text)
+            given = found[1].partition(". Got value: ")[0].strip() if found else ""
+            text = _meant(text)
+            continue
+        else:
+            break
+        text = _levelled(text[match.end() :])
+    if got := _GOT.search(text):
+        text = text[: got.start()]
+        if of := _GOT_CLASS.match(got[1]):
+            built = of[1]
+        elif not given or "Expected" in text:
+            given = got[1]
+    return _say(text, where=".".join(where), built=built, given=given, known=list(known_keys))
 
 
-def _unknown_key(key: str, *, where: str, message: str, known_keys: Iterable[str]) -> str:
-    classes = _CLASS.findall(message)
+def _levelled(text: str) -> str:
+    """Remove the common indentation of all lines but the first, which has none."""
+    first, _, rest = text.strip().partition("\n")
+    return f"{first}\n{textwrap.dedent(rest)}" if rest else first
+
+
+def _meant(union: str) -> str:
+    """Return the complaint of the type that the user most likely meant."""
+    errors = union.partition("\nErrors:\n")[2].partition("\nGiven value type:")[0]
+    # Only lines at this level begin an item; what lies deeper belongs to the item before it.
+    items = [_levelled(i) for i in re.split(r"(?m)^- ", textwrap.dedent(errors)) if i.strip()]
+    items = [item for item in items if item != f"Expected a {NoneType}"]
+    deep = [item for item in items if _CLASS.match(item) or _KEY.match(item)]
+    other = [i for i in items if not i.startswith(("Expected a ", "Not a valid subclass"))]
+    if deep or other:
+        return (deep or other)[0]
+    expected = [item for item in items if item.startswith("Expected a ")]
+    if expected:
+        return "Expected a " + " or ".join(item.removeprefix("Expected a ") for item in expected)
+    return items[0] if items else "cannot be parsed"
+
+
+def _say(text: str, *, where: str, built: str | None, given: str, known: list[str]) -> str:
+    at = f"{where}: " if where else ""
+    if unknown := _UNKNOWN.search(text):
+        group, key = unknown[1], unknown[2]
+        if where:
+            part = key.partition(".")[0]
+            path = ".".join(p for p in (where, group, part) if p)
+            return f"unknown key `{path}`{nearest(part, _settings(built, group))}"
+        # A group of the parser itself may stand apart from its key.
+        return _unknown_top(f"{group}.{key}" if group else key, known)
+    if unknown := _UNRECOGNISED.search(text):
+        return _unknown_top(unknown[1].lstrip("-").partition("=")[0], known)
+    if required := _REQUIRED.search(text):
+        if where:
+            return f"{at}{required[1].strip()} is not set, but required"
+        keys = [key.strip().rpartition(".")[2] for key in required[1].split(",")]
+        return f"`{keys[0]}` is not set; give a config file: -c experiments/pretrain/NAME.yaml"
+    if missing := _NO_CLASS.search(text):
+        return f"{at}{_no_class(missing)}"
+    if text.startswith("Not a valid subclass"):
+        return _no_class_path(where, given)
+    if expected := _EXPECTED.match(text):
+        types = " or ".join(_named(t) for t in expected[1].split(" or "))
+        return f"{at}must be {types}, not {given or 'this'}"
+    said = text.split("\n")[0].strip().rstrip(".") or "cannot be parsed"
+    return f"{at}{said}"
+
+
+def _named(kind: str) -> str:
+    kind = kind.strip().rstrip(".")
+    if kind.startswith("typing.Literal["):
+        return "one of " + kind.removeprefix("typing.Literal[").rstrip("]").replace("'", "")
+    return _TYPES.get(kind, re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind))
+
+
+def _unknown_top(key: str, known: list[str]) -> str:
     parts = key.split(".")
-    if where and classes:
-        # The first part is what the class does not take; the rest hangs below it.
-        options = [name for path in classes for name in _parameters(path)]
-        hint = nearest(parts[0], options)
-        return f"unknown key `{where}.{parts[0]}`{hint}"
-    known = list(known_keys)
     for depth in range(1, len(parts) + 1):
         prefix = ".".join(parts[:depth])
         if not any(k == prefix or k.startswith(f"{prefix}.") for k in known):
@@ -59,10 +141,45 @@ def _unknown_key(key: str, *, where: str, message: str, known_keys: Iterable[str
     return f"unknown key `{key}`{nearest(key, known)}"
 
 
-def _parameters(class_path: str) -> list[str]:
+def _no_class(missing: re.Match[str]) -> str:
+    module, name = (missing[1], missing[2]) if missing[1] else ("", missing[3])
+    try:
+        found = importlib.import_module(module) if module else None
+    except ImportError:
+        found = None
+    options = list(vars(found)) if found else []
+    options += [m.name for m in pkgutil.iter_modules(getattr(found, "__path__", None) or [])]
+    path = f"{module}.{name}" if module else name
+    return f"there is no class or module {path}{nearest(name, options)}"
+
+
+def _no_class_path(where: str, given: str) -> str:
+    try:
+        value = ast.literal_eval(given)
+    except (ValueError, SyntaxError):
+        value = None
+    allowed = ("class_path", "init_args")
+    extra = [key for key in value if key not in allowed] if isinstance(value, dict) else []
+    if extra and "class_path" in value:
+        return f"unknown key `{where}.{extra[0]}`{nearest(extra[0], allowed)}"
+    return f"{where}: must be a class_path and its init_args, not {given}"
+
+
+def _settings(class_path: str | None, group: str | None) -> list[str]:
+    """The parameters of a class, or of the settings class of one of its parameters."""
+    if class_path is None:
+        return []
     module_name, _, name = class_path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError):
+        found: Any = getattr(importlib.import_module(module_name), name)
+        for part in group.split(".") if group else ():
+            hint = get_type_hints(found if _is_plain(found) else found.__init__)[part]
+            kinds = [hint, *get_args(hint)]
+            found = next(kind for kind in kinds if inspect.isclass(kind) and kind is not NoneType)
+    except (ImportError, AttributeError, ValueError, KeyError, NameError, StopIteration):
         return []
     return list(inspect.signature(found).parameters)
+
+
+def _is_plain(found: Any) -> bool:
+    return hasattr(found, "__dataclass_fields__")

@@ -27,9 +27,10 @@ def test_nested_complaint_keeps_its_innermost_line():
   Does not validate against any of the Union subtypes
   Subtypes: [<class 'x.Task'>, <class 'NoneType'>]
   Errors:
-    - Problem with given class_path 'mmlight.tasks.tower.TowerSettings':
+    - Problem with given class_path 'mmlight.tasks.contrastive.Contrastive':
         Parser key "towers.image":
-          Option 'lockd' is not accepted
+          Problem with given class_path 'mmlight.tasks.tower.TowerSettings':
+            Option 'lockd' is not accepted
     - Expected a <class 'NoneType'>
   Given value type: <class 'dict'>
   Given value: {'lockd': True}"""
@@ -48,5 +49,5 @@ def test_wrong_type_names_key_and_value():
     - Expected a <class 'NoneType'>
   Given value type: <class 'dict'>"""
     assert one_line(message, known_keys=KNOWN) == (
-        "model.embed_dim: Expected a int. Got value: abc"
+        "model.embed_dim: must be a whole number, not abc"
     )

@@ -108,12 +108,11 @@ class Task(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Train by the settings of this start; a checkpoint restores those of its own run."""
-        for optimizer, scheduler in zip(
-            self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True
-        ):
-            peaks = [group["lr"] for group in self._configured]
-            scheduler.scheduler.base_lrs = peaks
-            factor = scheduler.scheduler.lr_lambdas[0](scheduler.scheduler.last_epoch)
+        configs = self.trainer.lr_scheduler_configs
+        for optimizer, config in zip(self.trainer.optimizers, configs, strict=True):
+            scheduler: Any = config.scheduler
+            scheduler.base_lrs = [group["lr"] for group in self._configured]
+            factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
             for group, settings in zip(optimizer.param_groups, self._configured, strict=True):
                 group.update(settings)
                 group["initial_lr"] = settings["lr"]

@@ -1,0 +1,174 @@
+"""A run that is interrupted and continued equals one that was not, bit for bit."""
+
+import json
+import random
+import signal
+import time
+
+import cli_data
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from mmlight.callbacks.checkpoints import AtomicCheckpointIO
+from mmlight.callbacks.ema import Ema
+
+MODEL = "model.init_args."
+IMAGE = f"{MODEL}towers.image.encoder.init_args."
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(Callback):
+    """Ends training in the middle of a batch, after `steps` steps of the optimiser."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        if trainer.global_step >= self.steps:
+            raise Killed
+
+
+def random_settings(values):
+    """Everything that draws numbers in training: patch dropout, dropout, crops."""
+    return cli_data.changed(
+        values,
+        {
+            f"{IMAGE}patch_drop_rate": 0.25,
+            f"{IMAGE}drop_path_rate": 0.2,
+            f"{MODEL}towers.text.encoder.init_args.text_kwargs": {"attention_dropout": 0.2},
+            "data.init_args.image": {"size": 16, "scale": [0.5, 1.0], "flip_probability": 0.5},
+        },
+    )
+
+
+def interrupt_and_continue(values, folder, *, kill_after, make_callbacks=list):
+    """Return an uninterrupted run's losses and model, and those from the checkpoint on."""
+    whole = cli_data.Losses()
+    model = cli_data.fit(values, folder / "whole", callbacks=[whole, *make_callbacks()])
+    saving = ModelCheckpoint(
+        dirpath=folder / "ckpt", filename="{step}", every_n_train_steps=3, save_top_k=-1
+    )
+    with pytest.raises(Killed):
+        cli_data.fit(
+            values, folder / "cut", callbacks=[Kill(kill_after), *make_callbacks(), saving]
+        )
+    newest = max((folder / "ckpt").glob("*.ckpt"), key=lambda p: int(p.stem.partition("=")[2]))
+    assert newest.stem == f"step={3 * (kill_after // 3)}"
+    rest = cli_data.Losses()
+    continued = cli_data.fit(
+        values, folder / "rest", callbacks=[rest, *make_callbacks()], ckpt_path=newest
+    )
+    return (whole.by_batch, model), (rest.by_batch, continued)
+
+
+def assert_equal_states(one, other):
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume")
+    return cli_data.experiment(cli_data.write_data(folder / "data"), folder / "runs")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_losses_and_weights_equal_those_of_an_uninterrupted_run(values, num_workers, tmp_path):
+    values = cli_data.changed(
+        random_settings(values),
+        {"trainer.max_steps": 12, "data.init_args.num_workers": num_workers},
+    )
+    whole, rest = interrupt_and_continue(values, tmp_path, kill_after=8)
+    assert len(whole[0]) == 12
+    assert len(rest[0]) == 6
+    assert rest[0] == {place: whole[0][place] for place in list(whole[0])[6:]}
+    assert_equal_states(whole[1], rest[1])
+
+
+def test_average_and_accumulation_are_continued_bit_for_bit(values, tmp_path):
+    values = cli_data.changed(
+        random_settings(values),
+        # 5 batches an epoch in pairs: each epoch ends in a step of one batch.
+        {"trainer.max_steps": 8, "trainer.accumulate_grad_batches": 2},
+    )
+    whole, rest = interrupt_and_continue(
+        values, tmp_path, kill_after=5, make_callbacks=lambda: [Ema(decay=0.9)]
+    )
+    later = list(whole[0])[5:]  # three steps are 2 + 2 + 1 batches
+    assert rest[0] == {place: whole[0][place] for place in later}
+    assert_equal_states(whole[1], rest[1])
+
+
+def test_another_seed_draws_other_numbers(values, tmp_path):
+    """The equalities above are not those of a run without chance."""
+    values = cli_data.changed(random_settings(values), {"trainer.max_steps": 2})
+    found = []
+    for seed in (0, 1):
+        losses = cli_data.Losses()
+        task = cli_data.changed(values, {"seed_everything": seed})
+        cli_data.fit(task, tmp_path, callbacks=[losses])
+        found.append(losses.by_batch)
+    assert found[0].keys() == found[1].keys()
+    assert found[0] != found[1]
+
+
+def test_checkpoint_cut_short_is_passed_over(values, tmp_path):
+    """A process killed while it writes leaves no file under a checkpoint's name."""
+    target = tmp_path / "step-00000003.ckpt"
+
+    class Explosive:
+        def __reduce__(self):
+            raise Killed
+
+    with pytest.raises(Killed):
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.ones(9), "x": Explosive()}, target)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_process_continues_bit_for_bit(values, tmp_path):
+    values = cli_data.changed(
+        random_settings(values),
+        {
+            "trainer.max_steps": 60,
+            "checkpoint": {"every_n_steps": 3},
+            "ema": {"decay": 0.9},
+            "data.init_args.num_workers": 1,
+        },
+    )
+    path = cli_data.write_yaml(tmp_path / "tiny.yaml", values)
+    whole = cli_data.start("fit", "-c", path, "--run.root", tmp_path / "whole", cwd=tmp_path)
+    _, error = whole.communicate(timeout=300)
+    assert whole.returncode == 0, error
+    wanted = cli_data.losses(cli_data.only_run(tmp_path / "whole"))
+    assert sorted(wanted) == list(range(1, 61))
+
+    root = ("--run.root", tmp_path / "killed")
+    step = random.randint(5, 50)
+    process = cli_data.start("fit", "-c", path, *root, cwd=tmp_path)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        logs = list((tmp_path / "killed").rglob("metrics.jsonl"))
+        if logs and len(cli_data.losses(logs[0].parent)) >= step:
+            break
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    run = cli_data.only_run(tmp_path / "killed")
+    reached = max(cli_data.losses(run))
+    assert step <= reached < 60
+    assert not (run / "summary.json").exists()
+
+    again = cli_data.start("fit", "-c", path, *root, "--ckpt_path", "last", cwd=tmp_path)
+    _, error = again.communicate(timeout=300)
+    assert again.returncode == 0, error
+    assert cli_data.only_run(tmp_path / "killed") == run
+    assert cli_data.losses(run) == wanted, f"killed after step {reached}"
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"

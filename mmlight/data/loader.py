@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mmlight.batch import Batch
 from mmlight.data.dataset import EvalBatches, Refusal, TrainBatches
@@ -56,6 +57,14 @@ def _data_loader(
         # model draws, and differently so in a resumed run
         generator=torch.Generator(),
     )
+
+
+def _end_workers(loader: DataLoader[Any]) -> None:
+    # Left to the garbage collector, which finalizes their queue before the iterator that owns it,
+    # each worker would take 5 seconds. Lightning does the same for what is a DataLoader.
+    if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
+        loader._iterator._shutdown_workers()
+    loader._iterator = None
 
 
 def _accept(item: Batch | Refusal) -> Batch:
@@ -112,6 +121,11 @@ class TrainLoader:
             number = self._next = number + 1
             yield _accept(next(self._stream))
 
+    def close(self) -> None:
+        """End the worker processes; the next iteration starts new ones."""
+        self._stream = None
+        _end_workers(self._loader)
+
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the position is in the data module's state.
 
@@ -146,3 +160,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield every batch."""
         yield from map(_accept, self._loader)
+
+    def close(self) -> None:
+        """End the worker processes; the next iteration starts new ones."""
+        _end_workers(self._loader)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import lightning
 
@@ -129,6 +130,7 @@ class ShardDataModule(lightning.LightningDataModule):
         # The batch that training has in hand, and how many were processed when it came.
         self._in_hand: tuple[int, int] | None = None
         self._bad: BadSamples | None = None
+        self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -158,8 +160,13 @@ class ShardDataModule(lightning.LightningDataModule):
                 self._position, self._in_hand = 0, None
 
     def teardown(self, stage: str) -> None:
-        """Keep the position without the trainer, which may be another one next time."""
+        """End the workers, and keep the position: the next trainer may be another one."""
         self._position, self._in_hand = self._next_batch(), None
+        self._close_loaders()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the workers."""
+        self._close_loaders()
 
     def fingerprint(self) -> dict[str, str]:
         """Return a hash of the content of each split that is open."""
@@ -172,7 +179,7 @@ class ShardDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Return the batches of training, from the position on."""
         assert self._order is not None
-        if self.trainer is not None and getattr(self.trainer, "overfit_batches", 0):
+        if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
             raise UserError(
                 "trainer.overfit_batches is not supported: every epoch has another order; give "
                 "data.train a shard with a few samples instead"
@@ -186,12 +193,14 @@ class ShardDataModule(lightning.LightningDataModule):
             seed=self.seed,
             rank=self._rank(),
         )
-        return TrainLoader(
+        loader = TrainLoader(
             dataset,
             position=self._next_batch,
             num_workers=self.num_workers,
             pin_memory=self._on_gpu(),
         )
+        self._loaders.add(loader)
+        return loader
 
     def val_dataloader(self) -> EvalLoader | list[Any]:
         """Return the batches of validation; none where no split is named."""
@@ -395,7 +404,13 @@ class ShardDataModule(lightning.LightningDataModule):
             layout=self._layout(name),
             rank=self._rank(),
         )
-        return EvalLoader(dataset, num_workers=self.num_workers, pin_memory=self._on_gpu())
+        loader = EvalLoader(dataset, num_workers=self.num_workers, pin_memory=self._on_gpu())
+        self._loaders.add(loader)
+        return loader
+
+    def _close_loaders(self) -> None:
+        for loader in self._loaders:
+            loader.close()
 
     def _layout(self, name: str) -> Layout:
         all_members = [members for _, members in self._samples[name].parts]

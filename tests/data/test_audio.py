@@ -1,0 +1,115 @@
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from shard_files import sound
+
+from mmlight.data.audio import AudioSettings, load_audio
+from mmlight.data.draw import Draws
+from mmlight.errors import UserError
+
+FORMATS = ["FLAC", "WAV", "OGG", "MP3"]
+
+
+def draws(sample: int = 0) -> Draws:
+    return Draws("audio", seed=0, epoch=0, sample=sample)
+
+
+def written(wave: np.ndarray, rate_hz: int, format: str = "FLAC", **options) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate_hz, format=format, **options)
+    return file.getvalue()
+
+
+def tone(seconds: float, rate_hz: int, pitch_hz: float = 440) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * pitch_hz * np.arange(int(seconds * rate_hz)) / rate_hz)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_decodes_mixes_and_resamples(format):
+    stereo = np.stack([tone(1, 44_100), np.zeros(44_100)], axis=1)
+    wave = load_audio(written(stereo, 44_100, format), AudioSettings(), draws=None)
+    assert wave.dtype == np.float32 and wave.ndim == 1
+    assert abs(len(wave) - 16_000) <= 1
+    expected = tone(1, 16_000)[: len(wave)] / 2
+    middle = slice(2000, 14_000)
+    tolerance = 1e-3 if format in ("FLAC", "WAV") else 0.05
+    assert np.abs(wave[middle] - expected[middle]).max() < tolerance
+
+
+def test_the_own_rate_is_left_alone():
+    data = sound(0.1)
+    wave = load_audio(data, AudioSettings(sample_rate_hz=8000), draws=None)
+    assert np.array_equal(wave, soundfile.read(io.BytesIO(data), dtype="float32")[0])
+
+
+@pytest.mark.parametrize("format", ["FLAC", "WAV"])
+def test_crops_take_the_part_asked_for(format):
+    ramp = np.arange(8000) / 8000
+    data = written(ramp, 8000, format, subtype="PCM_24")
+
+    def first(crop: str) -> float:
+        settings = AudioSettings(sample_rate_hz=8000, max_seconds=0.25, eval_crop=crop)
+        wave = load_audio(data, settings, draws=None)
+        assert len(wave) == 2000
+        return float(wave[0])
+
+    assert first("start") == pytest.approx(0, abs=1e-3)
+    assert first("center") == pytest.approx(3000 / 8000, abs=1e-3)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_random_crops_depend_on_the_sample(format):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+    data = written(noise, 16_000, format)
+    settings = AudioSettings(max_seconds=0.2)
+    one, again, other = (load_audio(data, settings, draws=draws(n)) for n in (1, 1, 2))
+    assert len(one) == 3200
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_random_starts_are_spread_over_the_clip():
+    data = written(np.arange(8000) / 8000, 8000)
+    settings = AudioSettings(sample_rate_hz=8000, max_seconds=0.5)
+    starts = [load_audio(data, settings, draws=draws(n))[0] for n in range(200)]
+    assert min(starts) < 0.03 and max(starts) > 0.47
+    assert abs(np.mean(starts) - 0.25) < 0.03
+
+
+def test_a_short_clip_is_not_padded():
+    assert len(load_audio(sound(0.05), AudioSettings(sample_rate_hz=8000), draws=draws())) == 400
+
+
+def test_truncated_and_foreign_bytes_raise():
+    data = sound(1.0)
+    for broken in (data[: len(data) // 2], b"", b"hello", written(np.zeros(0), 8000, "WAV")):
+        with pytest.raises(Exception):  # noqa: B017  decoders raise what they like
+            load_audio(broken, AudioSettings(), draws=None)
+
+
+def test_what_is_not_finite_raises():
+    wave = np.array([0.0, np.nan, 0.0], np.float32)
+    with pytest.raises(ValueError, match="not finite"):
+        load_audio(written(wave, 16_000, "WAV", subtype="FLOAT"), AudioSettings(), draws=None)
+
+
+def test_floats_past_one_are_clipped():
+    wave = np.full(100, 3.0, np.float32)
+    data = written(wave, 16_000, "WAV", subtype="FLOAT")
+    assert load_audio(data, AudioSettings(), draws=None).max() == 1.0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sample_rate_hz": 0},
+        {"max_seconds": 0.0},
+        {"max_seconds": float("inf")},
+        {"max_seconds": 1e-6},
+    ],
+)
+def test_wrong_settings_are_refused(settings):
+    with pytest.raises(UserError, match=r"audio\."):
+        AudioSettings(**settings)

@@ -1,0 +1,76 @@
+import itertools
+import json
+
+import pytest
+from multimodal import Recorder, shard, trainer, with_images
+
+from mmlight.batch import BadSample
+from mmlight.data.bad_samples import BadSamples
+from mmlight.data.module import Split
+from mmlight.errors import UserError
+
+
+def bad(key: str) -> BadSample:
+    return BadSample("s.tar", key, "jpg", "ValueError: cut short", "s/1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    shard(folder / "0.tar", range(20), broken=[4, 11])
+    return folder
+
+
+def lines(folder) -> list[dict[str, str]]:
+    text = (folder / "bad_samples.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_each_is_written_once(tmp_path):
+    counter = BadSamples(tmp_path / "new" / "bad.jsonl", limit=5, limit_text="")
+    counter.add([bad("1"), bad("2")])
+    counter.add([bad("1")])
+    assert len(counter) == 2
+    written = [json.loads(line) for line in counter.path.read_text().splitlines()]
+    assert [line["key"] for line in written] == ["1", "2"]
+    assert written[0]["reason"] == "ValueError: cut short" and written[0]["shard"] == "s.tar"
+
+
+def test_the_limit_itself_is_allowed_one_more_is_not(tmp_path):
+    counter = BadSamples(tmp_path / "bad.jsonl", limit=2.0, limit_text="10 % of 20")
+    counter.add([bad("1"), bad("2"), bad("2")])
+    with pytest.raises(UserError, match=r"3 samples cannot be decoded, more than 10 % of 20"):
+        counter.add([bad("3")])
+    assert len(counter.path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_training_goes_on_and_names_each_once(folder, tmp_path, num_workers):
+    model = Recorder()
+    data = with_images(folder, max_bad_fraction=0.1, num_workers=num_workers)
+    trainer(tmp_path, max_epochs=4).fit(model, data)
+    assert len(model.trained) == 20
+    assert not {4, 11} & set(itertools.chain(*model.trained))
+    assert sorted(line["key"] for line in lines(tmp_path)) == ["0004", "0011"]
+    assert all("truncated" in line["reason"] for line in lines(tmp_path))
+    assert all(line["replaced_by"].startswith("0/") for line in lines(tmp_path))
+
+
+def test_too_many_stop_the_run(folder, tmp_path):
+    data = with_images(folder, max_bad_fraction=0.05)
+    with pytest.raises(UserError, match=r"2 samples cannot be decoded, more than 0\.05 of 20") as e:
+        trainer(tmp_path, max_epochs=4).fit(Recorder(), data)
+    message = str(e.value)
+    assert "\n" not in message
+    assert "0.tar" in message and "truncated" in message and "bad_samples.jsonl" in message
+    assert "data.max_bad_fraction" in message
+
+
+def test_evaluation_leaves_them_out_and_names_them(folder, tmp_path):
+    model = Recorder()
+    data = with_images(
+        folder, train=None, val=Split(str(folder)), max_bad_fraction=0.5, eval_batch_size=8
+    )
+    trainer(tmp_path).validate(model, data, verbose=False)
+    assert model.validated == sorted(set(range(20)) - {4, 11})
+    assert [line["key"] for line in lines(tmp_path)] == ["0004", "0011"]

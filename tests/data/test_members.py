@@ -1,0 +1,117 @@
+import json
+
+import pytest
+
+from mmlight.data.members import Contents, Members, check_extensions, parse_label, parse_source
+from mmlight.errors import UserError
+
+
+def contents(**raw) -> Contents:
+    return Contents(
+        {k: v if isinstance(v, bytes) else json.dumps(v).encode() for k, v in raw.items()}
+    )
+
+
+def test_img2dataset_layout_reads_as_it_is():
+    members = Members(image=["jpg", "png"], text="txt", fields={"url": "json:url"})
+    sample = contents(jpg=b"\xff", txt=b"a cat\n", json={"url": "x"})
+    assert members.modalities() == ("image", "text")
+    assert sample.captions(members) == [("a cat", 1.0)]
+    assert sample.value("json:url") == "x"
+    assert set(members.extensions()) == {"jpg", "png", "txt", "json"}
+
+
+def test_clip_benchmark_lines_are_captions():
+    members = Members(text="txt", text_lines=True)
+    captions = contents(txt=b"one\r\ntwo\n\n  \nthree").captions(members)
+    assert [text for text, _ in captions] == ["one", "two", "three"]
+    assert sum(weight for _, weight in captions) == pytest.approx(1)
+
+
+def test_without_text_lines_a_member_is_one_caption():
+    assert contents(txt=b"one\ntwo\n").captions(Members(text="txt")) == [("one\ntwo", 1.0)]
+
+
+def test_a_list_takes_the_first_member_that_the_sample_has():
+    members = Members(text=["json:alt", "txt"], image=["png", "jpg"])
+    assert contents(txt=b"t", json={"alt": "a"}).captions(members) == [("a", 1.0)]
+    assert contents(txt=b"t", json={}).captions(members) == [("t", 1.0)]
+    assert contents(jpg=b"", txt=b"").first(members.image) == "jpg"
+
+
+def test_json_list_holds_several_captions_of_equal_weight():
+    sample = contents(json={"captions": ["a", None, " ", "b"]})
+    assert sample.captions(Members(text="json:captions")) == [("a", 0.5), ("b", 0.5)]
+
+
+def test_weights_hold_over_the_sources_that_are_there():
+    members = Members(text={"txt": 0.75, "json:alt": 0.25})
+    assert contents(txt=b"t", json={"alt": "a"}).captions(members) == [("t", 0.75), ("a", 0.25)]
+    assert contents(json={"alt": ["a", "b"]}).captions(members) == [("a", 0.125), ("b", 0.125)]
+    assert contents(jpg=b"").captions(members) == []
+
+
+def test_dots_go_deeper_into_json_unless_a_key_has_them():
+    sample = contents(json={"meta": {"a": 1}, "x.y": 2})
+    assert sample.value("json:meta.a") == 1
+    assert sample.value("json:x.y") == 2
+    assert sample.value("json:meta.b.c") is None
+
+
+def test_half_a_surrogate_pair_is_replaced():
+    sample = Contents({"json": b'{"c": "a\\ud83d"}'})
+    assert sample.captions(Members(text="json:c")) == [("a?", 1.0)]
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xfe", b"{"])
+def test_broken_text_and_json_raise(raw):
+    with pytest.raises(ValueError):
+        Contents({"txt": b"\xff\xfe"}).captions(Members(text="txt"))
+    with pytest.raises(ValueError):
+        Contents({"json": raw}).captions(Members(text="json:c"))
+    with pytest.raises(ValueError, match="not a caption"):
+        contents(json={"c": 3}).captions(Members(text="json:c"))
+
+
+def test_labels():
+    assert parse_label(None) == -1
+    assert parse_label("7\n") == 7
+    assert parse_label(7) == 7
+    for wrong in ("cat", 1.5, True, -1, "-3", [1]):
+        with pytest.raises(ValueError):
+            parse_label(wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image": "json:image"}, "plain extension"),
+        ({"image": []}, "members.image is empty"),
+        ({"text": {"txt": 0.0}}, "above 0"),
+        ({"text_lines": True}, "no effect without members.text"),
+        ({"text": "txt:caption"}, "not JSON"),
+        ({"text": "json:"}, "not a member"),
+        ({"class_captions": ["a {}"]}, "needs members.label"),
+        ({"class_captions": ["a {}"], "label": "cls", "text": "txt"}, "excludes text"),
+        ({"class_captions": ["a photo"], "label": "cls"}, "with {}"),
+    ],
+)
+def test_contradictions_are_one_line_errors(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        Members(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_member_nobody_has_names_those_there_and_the_nearest():
+    with pytest.raises(UserError, match=r"'jpeg'.*it has jpg, txt.*did you mean 'jpg'"):
+        check_extensions(Members(image="jpeg"), {"jpg": 3, "txt": 3}, where="data.train")
+    check_extensions(Members(image=["jpeg", "jpg"]), {"jpg": 3}, where="data.train")
+
+
+def test_every_source_with_a_weight_must_exist():
+    with pytest.raises(UserError, match=r"text\.json"):
+        check_extensions(Members(text={"txt": 1, "json:a": 1}), {"txt": 3}, where="data.train")
+
+
+def test_extensions_are_compared_in_lower_case():
+    assert parse_source(".JPG") == ("jpg", None)

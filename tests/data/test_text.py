@@ -1,0 +1,27 @@
+import pytest
+
+from mmlight.data.text import TextSettings, caption_id, clean_caption
+from mmlight.data.tokenizer import ByteTokenizer
+from mmlight.errors import UserError
+
+
+def test_cleaning():
+    raw = "  A &amp;amp; B\n\tcafÃ©  "
+    assert clean_caption(raw, "none") == raw
+    assert clean_caption(raw, "whitespace") == "A &amp;amp; B cafÃ©"
+    assert clean_caption(raw, "clip") == "a & b café"
+
+
+def test_caption_ids_are_stable_hashes():
+    # fixed: checkpoints and logs of other machines hold the same ids
+    assert caption_id("a cat") == caption_id("a cat") != caption_id("a dog")
+    assert caption_id("a cat") == int.from_bytes(
+        bytes.fromhex("67f5dfb40b23dda2"), "little", signed=True
+    )
+    assert all(-(2**63) <= caption_id(str(n)) < 2**63 for n in range(100))
+
+
+@pytest.mark.parametrize("settings", [{"max_tokens": 2}, {"clean": "soap"}])
+def test_wrong_settings_are_refused(settings):
+    with pytest.raises(UserError, match=r"text\."):
+        TextSettings(ByteTokenizer(), **settings)

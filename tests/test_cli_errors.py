@@ -71,6 +71,7 @@ MISTAKES = {
     "value out of range": ({f"{MODEL}optimizer.lr": -1}, ["optimizer.lr: -1.0 must be positive"]),
     "callback's value": ({"ema": {"decay": 2}}, ["ema decay 2.0 must lie between 0 and 1"]),
     "no such strategy": ({"trainer.strategy": "dpp"}, ["trainer:", "dpp"]),
+    "rounded inputs": ({"trainer.precision": "bf16-true"}, ["bf16-true", "use bf16-mixed"]),
     "negative steps": ({"trainer.max_steps": -5}, ["max_steps", "-5"]),
 }
 

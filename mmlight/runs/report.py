@@ -89,10 +89,12 @@ def _scores(final: Mapping[str, Any]) -> str:
     parts = []
     pairs = retrieval_scores(values)
     if pairs:
+        has_classes = any("precision_at_1" in pair.scores for pair in pairs)
         heads = ["", "R@1", "R@5", "R@10", "median rank", "chance R@1", "R@1 / chance"]
+        heads += ["class P@1"] if has_classes else []
         rows = []
         for pair in pairs:
-            cells = retrieval_cells(pair)
+            cells = retrieval_cells(pair, with_classes=has_classes)
             marked = f'<td class="main">{_text(cells[0])}</td>'
             rest = "".join(f"<td>{_text(cell)}</td>" for cell in cells[1:])
             name = f"{pair.stage}: {pair.query} → {pair.gallery}"
@@ -102,7 +104,8 @@ def _scores(final: Mapping[str, Any]) -> str:
             "<h2>Retrieval over the whole set</h2>"
             f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
             '<p class="soft">R@k: share of queries whose own sample is among the first k. '
-            "Chance: the same for a random order.</p>"
+            "Chance: the same for a random order. Class P@1: share of queries whose nearest row "
+            "has their label.</p>"
         )
     others = other_scores(values)
     if others:

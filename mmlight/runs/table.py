@@ -23,12 +23,18 @@ def format_table(summary: Mapping[str, Any]) -> Group:
     pairs = retrieval_scores(final)
     if pairs:
         # Narrow enough for 80 columns with three digits of gain.
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        has_classes = any("precision_at_1" in pair.scores for pair in pairs)
+        note = (
+            "P@1: share of queries whose nearest is of their class, in %" if has_classes else None
+        )
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=note, caption_justify="left")
         table.add_column("retrieval", no_wrap=True)
-        for heading in ("R@1", "R@5", "R@10", "median", "chance", "gain"):
+        class_heading = ("P@1",) if has_classes else ()
+        for heading in ("R@1 %", "R@5", "R@10", "median", "chance", "gain", *class_heading):
             table.add_column(heading, justify="right", no_wrap=True)
         for pair in pairs:
-            table.add_row(f"{pair.stage}: {pair.query} → {pair.gallery}", *retrieval_cells(pair))
+            cells = [c.removesuffix(" %") for c in retrieval_cells(pair, with_classes=has_classes)]
+            table.add_row(f"{pair.stage}: {pair.query} → {pair.gallery}", *cells)
         parts.append(table)
     others = other_scores(final)
     if others:
@@ -41,11 +47,12 @@ def format_table(summary: Mapping[str, Any]) -> Group:
     return Group(*parts)
 
 
-def retrieval_cells(pair: PairScores) -> list[str]:
+def retrieval_cells(pair: PairScores, *, with_classes: bool = False) -> list[str]:
     """Return recall at 1, 5 and 10, median rank, chance, and the gain over chance, as text.
 
     Args:
         pair: the scores of one direction; what it lacks becomes a dash.
+        with_classes: append the share of queries whose nearest row is of their class.
     """
     scores = pair.scores
     cells = [
@@ -56,6 +63,9 @@ def retrieval_cells(pair: PairScores) -> list[str]:
     recall = scores.get("recall_at_1")
     cells.append(f"{100 * chance:.2f} %" if chance is not None else "-")
     cells.append(f"{recall / chance:.0f} x" if chance and recall is not None else "-")
+    if with_classes:
+        precision = scores.get("precision_at_1")
+        cells.append(format_value("precision_at_1", precision) if precision is not None else "-")
     return cells
 
 

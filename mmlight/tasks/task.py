@@ -72,6 +72,15 @@ class Task(lightning.LightningModule):
     def after_step(self) -> None:
         """Put parameters back into their range after an optimiser step."""
 
+    def setup(self, stage: str) -> None:
+        """Refuse precisions that would round the inputs themselves."""
+        if str(self.trainer.precision) in ("16-true", "bf16-true", "64-true"):
+            half = "16-mixed" if str(self.trainer.precision) == "16-true" else "bf16-mixed"
+            raise UserError(
+                f"trainer.precision {self.trainer.precision} would also round the waveforms; use "
+                f"{half} or 32-true"
+            )
+
     def configure_model(self) -> None:
         """Build once, however often Lightning asks."""
         if self._built:

@@ -74,3 +74,12 @@ def test_evaluation_leaves_them_out_and_names_them(folder, tmp_path):
     trainer(tmp_path).validate(model, data, verbose=False)
     assert model.validated == sorted(set(range(20)) - {4, 11})
     assert [line["key"] for line in lines(tmp_path)] == ["0004", "0011"]
+
+
+def test_restart_names_a_sample_no_second_time(tmp_path):
+    bad = BadSample(shard="a.tar", key="1", member="jpg", reason="cut", replaced_by="a/2")
+    for _ in range(2):
+        counted = BadSamples(tmp_path / "bad.jsonl", limit=1, limit_text="1")
+        counted.add([bad])
+        assert len(counted) == 1
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 1

@@ -18,6 +18,8 @@ SCRIPTS = $(shell grep -lE '^\#!.*\<(ba|da)?sh\>' .ci/* $(wildcard slurm/*))
 
 quickstart: install
 	$(BIN)/mmlight scenes data/scenes
+	$(BIN)/mmlight tokenizer train --shards data/scenes/train --text json:captions \
+	  --kind word --vocab-size 256 --out data/scenes/tokenizer
 	$(BIN)/mmlight fit -c experiments/pretrain/scenes.yaml
 
 install: $(VENV)/.installed

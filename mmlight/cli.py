@@ -44,7 +44,7 @@ class RunSettings:
     """Where a run lives and who hears of it.
 
     Attributes:
-        name: the experiment's name; None takes the name of the last config file.
+        name: the experiment's name; None takes the name of the first config file.
         root: the folder of all runs; a run's own folder is `root/name/id`.
         id: the run's id; None takes SLURM's job id, or a fresh one.
         wandb: whether W&B gets what the run folder gets; `offline` needs no network.
@@ -291,11 +291,15 @@ def _check_top_keys(values: dict[str, Any], known: Sequence[str]) -> None:
 def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
     """Replace each ``-c FILE`` by the files it extends, as inline configurations.
 
+    The classes that the last file names for `model` and `data` are said first, so that a file of
+    settings (a tower, say) can be extended before the file that names the class.
+
     Returns:
-        The arguments for the parser, and the name of the last file (the experiment's name).
+        The arguments for the parser, and the name of the first file (the experiment's name).
     """
     expanded: list[str] = []
-    name = "run"
+    classes: dict[str, dict[str, str]] = {}
+    name: str | None = None
     rest = iter(arguments)
     for argument in rest:
         flag, equals, value = argument.partition("=")
@@ -307,11 +311,18 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
         if not value:
             raise UserError(f"{flag} needs the path of a config file")
         path = Path(value)
-        name = path.parent.parent.name if path.name == "config.yaml" else path.stem
+        if name is None:
+            name = path.parent.parent.name if path.name == "config.yaml" else path.stem
         for layer in compose.expand(path):
+            for key in ("model", "data"):
+                part = layer.values.get(key)
+                if isinstance(part, dict) and isinstance(part.get("class_path"), str):
+                    classes[key] = {"class_path": part["class_path"]}
             if layer.values:
                 expanded.append(f"{_INLINE}{yaml.safe_dump(layer.values, sort_keys=False)}")
-    return expanded, name
+    if classes:
+        expanded.insert(0, f"{_INLINE}{yaml.safe_dump(classes)}")
+    return expanded, name or "run"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,0 +1,26 @@
+import yaml
+
+from mmlight.cli import expand_configs
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_tower_file_may_come_before_the_class_it_sets(tmp_path):
+    write(tmp_path / "tower.yaml", "model: {init_args: {embed_dim: 8}}\n")
+    first = write(
+        tmp_path / "mine.yaml", "extends: tower.yaml\nmodel: {class_path: a.Contrastive}\n"
+    )
+    second = write(tmp_path / "overlay.yaml", "trainer: {max_steps: 1}\n")
+    expanded, name = expand_configs(["-c", first, f"--config={second}", "--run.root", "x"])
+    inline = [yaml.safe_load(a.removeprefix("--config=")) for a in expanded[:-2]]
+    assert inline == [
+        {"model": {"class_path": "a.Contrastive"}},
+        {"model": {"init_args": {"embed_dim": 8}}},
+        {"model": {"class_path": "a.Contrastive"}},
+        {"trainer": {"max_steps": 1}},
+    ]
+    assert expanded[-2:] == ["--run.root", "x"]
+    assert name == "mine", "an overlay does not rename the experiment"

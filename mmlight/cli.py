@@ -95,6 +95,15 @@ class MmlightCLI(LightningCLI):
         """Return the one verb that is run: building the parsers of all four costs 0.4 s."""
         return {self._verb: LightningCLI.subcommands()[self._verb]}
 
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            # Lightning's own table of the scores, beside ours.
+            parser.set_defaults({"verbose": False})
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the settings of a run, beside trainer, model and data."""
         parser.add_class_arguments(RunSettings, "run")

@@ -140,6 +140,10 @@ def store(
     batch = batch.replace_schema_metadata(metadata)
     problems = []
     for place in places(shard, cache_dir=cache_dir):
+        # By its mode too: root could write, but whoever took the right away meant it.
+        if place.parent == shard.parent and not shard.parent.stat().st_mode & 0o222:
+            problems.append(f"{place.parent}: read-only")
+            continue
         try:
             if place.parent != shard.parent:
                 place.parent.mkdir(parents=True, exist_ok=True)

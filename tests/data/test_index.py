@@ -114,7 +114,6 @@ def test_where_the_shards_folder_refuses_the_cache_folder_serves(tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only folders")
 def test_read_only_folder_is_left_alone(tmp_path):
     path = text_shard(tmp_path / "shards" / "a.tar", 2)
     path.parent.chmod(0o555)
@@ -179,3 +178,13 @@ def test_data_floor_modules_import_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert json.loads(done.stdout) == []
+
+
+def test_index_found_in_a_read_only_folder_is_used(tmp_path):
+    path = text_shard(tmp_path / "shards" / "a.tar", 2)
+    (built,) = load_or_build([path])
+    path.parent.chmod(0o555)
+    (found,) = load_or_build([path], cache_dir=tmp_path / "cache")
+    path.parent.chmod(0o755)
+    assert found == built
+    assert not (tmp_path / "cache").exists()

@@ -3,6 +3,7 @@
 Shapes as in `mmlight.batch`; K classes.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning
@@ -37,7 +38,9 @@ class ZeroShot(Callback):
     over the whole set and all ranks. Class names come from the data's `class_names`.
 
     Args:
-        templates: sentences with `{}` for the class name, or the name of a built-in list.
+        templates: sentences with `{}` for the class name; or the name of a built-in list (plain,
+            image, audio, speech); or a file with one sentence per line, such as CLIP_benchmark's
+            ``zeroshot_classification_templates.txt``, whose `{c}` is understood.
         modalities: what is classified; None takes every tower but text.
     """
 
@@ -48,12 +51,7 @@ class ZeroShot(Callback):
         modalities: list[Literal["image", "audio"]] | None = None,
     ) -> None:
         if isinstance(templates, str):
-            if templates not in TEMPLATES:
-                raise UserError(
-                    f"zero_shot.templates: no built-in list '{templates}'; there are "
-                    f"{', '.join(TEMPLATES)}, or give a list of sentences with {{}}"
-                )
-            templates = list(TEMPLATES[templates])
+            templates = _named_templates(templates)
         self.templates = check_templates(templates)
         self.modalities = modalities
         self._weights_KD: Tensor | None = None
@@ -147,3 +145,16 @@ class ZeroShot(Callback):
             return features_ND
 
         return classifier_weights(embed, data.class_names, self.templates)
+
+
+def _named_templates(name: str) -> list[str]:
+    if name in TEMPLATES:
+        return list(TEMPLATES[name])
+    try:
+        lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"zero_shot.templates: '{name}' is neither a built-in list ({', '.join(TEMPLATES)}) "
+            "nor a file that can be read; or give a list of sentences with {}"
+        ) from error
+    return [line.strip().replace("{c}", "{}") for line in lines if line.strip()]

@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
@@ -362,4 +361,3 @@ def _quieten() -> None:
     # torch renamed a class that Lightning 2.6 still asks for by its old name.
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*")
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    sys.argv = sys.argv[:1] if "pytest" in sys.modules else sys.argv

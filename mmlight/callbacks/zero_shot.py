@@ -98,11 +98,11 @@ class ZeroShot(Callback):
         if self._weights_KD is None:
             # Here and not at the epoch's start: averaged weights (EMA) are in place by now.
             self._weights_KD = self._classifier(trainer, pl_module)
-        for name in self._classified(pl_module):
+        for name, counts in self._counts.items():
             if name not in outputs:
                 continue
             keep_B = batch.present(name) & batch.valid_B & (label_B >= 0)
-            self._counts[name].update(outputs[name][keep_B], self._weights_KD, label_B[keep_B])
+            counts.update(outputs[name][keep_B], self._weights_KD, label_B[keep_B])
 
     on_test_batch_end = on_validation_batch_end
 

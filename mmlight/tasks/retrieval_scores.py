@@ -111,20 +111,11 @@ class FeatureStore:
         rows: dict[Modality, Rows] = {}
         captions = [c for part in comm.gather_objects(self._captions) for c in part]
         keys = {i: k for part in comm.gather_objects(self._keys) for i, k in part.items()}
-        everywhere = comm.gather_objects(sorted(self._parts))
-        for name in self.modalities:
-            if not any(name in part for part in everywhere):
-                continue
-            width = (
-                max(p[0].shape[1] for p in self._parts.get(name, [])) if name in self._parts else 0
-            )
-            width = max(comm.gather_objects(width))
-            empty = (torch.zeros(0, width), torch.zeros(0).long(), torch.zeros(0).long())
-            parts = self._parts.get(name) or [empty]
-            joined = [
+        # Every rank has the same number of batches, so the same modalities, if with fewer rows.
+        for name, parts in self._parts.items():
+            features_ND, item_N, label_N = (
                 comm.gather_variable(torch.cat(column)) for column in zip(*parts, strict=True)
-            ]
-            features_ND, item_N, label_N = joined
+            )
             order_N = torch.argsort(item_N, stable=True)
             if name == "text":
                 captions = [captions[i] for i in order_N.tolist()]

@@ -189,7 +189,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped: a check of what it is must not read gigabytes that Lightning reads again.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises several kinds for a damaged or unsafe file
         said = str(error).split("\n")[0]
         raise UserError(f"checkpoint {path}: cannot be read safely ({said})") from error

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from mmlight.errors import UserError, nearest
 
@@ -13,16 +14,21 @@ TRAINING_VERBS = {
     "test": "score a checkpoint on test:    mmlight test -c FILE --ckpt_path last",
     "predict": "write embeddings of shards:    mmlight predict -c FILE --ckpt_path last",
 }
+# The module of each verb (its `main` takes the arguments), and a line of help.
 OTHER_VERBS = {
-    "shards": "index, check or pack shards:   mmlight shards --help",
-    "tokenizer": "train a tokenizer on captions: mmlight tokenizer --help",
-    "scenes": "make the quickstart's data:    mmlight scenes data/scenes",
+    "shards": ("data.shards_command", "index, check or pack shards:   mmlight shards --help"),
+    "tokenizer": (
+        "data.tokenizer_command",
+        "train a tokenizer on captions: mmlight tokenizer --help",
+    ),
+    "scenes": ("data.scenes_command", "make the quickstart's data:    mmlight scenes data/scenes"),
 }
 USER_MISTAKE = 2
 
 
 def _usage() -> str:
-    rows = [f"  {verb:<10} {text}" for verb, text in {**TRAINING_VERBS, **OTHER_VERBS}.items()]
+    others = {verb: text for verb, (_, text) in OTHER_VERBS.items()}
+    rows = [f"  {verb:<10} {text}" for verb, text in {**TRAINING_VERBS, **others}.items()]
     return "\n".join(
         [
             "usage: mmlight VERB ...",
@@ -44,19 +50,11 @@ def _verb(name: str) -> Callable[[Sequence[str]], int]:
         from mmlight import cli
 
         return lambda rest: cli.main([name, *rest])
-    if name == "shards":
-        from mmlight.data import shards_command
-
-        return shards_command.main
-    if name == "tokenizer":
-        from mmlight.data import tokenizer_command
-
-        return tokenizer_command.main
-    if name == "scenes":
-        from mmlight.data import scenes_command
-
-        return scenes_command.main
-    verbs = {**TRAINING_VERBS, **OTHER_VERBS}
+    if name in OTHER_VERBS:
+        module = import_module(f"mmlight.{OTHER_VERBS[name][0]}")
+        command: Callable[[Sequence[str]], int] = module.main
+        return command
+    verbs = [*TRAINING_VERBS, *OTHER_VERBS]
     raise UserError(f"unknown verb '{name}'{nearest(name, verbs)}; see mmlight --help")
 
 

@@ -5,6 +5,7 @@ Shape legend, used as suffixes all over the project:
     B samples of this rank's batch      C image channels     H, W pixels
     N captions (N == B in training)     L tokens or frames   T waveform samples
     D feature width                     P modality pairs     K classes
+    G boxes of the sample with most of them
 """
 
 from collections.abc import Iterator
@@ -41,15 +42,61 @@ class _Movable:
 
 
 @dataclass(frozen=True)
+class View(_Movable):
+    """Which part of the pixels is image rather than padding, and where it lies in the original.
+
+    Attributes:
+        area_B2: int64, height and width of the real pixels; the rest, right and below, is padding.
+        original_B2: int64, height and width of the image as stored.
+        to_original_B4: float32 (scale_x, scale_y, offset_x, offset_y), in original pixels:
+            ``x_original = x * scale_x + offset_x``; a scale below 0 is a flip.
+    """
+
+    area_B2: Tensor
+    original_B2: Tensor
+    to_original_B4: Tensor
+
+    def restore(self, xyxy_BG4: Tensor) -> Tensor:
+        """Return boxes (B, G, 4) in pixels of the original images, clipped to them, float32."""
+        scale_B14 = self.to_original_B4[:, None, [0, 1, 0, 1]]
+        ends_BG4 = xyxy_BG4.float() * scale_B14 + self.to_original_B4[:, None, [2, 3, 2, 3]]
+        # A flip swaps the ends.
+        low_BG2 = torch.minimum(ends_BG4[..., :2], ends_BG4[..., 2:])
+        high_BG2 = torch.maximum(ends_BG4[..., :2], ends_BG4[..., 2:])
+        limit_B14 = self.original_B2[:, None, [1, 0, 1, 0]].to(ends_BG4.dtype)
+        return torch.cat([low_BG2, high_BG2], -1).clamp(min=0).minimum(limit_B14)
+
+
+@dataclass(frozen=True)
 class Images(_Movable):
     """Pixels as decoded; encoders normalise on the device.
 
     Attributes:
         pixels_BCHW: uint8, all of one size. Rows of missing images are zero.
         present_B: bool, False where the sample has no image.
+        view: where the pixels come from; None unless images are fitted (see `ImageSettings`).
     """
 
     pixels_BCHW: Tensor
+    present_B: Tensor
+    view: View | None = None
+
+
+@dataclass(frozen=True)
+class Boxes(_Movable):
+    """Objects in the images, padded to the sample with most of them.
+
+    Attributes:
+        xyxy_BG4: float32 corners (left, top, right, bottom) in pixels of `Images.pixels_BCHW`.
+        label_BG: int64 class numbers; 0 where padded.
+        mask_BG: bool, True for real boxes.
+        present_B: bool, False where nobody said which objects the sample has (a sample without
+            objects is present).
+    """
+
+    xyxy_BG4: Tensor
+    label_BG: Tensor
+    mask_BG: Tensor
     present_B: Tensor
 
 
@@ -65,6 +112,9 @@ class Text(_Movable):
             caption per sample and this is ``arange(B)``; in evaluation a sample has all of its
             captions.
         caption_id_N: int64, a hash of the caption's text: equal captions, equal ids.
+        offset_NL2: int64, the first character of its caption that each token stands for and the
+            one after its last; equal for tokens that stand for none (start, end, padding). None
+            unless the data's text settings ask for offsets.
     """
 
     token_ids_NL: Tensor
@@ -72,6 +122,7 @@ class Text(_Movable):
     present_N: Tensor
     item_N: Tensor
     caption_id_N: Tensor
+    offset_NL2: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +150,7 @@ class BadSample:
         member: the extension of the member at fault.
         reason: what the decoder said, one line.
         replaced_by: ``shard-name/key`` of the sample that took its place.
+        index: the sample's number in its data set.
     """
 
     shard: str
@@ -106,6 +158,7 @@ class BadSample:
     member: str
     reason: str
     replaced_by: str
+    index: int = -1
 
 
 @dataclass(frozen=True)
@@ -123,6 +176,7 @@ class Batch(_Movable):
         text: tokens, or None.
         audio: waveforms, or None.
         label_B: int64 class numbers, -1 where a sample has none; None where no label is mapped.
+        boxes: objects in the images, or None where no boxes are mapped.
         captions: raw captions in the order of ``text.item_N``; empty without text.
         fields: further members as they were mapped, one list entry per sample.
         bad: samples of this batch that had to be replaced; the data module counts them.
@@ -137,6 +191,7 @@ class Batch(_Movable):
     text: Text | None = None
     audio: Audio | None = None
     label_B: Tensor | None = None
+    boxes: Boxes | None = None
     captions: list[str] = field(default_factory=list)
     fields: dict[str, list[Any]] = field(default_factory=dict)
     bad: tuple[BadSample, ...] = ()

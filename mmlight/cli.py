@@ -1,5 +1,6 @@
 """`mmlight fit|validate|test|predict`: a thin LightningCLI over one YAML per experiment."""
 
+import json
 import logging
 import os
 import re
@@ -20,9 +21,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mmlight import compose
 from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
+from mmlight.callbacks.early_stopping import EarlyStopping
 from mmlight.callbacks.ema import Ema
 from mmlight.callbacks.embeddings import EmbeddingWriter
 from mmlight.callbacks.pictures import Pictures
+from mmlight.callbacks.predictions import Predictions
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
@@ -30,12 +33,27 @@ from mmlight.callbacks.zero_shot import ZeroShot
 from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError, nearest
+from mmlight.interop.saved_config import saved_config
 from mmlight.runs.run import RunFolder
-from mmlight.tasks.task import Task, read_checkpoint
+from mmlight.tasks.saved import read_checkpoint
+from mmlight.tasks.source import find_saved
+from mmlight.tasks.task import Task
 
 LAST = "last"
 _INLINE = "--config="
 _MONITOR = re.compile(r"monitor='([^']+)'\)` could not find .*? metrics: \[(.*?)\]")
+
+_SCORING = ("fit", "validate", "test")
+_ALL = (*_SCORING, "predict")
+# Keys beside trainer, model and data: the callback's class, the verbs that use it, the help. The
+# order matters: averaged weights are in place before anything evaluates them.
+_CALLBACKS: dict[str, tuple[type[Callback], tuple[str, ...], str]] = {
+    "ema": (Ema, _ALL, "Averaged weights."),
+    "zero_shot": (ZeroShot, _SCORING, "Zero-shot classification."),
+    "pictures": (Pictures, _SCORING, "Pictures and their settings."),
+    "predictions": (Predictions, ("predict",), "How the rows of `predict` are written."),
+    "early_stopping": (EarlyStopping, ("fit",), "Stop when a metric no longer improves."),
+}
 
 
 @dataclass
@@ -98,6 +116,9 @@ class MmlightCLI(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            # Predictions are written as they come; Lightning would keep them all in memory.
+            parser.set_defaults({"return_predictions": False})
         if subcommand in ("validate", "test"):
             # Lightning's own table of the scores, beside ours.
             parser.set_defaults({"verbose": False})
@@ -107,13 +128,8 @@ class MmlightCLI(LightningCLI):
         """Add the settings of a run, beside trainer, model and data."""
         parser.add_class_arguments(RunSettings, "run")
         parser.add_class_arguments(CheckpointSettings, "checkpoint")
-        parser.add_argument("--ema", type=Ema | None, default=None, help="Averaged weights.")
-        parser.add_argument(
-            "--zero_shot", type=ZeroShot | None, default=None, help="Zero-shot classification."
-        )
-        parser.add_argument(
-            "--pictures", type=Pictures | None, default=None, help="Pictures and their settings."
-        )
+        for key, (kind, _, text) in _CALLBACKS.items():
+            parser.add_argument(f"--{key}", type=kind | None, default=None, help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and say in one line what cannot be parsed."""
@@ -212,11 +228,13 @@ class MmlightCLI(LightningCLI):
         if verb == "fit":
             callbacks.append(Throughput())
         if verb == "predict":
+            # A task returns rows or features; each writer takes what is its own.
             callbacks.append(EmbeddingWriter(self.run.embeddings))
-        # The order matters: averaged weights are in place before anything evaluates them.
-        for key in ("ema", "zero_shot", "pictures"):
+            if self._get(self.config_init, "predictions") is None:
+                callbacks.append(Predictions())
+        for key, (_, verbs, _) in _CALLBACKS.items():
             extra = self._get(self.config_init, key)
-            if extra is not None and (key == "ema" or verb != "predict"):
+            if extra is not None and verb in verbs:
                 callbacks.append(extra)
         if verb == "fit":
             callbacks += checkpoint.callbacks(self.run.checkpoints)
@@ -333,6 +351,52 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
     return expanded, name or "run"
 
 
+def join_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Join the values that follow a flag (``--files a.jpg b.jpg``) into one, as a list."""
+    joined: list[str] = []
+    values: list[str] = []
+    inside = False
+    for argument in [*arguments, "-"]:
+        flag, equals, value = argument.partition("=")
+        if inside and not argument.startswith("-"):
+            values.append(argument)
+            continue
+        if inside:
+            joined[-1] += f"={json.dumps(values)}"
+        inside = flag in flags
+        values = [value] if equals else []
+        joined.append(flag if inside else argument)
+    return joined[:-1]
+
+
+def configure_from_checkpoint(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """Take model and data preparation from the checkpoint itself, where no config is given.
+
+    Returns:
+        The arguments for the parser, and the name of the experiment.
+    """
+    given = list(arguments)
+    for place, argument in enumerate(given):
+        flag, equals, value = argument.partition("=")
+        if flag != "--ckpt_path":
+            continue
+        if not equals:
+            value = given.pop(place + 1) if place + 1 < len(given) else ""
+        if value == LAST:
+            raise UserError(
+                f"predict --ckpt_path {LAST} needs -c CONFIG, whose newest run is meant; or name a "
+                "checkpoint or a run's folder"
+            )
+        path = find_saved(value, key="--ckpt_path")
+        if path.is_dir():
+            raise UserError(f"--ckpt_path {path} is an export; give the checkpoint it was made of")
+        given[place] = f"--ckpt_path={path}"
+        name = path.parents[2].name if path.parent.name == "checkpoints" else ""
+        config = yaml.safe_dump(saved_config(path), sort_keys=False)
+        return [f"{_INLINE}{config}", *given], name or "predict"
+    return given, "predict"
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run one of the training verbs.
 
@@ -342,6 +406,10 @@ def main(arguments: Sequence[str]) -> int:
     _quieten()
     verb = arguments[0]
     rest, name = expand_configs(arguments[1:])
+    if verb == "predict":
+        rest = join_values(rest, ("--data.predict.files", "--data.init_args.predict.files"))
+        if not any(argument.startswith(_INLINE) for argument in rest):
+            rest, name = configure_from_checkpoint(rest)
     MmlightCLI([verb, *rest], default_name=name)
     return 0
 

@@ -1,6 +1,7 @@
 """Writes what `mmlight predict` computes: embeddings of shards, as parquet files."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -17,13 +18,14 @@ class EmbeddingWriter(pl.Callback):
 
     Columns: `key` (``shard-name/sample-key``), `index` (the sample's number in its data set),
     `label` (null without one), `caption`, `caption_number` (0, 1, ... within a sample; null for a
-    sample without text), and `image`, `text`, `audio`: unit-length float32 vectors as lists of
-    fixed size, null where a sample lacks the modality. A sample with several captions has a row
-    for each; its image and audio stand in the first.
+    sample without text), `error` (why a sample could not be read, else null), and `image`,
+    `text`, `audio`: unit-length float32 vectors as lists of fixed size, null where a sample lacks
+    the modality. A sample with several captions has a row for each; its image and audio stand in
+    the first.
 
     Batches are written as they come, so memory does not grow; the file gets its name when it is
     complete. The task's `predict_step` returns features by modality: (B, D) for image and audio,
-    (N, D) for text.
+    (N, D) for text. Tasks that return rows are left to `Predictions`.
 
     Args:
         folder: where the files go.
@@ -39,9 +41,8 @@ class EmbeddingWriter(pl.Callback):
         return self._path.with_name(f".{self._path.name}.partial")
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the folder; refuse one with files of another number of ranks."""
+        """Refuse a folder with files of another number of ranks."""
         self._path = self.folder / f"part-{trainer.global_rank:05d}.parquet"
-        self.folder.mkdir(parents=True, exist_ok=True)
         others = sorted(self.folder.glob("part-*.parquet"))[trainer.world_size :]
         if others:
             raise UserError(
@@ -53,14 +54,17 @@ class EmbeddingWriter(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: dict[str, Tensor],
+        outputs: dict[str, Tensor] | list[Any],
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the batch's valid rows."""
+        """Write the batch's valid rows, and those of samples that cannot be read."""
+        if isinstance(outputs, list):
+            return
         table = to_table(batch, outputs)
         if self._writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._temporary, table.schema, compression="zstd")
         # One row group per batch.
         self._writer.write_table(table)
@@ -90,6 +94,7 @@ def to_table(batch: Batch, features: dict[str, Tensor]) -> pa.Table:
         features: by modality, (B, D), for text (N, D).
     """
     rows = _rows(batch, with_text="text" in features)
+    errors = {bad.index: f"{bad.member}: {bad.reason}".lstrip(": ") for bad in batch.bad}
     samples = np.array([sample for sample, _, _ in rows], dtype=np.int64)
     first = np.array([not number for _, _, number in rows], dtype=bool)
     text = np.array([-1 if row is None else row for _, row, _ in rows], dtype=np.int64)
@@ -103,6 +108,7 @@ def to_table(batch: Batch, features: dict[str, Tensor]) -> pa.Table:
         "caption_number": pa.array(
             [n if row is not None else None for _, row, n in rows], pa.int32()
         ),
+        "error": pa.array([errors.get(i) for i in index_B[samples].tolist()], pa.string()),
     }
     for name in ("image", "text", "audio"):
         if name not in features:
@@ -125,9 +131,13 @@ def _rows(batch: Batch, *, with_text: bool) -> list[tuple[int, int | None, int]]
             if present[row]:
                 captions.setdefault(item, []).append(row)
     rows: list[tuple[int, int | None, int]] = []
-    for sample, valid in enumerate(batch.valid_B.tolist()):
-        if not valid:
+    bad = {sample.index for sample in batch.bad}
+    for sample, (valid, index) in enumerate(
+        zip(batch.valid_B.tolist(), batch.index_B.tolist(), strict=True)
+    ):
+        if not valid and index not in bad:
             continue
+        bad.discard(index)
         if sample not in captions:
             rows.append((sample, None, 0))
         rows += [(sample, row, number) for number, row in enumerate(captions.get(sample, ()))]

@@ -51,6 +51,11 @@ class Progress(ProgressBar):
         """Show progress again."""
         self._enabled = True
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether anything is shown; Lightning prints through it."""
+        return self._enabled
+
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar.
 

@@ -91,7 +91,9 @@ class Record(pl.Callback):
         # Paths are not wrapped: broken ones can't be copied.
         console = Console(soft_wrap=True)
         if self._verb == "predict":
-            console.print(f"embeddings: {self.run.embeddings}", highlight=False)
+            for path in (self.run.embeddings, *sorted(self.run.path.glob("predictions.*"))):
+                if path.exists():
+                    console.print(f"{path.stem}: {path}", highlight=False)
             return
         report = write_report(self.run)
         console.print(format_table(summary))

@@ -27,12 +27,18 @@ class AudioSettings:
         max_seconds: longer clips are cut to this; only the part that is kept is decoded.
         train_crop: which part of a long clip training keeps: a random one, the start or the middle.
         eval_crop: which part evaluation keeps.
+        max_shift_s: training moves a clip by up to so many seconds to either side; what leaves at
+            one end comes in at the other.
+        max_gain_db: training makes a clip louder or softer by up to so many decibels; what would
+            go beyond full scale is cut off.
     """
 
     sample_rate_hz: int = 16_000
     max_seconds: float = 10.0
     train_crop: Literal["random", "start", "center"] = "random"
     eval_crop: Literal["start", "center"] = "center"
+    max_shift_s: float = 0.0
+    max_gain_db: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -42,6 +48,9 @@ class AudioSettings:
             raise UserError(f"audio.max_seconds must be above 0, not {self.max_seconds}")
         if self.max_samples < 1:
             raise UserError(f"audio.max_seconds={self.max_seconds} is less than one sample")
+        for name in ("max_shift_s", "max_gain_db"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"audio.{name} must be 0 or more, not {getattr(self, name)}")
 
     @property
     def max_samples(self) -> int:
@@ -92,4 +101,19 @@ def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> 
         mono = soxr.resample(mono, rate, settings.sample_rate_hz, quality="HQ")
         if len(mono) == 0:  # a clip shorter than one sample at the lower rate
             raise ValueError("no audio samples after resampling")
-    return np.clip(mono[: settings.max_samples], -1.0, 1.0, dtype=np.float32)
+    mono = mono[: settings.max_samples]
+    if draws is not None:
+        mono = _augment(mono, settings, draws=draws)
+    return np.clip(mono, -1.0, 1.0, dtype=np.float32)
+
+
+def _augment(mono: Waveform, settings: AudioSettings, *, draws: Draws) -> Waveform:
+    """Move a clip in time and change its loudness."""
+    if settings.max_shift_s > 0:
+        seconds = draws.uniform(-settings.max_shift_s, settings.max_shift_s)
+        mono = np.roll(mono, round(seconds * settings.sample_rate_hz))
+    if settings.max_gain_db > 0:
+        mono = mono * np.float32(
+            10 ** (draws.uniform(-settings.max_gain_db, settings.max_gain_db) / 20)
+        )
+    return mono

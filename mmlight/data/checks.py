@@ -1,7 +1,11 @@
 """Checks of a mapping against the samples themselves, before training begins."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from mmlight.batch import MODALITIES
+from mmlight.data.boxes import class_number
 from mmlight.data.corpus import Corpus
 from mmlight.data.members import (
     Contents,
@@ -35,9 +39,78 @@ def check_members(corpus: Corpus, members: Members, *, where: str, num_classes: 
     for entry, sources in members.groups().items():
         keyed = [source for source in sources if parse_source(source)[1] is not None]
         if len(keyed) == len(sources):
-            _check_keys(corpus, keyed, where=f"members.{entry}: no sample of {where}")
+            check_keys(corpus, keyed, where=f"members.{entry}: no sample of {where}")
     if members.label is not None and num_classes is not None:
         _check_labels(corpus, members.label, where=where, num_classes=num_classes)
+
+
+def check_box_labels(
+    corpus: Corpus, source: str, *, class_names: Sequence[str] | None, where: str
+) -> None:
+    """Refuse boxes without a class name, as far as up to 20,000 samples show them.
+
+    Args:
+        corpus: the samples.
+        source: the member that holds the labels of the boxes.
+        class_names: the names; None to take any number.
+        where: name of the data set for the message.
+
+    Raises:
+        UserError: as above.
+    """
+    extension = parse_source(source)[0]
+    seen: set[str | int] = set()
+    for number in _spread(corpus):
+        try:
+            labels = Contents(corpus.read(number, [extension])).value(source)
+        except (ValueError, RecursionError):
+            continue  # a bad sample: it is counted when its turn comes
+        if isinstance(labels, list):
+            seen |= {label for label in labels if isinstance(label, str | int)}
+    for label in sorted(seen, key=str):
+        try:
+            class_number(label, class_names)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        except ValueError:
+            continue  # a bad sample, too
+
+
+def without_absent_targets(corpus: Corpus, members: Members) -> Members:
+    """Return the mapping without labels and other targets that no sample has, for predictions.
+
+    What the model reads (image, text, audio) stays, so that its lack is found.
+
+    Args:
+        corpus: the samples.
+        members: how they are mapped.
+    """
+    present = corpus.extensions()
+    absent: set[str] = set()
+    for entry, sources in members.groups().items():
+        if entry.partition(".")[0] in MODALITIES:
+            continue
+        there = [source for source in sources if present.get(parse_source(source)[0])]
+        keyed = [source for source in there if parse_source(source)[1] is not None]
+        if there and len(keyed) < len(there):
+            continue
+        if not there or not _has_key(corpus, keyed):
+            absent.add(entry)
+    changes: dict[str, Any] = {
+        entry: None for entry in absent if not entry.startswith("fields.")
+    }
+    changes["fields"] = {n: s for n, s in members.fields.items() if f"fields.{n}" not in absent}
+    if "label" in absent:
+        changes["class_captions"] = None
+    return replace(members, **changes)
+
+
+def _has_key(corpus: Corpus, sources: list[str]) -> bool:
+    try:
+        check_keys(corpus, sources, where="")
+    except UserError:
+        return False
+    return True
 
 
 def _spread(corpus: Corpus) -> Iterator[int]:
@@ -45,7 +118,8 @@ def _spread(corpus: Corpus) -> Iterator[int]:
     return (place * len(corpus) // count for place in range(count))
 
 
-def _check_keys(corpus: Corpus, sources: list[str], *, where: str) -> None:
+def check_keys(corpus: Corpus, sources: list[str], *, where: str) -> None:
+    """Raise UserError, beginning with `where`, if no sample has any of these keys."""
     extensions = [parse_source(source)[0] for source in sources]
     there: set[str] = set()
     for number in _spread(corpus):

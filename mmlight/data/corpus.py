@@ -1,9 +1,10 @@
 """Many shards seen as one sequence of samples, any of which can be read at once."""
 
+import itertools
 import os
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path, PurePath
@@ -27,19 +28,53 @@ class Corpus:
     in threads and after fork or spawn.
     """
 
-    def __init__(self, indexes: Iterable[ShardIndex]) -> None:
+    def __init__(
+        self, indexes: Iterable[ShardIndex], *, kept: Sequence[np.ndarray | None] | None = None
+    ) -> None:
         """Join shards.
 
         Args:
             indexes: as `mmlight.data.index.load_or_build` returns them.
+            kept: for each shard the rows that are samples of this corpus, ascending; None for all.
         """
         self.shards: list[ShardIndex] = list(indexes)
+        self._kept = [None] * len(self.shards) if kept is None else list(kept)
         if not self.shards:
             raise UserError("a corpus needs at least one shard")
-        self.shard_sizes = np.array([shard.num_samples for shard in self.shards], np.int64)
+        self.shard_sizes = np.array(
+            [
+                shard.num_samples if rows is None else len(rows)
+                for shard, rows in zip(self.shards, self._kept, strict=True)
+            ],
+            np.int64,
+        )
         self._start = np.concatenate([[0], np.cumsum(self.shard_sizes)])
-        self._names = _distinct_names([shard.path for shard in self.shards])
+        self._names = _names(self.shards, self._kept)
         self._reset()
+
+    @classmethod
+    def joined(cls, corpora: Sequence["Corpus"]) -> "Corpus":
+        """Return one corpus of several, one after another."""
+        return cls(
+            [shard for corpus in corpora for shard in corpus.shards],
+            kept=[rows for corpus in corpora for rows in corpus._kept],
+        )
+
+    def subset(self, numbers: np.ndarray) -> "Corpus":
+        """Return the corpus of some of the samples; shards without any are left out.
+
+        Args:
+            numbers: sample numbers, ascending.
+        """
+        bounds = np.searchsorted(numbers, self._start)
+        shards, kept = [], []
+        for shard, (first, last) in enumerate(itertools.pairwise(bounds.tolist())):
+            if first < last:
+                rows = numbers[first:last] - self._start[shard]
+                before = self._kept[shard]
+                shards.append(self.shards[shard])
+                kept.append(rows if before is None else before[rows])
+        return Corpus(shards, kept=kept)
 
     def __len__(self) -> int:
         return int(self._start[-1])
@@ -49,18 +84,25 @@ class Corpus:
         if not 0 <= sample < len(self):
             raise IndexError(f"sample {sample} of {len(self)}")
         shard = int(np.searchsorted(self._start, sample, side="right")) - 1
-        return shard, int(sample - self._start[shard])
+        row = int(sample - self._start[shard])
+        kept = self._kept[shard]
+        return shard, row if kept is None else int(kept[row])
 
     def key(self, sample: int) -> str:
         """Return ``shard-name/sample-key``, which no other sample of this corpus has."""
         shard, row = self.locate(sample)
         return f"{self._names[shard]}/{self._rows(shard).keys[row].as_py()}"
 
+    def origin(self, sample: int) -> tuple[str, str]:
+        """Return the path of a sample's shard and the sample's key in it."""
+        shard, row = self.locate(sample)
+        return str(self.shards[shard].path), self._rows(shard).keys[row].as_py()
+
     def extensions(self) -> dict[str, int]:
         """Return how many samples have a member with each extension."""
         total: Counter[str] = Counter()
-        for shard in self.shards:
-            total.update(shard.extensions)
+        for shard, rows in zip(self.shards, self._kept, strict=True):
+            total.update(shard.extensions if rows is None else _count(shard.rows(), rows))
         return dict(total)
 
     def members(self, sample: int) -> dict[str, int]:
@@ -71,18 +113,28 @@ class Corpus:
     @cached_property
     def durations(self) -> np.ndarray:
         """Seconds of each sample's first sound, float32; nan where it has none."""
-        return np.concatenate([shard.rows().duration_s for shard in self.shards])
+        return np.concatenate([rows.duration_s[kept] for rows, kept in self._tables()])
 
     @cached_property
     def image_sizes(self) -> np.ndarray:
         """Width and height of each sample's first image, int32 (samples, 2); 0 without one."""
-        rows = (shard.rows() for shard in self.shards)
-        return np.concatenate([np.stack([part.width, part.height], axis=1) for part in rows])
+        return np.concatenate(
+            [
+                np.stack([rows.width[kept], rows.height[kept]], axis=1)
+                for rows, kept in self._tables()
+            ]
+        )
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the shards' contents in their order, wherever they lie."""
-        text = "\n".join(f"{shard.sha256} {shard.num_samples}" for shard in self.shards)
-        return sha256(text.encode()).hexdigest()
+        """Return the SHA-256 of the shards' contents in their order, wherever they lie.
+
+        Where only some samples of a shard are kept, it depends on which.
+        """
+        lines = []
+        for shard, rows in zip(self.shards, self._kept, strict=True):
+            part = "" if rows is None else f" {sha256(rows.astype('<i8').tobytes()).hexdigest()}"
+            lines.append(f"{shard.sha256} {shard.num_samples}{part}")
+        return sha256("\n".join(lines).encode()).hexdigest()
 
     def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
         """Read members of a sample.
@@ -104,10 +156,15 @@ class Corpus:
         return {name: file.read(offset, size) for name, offset, size in found}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shards": self.shards}
+        return {"shards": self.shards, "kept": self._kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["shards"])  # type: ignore[misc]
+        self.__init__(state["shards"], kept=state["kept"])  # type: ignore[misc]
+
+    def _tables(self) -> Iterator[tuple[Rows, Any]]:
+        """Yield each shard's index and which of its rows are kept."""
+        for shard, kept in zip(self.shards, self._kept, strict=True):
+            yield shard.rows(), slice(None) if kept is None else kept
 
     def _reset(self) -> None:
         # Of this process alone: a lock that another thread held at the fork would never open.
@@ -177,14 +234,37 @@ def _members(rows: Rows, row: int) -> list[tuple[str, int, int]]:
     return list(zip(names, rows.offset[part].tolist(), rows.size[part].tolist(), strict=True))
 
 
+def _count(rows: Rows, kept: np.ndarray) -> dict[str, int]:
+    """Return how many of some rows have a member with each extension."""
+    is_kept = np.zeros(len(rows.start) - 1, bool)
+    is_kept[kept] = True
+    of_member = np.repeat(is_kept, np.diff(rows.start))
+    counts = np.bincount(rows.extension[of_member], minlength=len(rows.extensions)).tolist()
+    return {name: count for name, count in zip(rows.extensions, counts, strict=True) if count}
+
+
+def _names(shards: Sequence[ShardIndex], kept: Sequence[np.ndarray | None]) -> list[str]:
+    """Name shards; one shard may come several times if each time with other rows of it."""
+    rows_of: dict[str, list[np.ndarray | None]] = {}
+    for shard, rows in zip(shards, kept, strict=True):
+        rows_of.setdefault(os.path.abspath(shard.path), []).append(rows)
+    for path, parts in rows_of.items():
+        some = [rows for rows in parts if rows is not None]
+        together = np.concatenate(some) if some else np.empty(0, np.int64)
+        if len(parts) > 1 and (len(some) < len(parts) or len(np.unique(together)) < len(together)):
+            raise UserError(
+                f"the same shard comes twice with the same samples: {path}; name each once"
+            )
+    names = dict(zip(rows_of, _distinct_names([Path(path) for path in rows_of]), strict=True))
+    return [names[os.path.abspath(shard.path)] for shard in shards]
+
+
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
-    """Name shards by as many trailing parts of their paths as it takes to tell them apart."""
-    absolute = [PurePath(os.path.abspath(path)) for path in paths]
+    """Name absolute paths by as many of their trailing parts as it takes to tell them apart."""
+    absolute = [PurePath(path) for path in paths]
     parts = [(*path.parts[:-1], path.name.removesuffix(".tar")) for path in absolute]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    if len(set(absolute)) < len(absolute):
-        raise UserError("the same shard comes twice; each may be named once")
     return [str(path) for path in absolute]

@@ -1,6 +1,6 @@
 """Map-style data sets whose items are whole batches of one rank."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -155,6 +155,11 @@ class EvalBatches(torch.utils.data.Dataset[Batch | Refusal]):
             return Refusal(str(error))
         return collate(rows, self.layout, step=number, bad=bad)
 
+    def of(self, numbers: Sequence[int]) -> Batch:
+        """Return a batch of these samples."""
+        bad: list[BadSample] = []
+        return collate([self._sample(number, bad) for number in numbers], self.layout, bad=bad)
+
     def _sample(self, number: int, bad: list[BadSample]) -> Sample:
         try:
             return decode_sample(self.samples, number, self.decoding, draws=None)
@@ -167,12 +172,12 @@ def describe(
     samples: SampleSet, number: int, error: BadMemberError, *, replaced_by: str
 ) -> BadSample:
     """Return the record of a bad sample."""
-    place, row = samples.corpus.locate(number)
-    shard = samples.corpus.shards[place]
+    shard, key = samples.corpus.origin(number)
     return BadSample(
-        shard=str(shard.path),
-        key=shard.rows().keys[row].as_py(),
+        shard=shard,
+        key=key,
         member=error.member,
         reason=error.reason,
         replaced_by=replaced_by,
+        index=number,
     )

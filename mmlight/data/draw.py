@@ -4,12 +4,29 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-Purpose = Literal["image", "audio", "text", "replacement"]
+Purpose = Literal[
+    "image",
+    "audio",
+    "text",
+    "replacement",
+    "image_corruption",
+    "audio_corruption",
+    "text_corruption",
+]
 
 # Each purpose draws from a stream of its own, so that mapping one more modality leaves the crops
 # and captions of the others as they were.
-_STREAMS: dict[Purpose, int] = {"image": 1, "audio": 2, "text": 3, "replacement": 4}
+_STREAMS: dict[Purpose, int] = {
+    "image": 1,
+    "audio": 2,
+    "text": 3,
+    "replacement": 4,
+    "image_corruption": 5,
+    "audio_corruption": 6,
+    "text_corruption": 7,
+}
 _CHUNK = 16
 
 
@@ -56,3 +73,12 @@ class Draws:
                     return place
             point -= weight
         return last  # rounding only
+
+    def normals(self, count: int) -> npt.NDArray[np.float32]:
+        """Return numbers of a standard normal distribution (Box and Muller, 1958)."""
+        half = -(-count // 2)
+        uniform = (self._bits.random_raw(2 * half) >> np.uint64(11)) * 2.0**-53
+        radius = np.sqrt(-2 * np.log1p(-uniform[:half]))  # 1 - u is above 0
+        angle = 2 * np.pi * uniform[half:]
+        both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+        return both[:count].astype(np.float32)

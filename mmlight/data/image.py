@@ -6,7 +6,7 @@ Shapes: C channels, H and W pixels.
 import io
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_image
 
+from mmlight.data.boxes import BoxSet
 from mmlight.data.draw import Draws
+from mmlight.data.image_fit import Fitted, fit, jitter_color, random_fit
 from mmlight.errors import UserError
 
-Crop = Literal["random_resized", "center", "squash"]
+Crop = Literal["random_resized", "center", "squash", "fit", "random_fit"]
 
 # Given explicitly, so that no rarer decoder of Pillow (EPS runs a program) sees foreign bytes.
 _PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -36,11 +38,20 @@ class ImageSettings:
         size: height and width in pixels.
         channels: 3 for RGB, 1 for grey.
         train_crop: random_resized cuts a random part; center scales the shorter side and cuts the
-            middle; squash scales both sides.
-        eval_crop: the same without the random one.
+            middle; squash scales both sides; fit scales the longer side and pads right and below;
+            random_fit does so at a random zoom (for boxes).
+        eval_crop: the same without the random ones.
         scale: smallest and largest area that random_resized cuts, as a part of the image.
         ratio: smallest and largest width / height that random_resized cuts.
+        zoom: smallest and largest zoom of random_fit: above 1 it cuts a window out of the image,
+            below 1 it makes the image smaller.
+        pad_to: fit and random_fit pad to a square of `size`, or only to what the largest image of
+            the batch needs (cheaper, for encoders that take any size); always to whole multiples
+            of 32 pixels.
         flip_probability: how often training mirrors an image left to right.
+        vertical_flip_probability: how often random_fit mirrors an image top to bottom.
+        color_jitter: training changes brightness, contrast and saturation by random factors
+            between 1 - color_jitter and 1 + color_jitter; 0 leaves them.
         max_pixels: images with more pixels count as bad samples (they can be made to fill the
             memory).
     """
@@ -48,16 +59,21 @@ class ImageSettings:
     size: int = 224
     channels: Literal[1, 3] = 3
     train_crop: Crop = "random_resized"
-    eval_crop: Literal["center", "squash"] = "center"
+    eval_crop: Literal["center", "squash", "fit"] = "center"
     scale: tuple[float, float] = (0.9, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    zoom: tuple[float, float] = (1.0, 1.0)
+    pad_to: Literal["square", "batch"] = "square"
     flip_probability: float = 0.0
+    vertical_flip_probability: float = 0.0
+    color_jitter: float = 0.0
     max_pixels: int = 100_000_000
 
     def __post_init__(self) -> None:
         """Refuse values out of range and settings without effect."""
         self.scale = (float(self.scale[0]), float(self.scale[1]))
         self.ratio = (float(self.ratio[0]), float(self.ratio[1]))
+        self.zoom = (float(self.zoom[0]), float(self.zoom[1]))
         if self.size < 1:
             raise UserError(f"image.size must be 1 or more, not {self.size}")
         if self.channels not in (1, 3):
@@ -66,14 +82,35 @@ class ImageSettings:
             raise UserError(f"image.scale must be two parts of the area, not {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise UserError(f"image.ratio must be two numbers above 0, not {self.ratio}")
-        if not 0 <= self.flip_probability <= 1:
-            raise UserError(f"image.flip_probability must be 0 to 1, not {self.flip_probability}")
-        if self.train_crop != "random_resized":
-            for name in ("scale", "ratio"):
-                if getattr(self, name) != type(self).__dict__[name]:
+        if not 0 < self.zoom[0] <= self.zoom[1]:
+            raise UserError(f"image.zoom must be two numbers above 0, not {self.zoom}")
+        for name in ("flip_probability", "vertical_flip_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"image.{name} must be 0 to 1, not {getattr(self, name)}")
+        if not 0 <= self.color_jitter < 1:
+            raise UserError(f"image.color_jitter must be 0 to below 1, not {self.color_jitter}")
+        if (self.train_crop in ("fit", "random_fit")) != self.fits:
+            raise UserError(
+                f"image.train_crop: {self.train_crop} and image.eval_crop: {self.eval_crop} give "
+                "images of other shapes; use fit or random_fit with eval_crop: fit"
+            )
+        effective = {
+            "random_resized": ("scale", "ratio"),
+            "random_fit": ("zoom", "vertical_flip_probability"),
+        }
+        for crop, names in effective.items():
+            for name in names:
+                if self.train_crop != crop and getattr(self, name) != type(self).__dict__[name]:
                     raise UserError(
                         f"image.{name} has no effect with image.train_crop: {self.train_crop}"
                     )
+        if self.pad_to != "square" and not self.fits:
+            raise UserError(f"image.pad_to has no effect with image.eval_crop: {self.eval_crop}")
+
+    @property
+    def fits(self) -> bool:
+        """Whether images keep their proportions and are padded."""
+        return self.eval_crop == "fit"
 
 
 def load_image(data: bytes, settings: ImageSettings, *, draws: Draws | None) -> Tensor:
@@ -85,17 +122,57 @@ def load_image(data: bytes, settings: ImageSettings, *, draws: Draws | None) -> 
         draws: random numbers in training; None in evaluation.
 
     Returns:
-        (C, H, W) uint8 pixels.
+        (C, H, W) uint8 pixels; not yet padded where images are fitted.
 
     Raises:
         Exception: whatever the decoder says about a broken image.
     """
     pixels_CHW = decode(data, channels=settings.channels, max_pixels=settings.max_pixels)
+    if settings.fits:
+        return fit_image(pixels_CHW, None, settings, draws=draws).pixels_CHW
     crop = settings.eval_crop if draws is None else settings.train_crop
     pixels_CHW = _crop(pixels_CHW, settings, crop=crop, draws=draws)
     if draws is not None and draws.uniform() < settings.flip_probability:
         pixels_CHW = pixels_CHW.flip(-1)
-    return pixels_CHW
+    return _jitter(pixels_CHW, settings, draws=draws)
+
+
+def fit_image(
+    pixels_CHW: Tensor, boxes: BoxSet | None, settings: ImageSettings, *, draws: Draws | None
+) -> Fitted:
+    """Scale an image with its boxes to fit, as `settings` say; not yet padded.
+
+    Args:
+        pixels_CHW: uint8 pixels as decoded.
+        boxes: the boxes in it, or None.
+        settings: with crops that fit.
+        draws: random numbers in training; None in evaluation.
+    """
+    # A line of one pixel's height fits as a line: nothing here grows beyond the square.
+    if draws is None or settings.train_crop == "fit":
+        fitted = fit(
+            pixels_CHW,
+            boxes,
+            size=settings.size,
+            flip=draws is not None and draws.uniform() < settings.flip_probability,
+        )
+    else:
+        fitted = random_fit(
+            pixels_CHW,
+            boxes,
+            size=settings.size,
+            zoom=settings.zoom,
+            flip_probability=settings.flip_probability,
+            vertical_flip_probability=settings.vertical_flip_probability,
+            draws=draws,
+        )
+    return replace(fitted, pixels_CHW=_jitter(fitted.pixels_CHW, settings, draws=draws))
+
+
+def _jitter(pixels_CHW: Tensor, settings: ImageSettings, *, draws: Draws | None) -> Tensor:
+    if draws is None or not settings.color_jitter:
+        return pixels_CHW
+    return jitter_color(pixels_CHW, settings.color_jitter, draws=draws)
 
 
 def _crop(

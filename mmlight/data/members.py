@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmlight.batch import Modality
+from mmlight.data.boxes import BoxFormat
 from mmlight.errors import UserError, nearest
 
 
@@ -24,10 +25,18 @@ class Members:
             ``{txt: 0.7, json:alt: 0.3}`` (renormalised over those that a sample has). A JSON value
             may be a list of captions; training draws one, evaluation takes all of them.
         text_lines: every line of a text member is a caption of its own (CLIP_benchmark's layout).
+        text_words: a JSON list in a text member holds the words of one text, which are joined by
+            spaces, instead of several captions.
         class_captions: captions made of the sample's class name, such as ``["a photo of a {}"]``,
             for data without any; needs `label` and the data's `class_names`, excludes `text`.
         audio: members that hold the sound, such as ``[flac, wav, ogg, mp3]``.
         label: member that holds the class number, such as ``cls`` or ``json:label``.
+        boxes: member that holds the objects in the image, ``json:boxes``: a list of four numbers
+            each, in pixels of the image as stored; needs `image` and `box_labels`.
+        box_labels: member that holds their classes, ``json:labels``: a list of class numbers or
+            of names out of the data's `class_names`.
+        box_format: the four numbers: corners (xyxy), left, top, width and height (xywh, as COCO)
+            or centre, width and height (cxcywh).
         fields: further values to carry along, by name: ``{speaker: json:speaker}``. JSON members
             are parsed, text members (txt, text, cls, ...) are strings, all others bytes.
     """
@@ -35,9 +44,13 @@ class Members:
     image: list[str] | str | None = None
     text: dict[str, float] | list[str] | str | None = None
     text_lines: bool = False
+    text_words: bool = False
     class_captions: list[str] | None = None
     audio: list[str] | str | None = None
     label: str | None = None
+    boxes: str | None = None
+    box_labels: str | None = None
+    box_format: BoxFormat = "xyxy"
     fields: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -52,13 +65,24 @@ class Members:
                 raise UserError(f"members.{name} is empty; name a member or leave it out")
         if isinstance(self.text, dict) and min(self.text.values()) <= 0:
             raise UserError(f"members.text: weights must be above 0, not {self.text}")
-        if self.text_lines and self.text is None:
-            raise UserError("members.text_lines has no effect without members.text")
+        for name in ("text_lines", "text_words"):
+            if getattr(self, name) and self.text is None:
+                raise UserError(f"members.{name} has no effect without members.text")
+        if self.text_lines and self.text_words:
+            raise UserError("members.text_lines and text_words exclude each other; set one of them")
         if self.class_captions is not None:
             if self.text is not None or self.label is None:
                 raise UserError("members.class_captions needs members.label and excludes text")
             if not self.class_captions or not all("{}" in text for text in self.class_captions):
                 raise UserError("members.class_captions must be sentences with {} for the class")
+        if (self.boxes is None) != (self.box_labels is None):
+            raise UserError("members.boxes and members.box_labels need each other; name both")
+        if self.boxes is not None and self.image is None:
+            raise UserError("members.boxes needs members.image: boxes move with the image's pixels")
+        if self.box_format not in ("xyxy", "xywh", "cxcywh"):
+            raise UserError(
+                f"members.box_format must be xyxy, xywh or cxcywh, not '{self.box_format}'"
+            )
         for source in self.sources():
             parse_source(source)
 
@@ -79,6 +103,8 @@ class Members:
         else:
             found["text"] = _names(self.text)
         found["label"] = _names(self.label)
+        found["boxes"] = _names(self.boxes)
+        found["box_labels"] = _names(self.box_labels)
         found |= {f"fields.{name}": [source] for name, source in self.fields.items()}
         return {name: sources for name, sources in found.items() if sources}
 
@@ -154,7 +180,10 @@ class Contents:
         weighted = isinstance(members.text, dict)
         found: list[tuple[str, float]] = []
         for source in _names(members.text):
-            texts = _captions(self.value(source), lines=members.text_lines, source=source)
+            value = self.value(source)
+            if members.text_words and isinstance(value, list):
+                value = _join_words(value, source=source)
+            texts = _captions(value, lines=members.text_lines, source=source)
             weight = members.text[source] if isinstance(members.text, dict) else 1.0
             found += [(text, weight / len(texts)) for text in texts]
             if found and not weighted:
@@ -189,6 +218,13 @@ def _captions(value: Any, *, lines: bool, source: str) -> list[str]:
         whole = text.encode("utf-8", "replace").decode("utf-8")
         texts += whole.splitlines() if lines else [whole]
     return [text.strip("\r\n") for text in texts if text.strip()]
+
+
+def _join_words(words: list[Any], *, source: str) -> str:
+    for word in words:
+        if not isinstance(word, str):
+            raise ValueError(f"{source} holds a {type(word).__name__}, not a word")
+    return " ".join(words)
 
 
 def parse_label(value: Any) -> int:

@@ -1,7 +1,9 @@
 """The LightningDataModule over sharded tar files."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from copy import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -11,44 +13,32 @@ import lightning
 from mmlight.batch import Batch, Modality, Text
 from mmlight.data.audio import AudioSettings
 from mmlight.data.bad_samples import BadSamples
-from mmlight.data.checks import check_members
+from mmlight.data.checks import check_box_labels, check_members, without_absent_targets
 from mmlight.data.collate import Layout, collate
-from mmlight.data.corpus import Corpus
+from mmlight.data.corruptions import Corruption, corruptor
 from mmlight.data.cursor import EvalOrder, Order
 from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
+from mmlight.data.files import FileCorpus, PredictSplit, file_members, find_samples
 from mmlight.data.image import ImageSettings
 from mmlight.data.index import load_or_build
+from mmlight.data.label_counts import label_counts
 from mmlight.data.loader import EvalLoader, TrainLoader
 from mmlight.data.members import Members
 from mmlight.data.mixture import Mixture
+from mmlight.data.position import STATE_VERSION, Position, check_same
 from mmlight.data.sample import Decoding, Sample, SampleSet
 from mmlight.data.shards import expand
+from mmlight.data.split import Split, open_split
 from mmlight.data.text import TextSettings, clean_caption
 from mmlight.data.tokenizer import Tokenizer
 from mmlight.errors import UserError
 
-STATE_VERSION = 1
 _STAGES = {
     "fit": ("train", "val"),
     "validate": ("val",),
     "test": ("test",),
     "predict": ("predict",),
 }
-
-
-@dataclass
-class Split:
-    """Shards of one split, or of one source of a mixture.
-
-    Attributes:
-        shards: a glob, a brace pattern, a folder, a ``.txt`` list of shards, or a list of these.
-        members: how these shards' members are mapped; None takes the data module's.
-        weight: this source's share of a mixture; only the ratios count.
-    """
-
-    shards: str | list[str]
-    members: Members | None = None
-    weight: float = 1.0
 
 
 class ShardDataModule(lightning.LightningDataModule):
@@ -62,7 +52,7 @@ class ShardDataModule(lightning.LightningDataModule):
         train: shards to train on; a list is a mixture by weight.
         val: shards to validate on while training.
         test: shards for ``mmlight test``.
-        predict: shards for ``mmlight predict``.
+        predict: shards or plain files for ``mmlight predict``; labels need not be there.
         image: how images are decoded; None takes the defaults where an image is mapped.
         text: how captions are tokenised; required where text is mapped.
         audio: how sounds are decoded; None takes the defaults where audio is mapped.
@@ -75,7 +65,8 @@ class ShardDataModule(lightning.LightningDataModule):
         window: samples of a lane that are shuffled together.
         max_bad_fraction: stop when more than this part of the training samples cannot be decoded.
         samples_per_epoch: length of an epoch of a mixture; None takes the samples of all sources.
-        class_names: a file with one class name per line, in the order of the labels.
+        class_names: a file with one class name per line, in the order of the labels, or the names.
+        corruptions: what spoils samples on purpose, in this order.
     """
 
     def __init__(
@@ -85,7 +76,7 @@ class ShardDataModule(lightning.LightningDataModule):
         train: Split | list[Split] | None = None,
         val: Split | None = None,
         test: Split | None = None,
-        predict: Split | None = None,
+        predict: PredictSplit | None = None,
         image: ImageSettings | None = None,
         text: TextSettings | None = None,
         audio: AudioSettings | None = None,
@@ -97,7 +88,8 @@ class ShardDataModule(lightning.LightningDataModule):
         window: int = 4096,
         max_bad_fraction: float = 0.001,
         samples_per_epoch: int | None = None,
-        class_names: str | None = None,
+        class_names: str | list[str] | None = None,
+        corruptions: list[Corruption] | None = None,
     ) -> None:
         super().__init__()
         self.members = members
@@ -107,7 +99,7 @@ class ShardDataModule(lightning.LightningDataModule):
                 "train": train,
                 "val": val,
                 "test": test,
-                "predict": predict,
+                "predict": self._predict_split(predict),
             }.items()
             if split is not None
         }
@@ -119,16 +111,17 @@ class ShardDataModule(lightning.LightningDataModule):
         self.window = window
         self.max_bad_fraction = max_bad_fraction
         self.samples_per_epoch = samples_per_epoch
-        self.class_names: list[str] = _read_names(class_names) if class_names else []
+        self.class_names: list[str] = (
+            _read_names(class_names) if isinstance(class_names, str) else list(class_names or [])
+        )
         self.image = _settings_of("image", image, mapped=self._maps("image"))
         self.audio = _settings_of("audio", audio, mapped=self._maps("audio"))
         self.text = text
+        self.corruptions: list[Corruption] = corruptions or []
         self._check_settings(is_mixture=len(self._splits.get("train", [])) > 1)
         self._samples: dict[str, SampleSet] = {}
         self._order: Order | Mixture | None = None
-        self._position = 0
-        # The batch that training has in hand, and how many were processed when it came.
-        self._in_hand: tuple[int, int] | None = None
+        self._position = Position(self._num_processed)
         self._bad: BadSamples | None = None
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
 
@@ -140,6 +133,8 @@ class ShardDataModule(lightning.LightningDataModule):
     def prepare_data(self) -> None:
         """Index the shards on one process of each machine, before the others look for them."""
         for name in self._wanted(self._stage()):
+            if name == "predict" and self._plain is not None:
+                continue
             for split in self._splits[name]:
                 load_or_build(expand(split.shards))
 
@@ -157,11 +152,11 @@ class ShardDataModule(lightning.LightningDataModule):
                 self._order = self._lay_out()
             self._order.check_world(self._rank().world_size)
             if self.trainer is None or self.trainer.global_step == 0:  # another trainer, from anew
-                self._position, self._in_hand = 0, None
+                self._position.go_to(0)
 
     def teardown(self, stage: str) -> None:
         """End the workers, and keep the position: the next trainer may be another one."""
-        self._position, self._in_hand = self._next_batch(), None
+        self._position.go_to(self._position.next_batch())
         self._close_loaders()
 
     def on_exception(self, exception: BaseException) -> None:
@@ -176,6 +171,11 @@ class ShardDataModule(lightning.LightningDataModule):
         """Return the number of samples of a split that is open."""
         return len(self._samples[split])
 
+    def label_counts(self, split: str, num_classes: int, *, field: str | None = None) -> list[int]:
+        """Return the number of samples with each label (see `mmlight.data.label_counts`)."""
+        names = self.class_names
+        return label_counts(self._samples[split], num_classes, field=field, class_names=names)
+
     def train_dataloader(self) -> TrainLoader:
         """Return the batches of training, from the position on."""
         assert self._order is not None
@@ -188,14 +188,14 @@ class ShardDataModule(lightning.LightningDataModule):
         dataset = TrainBatches(
             samples,
             order=self._order,
-            decoding=self._decoding(),
+            decoding=self._decoding("train"),
             layout=self._layout("train"),
             seed=self.seed,
             rank=self._rank(),
         )
         loader = TrainLoader(
             dataset,
-            position=self._next_batch,
+            position=self._position.next_batch,
             num_workers=self.num_workers,
             pin_memory=self._on_gpu(),
         )
@@ -220,15 +220,14 @@ class ShardDataModule(lightning.LightningDataModule):
             self._count_bad().add(batch.bad)
         if self.trainer is not None and self.trainer.training:
             assert self._order is not None
-            number = batch.epoch * self._order.steps_per_epoch + batch.step
-            self._in_hand = number, self._num_processed()
+            self._position.take(batch.epoch * self._order.steps_per_epoch + batch.step)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: two numbers, and what must be the same to continue from it."""
         if self._order is None:
             return {}
-        epoch, step = divmod(self._next_batch(), self._order.steps_per_epoch)
+        epoch, step = divmod(self._position.next_batch(), self._order.steps_per_epoch)
         return {
             "version": STATE_VERSION,
             "epoch": epoch,
@@ -248,21 +247,34 @@ class ShardDataModule(lightning.LightningDataModule):
         """
         if self._order is None or not state_dict or self._stage() != "fit":
             return  # an evaluation: the position in training does not matter
-        now = self.state_dict()
-        for key, remedy in {
-            "version": "train on with the version that wrote it",
-            "fingerprint": "the training shards have changed; give those it was trained on",
-            "seed": "set data.seed to it",
-            "global_batch_size": "set data.global_batch_size to it",
-            "order": "set these under data (weight in each of data.train) to those",
-        }.items():
-            if state_dict.get(key) != now[key]:
-                raise UserError(
-                    f"cannot continue from this checkpoint: its data {key} is "
-                    f"{state_dict.get(key)}, now it is {now[key]}; {remedy}"
-                )
-        self._position = state_dict["epoch"] * self._order.steps_per_epoch + state_dict["step"]
-        self._in_hand = None
+        check_same(state_dict, self.state_dict())
+        steps_per_epoch = self._order.steps_per_epoch
+        self._position.go_to(state_dict["epoch"] * steps_per_epoch + state_dict["step"])
+
+    def batch_of(self, split: str, numbers: Sequence[int]) -> Batch:
+        """Return some samples of a split that is open, decoded as an evaluation decodes them.
+
+        One that cannot be decoded becomes an empty row that is marked as not valid.
+
+        Args:
+            split: `train`, `val`, `test` or `predict`.
+            numbers: the samples' numbers in it (`Batch.index_B`).
+        """
+        return self._eval_batches(split).of(numbers)
+
+    def with_corruptions(self, corruptions: Sequence[Corruption]) -> "ShardDataModule":
+        """Return the same data for another trainer, with samples spoiled in this way instead.
+
+        What is open is shared, so that a report of many corruptions indexes the shards once.
+        """
+        twin = copy(self)
+        twin.corruptions = list(corruptions)
+        twin._check_corruptions()
+        twin.trainer = None
+        twin._samples = dict(self._samples)
+        twin._position = Position(twin._num_processed)
+        twin._bad, twin._loaders = None, WeakSet()
+        return twin
 
     def preprocessing(self) -> dict[str, Any]:
         """Return how inputs are prepared, as plain values that a checkpoint can hold."""
@@ -273,6 +285,7 @@ class ShardDataModule(lightning.LightningDataModule):
                 "vocab_size": self.text.tokenizer.vocab_size,
                 "max_tokens": self.text.max_tokens,
                 "clean": self.text.clean,
+                "offsets": self.text.offsets,
             }
         return {
             "image": asdict(self.image) if self.image is not None else None,
@@ -292,6 +305,15 @@ class ShardDataModule(lightning.LightningDataModule):
         text = collate(samples, layout).text
         assert text is not None
         return text
+
+    def _predict_split(self, given: PredictSplit | None) -> Split | None:
+        self._plain = given if given is not None and given.is_plain else None
+        if given is None or (given.shards is None and self._plain is None):
+            return None
+        members = given.members
+        if self._plain is not None:
+            members = file_members((members or self.members).modalities())
+        return Split(given.shards or [], members=members)
 
     def _all_members(self) -> list[Members]:
         splits = [split for group in self._splits.values() for split in group]
@@ -319,11 +341,33 @@ class ShardDataModule(lightning.LightningDataModule):
             raise UserError("data.num_lanes has no effect on a mixture; leave it out")
         if any(members.class_captions for members in self._all_members()) and not self.class_names:
             raise UserError("data.members.class_captions needs data.class_names, a file of names")
+        for members in self._all_members():
+            if members.boxes is not None and self.image is not None and not self.image.fits:
+                raise UserError(
+                    "data.members.boxes: boxes need images that are not cut or squashed; set "
+                    "data.image.eval_crop: fit and train_crop: fit or random_fit"
+                )
+            if members.boxes is None and members.box_format != "xyxy":
+                raise UserError("data.members.box_format has no effect without members.boxes")
         for key, least in (("global_batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)):
             if getattr(self, key) < least:
                 raise UserError(f"data.{key} is {getattr(self, key)}; it must be {least} or more")
         if not 0 <= self.max_bad_fraction <= 1:
             raise UserError(f"data.max_bad_fraction is {self.max_bad_fraction}; it must be 0 to 1")
+        self._check_corruptions()
+
+    def _check_corruptions(self) -> None:
+        for corruption in self.corruptions:
+            if not self._maps(corruption.modality):
+                raise UserError(
+                    f"data.corruptions: {corruption.name} has no effect without "
+                    f"data.members.{corruption.modality}"
+                )
+            if not any(corruption.holds_for(name) for name in self._splits):
+                raise UserError(
+                    f"data.corruptions: {corruption.name} has no effect: of the splits that it "
+                    f"names, none has shards; there is {', '.join(self._splits)}"
+                )
 
     def _stage(self) -> str:
         fn = self.trainer.state.fn if self.trainer is not None else None
@@ -332,7 +376,12 @@ class ShardDataModule(lightning.LightningDataModule):
     def _wanted(self, stage: str) -> list[str]:
         needed = _STAGES[stage]
         if needed[0] not in self._splits:
-            have = ", ".join(self._splits)
+            have = ", ".join(self._splits) or "none"
+            if stage == "predict":
+                raise UserError(
+                    "predict needs something to read: --data.predict.files PATH, or "
+                    f"--data.predict.shards SHARDS; of splits there is {have}"
+                )
             raise UserError(
                 f"{stage} needs data.{needed[0]}.shards, which is not set; there is {have}"
             )
@@ -340,12 +389,23 @@ class ShardDataModule(lightning.LightningDataModule):
 
     def _open(self, name: str) -> SampleSet:
         parts = []
+        if name == "predict" and self._plain is not None:
+            members = self._splits[name][0].members
+            assert members is not None
+            found = find_samples(self._plain, modalities=members.modalities(), where="data.predict")
+            return SampleSet([(FileCorpus(found), members)])
         for number, split in enumerate(self._splits[name]):
-            corpus = Corpus(load_or_build(expand(split.shards)))
             members = split.members or self.members
             where = f"data.{name}" if len(self._splits[name]) == 1 else f"data.{name}[{number}]"
+            corpus = open_split(split, members=members, seed=self.seed, where=where)
+            if name == "predict":
+                members = without_absent_targets(corpus, members)
             names = len(self.class_names) if self.class_names else None
             check_members(corpus, members, where=where, num_classes=names)
+            if members.box_labels is not None:
+                check_box_labels(
+                    corpus, members.box_labels, class_names=self.class_names or None, where=where
+                )
             parts.append((corpus, members))
         return SampleSet(parts)
 
@@ -379,34 +439,26 @@ class ShardDataModule(lightning.LightningDataModule):
         assert self._order is not None
         return {"window": self.window, "num_lanes": self._order.num_lanes}
 
-    def _next_batch(self) -> int:
-        """Return the number of the first batch that training has not finished.
-
-        A batch counts when Lightning counts it: a checkpoint that is written because of an
-        exception within a step has that step's batch come again.
-        """
-        if self._in_hand is None:
-            return self._position
-        number, processed_before = self._in_hand
-        return number + int(self._num_processed() > processed_before)
-
     def _num_processed(self) -> int:
         assert self.trainer is not None
         total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return int(total.processed)
 
     def _eval_loader(self, name: str) -> EvalLoader:
-        samples = self._samples[name]
-        dataset = EvalBatches(
-            samples,
-            order=EvalOrder(len(samples), batch_size=self.eval_batch_size),
-            decoding=self._decoding(),
-            layout=self._layout(name),
-            rank=self._rank(),
-        )
+        dataset = self._eval_batches(name)
         loader = EvalLoader(dataset, num_workers=self.num_workers, pin_memory=self._on_gpu())
         self._loaders.add(loader)
         return loader
+
+    def _eval_batches(self, name: str) -> EvalBatches:
+        samples = self._samples[name]
+        return EvalBatches(
+            samples,
+            order=EvalOrder(len(samples), batch_size=self.eval_batch_size),
+            decoding=self._decoding(name),
+            layout=self._layout(name),
+            rank=self._rank(),
+        )
 
     def _close_loaders(self) -> None:
         for loader in self._loaders:
@@ -422,14 +474,16 @@ class ShardDataModule(lightning.LightningDataModule):
             fields=tuple(dict.fromkeys(name for m in all_members for name in m.fields)),
             image=self.image,
             text=self.text,
+            boxes=any(members.boxes is not None for members in all_members),
         )
 
-    def _decoding(self) -> Decoding:
+    def _decoding(self, name: str) -> Decoding:
         return Decoding(
             image=self.image,
             audio=self.audio,
             clean=self.text.clean if self.text is not None else "none",
             class_names=tuple(self.class_names) or None,
+            corruptor=corruptor(self.corruptions, split=name, seed=self.seed),
         )
 
     def _rank(self) -> Rank:
@@ -446,9 +500,11 @@ class ShardDataModule(lightning.LightningDataModule):
             total = max(len(samples) for samples in self._samples.values())
             world_size = self._rank().world_size
             share = f" on each of {world_size} ranks" if world_size > 1 else ""
+            limit = self.max_bad_fraction * total / world_size
             self._bad = BadSamples(
                 root / "bad_samples.jsonl",
-                limit=self.max_bad_fraction * total / world_size,
+                # A prediction has a row for each of them, which says so.
+                limit=math.inf if self._stage() == "predict" else limit,
                 limit_text=f"{self.max_bad_fraction:.4g} of {total}{share} (data.max_bad_fraction)",
             )
         return self._bad

@@ -1,5 +1,6 @@
 """Decodes one sample: its image, sound, captions, label and further fields."""
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +10,19 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from mmlight.data.audio import AudioSettings, Waveform, load_audio
+from mmlight.data.boxes import BoxSet, parse_boxes
 from mmlight.data.corpus import Corpus
+from mmlight.data.corruptions import Corruptor
 from mmlight.data.draw import Draws
-from mmlight.data.image import ImageSettings, load_image
+from mmlight.data.image import ImageSettings, decode, fit_image, load_image
+from mmlight.data.image_fit import Fitted
 from mmlight.data.members import Contents, Members, parse_label, parse_source
 from mmlight.data.text import Cleaning, clean_caption
 from mmlight.errors import UserError
 
 T = TypeVar("T")
+# Pillow names the object in memory that it was given.
+_ADDRESS = re.compile(r" ?<_io\.\w+ object at 0x[0-9a-f]+>")
 
 
 @dataclass
@@ -27,8 +33,10 @@ class Sample:
         index: number of the sample in its data set.
         key: ``shard-name/sample-key``.
         pixels_CHW: uint8 pixels.
+        fitted: where they come from and the boxes in them, for images that keep their proportions.
         waveform: float32 samples.
         captions: one in training, all of them in evaluation.
+        meant: the captions before they were corrupted on purpose.
         label: class number, -1 where there is none.
         fields: further values by name.
         valid: False for a row that only fills up a batch.
@@ -37,8 +45,10 @@ class Sample:
     index: int
     key: str
     pixels_CHW: Tensor | None = None
+    fitted: Fitted | None = None
     waveform: Waveform | None = None
     captions: list[str] = field(default_factory=list)
+    meant: list[str] = field(default_factory=list)
     label: int = -1
     fields: dict[str, Any] = field(default_factory=dict)
     valid: bool = True
@@ -55,7 +65,8 @@ class BadMemberError(Exception):
     def __init__(self, member: str, error: Exception) -> None:
         self.member = member
         lines = str(error).strip().splitlines()
-        self.reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        said = _ADDRESS.sub("", lines[0]) if lines else "no message"
+        self.reason = f"{type(error).__name__}: {said}"
         super().__init__(f"{member}: {self.reason}")
 
 
@@ -70,11 +81,7 @@ class SampleSet:
         self.parts = list(parts)
         corpora = [corpus for corpus, _ in parts]
         # joined, so that keys tell apart shards of one name and refuse a shard that comes twice
-        self.corpus = (
-            corpora[0]
-            if len(corpora) == 1
-            else Corpus([shard for corpus in corpora for shard in corpus.shards])
-        )
+        self.corpus = corpora[0] if len(corpora) == 1 else Corpus.joined(corpora)
         self._starts = [0]
         for corpus in corpora[:-1]:
             self._starts.append(self._starts[-1] + len(corpus))
@@ -102,12 +109,14 @@ class Decoding:
         audio: audio settings, or None.
         clean: how captions are cleaned.
         class_names: labels must be below their number; None to take any.
+        corruptor: spoils what was decoded; None leaves it as it is.
     """
 
     image: ImageSettings | None
     audio: AudioSettings | None
     clean: Cleaning
     class_names: tuple[str, ...] | None
+    corruptor: Corruptor | None = None
 
 
 def decode_sample(
@@ -140,7 +149,11 @@ def decode_sample(
     if name is not None and decoding.image is not None:
         data, image = contents.raw[parse_source(name)[0]], decoding.image
         stream = draws("image") if draws else None
-        sample.pixels_CHW = _attempt(name, lambda: load_image(data, image, draws=stream))
+        if image.fits:
+            sample.fitted = _load_fitted(name, contents, members, decoding, draws=stream)
+            sample.pixels_CHW = sample.fitted.pixels_CHW
+        else:
+            sample.pixels_CHW = _attempt(name, lambda: load_image(data, image, draws=stream))
 
     name = contents.first(members.audio)
     if name is not None and decoding.audio is not None:
@@ -160,10 +173,60 @@ def decode_sample(
         weights = [weight for _, weight in captions]
         captions = [captions[draws("text").choice(weights) if len(captions) > 1 else 0]]
     sample.captions = [clean_caption(text, decoding.clean) for text, _ in captions]
+    sample.meant = sample.captions
+    if decoding.corruptor is not None:
+        _corrupt(sample, [text for text, _ in captions], decoding, decoding.corruptor)
 
     for name, source in members.fields.items():
         sample.fields[name] = _attempt(source, partial(contents.value, source))
     return sample
+
+
+def _load_fitted(
+    name: str, contents: Contents, members: Members, decoding: Decoding, *, draws: Draws | None
+) -> Fitted:
+    settings = decoding.image
+    assert settings is not None
+    data = contents.raw[parse_source(name)[0]]
+    pixels_CHW = _attempt(
+        name, lambda: decode(data, channels=settings.channels, max_pixels=settings.max_pixels)
+    )
+    boxes = None
+    if members.boxes is not None:
+        boxes = _attempt(members.boxes, lambda: _boxes_of(contents, members, decoding, pixels_CHW))
+    return _attempt(name, lambda: fit_image(pixels_CHW, boxes, settings, draws=draws))
+
+
+def _boxes_of(
+    contents: Contents, members: Members, decoding: Decoding, pixels_CHW: Tensor
+) -> BoxSet | None:
+    assert members.boxes is not None and members.box_labels is not None
+    boxes, labels = contents.value(members.boxes), contents.value(members.box_labels)
+    if boxes is None and labels is None:
+        return None
+    return parse_boxes(
+        boxes,
+        labels,
+        box_format=members.box_format,
+        class_names=decoding.class_names,
+        width=pixels_CHW.shape[2],
+        height=pixels_CHW.shape[1],
+    )
+
+
+def _corrupt(sample: Sample, captions: list[str], decoding: Decoding, corruptor: Corruptor) -> None:
+    if sample.pixels_CHW is not None:
+        sample.pixels_CHW = corruptor.image(sample.pixels_CHW, sample=sample.index)
+    if sample.waveform is not None:
+        assert decoding.audio is not None
+        sample.waveform = corruptor.audio(
+            sample.waveform,
+            sample=sample.index,
+            sample_rate_hz=decoding.audio.sample_rate_hz,
+            max_samples=decoding.audio.max_samples,
+        )
+    spoiled = corruptor.captions(captions, sample=sample.index)
+    sample.captions = [clean_caption(text, decoding.clean) for text in spoiled]
 
 
 def _class_captions(

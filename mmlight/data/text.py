@@ -80,11 +80,13 @@ class TextSettings:
             are padded to the longest of their batch only.
         clean: clip mends broken Unicode, undoes HTML escapes, folds white space and lowers the
             case, as CLIP does; whitespace only folds white space.
+        offsets: also tell which characters of its caption each token stands for; tagging needs it.
     """
 
     tokenizer: Tokenizer
     max_tokens: int = 77
     clean: Cleaning = "none"
+    offsets: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -92,6 +94,11 @@ class TextSettings:
             raise UserError(f"text.max_tokens must be 3 or more, not {self.max_tokens}")
         if self.clean not in ("none", "whitespace", "clip"):
             raise UserError(f"text.clean must be none, whitespace or clip, not '{self.clean}'")
+        if self.offsets and self.clean != "none":
+            raise UserError(
+                f"text.clean: '{self.clean}' moves the characters that text.offsets counts; set "
+                "clean: none (a tokenizer folds case and white space itself)"
+            )
 
 
 def clean_caption(text: str, how: Cleaning) -> str:

@@ -37,6 +37,9 @@ def main(argv: Sequence[str]) -> int:
         "--text", default="txt", help="member with captions: txt or json:captions (default txt)"
     )
     add.add_argument("--text-lines", action="store_true", help="each line of it is a caption")
+    add.add_argument(
+        "--text-words", action="store_true", help="a list in it holds the words of one text"
+    )
     add.add_argument("--out", type=Path, required=True, help="folder to write")
     add.add_argument("--vocab-size", type=int, default=8192, help="at most (default %(default)s)")
     add.add_argument(
@@ -50,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     if args.vocab_size <= len(SPECIALS):
         raise UserError(f"--vocab-size {args.vocab_size}: more than {len(SPECIALS)} are needed")
     corpus = Corpus(load_or_build(expand(args.shards)))
-    members = Members(text=args.text, text_lines=args.text_lines)
+    members = Members(text=args.text, text_lines=args.text_lines, text_words=args.text_words)
     check_members(corpus, members, where="--shards", num_classes=None)
     tokenizer = train(
         captions(corpus, members),

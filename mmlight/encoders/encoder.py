@@ -47,13 +47,17 @@ class Block:
 class Encoder(nn.Module, ABC):
     """A backbone for one modality.
 
-    Subclasses set `modality` and `out_dim`, and take plain settings (numbers, strings, dicts) in
+    Subclasses set `modality` and `out_dim` (and `is_pretrained` where they start from weights that
+    somebody trained), and take plain settings (numbers, strings, dicts) in
     ``__init__``, so that a checkpoint can rebuild them. Parameter names of ``__init__`` are
-    distinct between encoders (a swapped `class_path` keeps values of equal names).
+    distinct between encoders (a swapped `class_path` keeps values of equal names). `frame_ms` is the
+    distance of two tokens where these are frames in order of time, real ones first.
     """
 
     modality: ClassVar[Modality]
     out_dim: int
+    is_pretrained: bool = False
+    frame_ms: float | None = None
 
     @abstractmethod
     def forward(self, inputs: Any, *, tokens: bool = False) -> Encoded:
@@ -76,6 +80,13 @@ class Encoder(nn.Module, ABC):
         as position embeddings and class tokens.
         """
         return set()
+
+    def new_parameters(self) -> set[str]:
+        """Return names of parameters that pretrained weights did not bring: a learned pooling."""
+        pool = getattr(self, "pool", None)
+        if not self.is_pretrained or not isinstance(pool, nn.Module):
+            return set()
+        return {f"pool.{name}" for name, _ in pool.named_parameters()}
 
     @abstractmethod
     def set_checkpointing(self, enabled: bool) -> None:

@@ -3,6 +3,7 @@
 Shapes as in `mmlight.batch`: B samples, T waveform samples, L frames, D feature width.
 """
 
+import math
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ from mmlight.encoders.hf_model import (
 )
 from mmlight.encoders.mel import length_mask
 from mmlight.encoders.pool import AttentionPool, masked_mean
+from mmlight.encoders.spec_augment import SpecAugmentSettings, spec_augment
 from mmlight.encoders.wave_frames import frame_lengths, shortest_input, wave_frames
 from mmlight.errors import UserError
 
@@ -83,9 +85,13 @@ class HfAudio(Encoder):
         audio_features: parameters of the feature extractor to change, such as ``sampling_rate``,
             ``mean`` and ``std`` (AST) or ``max_length_s`` (CLAP); by default the checkpoint's,
             or those of transformers' class.
+        audio_spec_augment: hide parts of the log-mels in training; wav2vec2 and HuBERT, which
+            read waveforms, have ``mask_time_prob`` and ``mask_feature_prob`` for that.
 
     Attributes:
         sample_rate_hz: sampling rate that waveforms must have.
+        frame_ms: distance of two tokens of wav2vec2, HuBERT and Whisper; None for the others, whose
+            tokens are patches.
 
     Raises:
         UserError: no or two sources, a model that is not listed, unknown fields, a checkpoint
@@ -103,6 +109,7 @@ class HfAudio(Encoder):
         audio_hf_pool: HfAudioPool | None = None,
         audio_kwargs: dict[str, Any] | None = None,
         audio_features: dict[str, Any] | None = None,
+        audio_spec_augment: SpecAugmentSettings | None = None,
     ) -> None:
         super().__init__()
         one_source(audio_config, audio_pretrained, names=("audio_config", "audio_pretrained"))
@@ -136,6 +143,7 @@ class HfAudio(Encoder):
         )
         self.sample_rate_hz = int(extractor.sampling_rate)
         self.features = _features(config, extractor)
+        self.frame_ms = _frame_ms(config, extractor)
         self.kind = kind
         self.out_dim = int(
             self.model.audio_encoder.num_features
@@ -151,8 +159,15 @@ class HfAudio(Encoder):
                 f"audio_hf_pool: '{self.audio_hf_pool}' does not suit a '{kind}'; use mean or "
                 "attention"
             )
+        self.is_pretrained = audio_pretrained is not None
         self.pool = AttentionPool(self.out_dim) if self.audio_hf_pool == "attention" else None
         self._features_args = own | (audio_features or {})
+        if self.raw and audio_spec_augment is not None:
+            raise UserError(
+                f"audio_spec_augment: a '{kind}' has no log-mels; set mask_time_prob and "
+                "mask_feature_prob in audio_kwargs"
+            )
+        self.spec_augment = audio_spec_augment
 
     def forward(self, inputs: Audio, *, tokens: bool = False) -> Encoded:
         """Encode clips.
@@ -163,6 +178,8 @@ class HfAudio(Encoder):
         """
         features = self.features(inputs.waveform_BT, inputs.length_B)
         dtype = next(self.model.parameters()).dtype
+        if self.training and self.spec_augment is not None:
+            features = _augment(features, self.spec_augment, frames_last=self.kind == "whisper")
         features = Features(features.values.to(dtype), features.length_B)
         tokens_BLD, mask_BL, own_BD = self._run(features)
         if self.audio_hf_pool == "model":
@@ -219,6 +236,7 @@ class HfAudio(Encoder):
             "audio_config": plain_config(self.model),
             "audio_hf_pool": self.audio_hf_pool,
             "audio_features": self._features_args,
+            "audio_spec_augment": self.spec_augment,
         }
 
 
@@ -256,6 +274,14 @@ def _own_parameters(config: Any) -> dict[str, Any]:
     return {}
 
 
+def _augment(features: Features, settings: SpecAugmentSettings, *, frames_last: bool) -> Features:
+    """Hide parts of log-mels (B, M, L), (B, L, M) or (B, 1, L, M)."""
+    values = features.values if frames_last else features.values.transpose(-1, -2)
+    flat_BML = values.reshape(len(values), *values.shape[-2:])
+    hidden = spec_augment(flat_BML, features.length_B, settings).view(values.shape)
+    return Features(hidden if frames_last else hidden.transpose(-1, -2), features.length_B)
+
+
 def _features(config: Any, extractor: Any) -> AudioFeatures:
     if config.model_type == "whisper":
         return WhisperMel(extractor, num_frames=2 * config.max_source_positions)
@@ -264,3 +290,13 @@ def _features(config: Any, extractor: Any) -> AudioFeatures:
     if config.model_type == "clap_audio_model":
         return ClapMel(extractor, fused=config.enable_fusion)
     return NormalWaveform(extractor, shortest=shortest_input(config))
+
+
+def _frame_ms(config: Any, extractor: Any) -> float | None:
+    if config.model_type in ("wav2vec2", "hubert"):
+        step = math.prod(config.conv_stride)
+    elif config.model_type == "whisper":
+        step = 2 * int(extractor.hop_length)
+    else:
+        return None
+    return 1000 * step / int(extractor.sampling_rate)

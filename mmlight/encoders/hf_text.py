@@ -88,6 +88,7 @@ class HfText(Encoder):
         self.model = build_model(text_class(config), config, pretrained=text_pretrained, key=key)
         if text_pretrained is None and config.model_type == "clip_text_model":
             init_as_open_clip(self.model)
+        self.is_pretrained = text_pretrained is not None
         self.out_dim = int(config.hidden_size)
         self.vocab_size = int(config.vocab_size)
         self.pad_token_id: int | None = config.pad_token_id

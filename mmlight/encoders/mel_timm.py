@@ -12,6 +12,7 @@ from mmlight.encoders.depth import cut_into_blocks
 from mmlight.encoders.encoder import Block, Encoded, Encoder
 from mmlight.encoders.mel import LogMel, LogMelSettings
 from mmlight.encoders.pool import AttentionPool, masked_max, masked_mean
+from mmlight.encoders.spec_augment import SpecAugmentSettings, spec_augment
 from mmlight.encoders.time_mask import TimeMask
 from mmlight.encoders.timm_image import set_timm_checkpointing
 from mmlight.encoders.timm_model import (
@@ -48,6 +49,7 @@ class MelTimm(Encoder):
         audio_pool: ``mean`` or ``max`` over real positions, or ``attention`` of one learned query.
         audio_drop_path_rate: largest rate of stochastic depth; by default the model's own.
         audio_timm_kwargs: further arguments of the timm model.
+        spec_augment: hide parts of the spectrograms in training.
 
     Attributes:
         sample_rate_hz: sampling rate that waveforms must have.
@@ -71,6 +73,7 @@ class MelTimm(Encoder):
         audio_pool: AudioPool = "mean",
         audio_drop_path_rate: float | None = None,
         audio_timm_kwargs: dict[str, Any] | None = None,
+        spec_augment: SpecAugmentSettings | None = None,
     ) -> None:
         super().__init__()
         if audio_timm_pretrained and audio_timm_weights:
@@ -97,8 +100,10 @@ class MelTimm(Encoder):
         self.log_mel = LogMel(settings)
         self.sample_rate_hz = settings.sample_rate_hz
         self.audio_frames = audio_frames
+        self.spec_augment = spec_augment
         self.out_dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
         self.token_dim = self.out_dim
+        self.is_pretrained = audio_timm_pretrained or audio_timm_weights is not None
         self.audio_pool = audio_pool
         self.pool = AttentionPool(self.out_dim) if audio_pool == "attention" else None
         self.time_mask = TimeMask()
@@ -111,6 +116,7 @@ class MelTimm(Encoder):
             "audio_pool": audio_pool,
             "audio_drop_path_rate": audio_drop_path_rate,
             "audio_timm_kwargs": audio_timm_kwargs,
+            "spec_augment": spec_augment,
         }
 
     def _check_size(self, name: str, n_mels: int, frames: int | None) -> None:
@@ -138,6 +144,8 @@ class MelTimm(Encoder):
         """
         spectra = self.log_mel(inputs.waveform_BT, inputs.length_B)
         image_BML = spectra.log_mel_BML
+        if self.training and self.spec_augment is not None:
+            image_BML = spec_augment(image_BML, spectra.length_B, self.spec_augment)
         length = image_BML.shape[-1]
         total = self.audio_frames or -(-length // _STRIDE) * _STRIDE
         image_BML = F.pad(image_BML, (0, total - length))  # a negative pad cuts
@@ -160,9 +168,9 @@ class MelTimm(Encoder):
     def _width(self, features: Any, total: int) -> int:
         """Return how many positions of the features follow one another in time."""
         if features.ndim == 3:
-            return int(total // self.model.patch_embed.patch_size[1])
+            return total // self.model.patch_embed.patch_size[1]
         nhwc = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        return int(features.shape[2 if nhwc else 3])
+        return features.shape[2 if nhwc else 3]
 
     def blocks(self) -> list[Block]:
         """Return stem, layers and head as timm groups them, and the pooling."""

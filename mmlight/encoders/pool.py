@@ -28,7 +28,8 @@ def last_token(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     """Return the last token (B, D) whose mask is True; the first one where none is."""
     position_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
     last_B = (position_L * mask_BL).amax(1)
-    return tokens_BLD[torch.arange(len(last_B), device=last_B.device), last_B]
+    # Not len(): an export would take the number of samples as a constant.
+    return tokens_BLD[torch.arange(last_B.shape[0], device=last_B.device), last_B]
 
 
 class AttentionPool(nn.Module):

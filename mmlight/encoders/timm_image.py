@@ -1,13 +1,20 @@
 """Image encoders of timm."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
 
 from mmlight.batch import Images
 from mmlight.encoders.depth import cut_into_blocks
 from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.encoders.feature_maps import (
+    FeatureMap,
+    MapSpec,
+    timm_feature_maps,
+    timm_map_specs,
+)
 from mmlight.encoders.timm_model import (
     create_timm,
     fixed_size,
@@ -34,6 +41,9 @@ class TimmImage(Encoder):
         img_size: height and width of the images in pixels; by default what the model was made
             for. Models that take any size check it only.
         in_chans: number of image channels.
+        image_stem: ``small`` replaces a ResNet's first convolution by one of 3 x 3 at stride 1, and
+            its pooling by nothing, as ResNets for CIFAR have it (arXiv 1512.03385, section 4.2):
+            images below 64 px would keep only a few positions.
         image_pool: timm's ``global_pool`` (``avg``, ``max``, ``token``, ``map``, ...); by default
             the model's own.
         image_mean: mean of each channel, of pixels between 0 and 1; by default that of CLIP for
@@ -64,6 +74,7 @@ class TimmImage(Encoder):
         timm_weights: str | None = None,
         img_size: int | None = None,
         in_chans: int = 3,
+        image_stem: Literal["model", "small"] = "model",
         image_pool: str | None = None,
         image_mean: list[float] | None = None,
         image_std: list[float] | None = None,
@@ -90,8 +101,13 @@ class TimmImage(Encoder):
             pretrained=timm_pretrained,
             options=options | (timm_kwargs or {}),
         )
+        if image_stem == "small":
+            if timm_pretrained:
+                raise UserError("image_stem: small replaces layers that timm_pretrained would load")
+            make_small_stem(self.model, name=timm_name)
         if timm_weights:
             load_weights(self.model, timm_weights, key="timm_weights")
+        self.is_pretrained = timm_pretrained or timm_weights is not None
         self.img_size = (img_size, img_size) if img_size else fixed_size(self.model)
         self.in_chans = in_chans
         self.out_dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
@@ -110,6 +126,7 @@ class TimmImage(Encoder):
             "timm_name": timm_name,
             "img_size": img_size,
             "in_chans": in_chans,
+            "image_stem": image_stem,
             "image_pool": image_pool,
             "image_mean": image_mean,
             "image_std": image_std,
@@ -128,20 +145,7 @@ class TimmImage(Encoder):
         Raises:
             UserError: images of another size or number of channels than the model's.
         """
-        pixels_BCHW = inputs.pixels_BCHW
-        channels, size = pixels_BCHW.shape[1], tuple(pixels_BCHW.shape[2:])
-        if channels != self.in_chans:
-            raise UserError(f"in_chans: {self.in_chans}, but the images have {channels} channels")
-        if self.img_size and size != self.img_size:
-            raise UserError(
-                f"img_size: the encoder takes {self.img_size[0]} x {self.img_size[1]} pixels, "
-                f"but the images are {size[0]} x {size[1]}; make the two equal"
-            )
-        # In place on the fresh copy: half the time of one addcmul, which must allocate another.
-        normal_BCHW = pixels_BCHW.to(self._scale.dtype).mul_(self._scale).add_(self._shift)
-        # Under a sharded strategy the weights may be bfloat16 while buffers are float32.
-        dtype = next(self.model.parameters()).dtype
-        features = self.model.forward_features(normal_BCHW.to(dtype))
+        features = self.model.forward_features(self._normalise(inputs.pixels_BCHW))
         pooled_BD = self.model.forward_head(features, pre_logits=True)
         if pooled_BD.ndim != 2:
             raise UserError(
@@ -152,6 +156,50 @@ class TimmImage(Encoder):
             return Encoded(pooled_BD)
         tokens_BLD = to_tokens(self.model, features)
         return Encoded(pooled_BD, tokens_BLD, tokens_BLD.new_ones(tokens_BLD.shape[:2]).bool())
+
+    def map_specs(self) -> list[MapSpec]:
+        """Return what the maps of `feature_maps` look like, finest first.
+
+        Raises:
+            UserError: the model has none, or leaves patches out.
+        """
+        if self._init_args["patch_drop_rate"]:
+            raise UserError("patch_drop_rate: feature maps need every patch; set it to 0")
+        return list(timm_map_specs(self.model, key="timm_name").values())
+
+    def feature_maps(self, inputs: Images) -> list[FeatureMap]:
+        """Return maps at several strides (one for a plain ViT), finest first.
+
+        Args:
+            inputs: uint8 pixels (B, C, H, W); H and W multiples of the coarsest stride. A ViT takes
+                other sizes than its own with ``timm_kwargs: {dynamic_img_size: true}``.
+
+        Raises:
+            UserError: images of another size or number of channels than the model's.
+        """
+        specs = timm_map_specs(self.model, key="timm_name")
+        return timm_feature_maps(self.model, self._normalise(inputs.pixels_BCHW), specs)
+
+    def _normalise(self, pixels_BCHW: Tensor) -> Tensor:
+        channels, size = pixels_BCHW.shape[1], tuple(pixels_BCHW.shape[2:])
+        if channels != self.in_chans:
+            raise UserError(f"in_chans: {self.in_chans}, but the images have {channels} channels")
+        if self.img_size and size != self.img_size:
+            raise UserError(
+                f"img_size: the encoder takes {self.img_size[0]} x {self.img_size[1]} pixels, "
+                f"but the images are {size[0]} x {size[1]}; make the two equal"
+                f"{self._size_remedy()}"
+            )
+        # In place on the fresh copy: half the time of one addcmul, which must allocate another.
+        normal_BCHW = pixels_BCHW.to(self._scale.dtype).mul_(self._scale).add_(self._shift)
+        # Under a sharded strategy the weights may be bfloat16 while buffers are float32.
+        dtype = next(self.model.parameters()).dtype
+        return normal_BCHW.to(dtype)
+
+    def _size_remedy(self) -> str:
+        if not hasattr(getattr(self.model, "patch_embed", None), "strict_img_size"):
+            return ""
+        return " (or leave img_size out and set timm_kwargs: {dynamic_img_size: true})"
 
     def blocks(self) -> list[Block]:
         """Return stem, layers and head as timm groups them."""
@@ -168,6 +216,27 @@ class TimmImage(Encoder):
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any weights file."""
         return dict(self._init_args)
+
+
+def make_small_stem(model: Any, *, name: str) -> None:
+    """Give a ResNet a first layer for small images (see `TimmImage`).
+
+    Raises:
+        UserError: the model is none of timm's ResNets.
+    """
+    first = getattr(model, "conv1", None)
+    if not isinstance(model, ResNet) or first is None:
+        raise UserError(f"image_stem: small is for timm's ResNets, not for {name}")
+    if isinstance(first, nn.Sequential):
+        raise UserError(
+            "image_stem: small replaces one convolution, but this model has three there; set "
+            "timm_kwargs: {stem_type: ''}"
+        )
+    model.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    for level in model.feature_info:  # what a feature map's pixel covers
+        level["reduction"] = max(1, level["reduction"] // 4)
 
 
 def set_timm_checkpointing(model: Any, enabled: bool) -> None:

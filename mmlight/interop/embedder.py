@@ -64,6 +64,7 @@ class Embedder:
                 tokenizer=tokenizer_from_state(text["tokenizer"]),
                 max_tokens=text["max_tokens"],
                 clean=text["clean"],
+                offsets=text.get("offsets", False),
             )
 
     @classmethod

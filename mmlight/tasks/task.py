@@ -2,35 +2,51 @@
 
 import os
 from abc import abstractmethod
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmlight import comm
+from mmlight.batch import Modality
 from mmlight.errors import UserError
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.schedule import Schedule
+from mmlight.tasks.saved import (
+    CHECKPOINT_KEY,
+    CHECKPOINT_VERSION,
+    check_same_model,
+    read_saved,
+)
 from mmlight.tasks.spec import describe_call, rebuild
-
-CHECKPOINT_KEY = "mmlight"
-CHECKPOINT_VERSION = 1
+from mmlight.tasks.tower import Tower, Towers
+from mmlight.tasks.tower_checks import check_tower_fits
+from mmlight.tasks.trained import TrainedParts
+from mmlight.tasks.tuning import Tuning
 
 
 class Task(lightning.LightningModule):
-    """Towers, objective and metrics, trained together.
+    """Towers, head, objective and metrics, trained together.
 
     Subclasses build their modules in `build` (called once, from `configure_model`, so that
     sharded strategies work) and take keyword arguments only: what they were given is written
     into each checkpoint, which can therefore be loaded without any other file.
 
     Args:
+        towers: an encoder for each modality.
+        tuning: how much of the encoders is trained, and how fast.
         optimizer: AdamW's settings.
         schedule: the learning rate over the steps.
         compile: `blocks` compiles each repeated block of the towers.
+
+    Attributes:
+        preprocessing: how the data prepares inputs; plain values, kept in checkpoints.
+        evaluation: what callbacks make pictures and tables of after an evaluation, on rank 0.
+        trained: which parameters are trained at which step.
     """
 
     _given: ClassVar[dict[str, Any]]
@@ -44,16 +60,22 @@ class Task(lightning.LightningModule):
     def __init__(
         self,
         *,
+        towers: Towers,
+        tuning: Tuning,
         optimizer: AdamWSettings,
         schedule: Schedule,
         compile: Literal["none", "blocks"] = "none",
     ) -> None:
         super().__init__()
         self.description = describe_call(type(self), self._given)
+        self.tower_settings = towers
+        self.tuning = tuning
         self.optimizer_settings = optimizer
         self.schedule = schedule
         self.compile_mode = compile
         self.preprocessing: dict[str, Any] | None = None
+        self.evaluation: Any = None
+        self.trained: TrainedParts | None = None
         self._built = False
         self._configured: list[dict[str, Any]] = []
 
@@ -61,13 +83,45 @@ class Task(lightning.LightningModule):
     def build(self) -> None:
         """Create the submodules; `self.preprocessing` says what the data looks like."""
 
-    @abstractmethod
+    def build_towers(self, *, embed_dim: int | None = None) -> None:
+        """Create the towers, as `self.towers`, and check that they fit the data.
+
+        Args:
+            embed_dim: width of their projections; None leaves these out.
+        """
+        given = self.tower_settings.given()
+        self.towers = nn.ModuleDict(
+            {
+                name: Tower(settings, modality=name, embed_dim=embed_dim)
+                for name, settings in given.items()
+            }
+        )
+        if self.preprocessing is not None:
+            for name in given:
+                check_tower_fits(self.tower(name).encoder, self.preprocessing)
+
+    def tower(self, modality: Modality) -> Tower:
+        """Return a built tower."""
+        return cast(Tower, self.towers[modality])
+
     def no_weight_decay(self) -> set[str]:
-        """Return further names of parameters that must not be decayed."""
+        """Return what the encoders exclude from weight decay, under this module's names."""
+        return {
+            f"towers.{name}.encoder.{parameter}"
+            for name in self.tower_settings.given()
+            for parameter in self.tower(name).encoder.no_weight_decay()
+        }
 
     def rebuild_description(self) -> dict[str, Any]:
         """Return the description from which a checkpoint is loaded; it names no other file."""
-        return self.description
+        described = deepcopy(self.description)
+        for name in self.tower_settings.given():
+            encoder = self.tower(name).encoder
+            described["init_args"]["towers"][name] |= {
+                "encoder": describe_call(type(encoder), encoder.rebuild_args()),
+                "from_run": None,
+            }
+        return described
 
     def after_step(self) -> None:
         """Put parameters back into their range after an optimiser step."""
@@ -80,6 +134,8 @@ class Task(lightning.LightningModule):
                 f"trainer.precision {self.trainer.precision} would also round the waveforms; use "
                 f"{half} or 32-true"
             )
+        if stage == "fit" and self.trained is not None:
+            self.trained.check_strategy(self.trainer.strategy)
 
     def configure_model(self) -> None:
         """Build once, however often Lightning asks."""
@@ -90,6 +146,15 @@ class Task(lightning.LightningModule):
             if data is not None and hasattr(data, "preprocessing"):
                 self.preprocessing = data.preprocessing()
         self.build()
+        self.trained = TrainedParts(
+            self,
+            {name: self.tower(name) for name in self.tower_settings.given()},
+            tuning=self.tuning,
+            lr=self.optimizer_settings.lr,
+        )
+        if self.compile_mode == "blocks":
+            for name in self.tower_settings.given():
+                self.tower(name).compile_blocks()
         self._built = True
 
     def configure_optimizers(self) -> Any:
@@ -101,8 +166,13 @@ class Task(lightning.LightningModule):
                 "needs the number of steps; set one of them"
             )
         settings = self.optimizer_settings
+        assert self.trained is not None
         groups = weight_decay_groups(
-            self, weight_decay=settings.weight_decay, no_decay=self.no_weight_decay()
+            self,
+            weight_decay=settings.weight_decay,
+            no_decay=self.no_weight_decay(),
+            lr=settings.lr,
+            lr_scales=self.trained.lr_scales,
         )
         optimizer = settings.build(groups)
         self._configured = [
@@ -117,6 +187,11 @@ class Task(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Train by the settings of this start; a checkpoint restores those of its own run."""
+        assert self.trained is not None
+        self.trained.begin(self.global_step)
+        self.train()
+        for note in self.trained.notes:
+            self.print(note)
         configs = self.trainer.lr_scheduler_configs
         for optimizer, config in zip(self.trainer.optimizers, configs, strict=True):
             scheduler: Any = config.scheduler
@@ -134,6 +209,10 @@ class Task(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed from (seed, epoch, step, rank): a resumed run draws the same numbers."""
+        assert self.trained is not None
+        if self.trained.begin(self.global_step):
+            self.train()
+            self.print(f"step {self.global_step}: {self.trained.summary()}")
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         mixed = (seed * 1_000_003 + batch.epoch) * 1_000_003 + batch.step
         torch.manual_seed((mixed * 1_009 + comm.rank()) % 2**63)
@@ -145,8 +224,18 @@ class Task(lightning.LightningModule):
         """
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
-            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-            self.log_dict(values | {"train/lr": lr}, on_step=True, on_epoch=False, batch_size=1)
+            rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
+            lrs = {"train/lr": max(rates)}
+            if min(rates) < max(rates):
+                lrs["train/lr_lowest"] = min(rates)
+            self.log_dict(values | lrs, on_step=True, on_epoch=False, batch_size=1)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; what is not trained stays in evaluation mode."""
+        super().train(mode)
+        if mode and self.trained is not None:
+            self.trained.rest()
+        return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what rebuilds this task and prepares its inputs."""
@@ -162,50 +251,12 @@ class Task(lightning.LightningModule):
         check_same_model(checkpoint["state_dict"], self.state_dict())
 
 
-def check_same_model(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Raise UserError, naming tensors, unless two state dicts have equal names and shapes."""
-    missing = [name for name in wanted if name not in saved]
-    extra = [name for name in saved if name not in wanted]
-    shapes = [
-        f"{name} is {tuple(saved[name].shape)}, not {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in saved and saved[name].shape != wanted[name].shape
-    ]
-    problems = []
-    for title, names in (("lacks", missing), ("has besides", extra), ("differs:", shapes)):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            problems.append(f"{title} {', '.join(names[:3])}{more}")
-    if problems:
-        raise UserError(f"the checkpoint is of another model: it {'; it '.join(problems)}")
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; only tensors and plain values are ever unpickled.
-
-    Raises:
-        UserError: no such file, not a checkpoint, or not one of mmlight.
-    """
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
-    try:
-        # Mapped: a check of what it is must not read gigabytes that Lightning reads again.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises several kinds for a damaged or unsafe file
-        said = str(error).split("\n")[0]
-        raise UserError(f"checkpoint {path}: cannot be read safely ({said})") from error
-    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
-        raise UserError(f"checkpoint {path}: was not written by mmlight")
-    return checkpoint
-
-
 def load_task(path: Path) -> Task:
-    """Rebuild a task from its checkpoint alone, with its weights, in evaluation mode."""
-    checkpoint = read_checkpoint(path)
-    own = checkpoint[CHECKPOINT_KEY]
-    task: Task = rebuild(own["task"], base=Task)
-    task.preprocessing = own["preprocessing"]
+    """Rebuild a task from its checkpoint or export alone, with its weights, in evaluation mode."""
+    saved = read_saved(path)
+    task: Task = rebuild(saved.description, base=Task)
+    task.preprocessing = saved.preprocessing
     task.configure_model()
-    check_same_model(checkpoint["state_dict"], task.state_dict())
-    task.load_state_dict(checkpoint["state_dict"])
+    check_same_model(saved.tensors, task.state_dict())
+    task.load_state_dict(saved.tensors)
     return task.eval()

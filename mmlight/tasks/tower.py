@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmlight.batch import MODALITIES, Modality
 from mmlight.encoders.encoder import Encoder
 from mmlight.errors import UserError
+from mmlight.tasks.source import load_encoder, load_projection, read_source
 
 
 @dataclass
@@ -16,16 +17,21 @@ class TowerSettings:
     """How one modality is encoded.
 
     Attributes:
-        encoder: the backbone (a class of `mmlight.encoders` and its settings).
+        encoder: the backbone (a class of `mmlight.encoders` and its settings); left out, it is
+            that of `from_run`.
+        from_run: take the encoder's weights (and the projection's, where it is the same) from this
+            run folder, checkpoint or exported folder.
         projection: maps the encoder's features to the joint width: one matrix, two with a GELU
-            between them, or nothing (then the encoder's width must be the joint width).
+            between them, or nothing (then the encoder's width must be the joint width). Tasks with
+            a head of their own have no projection.
         locked: keep the encoder as it is, in evaluation mode and without gradients (LiT,
             arXiv 2111.07991). The projection still learns.
         checkpointing: recompute the encoder's blocks in backward: less memory, about a third
             more time.
     """
 
-    encoder: Callable[[], Encoder]
+    encoder: Callable[[], Encoder] | None = None
+    from_run: str | None = None
     projection: Literal["linear", "mlp", "none"] = "linear"
     locked: bool = False
     checkpointing: bool = False
@@ -56,25 +62,50 @@ class Tower(nn.Module):
     Args:
         settings: what to build.
         modality: which modality the tower is for.
-        embed_dim: width D of the joint space; None builds no projection (then `projection` is
-            ignored by the caller, which uses the encoder's own width).
+        embed_dim: width D of the joint space; None builds no projection.
+
+    Attributes:
+        out_dim: width of what it returns.
+        source: what its weights were taken from, or None.
 
     Raises:
-        UserError: an encoder of another modality, or `projection: none` with unequal widths.
+        UserError: an encoder of another modality, `projection: none` with unequal widths, a
+            projection for a task that has none, or a run that does not fit.
     """
 
-    def __init__(self, settings: TowerSettings, *, modality: Modality, embed_dim: int) -> None:
+    def __init__(
+        self, settings: TowerSettings, *, modality: Modality, embed_dim: int | None
+    ) -> None:
         super().__init__()
-        encoder = settings.encoder()
         where = f"model.towers.{modality}"
+        self.source = read_source(settings.from_run, modality) if settings.from_run else None
+        if settings.encoder is not None:
+            encoder = settings.encoder()
+        elif self.source is not None:
+            encoder = self.source.encoder
+        else:
+            raise UserError(f"{where} has neither an encoder nor from_run; give one of them")
         if encoder.modality != modality:
             raise UserError(
                 f"{where}.encoder: {type(encoder).__name__} encodes {encoder.modality}, "
                 f"not {modality}"
             )
+        if self.source is not None:
+            if encoder is not self.source.encoder:
+                load_encoder(encoder, self.source, key=f"{where}.from_run")
+            encoder.is_pretrained = True
         self.encoder = encoder
-        self.projection = _projection(
-            settings.projection, encoder.out_dim, embed_dim=embed_dim, where=where
+        if embed_dim is None:
+            if settings.projection != "linear":
+                raise UserError(f"{where}.projection has no effect: this task has a head instead")
+            self.projection: nn.Module = nn.Identity()
+        else:
+            self.projection = _projection(
+                settings.projection, encoder.out_dim, embed_dim=embed_dim, where=where
+            )
+        self.out_dim = encoder.out_dim if embed_dim is None else embed_dim
+        self.loaded_projection = self.source is not None and load_projection(
+            self.projection, self.source
         )
         self.locked = settings.locked
         if settings.checkpointing:
@@ -88,7 +119,7 @@ class Tower(nn.Module):
             encoder.eval()
 
     def forward(self, inputs: Any) -> Tensor:
-        """Return joint-space features (B, D), or (N, D) for captions; not normalised."""
+        """Return projected features (B, D), or (N, D) for captions; not normalised."""
         features_BD: Tensor = self.projection(self.encoder(inputs).pooled_BD)
         return features_BD
 

@@ -113,3 +113,46 @@ def test_floats_past_one_are_clipped():
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(UserError, match=r"audio\."):
         AudioSettings(**settings)
+
+
+def test_training_shifts_by_no_more_than_asked_and_loses_nothing():
+    plain = written(np.arange(800) / 800, 8000, subtype="PCM_24")
+    settings = AudioSettings(sample_rate_hz=8000, max_shift_s=0.01)
+    whole = load_audio(plain, AudioSettings(sample_rate_hz=8000), draws=None)
+    shifts = set()
+    for sample in range(40):
+        wave = load_audio(plain, settings, draws=draws(sample))
+        place = int(wave.argmin())
+        assert np.array_equal(np.roll(whole, place), wave)
+        shifts.add(place if place < 400 else place - 800)
+    assert min(shifts) >= -80 and max(shifts) <= 80 and len(shifts) > 20
+    assert np.array_equal(load_audio(plain, settings, draws=None), whole)
+    first, again = (load_audio(plain, settings, draws=draws(7)) for _ in range(2))
+    assert np.array_equal(first, again)
+
+
+def test_training_changes_the_loudness_by_no_more_than_asked():
+    settings = AudioSettings(sample_rate_hz=8000, max_gain_db=6)
+    data = sound(0.1)
+    plain = load_audio(data, settings, draws=None)
+    gains_db = []
+    for sample in range(40):
+        wave = load_audio(data, settings, draws=draws(sample))
+        assert wave.dtype == np.float32 and np.abs(wave).max() <= 1
+        gains_db.append(20 * np.log10(np.median(np.abs(wave)) / np.median(np.abs(plain))))
+    assert -6.1 < min(gains_db) < -3 and 3 < max(gains_db) < 6.1
+
+
+def test_crops_stay_as_they_were_beside_other_augmentation():
+    data = written(np.arange(1600) / 1600, 8000, subtype="PCM_24")
+    crop = AudioSettings(sample_rate_hz=8000, max_seconds=0.1)
+    both = AudioSettings(sample_rate_hz=8000, max_seconds=0.1, max_shift_s=0.05)
+    for sample in range(5):
+        plain, moved = (load_audio(data, s, draws=draws(sample)) for s in (crop, both))
+        assert sorted(plain) == sorted(moved)
+
+
+@pytest.mark.parametrize("name", ["max_shift_s", "max_gain_db"])
+def test_negative_augmentation_is_refused(name):
+    with pytest.raises(UserError, match=f"audio.{name} must be 0 or more"):
+        AudioSettings(**{name: -1.0})

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -90,3 +92,13 @@ def test_what_is_not_mapped_is_none():
     batch = collate(samples(), layout)
     assert batch.image is batch.text is batch.audio is batch.label_B is None
     assert list(batch.modalities()) == [] and batch.captions == []
+
+
+def test_offsets_come_with_the_tokens_if_asked_for():
+    assert collate(samples(), LAYOUT).text.offset_NL2 is None
+    settings = TextSettings(ByteTokenizer(), max_tokens=8, offsets=True)
+    text = collate(samples(), replace(LAYOUT, text=settings)).text
+    assert text.offset_NL2.shape == (3, 8, 2) and text.offset_NL2.dtype == torch.int64
+    assert text.offset_NL2[0, :5].tolist() == [[0, 0], [0, 1], [1, 2], [0, 0], [0, 0]]
+    assert not text.offset_NL2[1].any(), "a row without text"
+    assert text.to("cpu").offset_NL2 is not None

@@ -158,7 +158,7 @@ def test_a_mixture_resumes(folder, tmp_path):
 def state(folder):
     module = data(folder)
     module.setup("fit")
-    module._position = 7
+    module._position.go_to(7)
     return module.state_dict()
 
 
@@ -196,7 +196,7 @@ def test_moved_shards_are_the_same_data(folder, state, tmp_path):
     other = data(tmp_path, num_workers=1, eval_batch_size=2)
     other.setup("fit")
     other.load_state_dict(state)
-    assert other._position == 7
+    assert other._position.next_batch() == 7
 
 
 def test_an_evaluation_takes_any_checkpoint(folder, state):

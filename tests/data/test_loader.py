@@ -55,7 +55,7 @@ def test_an_iteration_begins_at_the_position(folder, num_workers):
     reference = [data.train_dataloader().dataset[number].index_B.tolist() for number in range(15)]
     loader = data.train_dataloader()
     for start in (3, 0, 8):
-        data._position = start
+        data._position.go_to(start)
         numbers = [batch.index_B.tolist() for batch in loader]
         assert numbers == reference[start : start + 5]
 

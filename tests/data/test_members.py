@@ -89,6 +89,8 @@ def test_labels():
         ({"image": []}, "members.image is empty"),
         ({"text": {"txt": 0.0}}, "above 0"),
         ({"text_lines": True}, "no effect without members.text"),
+        ({"text_words": True}, "text_words has no effect without members.text"),
+        ({"text": "txt", "text_lines": True, "text_words": True}, "exclude each other"),
         ({"text": "txt:caption"}, "not JSON"),
         ({"text": "json:"}, "not a member"),
         ({"class_captions": ["a {}"]}, "needs members.label"),
@@ -115,3 +117,13 @@ def test_every_source_with_a_weight_must_exist():
 
 def test_extensions_are_compared_in_lower_case():
     assert parse_source(".JPG") == ("jpg", None)
+
+
+def test_a_list_of_words_is_one_text():
+    members = Members(text="json:w", text_words=True)
+    assert contents(json={"w": ["a", "b c", ""]}).captions(members) == [("a b c ", 1.0)]
+    assert contents(json={"w": "as it is"}).captions(members) == [("as it is", 1.0)]
+    for empty in ([], [" "], None):
+        assert contents(json={"w": empty}).captions(members) == []
+    with pytest.raises(ValueError, match="json:w holds a float, not a word"):
+        contents(json={"w": ["a", 3.5]}).captions(members)

@@ -25,3 +25,9 @@ def test_caption_ids_are_stable_hashes():
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(UserError, match=r"text\."):
         TextSettings(ByteTokenizer(), **settings)
+
+
+def test_offsets_exclude_cleaning_that_moves_characters():
+    assert TextSettings(ByteTokenizer(), offsets=True).offsets
+    with pytest.raises(UserError, match=r"text\.clean: 'whitespace' moves .* clean: none"):
+        TextSettings(ByteTokenizer(), offsets=True, clean="whitespace")

@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import models, pre_tokenizers, processors
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mmlight.data.text import HfTokenizer, tokenizer_config
@@ -136,3 +136,49 @@ def test_what_is_no_tokenizer_is_a_one_line_error(tmp_path):
         with pytest.raises(UserError, match="tokenizer") as caught:
             HfTokenizer(str(tmp_path / path))
         assert "\n" not in str(caught.value)
+
+
+def test_offsets_of_bytes_are_those_of_their_character():
+    tokenizer = ByteTokenizer()
+    encoding = tokenizer.encode_batch(["añ b", "hello"], max_tokens=6, offsets=True)
+    assert (
+        encoding.ids_NL.tolist()
+        == tokenizer.encode_batch(["añ b", "hello"], max_tokens=6).ids_NL.tolist()
+    )
+    # the space stands for no character
+    assert encoding.offsets_NL2[0].tolist() == [[0, 0], [0, 1], [1, 2], [1, 2], [3, 3], [0, 0]]
+    assert encoding.offsets_NL2[1].tolist() == [[0, 0], [0, 1], [1, 2], [2, 3], [3, 4], [0, 0]]
+    assert tokenizer.encode_batch(["a"], max_tokens=6).offsets_NL2 is None
+
+
+def test_offsets_count_characters_of_the_text_as_given():
+    """Whatever the tokenizer folds, strips or replaces before it cuts."""
+    made = tokenizers.Tokenizer(
+        models.WordPiece({"[UNK]": 0, "cafe": 1, "##s": 2, "´": 3, "!": 4}, unk_token="[UNK]")
+    )
+    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer = JsonTokenizer(made.to_str(), pad_id=0, unk_id=0)
+    text = "  Cafe\u0301s \u200b ´ 😀!"
+    (row,) = tokenizer.encode_batch([text], max_tokens=20, offsets=True).offsets_NL2
+    assert [text[start:end] for start, end in row] == ["Cafe", "s", "´", "😀", "!"]
+
+
+def test_offsets_of_byte_level_tokens_leave_out_the_space_before_a_word():
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made.train_from_iterator(
+        ["new york", "new"],
+        trainers.BpeTrainer(
+            vocab_size=300,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = JsonTokenizer(made.to_str(), pad_id=0)
+    text = "new york 東"
+    encoding = tokenizer.encode_batch([text, ""], max_tokens=20, offsets=True)
+    row = encoding.offsets_NL2[0]
+    assert [text[start:end] for start, end in row[:2]] == ["new", "york"]
+    assert {text[start:end] for start, end in row[3:]} == {"東"}  # three bytes of one character
+    assert not encoding.offsets_NL2[1].any()

@@ -8,9 +8,11 @@ import torch
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
 from mmlight.objectives.clip import Clip
-from mmlight.tasks.contrastive import check_tower_fits, first_captions
+from mmlight.tasks.contrastive import first_captions
 from mmlight.tasks.retrieval_scores import FeatureStore, score_pairs
-from mmlight.tasks.task import check_same_model, load_task
+from mmlight.tasks.saved import check_same_model
+from mmlight.tasks.task import load_task
+from mmlight.tasks.tower_checks import check_tower_fits
 from mmlight.tasks.tower import Towers, TowerSettings
 
 

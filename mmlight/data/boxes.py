@@ -1,0 +1,112 @@
+"""Boxes of a sample: read from JSON, checked, and clipped to the image.
+
+Shapes: N boxes of one sample.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from mmlight.errors import UserError, nearest
+
+BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+
+
+@dataclass(frozen=True)
+class BoxSet:
+    """The objects of one image.
+
+    Attributes:
+        xyxy_N4: float32 corners (left, top, right, bottom) in pixels.
+        label_N: int64 class numbers.
+    """
+
+    xyxy_N4: Tensor
+    label_N: Tensor
+
+
+def parse_boxes(
+    boxes: Any,
+    labels: Any,
+    *,
+    box_format: BoxFormat,
+    class_names: Sequence[str] | None,
+    width: int,
+    height: int,
+) -> BoxSet:
+    """Check the boxes of one sample and clip them to its image.
+
+    Args:
+        boxes: a list of four numbers each, in pixels of the image.
+        labels: a class number or a class name for each.
+        box_format: what the four numbers are.
+        class_names: names in the order of the class numbers.
+        width: of the image, pixels.
+        height: of the image, pixels.
+
+    Raises:
+        ValueError: no such lists, of unequal lengths, or a box that has no area in the image.
+        UserError: a label that no class name is for.
+    """
+    if not isinstance(boxes, list) or not isinstance(labels, list):
+        raise ValueError(f"boxes and labels must be lists, not {_kind(boxes)} and {_kind(labels)}")
+    if len(boxes) != len(labels):
+        raise ValueError(f"{len(boxes)} boxes, but {len(labels)} labels")
+    for box in boxes:
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            raise ValueError(f"box {box!r} is not a list of four numbers")
+    label_N = torch.tensor([class_number(label, class_names) for label in labels]).long()
+    given_N4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    limit_4 = torch.tensor([width, height, width, height], dtype=torch.float32)
+    xyxy_N4 = box_convert(given_N4, box_format, "xyxy").clamp(min=0).minimum(limit_4)
+    has_area_N = (xyxy_N4[:, 2:] > xyxy_N4[:, :2]).all(1)  # False for NaN, too
+    if not bool(has_area_N.all()):
+        first = int((~has_area_N).nonzero()[0])
+        raise ValueError(
+            f"box {boxes[first]} ({box_format}) has no area in the image of {width} x {height}"
+        )
+    return BoxSet(xyxy_N4, label_N)
+
+
+def class_number(label: Any, class_names: Sequence[str] | None) -> int:
+    """Return the number of a box's class.
+
+    Args:
+        label: its number or its name.
+        class_names: names in the order of the numbers; None to take any number.
+
+    Raises:
+        ValueError: neither a number nor a name.
+        UserError: there is no such class.
+    """
+    if isinstance(label, str):
+        if class_names is None:
+            raise UserError(
+                f"members.box_labels holds names such as '{label}'; give data.class_names, a file "
+                "with one name per line"
+            )
+        if label not in class_names:
+            raise UserError(
+                f"members.box_labels: data.class_names has no '{label}'{nearest(label, class_names)}"
+            )
+        return list(class_names).index(label)
+    if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+        raise ValueError(f"the box label {label!r} is neither a class number nor a name")
+    if class_names is not None and label >= len(class_names):
+        raise UserError(
+            f"members.box_labels: a box has label {label}, but there are only {len(class_names)} "
+            "class names; add the missing names (labels count from 0)"
+        )
+    return label
+
+
+def _kind(value: Any) -> str:
+    return "missing" if value is None else type(value).__name__
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,42 @@
+"""How many samples of a data set have each label."""
+
+from mmlight.data.members import Contents, parse_label, parse_source
+from mmlight.data.sample import SampleSet
+from mmlight.errors import UserError
+
+
+def label_counts(
+    samples: SampleSet, num_classes: int, *, field: str | None, class_names: list[str]
+) -> list[int]:
+    """Return the number of samples with each label; reads the labels of all samples once.
+
+    Args:
+        samples: the data set.
+        num_classes: K.
+        field: name of a further field that lists a sample's labels (numbers or names); None counts
+            the members' `label`.
+        class_names: names, for labels that are not numbers.
+
+    Raises:
+        UserError: a label that is no class.
+    """
+    counts = [0] * num_classes
+    for number in range(len(samples)):
+        members = samples.members(number)
+        source = members.fields.get(field) if field is not None else members.label
+        if source is None:
+            continue
+        raw = samples.corpus.read(number, [parse_source(source)[0]])
+        value = Contents(raw).value(source)
+        values = value if isinstance(value, list) else [value]
+        for one in values:
+            named = isinstance(one, str) and one in class_names
+            label = class_names.index(one) if named else parse_label(one)
+            if label >= num_classes:
+                raise UserError(
+                    f"sample {samples.corpus.key(number)} has label {label}, but there are "
+                    f"{num_classes} classes (labels count from 0)"
+                )
+            if label >= 0:
+                counts[label] += 1
+    return counts

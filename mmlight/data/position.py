@@ -1,0 +1,65 @@
+"""Where training stands: the number of the next batch, and what must be equal to continue there."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mmlight.errors import UserError
+
+STATE_VERSION = 1
+_REMEDIES = {
+    "version": "train on with the version that wrote it",
+    "fingerprint": "the training shards have changed, or which of their samples are taken; give the same",
+    "seed": "set data.seed to it",
+    "global_batch_size": "set data.global_batch_size to it",
+    "order": "set these under data (weight in each of data.train) to those",
+}
+
+
+class Position:
+    """Counts the batches that training has finished.
+
+    A batch counts when Lightning counts it: a checkpoint that is written because of an exception
+    within a step has that step's batch come again.
+
+    Args:
+        num_processed: returns how many batches Lightning has finished.
+    """
+
+    def __init__(self, num_processed: Callable[[], int]) -> None:
+        self._num_processed = num_processed
+        self._next = 0
+        # The batch that training has in hand, and how many were processed when it came.
+        self._in_hand: tuple[int, int] | None = None
+
+    def go_to(self, number: int) -> None:
+        """Continue with this batch."""
+        self._next, self._in_hand = number, None
+
+    def take(self, number: int) -> None:
+        """Note the batch that training begins."""
+        self._in_hand = number, self._num_processed()
+
+    def next_batch(self) -> int:
+        """Return the number of the first batch that training has not finished."""
+        if self._in_hand is None:
+            return self._next
+        number, processed_before = self._in_hand
+        return number + int(self._num_processed() > processed_before)
+
+
+def check_same(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to continue with other data or another order than the checkpoint's.
+
+    Args:
+        saved: the data module's state in the checkpoint.
+        now: its state as it is set up.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    for key, remedy in _REMEDIES.items():
+        if saved.get(key) != now[key]:
+            raise UserError(
+                f"cannot continue from this checkpoint: its data {key} is "
+                f"{saved.get(key)}, now it is {now[key]}; {remedy}"
+            )

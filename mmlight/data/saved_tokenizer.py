@@ -1,0 +1,61 @@
+"""The tokenizer that a checkpoint, or an exported folder, holds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmlight.data.tokenizer import Offsets, State, Tokenizer, tokenizer_from_state
+from mmlight.errors import UserError
+
+
+class SavedTokenizer(Tokenizer):
+    """The tokenizer with which a model was trained, from the model's own file.
+
+    Args:
+        saved: a checkpoint of mmlight, or a folder that ``mmlight export`` wrote.
+
+    Raises:
+        UserError: no such file, or no tokenizer in it.
+    """
+
+    def __init__(self, saved: str) -> None:
+        text = (_preprocessing(Path(saved)) or {}).get("text")
+        if not text:
+            raise UserError(f"tokenizer: {saved} holds none; its model reads no text")
+        self._own = tokenizer_from_state(text["tokenizer"])
+        self.vocab_size, self.pad_id = self._own.vocab_size, self._own.pad_id
+        self.start_id, self.end_id = self._own.start_id, self._own.end_id
+        self.unk_id, self.mask_id = self._own.unk_id, self._own.mask_id
+
+    def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
+        """Return the token ids of each text, cut to `max_tokens` with the end token kept."""
+        return self._own.encode(texts, max_tokens=max_tokens)
+
+    def encode_with_offsets(
+        self, texts: Sequence[str], *, max_tokens: int
+    ) -> list[tuple[list[int], list[Offsets]]]:
+        """Return what `encode` does, and the characters of its text that each token stands for."""
+        return self._own.encode_with_offsets(texts, max_tokens=max_tokens)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of some token ids, without start, end and padding."""
+        return self._own.decode(ids)
+
+    def state(self) -> State:
+        """Return the tokenizer's own state, which names no file."""
+        return self._own.state()
+
+
+def _preprocessing(path: Path) -> dict[str, Any] | None:
+    import torch
+
+    try:
+        if path.is_dir():
+            return json.loads((path / "preprocessing.json").read_text(encoding="utf-8"))
+        # Mapped, and nothing but tensors and plain values unpickled.
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return saved["mmlight"]["preprocessing"]
+    except Exception as error:  # torch raises several kinds for a damaged or foreign file
+        said = str(error).split("\n")[0]
+        raise UserError(f"tokenizer: {path} cannot be read as a checkpoint ({said})") from error

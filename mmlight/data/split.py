@@ -1,0 +1,59 @@
+"""One split of a data set: its shards, and which of their samples belong to it."""
+
+from dataclasses import dataclass
+
+from mmlight.data.corpus import Corpus
+from mmlight.data.index import load_or_build
+from mmlight.data.members import Members
+from mmlight.data.shards import expand
+from mmlight.data.subset import choose
+
+
+@dataclass
+class Split:
+    """Shards of one split, or of one source of a mixture.
+
+    Attributes:
+        shards: a glob, a brace pattern, a folder, a ``.txt`` list of shards, or a list of these.
+        members: how these shards' members are mapped; None takes the data module's.
+        weight: this source's share of a mixture; only the ratios count.
+        only: keeps samples by their metadata: ``{json:speaker: [ann, bob]}``. With several
+            sources, samples that fit all of them. ``fold:5`` is a sample's number (0 to 4) when
+            all samples are dealt into five equal parts, label by label.
+        without: drops samples in the same way; with several sources, samples that fit any.
+        per_class: keeps so many samples of each label (after `only` and `without`), drawn by the
+            data's seed; more of them include the fewer.
+    """
+
+    shards: str | list[str]
+    members: Members | None = None
+    weight: float = 1.0
+    only: dict[str, list[str | int] | str | int] | None = None
+    without: dict[str, list[str | int] | str | int] | None = None
+    per_class: int | None = None
+
+
+def open_split(split: Split, *, members: Members, seed: int, where: str) -> Corpus:
+    """Return the samples of a split.
+
+    Args:
+        split: its shards and filters.
+        members: how its members are mapped.
+        seed: of drawn subsets.
+        where: its name for messages.
+
+    Raises:
+        UserError: no such shard, or a filter that names what is not there.
+    """
+    corpus = Corpus(load_or_build(expand(split.shards)))
+    if split.only or split.without or split.per_class is not None:
+        corpus = choose(
+            corpus,
+            only=split.only,
+            without=split.without,
+            per_class=split.per_class,
+            members=members,
+            seed=seed,
+            where=where,
+        )
+    return corpus

@@ -1,0 +1,1 @@
+"""Heads: what turns features of the towers into the answers of a task."""

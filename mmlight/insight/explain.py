@@ -1,0 +1,198 @@
+"""Explains one sample by several methods, each with its faithfulness.
+
+Shapes: U units, R rows and K columns of a canvas, H heads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from mmlight.encoders.attention import Attention, attention_maps
+from mmlight.errors import UserError
+from mmlight.insight.blank import ImageBlank, blank_canvas
+from mmlight.insight.faithfulness import (
+    Curves,
+    deletion_and_insertion,
+    random_curves,
+    ranked,
+)
+from mmlight.insight.flow import last_attention, pooled_by_head, rollout
+from mmlight.insight.gradients import grad_cam, integrated_gradients
+from mmlight.insight.subject import Subject
+from mmlight.insight.units import Tokens, Units, lay_tokens_over, units_of
+
+Method = Literal["attention", "rollout", "grad_cam", "integrated_gradients"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How finely to look.
+
+    Attributes:
+        gradient_steps: most points of the integral of integrated gradients.
+        curve_steps: steps of deletion and insertion curves.
+        random_orders: random orders that an explanation is compared with.
+    """
+
+    gradient_steps: int = 512
+    curve_steps: int = 16
+    random_orders: int = 3
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What one method says of a sample.
+
+    Attributes:
+        method: its name.
+        importance_U: a number for each unit; above 0 speaks for the answer.
+        map_RK: the same on the canvas; NaN where there is no unit.
+        curves: what the model says as units go and come in this order.
+        gap: for integrated gradients, the part by which they miss the score's difference.
+    """
+
+    method: Method
+    importance_U: np.ndarray
+    map_RK: np.ndarray
+    curves: Curves
+    gap: float | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What all methods say of a sample.
+
+    Attributes:
+        about: the answer that is explained.
+        confidence: what the model says of the whole sample.
+        attributions: one per method.
+        random: what random orders reach.
+        canvas_RK: what the network reads, averaged over channels or features.
+        heads: attention of the pooled tokens, (layers, H, R, K) on the canvas; None without any.
+    """
+
+    about: str
+    confidence: float
+    attributions: list[Attribution]
+    random: Curves
+    canvas_RK: np.ndarray
+    heads: np.ndarray | None
+
+
+def explain(
+    subject: Subject,
+    *,
+    methods: Sequence[Method] | None = None,
+    tokens: Tokens | None = None,
+    image_blank: ImageBlank = "mean",
+    effort: Effort = Effort(),  # noqa: B008  (never mutated)
+    seed: int = 0,
+) -> Explanation:
+    """Explain one sample.
+
+    Args:
+        subject: the sample and the question; the model in evaluation mode.
+        methods: by which methods; None takes those that suit the encoder.
+        tokens: how the caption was cut, for text.
+        image_blank: what an image becomes where something is taken away.
+        effort: how finely to look.
+        seed: seed of the random orders.
+
+    Raises:
+        UserError: a method that does not suit the encoder, or captum is not installed.
+    """
+    canvas = subject.canvas
+    units = units_of(subject.encoder, canvas, tokens=tokens)
+    blank = blank_canvas(subject, image_blank=image_blank, tokens=tokens)
+    attention = None
+    if methods is None or {"attention", "rollout"} & set(methods):
+        attention = _attention(subject, must=methods is not None)
+    attributions = []
+    for method in METHODS if methods is None else methods:
+        gap = None
+        if method == "integrated_gradients":
+            integrated = integrated_gradients(subject, blank, most_steps=effort.gradient_steps)
+            map_RK, gap = integrated.map_RK, integrated.gap
+        elif method == "grad_cam":
+            try:
+                map_RK = grad_cam(subject)
+            except UserError:
+                if methods is not None:
+                    raise
+                continue
+        elif attention is None:
+            continue
+        else:
+            flow_BL = rollout(attention) if method == "rollout" else last_attention(attention)
+            map_RK = lay_tokens_over(flow_BL[0], attention.grid, canvas)
+        attributions.append(
+            _judged(method, map_RK, gap, subject, units, blank, num_steps=effort.curve_steps)
+        )
+    return Explanation(
+        about=subject.question.about,
+        confidence=float(subject.confidence(canvas.values)),
+        attributions=attributions,
+        random=random_curves(
+            subject,
+            units,
+            blank,
+            num_orders=effort.random_orders,
+            seed=seed,
+            num_steps=effort.curve_steps,
+        ),
+        canvas_RK=_mean_map(subject),
+        heads=None if attention is None else _heads(attention, subject),
+    )
+
+
+def _attention(subject: Subject, *, must: bool) -> Attention | None:
+    try:
+        return attention_maps(subject.encoder, subject.inputs)
+    except UserError:
+        if must:
+            raise
+        return None
+
+
+def _judged(
+    method: Method,
+    map_RK: Tensor,
+    gap: float | None,
+    subject: Subject,
+    units: Units,
+    blank: Tensor,
+    *,
+    num_steps: int,
+) -> Attribution:
+    importance_U = units.sums(map_RK)
+    curves = deletion_and_insertion(
+        subject, units, ranked(importance_U), blank, num_steps=num_steps
+    )
+    numbers_U = importance_U.cpu().numpy()
+    return Attribution(method, numbers_U, units.paint(numbers_U), curves, gap)
+
+
+def _heads(attention: Attention, subject: Subject) -> np.ndarray:
+    by_head = pooled_by_head(attention)[:, 0]
+    return np.stack(
+        [
+            np.stack(
+                [
+                    lay_tokens_over(tokens_L, attention.grid, subject.canvas).cpu().numpy()
+                    for tokens_L in layer_HL
+                ]
+            )
+            for layer_HL in by_head
+        ]
+    )
+
+
+def _mean_map(subject: Subject) -> np.ndarray:
+    canvas = subject.canvas
+    depth = canvas.values[0].numel() // (canvas.rows * canvas.columns)
+    mean_RK: np.ndarray = (canvas.to_map(canvas.values)[0] / depth).cpu().numpy()
+    return mean_RK

@@ -1,0 +1,87 @@
+"""Predicts with a trained model from Python, in the rows that `mmlight predict` writes."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmlight.data.files import PredictSplit
+from mmlight.data.module import ShardDataModule
+from mmlight.errors import UserError
+from mmlight.interop.saved_config import data_config
+from mmlight.tasks.rows import rows_of
+from mmlight.tasks.source import find_saved
+from mmlight.tasks.spec import rebuild
+from mmlight.tasks.task import Task, load_task
+
+
+class Predictor:
+    """A trained task and the preparation of its inputs, both from one file.
+
+    Example::
+
+        predictor = Predictor.load("runs/sentiment/20260101-120000-abcd")
+        predictor.texts(["a charming film", "two hours of nothing"])
+        Predictor.load("exported/flowers").files(["photos/", "a.jpg"])
+
+    Contrastive models give embeddings instead of rows: see `mmlight.interop.embedder.Embedder`.
+
+    Args:
+        task: the task, in evaluation mode.
+        source: the checkpoint, or exported folder, that it came from.
+        device: where it runs.
+    """
+
+    def __init__(self, task: Task, *, source: Path, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self.task = task.eval().to(self.device)
+        self.source = source
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
+        """Load a run's newest checkpoint, a checkpoint file, or an exported folder.
+
+        Raises:
+            UserError: there is nothing of the kind.
+        """
+        source = find_saved(str(path), key="path")
+        return cls(load_task(source), source=source, device=device)
+
+    def files(self, paths: str | Sequence[str], *, batch_size: int = 64) -> list[dict[str, Any]]:
+        """Return a row for each sample; see `PredictSplit` for what paths may be."""
+        given = PredictSplit(files=paths if isinstance(paths, str) else list(paths))
+        return list(self.rows(given, batch_size=batch_size))
+
+    def texts(self, texts: Sequence[str], *, batch_size: int = 64) -> list[dict[str, Any]]:
+        """Return a row for each text."""
+        return list(self.rows(PredictSplit(text=list(texts)), batch_size=batch_size))
+
+    @torch.inference_mode()
+    def rows(self, given: PredictSplit, *, batch_size: int = 64) -> Iterator[dict[str, Any]]:
+        """Yield rows as they are computed.
+
+        Args:
+            given: files or texts.
+            batch_size: how many samples are predicted at once.
+
+        Raises:
+            UserError: no such file, or a task that gives features rather than rows.
+        """
+        for batch in self._data(given, batch_size=batch_size):
+            outputs = self.task.predict_step(batch.to(self.device), 0)
+            if not isinstance(outputs, list):
+                raise UserError(
+                    f"a {type(self.task).__name__} task gives embeddings, not rows; use Embedder"
+                )
+            yield from rows_of(batch, outputs)
+
+    def _data(self, given: PredictSplit, *, batch_size: int) -> Any:
+        described = data_config(self.task.preprocessing, path=self.source)
+        described["init_args"] |= {
+            "predict": {"files": given.files, "text": given.text},
+            "eval_batch_size": batch_size,
+        }
+        data: ShardDataModule = rebuild(described, base=ShardDataModule)
+        data.setup("predict")
+        return data.predict_dataloader()

@@ -1,0 +1,63 @@
+"""The contract of detection losses.
+
+Shapes as in `mmlight.batch`: B samples of this rank, G boxes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmlight import comm
+from mmlight.batch import Boxes
+from mmlight.errors import UserError
+from mmlight.objectives.objective import Loss
+
+
+class BoxObjective(nn.Module, ABC):
+    """A loss of a detection head's outputs against the objects.
+
+    Attributes:
+        kind: which heads it understands (`BoxHead.kind`).
+    """
+
+    kind: ClassVar[Literal["dense", "query"]]
+
+    @abstractmethod
+    def forward(
+        self, outputs: Any, boxes: Boxes, *, counted_B: Tensor, canvas: tuple[int, int]
+    ) -> Loss:
+        """Return the loss over all ranks' samples; every rank calls it in every step.
+
+        Args:
+            outputs: what the head returned.
+            boxes: the objects, in pixels of the padded images.
+            counted_B: bool, samples of which the objects are known; the others do not count.
+            canvas: height and width of the padded images.
+        """
+
+
+def joined(parts: Mapping[str, Tensor], *, divisor: Tensor, weights: Mapping[str, float]) -> Loss:
+    """Sum each part over ranks, divide by the sum of a count over ranks, and weigh them.
+
+    Every rank calls it with the same parts; a lone process has only its own.
+
+    Args:
+        parts: this rank's sums by name.
+        divisor: this rank's count, at least 1 in total.
+        weights: of the parts.
+    """
+    total = comm.all_reduce_sum(divisor.float()).clamp(min=1)
+    sums = comm.sum_with_grad(torch.stack(list(parts.values()))) / total
+    values = dict(zip(parts, sums, strict=True))
+    value = torch.stack([weights[name] * part for name, part in values.items()]).sum()
+    return Loss(value, {f"{name}_loss": part.detach() for name, part in values.items()})
+
+
+def check_weights(**weights: float) -> None:
+    """Refuse weights that turn a part of a loss off or around."""
+    for name, value in weights.items():
+        if not value > 0:
+            raise UserError(f"model.objective.{name} must be above 0, not {value}")

@@ -1,0 +1,100 @@
+"""What speaks for an answer, laid over the image or the spectrogram that it was given for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmlight.runs.plots.canvas import bare, new_figure, save, wrap
+
+_LEGEND = "red speaks for it, blue against it"
+_MOST_OPAQUE = 0.75
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A sample and what each method says of its places.
+
+    Attributes:
+        about: the answer, with the model's confidence.
+        truth: what is right, or another line about the sample; may be empty.
+        picture: an image (H, W, C) of uint8, or a spectrogram (R, K), lowest band first.
+        maps: by method, numbers on the picture of any size; NaN where the method says nothing.
+        notes: by method, a line below its picture.
+    """
+
+    about: str
+    truth: str
+    picture: np.ndarray
+    maps: dict[str, np.ndarray]
+    notes: dict[str, str]
+
+
+def plot_overlays(
+    overlays: Sequence[Overlay], path: Path, *, seconds: Sequence[float] | None = None
+) -> Path:
+    """Draw a row per sample: the sample itself, then each method's map over it.
+
+    Args:
+        overlays: samples that were explained by the same methods.
+        path: the PNG to write.
+        seconds: durations of sounds, whose pictures are spectrograms; None for images.
+    """
+    methods = list(overlays[0].maps)
+    is_sound = seconds is not None
+    width, height = (2.6, 1.9) if is_sound else (1.9, 2.15)
+    figure = new_figure(width=width * (1 + len(methods)), height=height * len(overlays) + 0.4)
+    figure.suptitle(f"What the answer rests on: {_LEGEND}", fontsize=11)
+    grid = figure.subplots(len(overlays), 1 + len(methods), squeeze=False)
+    for number, (line, overlay) in enumerate(zip(grid, overlays, strict=True)):
+        extent = None
+        if seconds is not None:
+            extent = (0.0, seconds[number], 0.0, float(overlay.picture.shape[0]))
+        _draw(line[0], overlay.picture, extent=extent)
+        title = "\n".join(wrap(text, width=30, lines=2) for text in (overlay.about, overlay.truth))
+        line[0].set_title(title.strip(), fontsize=8)
+        for axes, method in zip(line[1:], methods, strict=True):
+            _draw(axes, overlay.picture, extent=extent, pale=True)
+            axes.imshow(_tint(overlay.maps[method]), **_placing(overlay.picture, extent))
+            axes.set_title(method.replace("_", " "), fontsize=8)
+            axes.set_xlabel(overlay.notes.get(method, ""), fontsize=7)
+        if extent is not None:
+            line[0].set_ylabel("mel band", fontsize=7)
+            line[0].set_xlabel(f"{extent[1]:.2f} s", fontsize=7)
+    return save(figure, path)
+
+
+def _placing(picture: np.ndarray, extent: tuple[float, float, float, float] | None) -> Any:
+    if extent is not None:
+        return {"extent": extent, "origin": "lower", "aspect": "auto", "interpolation": "nearest"}
+    height, width = picture.shape[:2]
+    return {"extent": (0, width, height, 0), "interpolation": "nearest"}
+
+
+def _draw(
+    axes: Any,
+    picture: np.ndarray,
+    *,
+    extent: tuple[float, float, float, float] | None,
+    pale: bool = False,
+) -> None:
+    placing = _placing(picture, extent)
+    if extent is not None:
+        axes.imshow(picture, cmap="gray" if pale else "magma", **placing)
+    elif pale or picture.shape[2] == 1:
+        axes.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=255, **placing)
+    else:
+        axes.imshow(picture, **placing)
+    bare(axes)
+
+
+def _tint(map_RK: np.ndarray) -> np.ndarray:
+    """Return RGBA (R, K, 4): red above zero, blue below, the more opaque the further away."""
+    from matplotlib import colormaps
+
+    strength = np.nan_to_num(map_RK / (np.nanmax(np.abs(map_RK), initial=0.0) or 1.0))
+    colored = colormaps["RdBu_r"](0.5 + 0.45 * np.sign(strength))
+    colored[..., 3] = _MOST_OPAQUE * np.abs(strength)
+    return colored

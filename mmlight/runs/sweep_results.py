@@ -1,0 +1,236 @@
+"""What came out of a sweep: its folder, each run's score, the table and the best configuration."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from mmlight.compose import EXTENDS
+from mmlight.errors import UserError, nearest
+from mmlight.runs.files import write_text
+from mmlight.runs.sweep import Sweep, TrialRun
+from mmlight.runs.table import format_value
+
+State = Literal["new", "running", "finished", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One combination and how it did.
+
+    Attributes:
+        number: the combination's number.
+        values: by full key.
+        state: `finished` when all of its runs are.
+        scores: the metric of each finished run, in order of the seeds.
+        wall_s: seconds of all of its runs.
+        error: what a failed run said.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    state: State
+    scores: tuple[float, ...] = ()
+    wall_s: float = 0.0
+    error: str | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The mean of the scores of a finished combination."""
+        return mean(self.scores) if self.state == "finished" else None
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """``runs/<name>/``: the sweep's files, and beside them the folders of its runs.
+
+    Attributes:
+        root: the folder of all runs.
+        name: the sweep's name.
+    """
+
+    root: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.root / self.name
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's storage."""
+        return self.path / "optuna.journal"
+
+    @property
+    def best_yaml(self) -> Path:
+        """An experiment that extends the sweep's by the best values."""
+        return self.path / "best.yaml"
+
+    def log(self, run: TrialRun) -> Path:
+        """What a run printed."""
+        return self.path / f"{run.id}.log"
+
+    def run_path(self, run: TrialRun) -> Path:
+        """The folder of a run."""
+        return self.path / run.id
+
+    def open(self, sweep: Sweep) -> None:
+        """Make the folder, or go on in it.
+
+        Raises:
+            UserError: it is of a sweep with other settings; only `trials` may differ.
+        """
+        file = self.path / "sweep.yaml"
+        now = json.loads(json.dumps(dict(sweep.given)))
+        now["experiment"] = os.path.relpath(sweep.experiment, self.path)
+        if file.exists():
+            before = yaml.safe_load(file.read_text())
+            for key in sorted((before.keys() | now.keys()) - {"trials"}):
+                if before.get(key) != now.get(key):
+                    raise UserError(
+                        f"{self.path} is of a sweep with {key}: {before.get(key)}, now it is "
+                        f"{now.get(key)}; give this one another --name"
+                    )
+        write_text(file, yaml.safe_dump(now, sort_keys=False))
+
+
+def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep) -> Result:
+    """Return how one run did, from its summary.
+
+    Raises:
+        UserError: a finished run that has no such metric.
+    """
+    result = Result(number=run.number, values=run.values, state="new")
+    path = folder.run_path(run)
+    summary_file = path / "summary.json"
+    if not summary_file.exists():
+        return replace(result, state="running" if path.exists() else "new")
+    summary = json.loads(summary_file.read_text())
+    result = replace(result, wall_s=float(summary.get("wall_s") or 0.0), error=summary["error"])
+    if summary["status"] != "finished":
+        state: State = "failed" if summary["status"] == "failed" else "running"
+        return replace(result, state=state)
+    values = summary[sweep.value]
+    if sweep.metric not in values:
+        raise UserError(
+            f"sweep metric: run {path} has no metric '{sweep.metric}'"
+            f"{nearest(sweep.metric, values)}; it has {', '.join(sorted(values))}"
+        )
+    value = values[sweep.metric]
+    score = float(value["value"] if sweep.value == "best" else value)
+    if score != score:
+        return replace(result, state="failed", error=f"{sweep.metric} is nan")
+    return replace(result, state="finished", scores=(score,))
+
+
+def joined(results: Sequence[Result]) -> Result:
+    """Return the result of a combination from those of its runs."""
+    states = [result.state for result in results]
+    order: tuple[State, ...] = ("failed", "pruned", "running", "new", "finished")
+    return replace(
+        results[0],
+        state=next(state for state in order if state in states),
+        scores=tuple(score for result in results for score in result.scores),
+        wall_s=sum(result.wall_s for result in results),
+        error=next((result.error for result in results if result.error), None),
+    )
+
+
+def best(results: Sequence[Result], sweep: Sweep) -> Result | None:
+    """Return the best finished combination; of equals, the first."""
+    sign = 1 if sweep.direction == "max" else -1
+    found = [result for result in results if result.score is not None]
+    return max(found, key=lambda r: sign * (r.score or 0.0), default=None)
+
+
+def write_results(folder: SweepFolder, results: Sequence[Result], sweep: Sweep) -> None:
+    """Write ``results.csv``, and ``best.yaml`` as soon as a combination has finished."""
+    text = io.StringIO()
+    columns = ["trial", "state", *sweep.parameters, sweep.metric, "std", "minutes", "error"]
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        row = {
+            "trial": result.number,
+            "state": result.state,
+            **result.values,
+            "minutes": round(result.wall_s / 60, 2),
+            "error": result.error or "",
+        }
+        if result.score is not None:
+            row |= {sweep.metric: result.score, "std": spread(result)}
+        writer.writerow(row)
+    write_text(folder.path / "results.csv", text.getvalue())
+    found = best(results, sweep)
+    if found is not None:
+        score = format_value(sweep.metric, found.score or 0.0)
+        write_text(
+            folder.best_yaml,
+            f"# The best of sweep {folder.name}: trial {found.number}, {sweep.metric} {score}.\n"
+            + yaml.safe_dump(
+                {EXTENDS: os.path.relpath(sweep.experiment, folder.path), **_nested(found.values)},
+                sort_keys=False,
+            ),
+        )
+
+
+def spread(result: Result) -> float | str:
+    """Return the standard deviation over seeds; nothing with fewer than two."""
+    return stdev(result.scores) if len(result.scores) > 1 else ""
+
+
+def format_results(results: Sequence[Result], sweep: Sweep) -> Table:
+    """Return the table for the terminal, best first."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("trial", justify="right")
+    for name in short_names(list(sweep.parameters)):
+        table.add_column(name, justify="right")
+    table.add_column(sweep.metric, justify="right", no_wrap=True)
+    table.add_column("min", justify="right")
+    sign = -1 if sweep.direction == "max" else 1
+    ordered = sorted(
+        results, key=lambda r: (r.score is None, sign * (r.score or 0.0), r.number)
+    )
+    for result in ordered:
+        cell: str = result.state
+        if result.score is not None:
+            cell = format_value(sweep.metric, result.score)
+            if len(result.scores) > 1:
+                cell += f" ± {format_value(sweep.metric, float(spread(result)))}"
+        values = [str(result.values.get(key, "")) for key in sweep.parameters]
+        table.add_row(str(result.number), *values, cell, f"{result.wall_s / 60:.1f}")
+    return table
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """Return the last parts of dotted keys, as many as tell them apart."""
+    parts = [[p for p in key.split(".") if p not in ("init_args", "model", "data")] for key in keys]
+    parts = [found or key.split(".") for found, key in zip(parts, keys, strict=True)]
+    names = []
+    for own in parts:
+        count = 1
+        while count < len(own) and sum(other[-count:] == own[-count:] for other in parts) > 1:
+            count += 1
+        names.append(".".join(own[-count:]))
+    return names
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *above, last = key.split(".")
+        place = nested
+        for part in above:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return nested

@@ -1,0 +1,306 @@
+"""Classification from an image, a text, a sound, or any set of them.
+
+Shapes as in `mmlight.batch`: B samples, L tokens, D feature width, K classes.
+"""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlight.batch import Batch, Modality
+from mmlight.errors import UserError
+from mmlight.heads.fusion import Fusion, LateFusion
+from mmlight.heads.pooled import PooledHead, PooledHeadSettings
+from mmlight.metrics.labelled import LabelledEvaluation, label_scores
+from mmlight.objectives.labels import CrossEntropy, LabelObjective
+from mmlight.optim.adamw import AdamWSettings
+from mmlight.optim.schedule import Schedule
+from mmlight.tasks.answers import AnswerStore
+from mmlight.tasks.first_text import with_first_text
+from mmlight.tasks.mixing import Mixing
+from mmlight.tasks.task import Task
+from mmlight.tasks.tower import Towers
+from mmlight.tasks.tuning import Tuning
+
+# What a fusion takes, by modality: tokens (B, L, D), their mask (B, L), who has it (B,).
+Features = dict[Modality, tuple[Tensor, Tensor, Tensor]]
+
+
+class Classification(Task):
+    """Gives each sample one class, or any number of them.
+
+    Several towers are joined by a fusion, which samples that lack a modality pass too; evaluation
+    then scores every subset of the modalities, as ``val/image_text/accuracy``.
+
+    Args:
+        towers: the encoders; one or more.
+        tuning: how much of them is trained, and how fast.
+        num_classes: K; None takes the number of the data's `class_names`.
+        fusion: how several towers are joined, `mmlight.heads.fusion.LateFusion` or
+            `TransformerFusion`; None is late fusion.
+        head: the layers behind the features.
+        objective: `mmlight.objectives.labels.CrossEntropy` for one class per sample,
+            `BinaryCrossEntropy` for any number.
+        label_field: the field of the data that lists a sample's class numbers or names, for
+            several labels; one class per sample is in the data's `label`.
+        mixing: mixup and CutMix in training; None is off.
+        optimizer: AdamW's settings.
+        schedule: the learning rate over the steps.
+        compile: `blocks` compiles each repeated block of the towers.
+
+    Raises:
+        UserError: settings that contradict each other or do not fit the data.
+    """
+
+    def __init__(
+        self,
+        *,
+        towers: Towers,
+        tuning: Tuning = Tuning(),  # noqa: B008  (never mutated)
+        num_classes: int | None = None,
+        fusion: Callable[[], Fusion] | None = None,
+        head: PooledHeadSettings = PooledHeadSettings(),  # noqa: B008
+        objective: Callable[[], LabelObjective] = CrossEntropy,
+        label_field: str | None = None,
+        mixing: Mixing | None = None,
+        optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008
+        schedule: Schedule = Schedule(),  # noqa: B008
+        compile: Literal["none", "blocks"] = "none",
+    ) -> None:
+        super().__init__(
+            towers=towers, tuning=tuning, optimizer=optimizer, schedule=schedule, compile=compile
+        )
+        names = list(towers.given())
+        if not names:
+            raise UserError("model.towers is empty; classification needs one of image, text, audio")
+        if fusion is not None and len(names) == 1:
+            raise UserError(f"model.fusion has no effect with the {names[0]} tower alone")
+        if mixing is not None and "text" in names:
+            raise UserError("model.mixing: texts cannot be mixed; leave it out")
+        if mixing is not None and mixing.cutmix_alpha and names != ["image"]:
+            raise UserError("model.mixing.cutmix_alpha: only images are cut; use mixup_alpha")
+        self._num_classes = num_classes
+        self._make_fusion = fusion or LateFusion
+        self.head_settings = head
+        self._make_objective = objective
+        self.label_field = label_field
+        self.mixing = mixing
+        self.evaluation: LabelledEvaluation | None
+        self._stores: dict[tuple[Modality, ...], AnswerStore] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """The data's names of the classes; empty where it has none."""
+        return list((self.preprocessing or {}).get("class_names") or [])
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        names = self.class_names
+        if self._num_classes is None and not names:
+            raise UserError("model.num_classes is not set, and the data has no class_names")
+        if self._num_classes is not None and names and self._num_classes != len(names):
+            raise UserError(
+                f"model.num_classes is {self._num_classes}, but the data has {len(names)} class "
+                "names; leave it out"
+            )
+        return self._num_classes or len(names)
+
+    def build(self) -> None:
+        """Create towers, fusion, head and objective."""
+        self.build_towers()
+        given = self.tower_settings.given()
+        dims = {name: self.tower(name).encoder.out_dim for name in given}
+        self.fusion: Fusion | None = None
+        if len(given) > 1:
+            self.fusion = self._make_fusion()
+            if self.fusion.takes_tokens:
+                dims = {
+                    name: getattr(self.tower(name).encoder, "token_dim", dim)
+                    for name, dim in dims.items()
+                }
+            self.fusion.build(dims)
+        in_dim = self.fusion.fusion_dim if self.fusion is not None else next(iter(dims.values()))
+        self.head = PooledHead(self.head_settings, in_dim=in_dim, num_classes=self.num_classes)
+        self.objective = self._make_objective()
+        if self.objective.multi_label != (self.label_field is not None):
+            raise UserError(
+                "model.label_field: names the field of several labels, so it goes with the "
+                "objective mmlight.objectives.labels.BinaryCrossEntropy, and only with it"
+            )
+        counts_K = None
+        if self.objective.needs_counts and self._trainer is not None:
+            data: Any = getattr(self.trainer, "datamodule", None)
+            if data is not None and self.trainer.state.fn == "fit":
+                counts_K = data.label_counts("train", self.num_classes, field=self.label_field)
+        self.objective.build(self.num_classes, counts_K=counts_K)
+
+    def features(self, batch: Batch) -> Features:
+        """Encode what a batch carries, one text per sample."""
+        batch = with_first_text(batch)
+        wants_tokens = self.fusion is not None and self.fusion.takes_tokens
+        found: Features = {}
+        for name in self.tower_settings.given():
+            part = getattr(batch, name)
+            if part is None:
+                continue
+            encoded = self.tower(name).encoder(part, tokens=wants_tokens)
+            tokens_BLD, mask_BL = encoded.tokens_BLD, encoded.mask_BL
+            if not wants_tokens:
+                tokens_BLD = encoded.pooled_BD[:, None]
+                mask_BL = torch.ones_like(tokens_BLD[..., 0], dtype=torch.bool)
+            found[name] = (tokens_BLD, mask_BL, batch.present(name))
+        if not found:
+            raise UserError(
+                f"the data has none of the modalities of the model: "
+                f"{', '.join(self.tower_settings.given())}"
+            )
+        return found
+
+    def classify(self, features: Features, *, only: tuple[Modality, ...] | None = None) -> Tensor:
+        """Return logits (B, K).
+
+        Args:
+            features: as `features` returns them.
+            only: the modalities that may be used; None means all.
+        """
+        if self.fusion is None:
+            ((tokens_B1D, _, _),) = features.values()
+            logits_BK: Tensor = self.head(tokens_B1D[:, 0])
+            return logits_BK
+        size = len(next(iter(features.values()))[2])
+        tokens, masks, present = {}, {}, {}
+        for name in self.tower_settings.given():
+            if name in features:
+                tokens[name], masks[name], present[name] = features[name]
+            else:  # the data as a whole lacks it
+                dim = self.fusion.dims[name]
+                tokens[name] = torch.zeros(size, 1, dim, device=self.device)
+                masks[name] = torch.ones(size, 1, dtype=torch.bool, device=self.device)
+                present[name] = torch.zeros(size, dtype=torch.bool, device=self.device)
+            if only is not None and name not in only:
+                present[name] = torch.zeros_like(present[name])
+        logits_BK = self.head(self.fusion(tokens, masks, present))
+        return logits_BK
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return logits (B, K) of a batch, with gradients."""
+        return self.classify(self.features(batch))
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Return class numbers (B,), -1 without one; with several labels targets (B, K) of 0, 1.
+
+        Raises:
+            UserError: the data has no labels, or one that is no class.
+        """
+        if self.label_field is not None:
+            if self.label_field not in batch.fields:
+                raise UserError(
+                    f"model.label_field: the data has no field '{self.label_field}'; name it in "
+                    f"data.members.fields, such as {{{self.label_field}: json:labels}}"
+                )
+            rows = [self._targets(value) for value in batch.fields[self.label_field]]
+            return torch.tensor(rows, device=batch.index_B.device)
+        if batch.label_B is None:
+            raise UserError("the data has no labels; name the member in data.members.label")
+        if int(batch.label_B.max()) >= self.num_classes:
+            raise UserError(
+                f"a sample has label {int(batch.label_B.max())}, but there are "
+                f"{self.num_classes} classes (labels count from 0)"
+            )
+        return batch.label_B
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss over the global batch."""
+        labels = self.labels(batch)
+        counted_B = (labels >= 0) if labels.ndim == 1 else (labels >= 0).all(1)
+        if labels.ndim == 1:
+            target_BK = F.one_hot(labels.clamp(min=0), self.num_classes).float()
+        else:
+            target_BK = labels.clamp(min=0).float()
+        target_BK = target_BK * counted_B[:, None]
+        if self.mixing is not None and bool(counted_B.all()):
+            batch, target_BK = self.mixing(batch, target_BK)
+        loss: Tensor = self.objective(self.logits(batch), target_BK, counted_B=counted_B)
+        self.log_gated({"train/loss": loss.detach()})
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Start empty stores, one for each subset of the modalities."""
+        self._stores = {s: AnswerStore(self.class_names) for s in self._subsets()}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the answers."""
+        features = self.features(batch)
+        labels = self.labels(batch)
+        for subset, store in self._stores.items():
+            store.add(batch, self.classify(features, only=subset), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole set."""
+        self._score("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start empty stores."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the answers."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Score the whole set."""
+        self._score("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return for each sample its label, or labels, and the probability of every class."""
+        logits_BK = self.logits(batch).float()
+        multi = self.objective.multi_label
+        chances_BK = logits_BK.sigmoid() if multi else logits_BK.softmax(1)
+        names = self.class_names or [str(k) for k in range(self.num_classes)]
+        rows = []
+        for row in batch.valid_B.nonzero()[:, 0].tolist():
+            chances = dict(zip(names, chances_BK[row].tolist(), strict=True))
+            if multi:
+                answer: dict[str, Any] = {"labels": [n for n, p in chances.items() if p > 0.5]}
+            else:
+                best = max(chances, key=chances.__getitem__)
+                answer = {"label": best, "probability": chances[best]}
+            rows.append({"key": batch.keys[row], **answer, "probabilities": chances})
+        return rows
+
+    def _subsets(self) -> list[tuple[Modality, ...]]:
+        names = tuple(self.tower_settings.given())
+        return [s for count in range(len(names), 0, -1) for s in combinations(names, count)]
+
+    def _score(self, stage: str) -> None:
+        self.evaluation = None
+        for number, (subset, store) in enumerate(self._stores.items()):
+            gathered = store.gather(stage)
+            prefix = f"{stage}/" if number == 0 else f"{stage}/{'_'.join(subset)}/"
+            # Every rank holds the same scores: nothing to reduce.
+            self.log_dict({f"{prefix}{n}": v for n, v in label_scores(gathered).items()})
+            if number == 0 and self.trainer.is_global_zero:
+                self.evaluation = gathered
+        self._stores = {}
+
+    def _targets(self, value: Any) -> list[int]:
+        if value is None:
+            return [-1] * self.num_classes
+        targets = [0] * self.num_classes
+        for label in value if isinstance(value, list) else [value]:
+            number = label
+            if isinstance(label, str):
+                names = self.class_names
+                number = names.index(label) if label in names else None
+            if not isinstance(number, int) or not 0 <= number < self.num_classes:
+                raise UserError(
+                    f"field '{self.label_field}': {label!r} is no class; give class numbers below "
+                    f"{self.num_classes}, or names of data.class_names"
+                )
+            targets[number] = 1
+        return targets

@@ -1,0 +1,292 @@
+"""Detection: boxes of objects in images, by a dense head or by queries.
+
+Shapes as in `mmlight.batch`: B samples, G boxes; Q candidates, K classes.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from mmlight.batch import Batch, Boxes, Images, View
+from mmlight.errors import UserError
+from mmlight.heads.box_head import BoxHead, Candidates
+from mmlight.heads.dense_boxes import DenseBoxes
+from mmlight.metrics.boxes import BoxEvaluation, BoxList, box_scores, check_counter
+from mmlight.objectives.box_match import BoxMatchLoss
+from mmlight.objectives.box_objective import BoxObjective
+from mmlight.objectives.dense_boxes import DenseBoxLoss
+from mmlight.optim.adamw import AdamWSettings
+from mmlight.optim.schedule import Schedule
+from mmlight.tasks.box_store import BoxStore
+from mmlight.tasks.task import Task
+from mmlight.tasks.tower import Towers
+from mmlight.tasks.tuning import Tuning
+
+# Candidates of an image that enter the removal of overlaps.
+_MOST_CANDIDATES = 1000
+_OBJECTIVES: dict[str, Callable[[], BoxObjective]] = {"dense": DenseBoxLoss, "query": BoxMatchLoss}
+
+
+class Detection(Task):
+    """Finds the objects in an image: their boxes, classes and scores.
+
+    Args:
+        towers: the image encoder, which must have feature maps.
+        tuning: how much of it is trained, and how fast.
+        head: `mmlight.heads.dense_boxes.DenseBoxes` learns from little data;
+            `mmlight.heads.box_query.BoxQuery` is of the DETR family.
+        objective: the head's loss, `mmlight.objectives.dense_boxes.DenseBoxLoss` or
+            `mmlight.objectives.box_match.BoxMatchLoss`; None takes that of the head.
+        least_score: detections below it are dropped.
+        nms_iou: of two boxes of a class that overlap by more, the worse is dropped; None takes 0.6
+            for a dense head. Queries have no such duplicates to drop.
+        max_boxes: most detections of an image.
+        optimizer: AdamW's settings.
+        schedule: the learning rate over the steps.
+        compile: `blocks` compiles each repeated block of the tower.
+
+    Raises:
+        UserError: settings that contradict each other or do not fit the data.
+    """
+
+    def __init__(
+        self,
+        *,
+        towers: Towers,
+        tuning: Tuning = Tuning(),  # noqa: B008  (never mutated)
+        head: Callable[[], BoxHead] = DenseBoxes,
+        objective: Callable[[], BoxObjective] | None = None,
+        least_score: float = 0.05,
+        nms_iou: float | None = None,
+        max_boxes: int = 100,
+        optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008
+        schedule: Schedule = Schedule(),  # noqa: B008
+        compile: Literal["none", "blocks"] = "none",
+    ) -> None:
+        super().__init__(
+            towers=towers, tuning=tuning, optimizer=optimizer, schedule=schedule, compile=compile
+        )
+        if list(towers.given()) != ["image"]:
+            raise UserError(
+                f"model.towers names {list(towers.given()) or 'none'}; detection needs image alone"
+            )
+        if not 0 <= least_score < 1:
+            raise UserError(f"model.least_score must be in [0, 1), not {least_score}")
+        if nms_iou is not None and not 0 < nms_iou <= 1:
+            raise UserError(f"model.nms_iou must be in (0, 1], not {nms_iou}")
+        if max_boxes < 1:
+            raise UserError(f"model.max_boxes must be 1 or more, not {max_boxes}")
+        self._make_head = head
+        self._make_objective = objective
+        self.least_score = least_score
+        self.nms_iou = nms_iou
+        self.max_boxes = max_boxes
+        self.evaluation: BoxEvaluation | None
+        self._store: BoxStore | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """The data's names of the classes."""
+        return list((self.preprocessing or {}).get("class_names") or [])
+
+    def build(self) -> None:
+        """Create tower, head and objective."""
+        if not self.class_names:
+            raise UserError(
+                "data.class_names is not set; detection needs it: a file with one name per line"
+            )
+        image = (self.preprocessing or {}).get("image")
+        if image is not None and image.get("eval_crop") != "fit":
+            raise UserError(
+                f"data.image.eval_crop is {image.get('eval_crop')}; detection needs fit, with "
+                "train_crop: fit or random_fit, so that boxes can be told in the image's own pixels"
+            )
+        self.build_towers()
+        encoder: Any = self.tower("image").encoder
+        if not hasattr(encoder, "feature_maps"):
+            raise UserError(
+                f"model.towers.image.encoder: {type(encoder).__name__} has no feature maps; use "
+                "mmlight.encoders.timm_image.TimmImage"
+            )
+        specs = encoder.map_specs()
+        self.head = self._make_head()
+        self.head.build(
+            in_dims=[spec.channels for spec in specs],
+            in_strides=[spec.stride for spec in specs],
+            num_classes=len(self.class_names),
+        )
+        self.objective = (self._make_objective or _OBJECTIVES[self.head.kind])()
+        if self.objective.kind != self.head.kind:
+            raise UserError(
+                f"model.objective: {type(self.objective).__name__} is for heads of kind "
+                f"{self.objective.kind}, but {type(self.head).__name__} is of kind "
+                f"{self.head.kind}; leave it out to take what fits"
+            )
+        if self.nms_iou is not None and not self.head.needs_nms:
+            raise UserError(
+                f"model.nms_iou has no effect with {type(self.head).__name__}, which finds each "
+                "object once; leave it out"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Refuse data without boxes, and a missing package before it is needed."""
+        super().setup(stage)
+        if stage != "predict":
+            check_counter()
+
+    def detect(self, images: Images, boxes: Boxes | None = None) -> Any:
+        """Return the head's outputs, with gradients.
+
+        Args:
+            images: pixels and their view.
+            boxes: the objects, in training.
+        """
+        maps = self.tower("image").encoder.feature_maps(images)  # type: ignore[operator]
+        return self.head(
+            [part.map_BCHW for part in maps],
+            area_B2=view_of(images).area_B2,
+            canvas=_canvas(images),
+            boxes=boxes,
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss over the global batch."""
+        loss = self._loss(batch, self.detect(_images(batch), _boxes(batch)))
+        self.log_gated(
+            {"train/loss": loss.value.detach()}
+            | {f"train/{name}": value for name, value in loss.logs.items()}
+        )
+        return loss.value
+
+    def on_validation_epoch_start(self) -> None:
+        """Start an empty store."""
+        self._store = BoxStore()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep what is found and what is there."""
+        self._evaluation_step(batch, stage="val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole set."""
+        self._score("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start an empty store."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep what is found and what is there."""
+        self._evaluation_step(batch, stage="test")
+
+    def on_test_epoch_end(self) -> None:
+        """Score the whole set."""
+        self._score("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return for each image its boxes in pixels of the image as stored, best first."""
+        found = self.found(_images(batch), self.detect(_images(batch)))
+        rows = []
+        for row in batch.valid_B.nonzero()[:, 0].tolist():
+            boxes = found[row]
+            assert boxes.score_N is not None
+            rows.append(
+                {
+                    "key": batch.keys[row],
+                    "boxes": boxes.xyxy_N4.tolist(),
+                    "labels": [self.class_names[k] for k in boxes.label_N.tolist()],
+                    "scores": boxes.score_N.tolist(),
+                }
+            )
+        return rows
+
+    def found(self, images: Images, outputs: Any) -> list[BoxList]:
+        """Return the detections of each image, in pixels of the image as stored, best first.
+
+        Args:
+            images: what was looked at.
+            outputs: what the head returned.
+        """
+        best: Candidates = self.head.candidates(outputs, limit=_MOST_CANDIDATES)
+        restored_BQ4 = view_of(images).restore(best.xyxy_BQ4)
+        lists = []
+        for xyxy_Q4, score_Q, label_Q in zip(
+            restored_BQ4, best.score_BQ.float(), best.label_BQ, strict=True
+        ):
+            # What was clipped to nothing is no box.
+            keep_Q = (score_Q >= self.least_score) & (xyxy_Q4[:, 2:] > xyxy_Q4[:, :2]).all(1)
+            xyxy_N4, score_N, label_N = xyxy_Q4[keep_Q], score_Q[keep_Q], label_Q[keep_Q]
+            if self.head.needs_nms:
+                limit = 0.6 if self.nms_iou is None else self.nms_iou
+                kept_N = batched_nms(xyxy_N4, score_N, label_N, limit)
+                xyxy_N4, score_N, label_N = xyxy_N4[kept_N], score_N[kept_N], label_N[kept_N]
+            most = self.max_boxes
+            lists.append(
+                BoxList(
+                    xyxy_N4[:most].cpu().numpy(),
+                    label_N[:most].cpu().numpy(),
+                    score_N[:most].cpu().numpy(),
+                )
+            )
+        return lists
+
+    def _loss(self, batch: Batch, outputs: Any) -> Any:
+        boxes = _boxes(batch)
+        counted_B = boxes.present_B & batch.valid_B & batch.present("image")
+        return self.objective(
+            outputs, boxes, counted_B=counted_B, canvas=_canvas(_images(batch))
+        )
+
+    def _evaluation_step(self, batch: Batch, *, stage: str) -> None:
+        assert self._store is not None
+        images = _images(batch)
+        outputs = self.detect(images)
+        loss = self._loss(batch, outputs)
+        self.log(f"{stage}/loss", loss.value, on_step=False, on_epoch=True, batch_size=batch.size)
+        self._store.add(batch, self.found(images, outputs))
+
+    def _score(self, stage: str) -> None:
+        assert self._store is not None
+        gathered = self._store.gather(stage, class_names=self.class_names)
+        self._store = None
+        known = [row for row, boxes in enumerate(gathered.wanted) if boxes is not None]
+        scores = box_scores(
+            [gathered.found[row] for row in known],
+            [boxes for boxes in gathered.wanted if boxes is not None],
+            class_names=self.class_names,
+        )
+        # Every rank holds the same scores: nothing to reduce.
+        self.log_dict({f"{stage}/{name}": value for name, value in scores.items()})
+        self.evaluation = gathered if self.trainer.is_global_zero else None
+
+
+def view_of(images: Images) -> View:
+    """Return where pixels come from; pixels without a view are images of their own."""
+    if images.view is not None:
+        return images.view
+    size, device = len(images.pixels_BCHW), images.pixels_BCHW.device
+    area_B2 = torch.tensor(_canvas(images), device=device).expand(size, 2)
+    whole_B4 = torch.tensor([1.0, 1.0, 0.0, 0.0], device=device).expand(size, 4)
+    return View(area_B2, area_B2, whole_B4)
+
+
+def _canvas(images: Images) -> tuple[int, int]:
+    height, width = images.pixels_BCHW.shape[2:]
+    return int(height), int(width)
+
+
+def _images(batch: Batch) -> Images:
+    if batch.image is None:
+        raise UserError("the data has no images; name the member in data.members.image")
+    return batch.image
+
+
+def _boxes(batch: Batch) -> Boxes:
+    if batch.boxes is None:
+        raise UserError(
+            "the data has no boxes; name the members in data.members.boxes and "
+            "data.members.box_labels, such as json:boxes and json:labels"
+        )
+    return batch.boxes

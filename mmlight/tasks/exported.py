@@ -1,0 +1,71 @@
+"""The folder that ``mmlight export`` writes: a task as plain files that any program can read.
+
+`model.safetensors` holds the state dict, `task.json` the description that rebuilds the task
+(`mmlight.tasks.spec`), `preprocessing.json` how inputs are prepared.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmlight.errors import UserError
+from mmlight.runs.files import write_json
+from mmlight.tasks.saved import Saved
+
+WEIGHTS = "model.safetensors"
+TASK = "task.json"
+PREPROCESSING = "preprocessing.json"
+FORMAT = "mmlight-export"
+VERSION = 1
+
+
+def write_export(folder: Path, saved: Saved) -> None:
+    """Write a task's tensors, description and preprocessing.
+
+    Args:
+        folder: where; it is made.
+        saved: the task; without adapters, which a description of weights alone cannot rebuild.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / TASK, {"format": FORMAT, "version": VERSION, "task": saved.description})
+    write_json(folder / PREPROCESSING, saved.preprocessing)
+    # Tied weights become copies: safetensors refuses tensors that share memory.
+    tensors = {
+        name: tensor.detach().cpu().clone().contiguous() for name, tensor in saved.tensors.items()
+    }
+    partial = folder / f".{WEIGHTS}.partial"
+    save_file(tensors, partial, metadata={"format": "pt"})
+    partial.replace(folder / WEIGHTS)
+
+
+def read_export(folder: Path) -> Saved:
+    """Read what `write_export` wrote; nothing is unpickled.
+
+    Raises:
+        UserError: a file is missing or damaged, or the folder is of a later version.
+    """
+    about = _read_json(folder / TASK, folder)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise UserError(f"{folder}: {TASK} was not written by mmlight export")
+    if about.get("version") != VERSION:
+        raise UserError(
+            f"{folder}: was written in version {about.get('version')} of the format; this mmlight "
+            f"reads version {VERSION}"
+        )
+    preprocessing = _read_json(folder / PREPROCESSING, folder)
+    try:
+        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: {WEIGHTS} cannot be read ({error})") from error
+    return Saved(about["task"], preprocessing, tensors)
+
+
+def _read_json(path: Path, folder: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: {path.name} cannot be read ({error})") from error

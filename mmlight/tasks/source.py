@@ -1,0 +1,136 @@
+"""Takes a tower from what an earlier run, or an export, left on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmlight.batch import Modality
+from mmlight.encoders.encoder import Encoder
+from mmlight.encoders.lora import LoraSettings, add_adapters, merge_adapters
+from mmlight.errors import UserError
+from mmlight.optim.adamw import AdamWSettings
+from mmlight.runs.run import RunFolder
+from mmlight.tasks.saved import Saved, different_tensors, read_saved
+from mmlight.tasks.spec import rebuild
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tower of an earlier task.
+
+    Attributes:
+        path: the file or folder it was read from.
+        encoder: the encoder with its weights, adapters merged.
+        projection: weights of its projection by name; empty where it had none.
+        lr: the peak learning rate it was trained with.
+        left_over: what else the file holds: names of towers and of the task's own parts.
+    """
+
+    path: Path
+    encoder: Encoder
+    projection: dict[str, Tensor]
+    lr: float
+    left_over: list[str]
+
+
+def find_saved(given: str, *, key: str) -> Path:
+    """Return the checkpoint of a run folder, or the path itself for a file or an export.
+
+    Args:
+        given: a run folder (its newest checkpoint is taken), the folder of an experiment's runs
+            (its newest run is), a checkpoint file, or an exported folder.
+        key: the setting's name, for messages.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    path = Path(given).expanduser()
+    if path.is_file() or (path / "model.safetensors").is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{key}: {given}: no such run folder, checkpoint or exported folder")
+    found = [RunFolder(run).newest_checkpoint() for run in (path, *path.glob("*/"))]
+    complete = [file for file in found if file is not None]
+    if found[0] is not None:
+        return found[0]
+    if not complete:
+        raise UserError(f"{key}: {given} holds no complete checkpoint (checkpoints/*.ckpt)")
+    return max(complete, key=lambda file: file.stat().st_mtime_ns)
+
+
+def read_source(given: str, modality: Modality) -> Source:
+    """Read a tower.
+
+    Args:
+        given: as for `find_saved`.
+        modality: which tower.
+
+    Raises:
+        UserError: nothing there, no tower for this modality, or a damaged file.
+    """
+    key = f"model.towers.{modality}.from_run"
+    path = find_saved(given, key=key)
+    saved = read_saved(path)
+    arguments: dict[str, Any] = saved.description["init_args"]
+    towers = {name: tower for name, tower in arguments.get("towers", {}).items() if tower}
+    if modality not in towers:
+        raise UserError(
+            f"{key}: {path} has no {modality} tower; it has {', '.join(towers) or 'none'}"
+        )
+    encoder = _trained_encoder(saved, modality, towers[modality]["encoder"], key=key)
+    projection = under(saved.tensors, f"towers.{modality}.projection.")
+    kept = f"towers.{modality}."
+    others = {".".join(n.split(".")[: 2 if n.startswith("towers.") else 1]) for n in saved.tensors}
+    return Source(
+        path=path,
+        encoder=encoder,
+        projection=projection,
+        lr=float(arguments.get("optimizer", {}).get("lr", AdamWSettings.lr)),
+        left_over=sorted(others - {kept.rstrip(".")}),
+    )
+
+
+def load_encoder(encoder: Encoder, source: Source, *, key: str) -> None:
+    """Give an encoder of the user's own settings the weights of a run.
+
+    Raises:
+        UserError: names or shapes differ; it says which.
+    """
+    problem = different_tensors(source.encoder.state_dict(), encoder.state_dict())
+    if problem:
+        raise UserError(
+            f"{key}: the encoder set here is not that of {source.path}: {problem}"
+        )
+    encoder.load_state_dict(source.encoder.state_dict())
+
+
+def load_projection(projection: nn.Module, source: Source) -> bool:
+    """Give a projection the weights of a run if it is the same; say whether it was."""
+    wanted = projection.state_dict()
+    if not wanted or different_tensors(source.projection, wanted):
+        return False
+    projection.load_state_dict(source.projection)
+    return True
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _trained_encoder(
+    saved: Saved, modality: Modality, described: dict[str, Any], *, key: str
+) -> Encoder:
+    encoder: Encoder = rebuild(described, base=Encoder)
+    tensors = under(saved.tensors, f"towers.{modality}.encoder.")
+    tuning = saved.description["init_args"].get("tuning") or {}
+    if tuning.get("method") in ("lora", "dora"):
+        add_adapters(encoder, LoraSettings(**(tuning["lora"] or {})), method=tuning["method"])
+    problem = different_tensors(tensors, encoder.state_dict())
+    if problem:
+        raise UserError(f"{key}: the {modality} tower of the file does not fit itself: {problem}")
+    encoder.load_state_dict(tensors)
+    merge_adapters(encoder)
+    return encoder

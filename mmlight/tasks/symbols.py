@@ -1,0 +1,135 @@
+"""The symbols that a transcript is made of: a tokenizer, seen from a task.
+
+A task may not import the data's tokenizers, but their plain state is in every checkpoint. It is all
+that is needed to turn tokens into symbols of a transcript and back into text.
+
+Shapes as in `mmlight.batch`: B samples, N texts, L tokens; S symbols of the longest transcript.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+import torch
+
+from mmlight.batch import Text
+from mmlight.errors import UserError
+from mmlight.objectives.ctc import Transcripts
+
+
+class Symbols(ABC):
+    """The tokens of a tokenizer, each a symbol with the token's id as its number.
+
+    Args:
+        text: what the data's preprocessing says of its text.
+    """
+
+    def __init__(self, text: Mapping[str, Any]) -> None:
+        state = text["tokenizer"]
+        self.count = int(text["vocab_size"])
+        self.max_tokens = int(text["max_tokens"])
+        names = ("pad_id", "start_id", "end_id", "mask_id")
+        # No symbols of their own, though they have numbers.
+        self._silent = sorted({int(state[name]) for name in names if name in state})
+
+    @abstractmethod
+    def text(self, symbols: Sequence[int]) -> str:
+        """Return the text of some symbols; unknown ones are left out."""
+
+    @abstractmethod
+    def normalize(self, text: str) -> str:
+        """Return a text as the tokenizer sees it: its case folded, say."""
+
+    def pieces(self) -> list[str]:
+        """Return the text of each symbol alone, empty for those that have none."""
+        return [self.text([number]) for number in range(self.count)]
+
+    def comparable(self, text: str) -> str:
+        """Return a normalised text with single spaces between its words."""
+        return " ".join(self.normalize(text).split())
+
+    def transcripts(self, text: Text, keys: Sequence[str]) -> Transcripts:
+        """Return texts without start, end and padding.
+
+        Args:
+            text: one text for each sample.
+            keys: of the samples, for the message.
+
+        Raises:
+            UserError: a text that may have been cut.
+        """
+        keep_BL = text.mask_NL & text.present_N.unsqueeze(1)
+        full_B = keep_BL.sum(1) >= self.max_tokens
+        if full_B.any():
+            raise UserError(
+                f"data.text.max_tokens is {self.max_tokens}, and the transcript of "
+                f"{keys[int(full_B.nonzero()[0])]} fills it; raise it: a transcript that is cut "
+                "no longer says what is said"
+            )
+        silent = torch.tensor(self._silent, device=keep_BL.device, dtype=torch.int64)
+        keep_BL &= ~torch.isin(text.token_ids_NL, silent)
+        # Kept tokens first, in their order.
+        order_BL = torch.argsort((~keep_BL).to(torch.int8), dim=1, stable=True)
+        length_B = keep_BL.sum(1)
+        longest = max(1, int(length_B.max()))
+        return Transcripts(text.token_ids_NL.gather(1, order_BL)[:, :longest], length_B)
+
+
+class _Characters(Symbols):
+    def __init__(self, text: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        state = text["tokenizer"]
+        self._lowercase = bool(state["lowercase"])
+        characters = str(state["characters"])
+        self._character = [""] * (self.count - len(characters)) + list(characters)
+
+    def text(self, symbols: Sequence[int]) -> str:
+        return "".join(self._character[symbol] for symbol in symbols)
+
+    def normalize(self, text: str) -> str:
+        return "".join(c.lower() for c in text) if self._lowercase else text
+
+
+class _Json(Symbols):
+    def __init__(self, text: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        self._tokenizer = tokenizers.Tokenizer.from_str(str(text["tokenizer"]["text"]))
+
+    def text(self, symbols: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(symbols), skip_special_tokens=True)
+
+    def normalize(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
+
+
+class _Bytes(Symbols):
+    def __init__(self, text: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        self._silent = list(range(self.count - 256))
+
+    def text(self, symbols: Sequence[int]) -> str:
+        first = self.count - 256
+        return bytes(s - first for s in symbols if s >= first).decode("utf-8", "replace")
+
+    def normalize(self, text: str) -> str:
+        return text
+
+
+_KINDS: dict[str, type[Symbols]] = {"char": _Characters, "json": _Json, "byte": _Bytes}
+
+
+def symbols_of(text: Mapping[str, Any]) -> Symbols:
+    """Return the symbols of the data's text.
+
+    Args:
+        text: what the data's preprocessing says of its text.
+
+    Raises:
+        UserError: a tokenizer of a later version.
+    """
+    kind = text["tokenizer"]["kind"]
+    if kind not in _KINDS:
+        raise UserError(f"data.text.tokenizer: kind '{kind}' is unknown to this version")
+    return _KINDS[kind](text)

@@ -1,0 +1,280 @@
+"""Tags words: named entities and whatever else is written as BIO tags.
+
+Shapes as in `mmlight.batch`: B samples, N texts, L tokens, W words of one text, K tags.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlight import comm
+from mmlight.batch import Batch, Text
+from mmlight.errors import UserError, nearest
+from mmlight.heads.per_token import PerToken
+from mmlight.metrics.entities import EntityEvaluation
+from mmlight.metrics.span_f1 import OUTSIDE
+from mmlight.optim.adamw import AdamWSettings
+from mmlight.optim.schedule import Schedule
+from mmlight.tasks.tag_scores import TaggedText, TagStore, read_tags
+from mmlight.tasks.task import Task
+from mmlight.tasks.tower import Towers
+from mmlight.tasks.tuning import Tuning
+from mmlight.tasks.words import WordSpan, first_tokens, joined_spans, split_words
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """A text's words, their characters, their first tokens and their true tags."""
+
+    words: list[str]
+    spans: list[WordSpan]
+    first_W: list[int]
+    gold: list[str]
+
+
+class Tagging(Task):
+    """Finds entities: a tag for each word, by the first of its sub-words (arXiv 1810.04805, 5.3).
+
+    The text is its words joined by spaces (`text_words` of the data's members), and the data's
+    text settings say ``offsets: true``. Words that no token stands for, because the text was cut
+    or the tokenizer drops them, count as predicted ``O`` and are counted in ``words_unseen``.
+
+    Args:
+        towers: one text tower.
+        types: types of entities, such as ``[person, place]``; tags are then ``O``, ``B-person``,
+            ``I-person``, ...
+        words: field of the data with the words of each sample.
+        tags: field of the data with a BIO tag for each word.
+        dropout: share of the features set to zero before the head, in training.
+        tuning: how much of the tower is trained, and how fast.
+        optimizer: AdamW's settings.
+        schedule: the learning rate over the steps.
+        compile: `blocks` compiles each repeated block of the tower (torch.compile).
+
+    Raises:
+        UserError: other towers than one for text, or types that are missing or named twice.
+    """
+
+    evaluation: EntityEvaluation | None
+
+    def __init__(
+        self,
+        *,
+        towers: Towers,
+        types: list[str],
+        words: str = "words",
+        tags: str = "tags",
+        dropout: float = 0.1,
+        tuning: Tuning = Tuning(),  # noqa: B008  (never mutated)
+        optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008
+        schedule: Schedule = Schedule(),  # noqa: B008
+        compile: Literal["none", "blocks"] = "none",
+    ) -> None:
+        super().__init__(
+            towers=towers, tuning=tuning, optimizer=optimizer, schedule=schedule, compile=compile
+        )
+        if list(towers.given()) != ["text"]:
+            raise UserError(
+                f"model.towers names {', '.join(towers.given()) or 'none'}; tagging takes exactly "
+                "one, text"
+            )
+        if not types or len(set(types)) < len(types) or not all(types):
+            raise UserError(f"model.types: {types} must be one or more different names")
+        self.types = list(types)
+        self.tags = [OUTSIDE] + [f"{place}-{kind}" for kind in types for place in "BI"]
+        self._number_of = {tag: number for number, tag in enumerate(self.tags)}
+        self._words_field = words
+        self._tags_field = tags
+        self._dropout = dropout
+        self._store: TagStore | None = None
+
+    def build(self) -> None:
+        """Create the tower and the head."""
+        text = (self.preprocessing or {}).get("text")
+        if text is not None and not text.get("offsets"):
+            raise UserError(
+                "data.text.offsets is false; tagging finds a word's tokens by their characters: "
+                "set it to true"
+            )
+        self.build_towers()
+        encoder: Any = self.tower("text").encoder
+        if getattr(encoder, "pool", None) is not None:
+            # Nothing is pooled here, and parameters without gradients stop DDP.
+            encoder.pool, encoder.text_pool = None, "mean"
+        self.head = PerToken(encoder.out_dim, len(self.tags), dropout=self._dropout)
+
+    def logits(self, text: Text) -> Tensor:
+        """Return logits_NLK, float32, for each token of each text."""
+        encoded = self.tower("text").encoder(text, tokens=True)
+        logits_NLK: Tensor = self.head(encoded.tokens_BLD).float()
+        return logits_NLK
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean cross entropy over the words of the global batch."""
+        text = _text_of(batch)
+        label_NL = torch.full(text.token_ids_NL.shape, _IGNORED)
+        for row, sentence in self._sentences(batch):
+            for place, tag in zip(sentence.first_W, sentence.gold, strict=True):
+                if place >= 0:
+                    label_NL[row, place] = self._number_of[tag]
+        count = (label_NL != _IGNORED).sum().to(self.device)
+        loss = F.cross_entropy(
+            self.logits(text).flatten(0, 1),
+            label_NL.flatten().to(self.device),
+            ignore_index=_IGNORED,
+            reduction="sum",
+        )
+        # DDP takes the mean of the ranks' gradients; they have different numbers of words.
+        loss = loss * comm.world_size() / comm.all_reduce_sum(count).clamp(min=1)
+        self.log_gated({"train/loss": loss.detach()})
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count."""
+        self._store = TagStore(self.types)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the entities of a batch."""
+        assert self._store is not None
+        text = _text_of(batch)
+        logits_NLK = self.logits(text).cpu()
+        for row, sentence in self._sentences(batch):
+            item = int(text.item_N[row])
+            tagged = read_tags(
+                batch.captions[row], sentence.spans, sentence.first_W, logits_NLK[row], self.tags
+            )
+            true = [
+                (place, self._number_of[tag])
+                for place, tag in zip(sentence.first_W, sentence.gold, strict=True)
+                if place >= 0
+            ]
+            log_p_LK = logits_NLK[row].log_softmax(-1)
+            self._store.add(
+                tagged,
+                sample=int(batch.index_B[row]),
+                key=batch.keys[row],
+                words=sentence.words,
+                gold=sentence.gold,
+                losses=[-float(log_p_LK[place, number]) for place, number in true],
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole set over all ranks."""
+        self._finish("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to count."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Do what `validation_step` does, on the test set."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Score the test set."""
+        self._finish("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return the entities of each text, with their places in it.
+
+        A sample with words is tagged by these, another is cut at white space and punctuation.
+        """
+        text = _text_of(batch)
+        logits_NLK = self.logits(text).cpu()
+        offset_NL2 = _offsets_of(text)
+        rows: list[dict[str, Any]] = []
+        for row in batch.valid_B.nonzero()[:, 0].tolist():
+            caption = batch.captions[row]
+            known = batch.fields.get(self._words_field)
+            if known is None or known[row] is None:
+                spans = split_words(caption)
+            else:
+                spans = self._spans(batch, row)
+            first_W = first_tokens(spans, offset_NL2[row])
+            tagged = read_tags(caption, spans, first_W, logits_NLK[row], self.tags)
+            rows.append({"key": batch.keys[row], **_as_row(tagged)})
+        return rows
+
+    def _finish(self, stage: str) -> None:
+        assert self._store is not None
+        store, self._store = self._store, None
+        # Every rank holds the same scores: nothing to reduce.
+        self.log_dict({f"{stage}/{name}": value for name, value in store.compute().items()})
+        evaluation = store.evaluation(stage)
+        self.evaluation = evaluation if self.trainer.is_global_zero else None
+
+    def _sentences(self, batch: Batch) -> Iterator[tuple[int, _Sentence]]:
+        """Yield the texts whose tags are known, with their rows."""
+        text = _text_of(batch)
+        offset_NL2 = _offsets_of(text)
+        for name, field in (("words", self._words_field), ("tags", self._tags_field)):
+            if field not in batch.fields:
+                raise UserError(
+                    f"data.members.fields has no '{field}', which model.{name} names"
+                    f"{nearest(field, batch.fields)}; map it, as in {{{field}: json:tokens}}"
+                )
+        for row in batch.valid_B.nonzero()[:, 0].tolist():
+            words = batch.fields[self._words_field][row]
+            gold = batch.fields[self._tags_field][row]
+            if words is None or gold is None:
+                continue
+            spans = self._spans(batch, row)
+            self._check_tags(gold, words, key=batch.keys[row])
+            yield row, _Sentence(words, spans, first_tokens(spans, offset_NL2[row]), gold)
+
+    def _spans(self, batch: Batch, row: int) -> list[WordSpan]:
+        words = batch.fields[self._words_field][row]
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise UserError(
+                f"data.members.fields.{self._words_field}: sample {batch.keys[row]} has "
+                f"{str(words)[:40]!r}, not a list of words"
+            )
+        joined = " ".join(words)
+        if batch.captions[row] != joined.encode("utf-8", "replace").decode() and joined.strip():
+            raise UserError(
+                f"sample {batch.keys[row]}: its text is not the words of "
+                f"data.members.fields.{self._words_field} joined by spaces; take the text from the "
+                "same member, with data.members.text_words: true, and leave it as it is"
+            )
+        return joined_spans(words)
+
+    def _check_tags(self, gold: Any, words: Sequence[str], *, key: str) -> None:
+        where = f"data.members.fields.{self._tags_field}: sample {key}"
+        if not isinstance(gold, list) or len(gold) != len(words):
+            raise UserError(f"{where} has not one tag for each of its {len(words)} words")
+        for tag in gold:
+            if not isinstance(tag, str) or tag not in self._number_of:
+                raise UserError(
+                    f"{where} has the tag '{tag}'; model.types knows {', '.join(self.tags)}"
+                    f"{nearest(str(tag), self.tags)}"
+                )
+
+
+def _text_of(batch: Batch) -> Text:
+    if batch.text is None:
+        raise UserError("data.members.text is not set; tagging needs a text")
+    if len(batch.text.item_N) != batch.size:
+        raise UserError(
+            "data.members.text: a sample has several texts, but tagging takes one; if these are its "
+            "words, set data.members.text_words: true"
+        )
+    return batch.text
+
+
+def _offsets_of(text: Text) -> Tensor:
+    assert text.offset_NL2 is not None, "build() checks data.text.offsets"
+    return text.offset_NL2.cpu()
+
+
+def _as_row(tagged: TaggedText) -> dict[str, Any]:
+    return {
+        "text": tagged.text,
+        "entities": [asdict(entity) for entity in tagged.found()],
+        "words_unseen": tagged.num_unseen,
+    }

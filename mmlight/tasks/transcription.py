@@ -1,0 +1,279 @@
+"""Writes down what is said in a clip: CTC over the frames of an audio tower.
+
+Shapes as in `mmlight.batch`: B clips, L frames, K classes (the tokenizer's tokens and the blank).
+"""
+
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmlight.batch import Audio, Batch
+from mmlight.errors import UserError
+from mmlight.heads.per_token import PerToken
+from mmlight.metrics.ctc_decode import BeamDecoder, CtcDecoder, Decoded, GreedyDecoder
+from mmlight.metrics.ctc_lexicon import LexiconDecoder
+from mmlight.metrics.transcribed import TranscribedEvaluation
+from mmlight.objectives.ctc import Ctc, Transcripts, clip_losses
+from mmlight.optim.adamw import AdamWSettings
+from mmlight.optim.schedule import Schedule
+from mmlight.tasks.first_text import with_first_text
+from mmlight.tasks.spec import describe_call
+from mmlight.tasks.symbols import Symbols, symbols_of
+from mmlight.tasks.task import Task
+from mmlight.tasks.tower import Towers
+from mmlight.tasks.transcript_scores import TranscriptRow, TranscriptStore, scores_of
+from mmlight.tasks.tuning import Tuning
+
+
+@dataclass(frozen=True)
+class Emissions:
+    """What the model says of each frame.
+
+    Attributes:
+        logits_BLK: float32; the blank is the last class.
+        frames_B: int64, real frames of each clip; they come first.
+    """
+
+    logits_BLK: Tensor
+    frames_B: Tensor
+
+
+class Transcription(Task):
+    """Speech recognition by connectionist temporal classification (Graves et al., ICML 2006).
+
+    The tower's tokens must be frames in order of time, with more of them than the transcript has
+    symbols: `mmlight.encoders.mel_gru.MelGru`, or wav2vec2, HuBERT and Whisper's encoder in
+    `mmlight.encoders.hf_audio.HfAudio`. Transcripts are the data's text; their tokens (characters,
+    say) are the classes, and the blank comes after them.
+
+    A clip that fills ``data.audio.max_seconds`` was cut, so that its transcript says more than is
+    to be heard. Training leaves such clips out, and warns; evaluation counts them.
+
+    Args:
+        towers: one audio tower.
+        decoder: how transcripts are found: `mmlight.metrics.ctc_decode.GreedyDecoder`,
+            `mmlight.metrics.ctc_decode.BeamDecoder`, or, with a word n-gram model,
+            `mmlight.metrics.ctc_lexicon.LexiconDecoder`.
+        dropout: share of the features set to zero before the head, in training.
+        tuning: how much of the tower is trained, and how fast.
+        optimizer: AdamW's settings.
+        schedule: the learning rate over the steps.
+        compile: `blocks` compiles each repeated block of the tower (torch.compile).
+
+    Raises:
+        UserError: other towers than one for audio, or one without frames.
+    """
+
+    evaluation: TranscribedEvaluation | None
+    symbols: Symbols
+
+    def __init__(
+        self,
+        *,
+        towers: Towers,
+        decoder: Callable[[], CtcDecoder] = GreedyDecoder,
+        dropout: float = 0.1,
+        tuning: Tuning = Tuning(),  # noqa: B008  (never mutated)
+        optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008
+        schedule: Schedule = Schedule(),  # noqa: B008
+        compile: Literal["none", "blocks"] = "none",
+    ) -> None:
+        super().__init__(
+            towers=towers, tuning=tuning, optimizer=optimizer, schedule=schedule, compile=compile
+        )
+        if list(towers.given()) != ["audio"]:
+            raise UserError(
+                f"model.towers names {', '.join(towers.given()) or 'none'}; transcription takes "
+                "exactly one, audio"
+            )
+        self.decoder = decoder()
+        self._dropout = dropout
+        self._store: TranscriptStore | None = None
+        self._warned: set[str] = set()
+
+    def build(self) -> None:
+        """Create the tower and the head."""
+        text = (self.preprocessing or {}).get("text")
+        if text is None:
+            raise UserError(
+                "data.text is not set; transcription needs a tokenizer of its transcripts, such as "
+                "{tokenizer: {class_path: mmlight.data.tokenizer_char.CharTokenizer}}, and "
+                "data.members.text"
+            )
+        self.symbols = symbols_of(text)
+        self.build_towers()
+        encoder: Any = self.tower("audio").encoder
+        if encoder.frame_ms is None:
+            raise UserError(
+                f"model.towers.audio.encoder: the tokens of {type(encoder).__name__} are no frames "
+                "in order of time; use mmlight.encoders.mel_gru.MelGru, or wav2vec2, hubert or "
+                "whisper in mmlight.encoders.hf_audio.HfAudio"
+            )
+        if getattr(encoder, "pool", None) is not None:
+            # Nothing is pooled here, and parameters without gradients stop DDP.
+            encoder.pool, encoder.audio_hf_pool = None, "mean"
+        num_symbols = self.symbols.count
+        self.head = PerToken(encoder.out_dim, num_symbols + 1, dropout=self._dropout)
+        self.objective = Ctc(blank=num_symbols)
+        self.decoder.build(self.symbols.pieces())
+
+    def rebuild_description(self) -> dict[str, Any]:
+        """Return the description with beam search in place of a decoder that reads files."""
+        described = deepcopy(super().rebuild_description())
+        if isinstance(self.decoder, LexiconDecoder):
+            beam = {"beam_width": self.decoder.beam_width}
+            described["init_args"]["decoder"] = describe_call(BeamDecoder, beam)
+        return described
+
+    def emissions(self, audio: Audio) -> Emissions:
+        """Return what the model says of each frame, with gradients."""
+        encoded = self.tower("audio").encoder(audio, tokens=True)
+        assert encoded.mask_BL is not None
+        return Emissions(self.head(encoded.tokens_BLD).float(), encoded.mask_BL.sum(1))
+
+    def transcribe(self, emissions: Emissions) -> list[Decoded]:
+        """Return what the decoder hears in each clip."""
+        found: list[Decoded] = self.decoder(
+            emissions.logits_BLK.log_softmax(-1), emissions.frames_B
+        )
+        return found
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the objective over the global batch."""
+        audio = _audio_of(batch)
+        target, known_B = self._targets(batch)
+        whole_B = ~self._is_cut(audio, batch)
+        emissions = self.emissions(audio)
+        counted_B = known_B & whole_B
+        self._warn_impossible(emissions, target, counted_B, batch)
+        loss = self.objective(
+            emissions.logits_BLK, emissions.frames_B, target, counted_B=counted_B
+        )
+        self.log_gated(
+            {"train/loss": loss.value.detach()}
+            | {f"train/{name}": value for name, value in loss.logs.items()}
+        )
+        value: Tensor = loss.value
+        return value
+
+    def on_validation_epoch_start(self) -> None:
+        """Start an empty store."""
+        self._store = TranscriptStore()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep what was said and heard."""
+        assert self._store is not None
+        batch = with_first_text(batch)
+        audio = _audio_of(batch)
+        target, known_B = self._targets(batch)
+        self._is_cut(audio, batch)
+        emissions = self.emissions(audio)
+        loss_B = clip_losses(
+            emissions.logits_BLK, emissions.frames_B, target, blank=self.objective.blank
+        ) / target.length_B.clamp(min=1)
+        losses = loss_B.masked_fill(target.frames_needed() > emissions.frames_B, torch.nan).tolist()
+        decoded = self.transcribe(emissions)
+        for row in (known_B & batch.valid_B).nonzero()[:, 0].tolist():
+            heard = decoded[row]
+            self._store.add(
+                int(batch.index_B[row]),
+                TranscriptRow(
+                    key=batch.keys[row],
+                    said=self.symbols.comparable(batch.captions[row]),
+                    heard=self._text(heard),
+                    score=heard.log_probability,
+                    loss=losses[row],
+                    fields={name: values[row] for name, values in batch.fields.items()},
+                ),
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole set over all ranks."""
+        self._finish("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start an empty store."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Do what `validation_step` does, on the test set."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Score the test set."""
+        self._finish("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return the transcript of each clip and the decoder's log-probability of it."""
+        decoded = self.transcribe(self.emissions(_audio_of(batch)))
+        return [
+            {
+                "key": batch.keys[row],
+                "transcript": self._text(decoded[row]),
+                "score": decoded[row].log_probability,
+            }
+            for row in batch.valid_B.nonzero()[:, 0].tolist()
+        ]
+
+    def _finish(self, stage: str) -> None:
+        assert self._store is not None
+        evaluation, self._store = self._store.gather(stage), None
+        # Every rank holds the same scores: nothing to reduce.
+        self.log_dict({f"{stage}/{name}": value for name, value in scores_of(evaluation).items()})
+        self.evaluation = evaluation if self.trainer.is_global_zero else None
+
+    def _text(self, decoded: Decoded) -> str:
+        return " ".join(self.symbols.text(decoded.symbols).split())
+
+    def _targets(self, batch: Batch) -> tuple[Transcripts, Tensor]:
+        """Return the transcripts, and which clips have both sound and a transcript."""
+        if batch.text is None or batch.audio is None:
+            raise UserError("data.members.text is not set; transcription learns from transcripts")
+        return (
+            self.symbols.transcripts(batch.text, batch.keys),
+            batch.text.present_N & batch.audio.present_B,
+        )
+
+    def _is_cut(self, audio: Audio, batch: Batch) -> Tensor:
+        """Tell which clips fill the data's longest duration, and warn of the first (B,)."""
+        settings = (self.preprocessing or {}).get("audio") or {}
+        most = round(settings["max_seconds"] * settings["sample_rate_hz"])
+        cut_B = audio.length_B >= most
+        if "cut" not in self._warned and bool(cut_B.any()):
+            self._warned.add("cut")
+            warnings.warn(
+                f"clip {batch.keys[int(cut_B.nonzero()[0])]} fills data.audio.max_seconds "
+                f"({settings['max_seconds']}), so it was cut and its transcript was not; training "
+                "leaves such clips out: raise max_seconds",
+                stacklevel=2,
+            )
+        return cut_B
+
+    def _warn_impossible(
+        self, emissions: Emissions, target: Transcripts, counted_B: Tensor, batch: Batch
+    ) -> None:
+        if "impossible" in self._warned:
+            return
+        needed_B = target.frames_needed()
+        short_B = counted_B & (needed_B > emissions.frames_B)
+        if bool(short_B.any()):
+            self._warned.add("impossible")
+            row = int(short_B.nonzero()[0])
+            warnings.warn(
+                f"clip {batch.keys[row]} has {int(emissions.frames_B[row])} frames, but its "
+                f"transcript needs {int(needed_B[row])}; training leaves such clips out "
+                "(train/impossible counts them): use an encoder with more frames a second, or "
+                "fewer and longer tokens",
+                stacklevel=2,
+            )
+
+
+def _audio_of(batch: Batch) -> Audio:
+    if batch.audio is None:
+        raise UserError("the data has no audio; name the member in data.members.audio")
+    return batch.audio

@@ -1,0 +1,121 @@
+import random
+
+import pytest
+
+from mmlight.metrics.span_f1 import Span, SpanCounts, scores, spans_of
+
+TYPES = ["person", "place", "work"]
+
+
+def reference_spans(tags):
+    """conlleval's rules of where a chunk begins and ends, word by word."""
+    spans, begin = [], None
+    for i, tag in enumerate(tags):
+        before = tags[i - 1] if i else "O"
+        ends = before != "O" and (tag == "O" or tag[0] == "B" or tag[2:] != before[2:])
+        begins = tag != "O" and (tag[0] == "B" or before == "O" or tag[2:] != before[2:])
+        if ends:
+            spans.append(Span(before[2:], begin, i))
+        if begins:
+            begin = i
+    if tags and tags[-1] != "O":
+        spans.append(Span(tags[-1][2:], begin, len(tags)))
+    return spans
+
+
+def reference_scores(sentences, *, surface, kind=None):
+    """The scorer's own way: sets of (sentence, start, end, type, words), then of (words, type)."""
+    gold, found = set(), set()
+    for number, (words, true, guess) in enumerate(sentences):
+        for into, tags in ((gold, true), (found, guess)):
+            for s in reference_spans(tags):
+                if kind in (None, s.type):
+                    into.add((number, s.start, s.end, s.type, tuple(words[s.start : s.end])))
+    right = gold & found
+    if surface:
+        gold, found, right = ({(e[4], e[3]) for e in part} for part in (gold, found, right))
+    p = len(right) / len(found) if found else 0.0
+    r = len(right) / len(gold) if gold else 0.0
+    return p, r, 2 * p * r / (p + r) if p + r else 0.0
+
+
+def count(sentences):
+    counts = SpanCounts(TYPES)
+    for words, gold, found in sentences:
+        counts.update(words, gold=spans_of(gold), found=spans_of(found))
+    return counts.compute()
+
+
+@pytest.mark.parametrize(
+    ("tags", "spans"),
+    [
+        ([], []),
+        (["O", "O"], []),
+        (["B-a", "I-a", "O", "B-a"], [("a", 0, 2), ("a", 3, 4)]),
+        (["B-a", "B-a"], [("a", 0, 1), ("a", 1, 2)]),
+        (["I-a", "I-a"], [("a", 0, 2)]),
+        (["O", "I-a"], [("a", 1, 2)]),
+        (["B-a", "I-b", "I-b"], [("a", 0, 1), ("b", 1, 3)]),
+        (["B-a", "O", "I-a"], [("a", 0, 1), ("a", 2, 3)]),
+        (["I-a", "B-a", "I-a"], [("a", 0, 1), ("a", 1, 3)]),
+        (["B-creative-work", "I-creative-work"], [("creative-work", 0, 2)]),
+    ],
+)
+def test_entities_follow_conllevals_conventions(tags, spans):
+    assert spans_of(tags) == [Span(*span) for span in spans]
+
+
+@pytest.mark.parametrize("tag", ["", "E-a", "B", "B-", "person", "o"])
+def test_what_is_no_bio_tag_is_refused(tag):
+    with pytest.raises(ValueError, match="not a BIO tag"):
+        spans_of(["O", tag])
+
+
+def test_an_entity_counts_only_with_both_ends_and_the_type_right():
+    words = "Ann Lee met Bob in Rome".split()
+    gold = ["B-person", "I-person", "O", "B-person", "O", "B-place"]
+    found = ["B-person", "O", "O", "B-person", "O", "B-work"]
+    result = count([(words, gold, found)])
+    assert (result.entities.num_gold, result.entities.num_found) == (3, 3)
+    assert result.entities.num_right == 1
+    assert result.entities.f1 == pytest.approx(1 / 3)
+    assert result.by_type["person"].recall == 0.5
+    assert result.by_type["place"] == scores(1, 0, 0)
+    assert result.by_type["work"] == scores(0, 1, 0)
+
+
+def test_a_wording_counts_once_and_only_if_found_where_it_stands():
+    a, b = ["Rome"], ["Rome", "is"]
+    found_twice = [(a, ["B-place"], ["B-place"]), (a, ["B-place"], ["B-place"])]
+    assert count(found_twice).entities.num_gold == 2
+    assert count(found_twice).surface == scores(1, 1, 1)
+    elsewhere = [(a, ["B-place"], ["O"]), (b, ["O", "O"], ["B-place", "O"])]
+    assert count(elsewhere).surface == scores(1, 1, 0)
+
+
+def test_no_entities_at_all_give_zeros():
+    result = count([(["a"], ["O"], ["O"]), ([], [], [])])
+    assert result.entities == result.surface == scores(0, 0, 0)
+    assert result.entities.f1 == 0.0
+
+
+def test_scores_equal_a_slow_reference_on_random_tags():
+    draws = random.Random(0)
+    tags = ["O"] + [f"{p}-{t}" for p in "BI" for t in TYPES]
+    sentences = []
+    for _ in range(200):
+        length = draws.randrange(12)
+        words = [draws.choice("abcd") for _ in range(length)]
+        gold = [draws.choice(tags) for _ in range(length)]
+        found = [g if draws.random() < 0.7 else draws.choice(tags) for g in gold]
+        assert spans_of(gold) == reference_spans(gold)
+        sentences.append((words, gold, found))
+    result = count(sentences)
+    got = {None: result.entities, **result.by_type}
+    for kind, value in got.items():
+        expected = reference_scores(sentences, surface=False, kind=kind)
+        assert (value.precision, value.recall, value.f1) == pytest.approx(expected)
+    surface = result.surface
+    expected = reference_scores(sentences, surface=True)
+    assert (surface.precision, surface.recall, surface.f1) == pytest.approx(expected)
+    assert 0.2 < surface.f1 != result.entities.f1

@@ -199,7 +199,8 @@ class Batch(_Movable):
     @property
     def size(self) -> int:
         """Number of samples, B."""
-        return len(self.index_B)
+        # Not len(), here and in what models do: an export would take it as a constant.
+        return self.index_B.shape[0]
 
     def modalities(self) -> Iterator[Modality]:
         """Yield the modalities this batch carries, in the fixed order image, text, audio."""

@@ -24,8 +24,11 @@ from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
 from mmlight.callbacks.early_stopping import EarlyStopping
 from mmlight.callbacks.ema import Ema
 from mmlight.callbacks.embeddings import EmbeddingWriter
+from mmlight.callbacks.errors_table import ErrorsTable
+from mmlight.callbacks.explain import Explain
 from mmlight.callbacks.pictures import Pictures
 from mmlight.callbacks.predictions import Predictions
+from mmlight.callbacks.probe import Probe
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
@@ -50,7 +53,10 @@ _ALL = (*_SCORING, "predict")
 _CALLBACKS: dict[str, tuple[type[Callback], tuple[str, ...], str]] = {
     "ema": (Ema, _ALL, "Averaged weights."),
     "zero_shot": (ZeroShot, _SCORING, "Zero-shot classification."),
+    "probe": (Probe, _SCORING, "Linear probe and nearest neighbours on frozen features."),
     "pictures": (Pictures, _SCORING, "Pictures and their settings."),
+    "mistakes": (ErrorsTable, _SCORING, "A classifier's worst mistakes, as a table."),
+    "explain": (Explain, _SCORING, "What answers rest on."),
     "predictions": (Predictions, ("predict",), "How the rows of `predict` are written."),
     "early_stopping": (EarlyStopping, ("fit",), "Stop when a metric no longer improves."),
 }
@@ -211,8 +217,8 @@ class MmlightCLI(LightningCLI):
         )
         return {k: v for k, v in values.items() if k not in ("config", "ckpt_path")}
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, with everything of the run in the run's folder."""
+    def watchers(self) -> tuple[list[Callback], list[Any]]:
+        """Return the callbacks and the loggers of this run."""
         verb = str(self.subcommand)
         checkpoint: CheckpointSettings = self._get(self.config_init, "checkpoint")
         settings: RunSettings = self._get(self.config_init, "run")
@@ -238,11 +244,15 @@ class MmlightCLI(LightningCLI):
                 callbacks.append(extra)
         if verb == "fit":
             callbacks += checkpoint.callbacks(self.run.checkpoints)
+        return callbacks, list(self.record.loggers())
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, with everything of the run in the run's folder."""
+        callbacks, loggers = self.watchers()
         trainer = dict(self._get(self.config_init, "trainer", default={}))
         own = trainer.pop("callbacks", None) or []
         plugins = trainer.pop("plugins", None) or []
         logger = trainer.pop("logger", None)
-        loggers: list[Any] = list(self.record.loggers())
         if logger is False:
             loggers = []
         elif logger not in (None, True):
@@ -403,7 +413,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: anything a user did wrong.
     """
-    _quieten()
+    quieten()
     verb = arguments[0]
     rest, name = expand_configs(arguments[1:])
     if verb == "predict":
@@ -414,7 +424,38 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _quieten() -> None:
+class _Parsed(MmlightCLI):
+    """Parses a command and builds, makes and runs nothing."""
+
+    def _parse_ckpt_path(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def resolve(arguments: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return the configuration that a command would run with, every default filled in.
+
+    Args:
+        arguments: a training verb and what follows it on the command line.
+
+    Returns:
+        The configuration as plain values, and the experiment's name where `run.name` is None.
+
+    Raises:
+        UserError: what cannot be parsed.
+    """
+    quieten()
+    rest, name = expand_configs(arguments[1:])
+    return _Parsed([arguments[0], *rest], default_name=name).resolved_config(), name
+
+
+def quieten() -> None:
+    """Silence what Lightning and jsonargparse say of themselves on every start."""
     # Lightning announces its own advice on every start; what matters is in the run folder.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

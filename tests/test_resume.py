@@ -130,9 +130,39 @@ def test_checkpoint_cut_short_is_passed_over(values, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def finetuning(values):
+    """A classifier of images and texts that is unfrozen in three stages."""
+    model = cli_data.changed(values, {"model.init_args.towers.audio": None})["model"]["init_args"]
+    kept = {name: model[name] for name in ("towers", "optimizer", "schedule")}
+    stages = {0: "head", 4: "last 1 blocks", 8: "all"}
+    return cli_data.changed(
+        values,
+        {
+            "model": {
+                "class_path": "mmlight.tasks.classification.Classification",
+                "init_args": {**kept, "tuning": {"unfreeze": stages}},
+            },
+            "data.init_args.members": {"image": "png", "text": "txt", "label": "cls"},
+            "data.init_args.audio": None,
+        },
+    )
+
+
+@pytest.mark.parametrize("kill_after", [3, 5, 9])
+def test_freezing_schedule_is_continued_bit_for_bit(values, kill_after, tmp_path):
+    values = cli_data.changed(finetuning(random_settings(values)), {"trainer.max_steps": 12})
+    whole, rest = interrupt_and_continue(values, tmp_path, kill_after=kill_after)
+    first = 3 * (kill_after // 3)
+    assert rest[0] == {place: whole[0][place] for place in list(whole[0])[first:]}
+    assert_equal_states(whole[1], rest[1])
+    assert whole[1].trained.summary().startswith("trains")
+    assert all(p.requires_grad for p in rest[1].parameters())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_process_continues_bit_for_bit(values, tmp_path):
+@pytest.mark.parametrize("kind", ["contrastive", "freezing schedule"])
+def test_killed_process_continues_bit_for_bit(values, kind, tmp_path):
     values = cli_data.changed(
         random_settings(values),
         {
@@ -142,6 +172,11 @@ def test_killed_process_continues_bit_for_bit(values, tmp_path):
             "data.init_args.num_workers": 1,
         },
     )
+    if kind != "contrastive":
+        stages = {0: "head", 15: "last 1 blocks", 30: "all"}
+        values = cli_data.changed(
+            finetuning(values), {"model.init_args.tuning": {"unfreeze": stages}}
+        )
     path = cli_data.write_yaml(tmp_path / "tiny.yaml", values)
     whole = cli_data.start("fit", "-c", path, "--run.root", tmp_path / "whole", cwd=tmp_path)
     _, error = whole.communicate(timeout=300)

@@ -1,8 +1,6 @@
 """Explains answers when a test, a validation or training ends: maps, metrics, pictures."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,12 +9,13 @@ import numpy as np
 import torch
 
 from mmlight.batch import MODALITIES, Batch, Modality
+from mmlight.callbacks.explain_pictures import draw_explanations
 from mmlight.callbacks.run_logger import send_pictures
 from mmlight.encoders.eval_mode import eval_mode
 from mmlight.errors import UserError, nearest
 from mmlight.insight.blank import ImageBlank
-from mmlight.insight.explain import METHODS, Effort, Explanation, Method, explain
-from mmlight.insight.faithfulness import Curves, mean_curves
+from mmlight.insight.explain import METHODS, Effort, Method, explain
+from mmlight.insight.explained import Explained, metrics_of, rows_of
 from mmlight.insight.gradients import require_captum
 from mmlight.insight.subject import (
     ClassQuestion,
@@ -27,30 +26,10 @@ from mmlight.insight.subject import (
     partner_of,
 )
 from mmlight.insight.units import Tokens
-from mmlight.runs.files import plain, write_text
-from mmlight.runs.plots.colored_text import ColoredText, plot_colored_texts
 from mmlight.runs.plots.examples import spectrogram_db
-from mmlight.runs.plots.faithfulness import MeanCurves, plot_faithfulness
-from mmlight.runs.plots.heads import plot_heads, plot_token_heads
-from mmlight.runs.plots.overlays import Overlay, plot_overlays
 from mmlight.runs.run import RunFolder
+from mmlight.runs.stage_rows import write_stage_rows
 from mmlight.tasks.classification import Classification
-from mmlight.tasks.contrastive import Contrastive
-
-
-@dataclass(frozen=True)
-class _Explained:
-    """A sample with its explanation."""
-
-    number: int
-    batch: Batch
-    truth: str
-    pieces: list[str]
-    explanation: Explanation
-
-    @property
-    def about(self) -> str:
-        return f"{self.explanation.about} ({self.explanation.confidence:.2f})"
 
 
 class Explain(pl.Callback):
@@ -158,6 +137,8 @@ class Explain(pl.Callback):
     def _explain(self, trainer: pl.Trainer, task: Any, stage: str) -> None:
         """Every rank does all of it: a sharded model needs them all, and none waits for another."""
         given = task.tower_settings.given()
+        rows: list[dict[str, Any]] = []
+        run = RunFolder(Path(trainer.default_root_dir))
         for modality in MODALITIES:
             if modality not in given or modality not in (self.modalities or given):
                 continue
@@ -166,44 +147,120 @@ class Explain(pl.Callback):
                 explained = list(self._samples(trainer, task, modality, stage))
             if not explained:
                 continue
-            curves = _mean(explained)
             metrics = {
                 f"{stage}/explain/{modality}_{name}": value
-                for name, value in _metrics(explained, curves).items()
+                for name, value in metrics_of(explained).items()
             }
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=trainer.global_step)
             if trainer.is_global_zero:
-                run = RunFolder(Path(trainer.default_root_dir))
-                _write(run.path / "explanations.jsonl", explained, stage=stage, modality=modality)
-                drawn = self._draw(explained, curves, run.plots, stage=stage, modality=modality)
-                send_pictures(trainer, drawn)
+                rows += rows_of(explained, modality=modality)
+                pictures = draw_explanations(
+                    explained,
+                    run.plots,
+                    stage=stage,
+                    modality=modality,
+                    num_drawn=self.num_drawn,
+                )
+                send_pictures(trainer, pictures)
+        if trainer.is_global_zero:
+            write_stage_rows(run.explanations, rows, stage=stage)
 
     def _samples(
         self, trainer: pl.Trainer, task: Any, modality: Modality, stage: str
-    ) -> Iterator[_Explained]:
+    ) -> Iterator[Explained]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         size = data.num_samples(stage)
         for number in np.unique(np.linspace(0, size - 1, min(size, self.num_samples), dtype=int)):
             batch = data.batch_of(stage, [int(number)]).to(task.device)
             if not bool(batch.valid_B[0]) or not bool(batch.present(modality)[0]):
                 continue
-            asked = self._question(task, batch, modality)
-            if asked is None:
+            question = self._question(task, batch, modality)
+            if question is None:
                 continue
-            question, truth = asked
             subject = Subject(task, batch, modality, question, batch_size=self.batch_size)
-            tokens = _tokens(data, batch) if modality == "text" else None
-            methods = self.methods
-            if methods is None and modality == "text":
-                methods = None if subject.has_attention() else ["integrated_gradients"]
+            tokens = (
+                _tokens(data.tokenizer, data.text.max_tokens, batch) if modality == "text" else None
+            )
             explanation = explain(
                 subject,
-                methods=methods,
+                methods=self.methods,
                 tokens=tokens,
                 image_blank=self.image_blank,
                 effort=self.effort,
                 seed=self.seed * 1_000_003 + int(number),
             )
-            pieces = tokens.pieces if tokens is not None else []
-            yield _Explained(int(number), batch, truth, pieces, explanation)
+            picture, seconds = _look(subject, explanation.canvas_RK, data.audio)
+            yield Explained(
+                number=int(number),
+                key=batch.keys[0],
+                truth=_truth(task, batch, modality),
+                explanation=explanation,
+                picture=picture,
+                seconds=seconds,
+                pieces=tuple(tokens.pieces) if tokens is not None else (),
+            )
+
+    @torch.no_grad()
+    def _question(self, task: Any, batch: Batch, modality: Modality) -> Question | None:
+        """Return what is asked about a sample, or None where there is nothing to ask."""
+        if not isinstance(task, Classification):
+            partner = partner_of(task, modality)
+            if getattr(batch, partner) is None or not bool(batch.present(partner)[0]):
+                return None
+            return PairQuestion(task, modality, partner)
+        number = int(task.logits(batch)[0].argmax())
+        if self.target == "true":
+            labels = task.labels(batch)[0]
+            if bool((labels < 0).any()):
+                return None
+            # Of several labels the first.
+            number = int(labels) if labels.ndim == 0 else int(labels.argmax())
+        return ClassQuestion(task, number, name=_class_name(task, number))
+
+
+def _class_name(task: Classification, number: int) -> str:
+    return task.class_names[number] if task.class_names else f"class {number}"
+
+
+def _truth(task: Any, batch: Batch, modality: Modality) -> str:
+    if not isinstance(task, Classification):
+        return batch.captions[0] if modality != "text" and batch.captions else ""
+    if batch.label_B is None and task.label_field is None:
+        return ""
+    labels = task.labels(batch)[0]
+    numbers = [int(labels)] if labels.ndim == 0 else labels.clamp(min=0).nonzero()[:, 0].tolist()
+    names = [_class_name(task, number) for number in numbers if number >= 0]
+    return f"is {', '.join(names)}" if names else ""
+
+
+def _tokens(tokenizer: Any, max_tokens: int, batch: Batch) -> Tokens:
+    """Cut the first caption as the data did; a piece begins where the one before it ended."""
+    caption = batch.captions[0]
+    encoding = tokenizer.encode_batch([caption], max_tokens=max_tokens, offsets=True)
+    pieces, reached = [], 0
+    for start, end in encoding.offsets_NL2[0].tolist():
+        # Bytes of one character share its place.
+        pieces.append((caption[reached:end] or "\u00b7") if end > start else "")
+        reached = max(reached, end)
+    mask_id = tokenizer.mask_id
+    return Tokens(pieces, tokenizer.pad_id if mask_id is None else mask_id)
+
+
+def _look(
+    subject: Subject, canvas_RK: np.ndarray, audio: Any
+) -> tuple[np.ndarray | None, float | None]:
+    """Return what the sample looks like, and how long a sound is."""
+    batch = subject.batch
+    if subject.modality == "image":
+        assert batch.image is not None
+        return batch.image.pixels_BCHW[0].permute(1, 2, 0).cpu().numpy(), None
+    if subject.modality == "text":
+        return None, None
+    assert batch.audio is not None
+    length = int(batch.audio.length_B[0])
+    seconds = length / audio.sample_rate_hz
+    if len(canvas_RK) == 1:
+        wave = batch.audio.waveform_BT[0, :length].cpu().numpy()
+        return spectrogram_db(wave, num_fft=256), seconds
+    return canvas_RK[:, : int(subject.canvas.real_B[0])], seconds

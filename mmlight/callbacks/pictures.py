@@ -5,11 +5,15 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.loggers import WandbLogger
 
 from mmlight.batch import Batch
+from mmlight.callbacks.box_pictures import draw_boxes
+from mmlight.callbacks.run_logger import send_pictures
 from mmlight.errors import UserError
+from mmlight.metrics.boxes import BoxEvaluation
+from mmlight.metrics.calibration import calibration_error, reliability_bins
 from mmlight.metrics.evaluation import Evaluation
+from mmlight.metrics.labelled import LabelledEvaluation, confusion_matrix
 from mmlight.runs.metrics_log import read_rows
 from mmlight.runs.plots.curves import plot_curves
 from mmlight.runs.plots.examples import (
@@ -20,20 +24,24 @@ from mmlight.runs.plots.examples import (
     plot_spectrograms,
 )
 from mmlight.runs.plots.joint_space import plot_joint_space
+from mmlight.runs.plots.labelled import plot_confusion, plot_reliability
 from mmlight.runs.plots.similarity import plot_similarity
 from mmlight.runs.run import RunFolder
 
 
 class Pictures(pl.Callback):
-    """Draws curves, similarities, retrieved examples, spectrograms and the joint space.
+    """Draws what an evaluation found, and the curves of training.
 
-    Into `plots/` of the run folder, and to W&B where that is on. Examples come from a few samples
+    Of a contrastive model similarities, retrieved examples, spectrograms and the joint space; of a
+    classifier its confusion matrix and reliability diagram; of a detector its boxes, and precision
+    against recall (only the curves for other tasks). Into
+    `plots/` of the run folder, and to W&B where that is on. Examples come from a few samples
     that are kept of every evaluation, spread over rank 0's batches; the others of the set are not
     looked at, so a retrieval picture shows the best of these few.
 
     Args:
         num_samples: samples kept for examples and for the similarity matrix.
-        num_queries: rows of a retrieval picture.
+        num_queries: rows of a retrieval picture, and of one of detections.
         num_found: retrieved examples per query.
         projection: how the joint space becomes flat; `tsne` keeps neighbourhoods, `pca` distances.
         num_projected: samples in the picture of the joint space.
@@ -100,7 +108,7 @@ class Pictures(pl.Callback):
             run = RunFolder(Path(trainer.default_root_dir))
             curves = plot_curves(read_rows(run.metrics_jsonl), run.plots / "curves.png")
             if curves is not None:
-                _send(trainer, [curves])
+                send_pictures(trainer, [curves])
         self._draw(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -129,10 +137,23 @@ class Pictures(pl.Callback):
             self._kept[int(batch.index_B[row])] = _examples(batch, row)
 
     def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        evaluation: Evaluation | None = getattr(pl_module, "evaluation", None)
+        evaluation: Any = getattr(pl_module, "evaluation", None)
         if not trainer.is_global_zero or evaluation is None:
             return
         folder = RunFolder(Path(trainer.default_root_dir)).plots
+        if isinstance(evaluation, LabelledEvaluation):
+            send_pictures(trainer, draw_labelled(evaluation, folder))
+        if isinstance(evaluation, BoxEvaluation):
+            pixels = {
+                number: kept["image"].pixels_CHW
+                for number, kept in self._kept.items()
+                if "image" in kept and kept["image"].pixels_CHW is not None
+            }
+            send_pictures(
+                trainer, draw_boxes(evaluation, folder, pixels=pixels, most=self.num_queries)
+            )
+        if not isinstance(evaluation, Evaluation):
+            return  # other tasks draw what is theirs elsewhere
         data: Any = getattr(trainer, "datamodule", None)
         audio = getattr(data, "audio", None)
         drawn = self.draw(
@@ -141,7 +162,7 @@ class Pictures(pl.Callback):
             class_names=getattr(data, "class_names", None),
             sample_rate_hz=getattr(audio, "sample_rate_hz", None),
         )
-        _send(trainer, drawn)
+        send_pictures(trainer, drawn)
 
     def draw(
         self,
@@ -257,10 +278,40 @@ class Pictures(pl.Callback):
         return Example(kept.pixels_CHW, kept.waveform_T, captions.get(sample, ""))
 
 
+def draw_labelled(evaluation: LabelledEvaluation, folder: Path) -> list[Path]:
+    """Draw a classifier's confusion matrix and reliability; return the files.
+
+    Args:
+        evaluation: answers of a whole set; with several labels per sample nothing is drawn.
+        folder: where the files go; their names begin with the stage.
+    """
+    if evaluation.labels_S is None or not evaluation.is_labelled_S.any():
+        return []
+    bins = reliability_bins(evaluation.logits_SK, evaluation.labels_S)
+    return [
+        plot_confusion(
+            confusion_matrix(evaluation),
+            folder / f"{evaluation.stage}_confusion.png",
+            class_names=evaluation.class_names,
+        ),
+        plot_reliability(
+            bins.count_M,
+            bins.confidence_M,
+            bins.accuracy_M,
+            folder / f"{evaluation.stage}_reliability.png",
+            calibration_error=calibration_error(bins),
+        ),
+    ]
+
+
 def _examples(batch: Batch, row: int) -> dict[str, Example]:
     examples = {}
     if batch.image is not None and batch.image.present_B[row]:
-        examples["image"] = Example(pixels_CHW=batch.image.pixels_BCHW[row].cpu().numpy().copy())
+        pixels_CHW = batch.image.pixels_BCHW[row]
+        if batch.image.view is not None:  # without the padding
+            height, width = batch.image.view.area_B2[row].tolist()
+            pixels_CHW = pixels_CHW[:, :height, :width]
+        examples["image"] = Example(pixels_CHW=pixels_CHW.cpu().numpy().copy())
     if batch.audio is not None and batch.audio.present_B[row]:
         wave = batch.audio.waveform_BT[row, : int(batch.audio.length_B[row])]
         examples["audio"] = Example(waveform_T=wave.float().cpu().numpy().copy())
@@ -274,10 +325,3 @@ def _first_rows(items_N: np.ndarray) -> dict[int, int]:
 
 def _total(batches: Any) -> float:
     return float(sum(batches)) if isinstance(batches, list) else float(batches)
-
-
-def _send(trainer: pl.Trainer, pictures: list[Path]) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            for path in pictures:
-                logger.log_image(f"pictures/{path.stem}", [str(path)])

@@ -62,6 +62,11 @@ class ZeroShot(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if stage == "predict":
             return
+        if not hasattr(pl_module, "encode"):
+            raise UserError(
+                f"zero_shot has no effect on {type(pl_module).__name__}, whose classes are learned; "
+                "leave it out"
+            )
         if data is None or not data.class_names:
             raise UserError(
                 "zero_shot needs class names, but data.class_names is not set; give it the path "

@@ -125,6 +125,16 @@ class Corpus:
             ]
         )
 
+    def largest_member(self, extensions: Sequence[str]) -> np.ndarray:
+        """Return the bytes of the largest of some members of each sample, int64; 0 without any."""
+        parts = []
+        for rows, kept in self._tables():
+            wanted = [n for n, name in enumerate(rows.extensions) if name in set(extensions)]
+            sizes = np.where(np.isin(rows.extension, wanted), rows.size, 0)
+            # No sample is without members, so no part between two starts is empty.
+            parts.append(np.maximum.reduceat(sizes, rows.start[:-1])[kept])
+        return np.concatenate(parts)
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the shards' contents in their order, wherever they lie.
 

@@ -32,7 +32,7 @@ def read_values(
     Raises:
         UserError: a member or a key that no sample has, or whose values are lists or mappings.
     """
-    read = [source for source in sources if not source.startswith(_FOLD)]
+    read = [source for source in sources if not is_fold(source)]
     if len(read) < len(sources) and members.label is not None:
         read.append(members.label)
     read = list(dict.fromkeys(read))
@@ -44,11 +44,16 @@ def read_values(
         for source in read:
             found[source].append(_value(contents, source, where=where))
     for source in sources:
-        if source.startswith(_FOLD):
+        if is_fold(source):
             labels = found[members.label] if members.label is not None else [""] * len(corpus)
             count = _num_folds(source, len(corpus), where=where)
             found[source] = _deal(corpus, labels, count=count, seed=seed)
     return {source: found[source] for source in sources}
+
+
+def is_fold(source: str) -> bool:
+    """Return whether a source stands for parts that are dealt out, such as ``fold:5``."""
+    return source.startswith(_FOLD)
 
 
 def as_text(value: object) -> str:

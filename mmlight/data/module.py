@@ -13,6 +13,7 @@ import lightning
 from mmlight.batch import Batch, Modality, Text
 from mmlight.data.audio import AudioSettings
 from mmlight.data.bad_samples import BadSamples
+from mmlight.data.bucket import Bucketed, lengths_of
 from mmlight.data.checks import check_box_labels, check_members, without_absent_targets
 from mmlight.data.collate import Layout, collate
 from mmlight.data.corruptions import Corruption, corruptor
@@ -63,6 +64,8 @@ class ShardDataModule(lightning.LightningDataModule):
         num_lanes: lanes of the order, a divisor of the batch and a multiple of the number of
             ranks; None takes the largest common divisor of the batch and 32.
         window: samples of a lane that are shuffled together.
+        bucket_batches: sort so many batches of training by length together (seconds of sound, else
+            bytes of text), so that less of each is padding; None leaves batches mixed.
         max_bad_fraction: stop when more than this part of the training samples cannot be decoded.
         samples_per_epoch: length of an epoch of a mixture; None takes the samples of all sources.
         class_names: a file with one class name per line, in the order of the labels, or the names.
@@ -86,6 +89,7 @@ class ShardDataModule(lightning.LightningDataModule):
         seed: int = 0,
         num_lanes: int | None = None,
         window: int = 4096,
+        bucket_batches: int | None = None,
         max_bad_fraction: float = 0.001,
         samples_per_epoch: int | None = None,
         class_names: str | list[str] | None = None,
@@ -93,6 +97,8 @@ class ShardDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.members = members
+        # What the model reads, where no trainer tells; None is everything that is mapped.
+        self.reads: tuple[Modality, ...] | None = None
         self._splits: dict[str, list[Split]] = {
             name: split if isinstance(split, list) else [split]
             for name, split in {
@@ -109,6 +115,7 @@ class ShardDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.num_lanes = num_lanes
         self.window = window
+        self.bucket_batches = bucket_batches
         self.max_bad_fraction = max_bad_fraction
         self.samples_per_epoch = samples_per_epoch
         self.class_names: list[str] = (
@@ -121,6 +128,7 @@ class ShardDataModule(lightning.LightningDataModule):
         self._check_settings(is_mixture=len(self._splits.get("train", [])) > 1)
         self._samples: dict[str, SampleSet] = {}
         self._order: Order | Mixture | None = None
+        self._buckets: Bucketed | None = None
         self._position = Position(self._num_processed)
         self._bad: BadSamples | None = None
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
@@ -150,7 +158,8 @@ class ShardDataModule(lightning.LightningDataModule):
         if stage == "fit":
             if self._order is None:
                 self._order = self._lay_out()
-            self._order.check_world(self._rank().world_size)
+                self._buckets = self._sort(self._order)
+            (self._buckets or self._order).check_world(self._rank().world_size)
             if self.trainer is None or self.trainer.global_step == 0:  # another trainer, from anew
                 self._position.go_to(0)
 
@@ -187,7 +196,7 @@ class ShardDataModule(lightning.LightningDataModule):
         samples = self._samples["train"]
         dataset = TrainBatches(
             samples,
-            order=self._order,
+            order=self._buckets or self._order,
             decoding=self._decoding("train"),
             layout=self._layout("train"),
             seed=self.seed,
@@ -251,6 +260,20 @@ class ShardDataModule(lightning.LightningDataModule):
         steps_per_epoch = self._order.steps_per_epoch
         self._position.go_to(state_dict["epoch"] * steps_per_epoch + state_dict["step"])
 
+    def split_names(self) -> list[str]:
+        """Return the names of the splits that have shards."""
+        return list(self._splits)
+
+    def eval_loader(self, split: str) -> EvalLoader:
+        """Return the batches of a split as an evaluation sees them: in order, not augmented.
+
+        Args:
+            split: `train`, `val`, `test` or `predict`; it is opened if it is not yet.
+        """
+        if split not in self._samples:
+            self._samples[split] = self._open(split)
+        return self._eval_loader(split)
+
     def batch_of(self, split: str, numbers: Sequence[int]) -> Batch:
         """Return some samples of a split that is open, decoded as an evaluation decodes them.
 
@@ -305,6 +328,13 @@ class ShardDataModule(lightning.LightningDataModule):
         text = collate(samples, layout).text
         assert text is not None
         return text
+
+    def _reads(self, mapped: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        """Return what of the mapped modalities the model reads; a transcript, say, it does not."""
+        module: Any = self.trainer.lightning_module if self.trainer is not None else None
+        towers = getattr(module, "tower_settings", None)
+        reads = self.reads if towers is None else tuple(towers.given())
+        return tuple(name for name in mapped if reads is None or name in reads)
 
     def _predict_split(self, given: PredictSplit | None) -> Split | None:
         self._plain = given if given is not None and given.is_plain else None
@@ -392,7 +422,8 @@ class ShardDataModule(lightning.LightningDataModule):
         if name == "predict" and self._plain is not None:
             members = self._splits[name][0].members
             assert members is not None
-            found = find_samples(self._plain, modalities=members.modalities(), where="data.predict")
+            reads = self._reads(members.modalities())
+            found = find_samples(self._plain, modalities=reads, where="data.predict")
             return SampleSet([(FileCorpus(found), members)])
         for number, split in enumerate(self._splits[name]):
             members = split.members or self.members
@@ -428,16 +459,28 @@ class ShardDataModule(lightning.LightningDataModule):
             window=self.window,
         )
 
+    def _sort(self, order: Order | Mixture) -> Bucketed | None:
+        if self.bucket_batches is None:
+            return None
+        return Bucketed(
+            order,
+            lengths_of(self._samples["train"]),
+            global_batch=self.global_batch_size,
+            pool_batches=self.bucket_batches,
+            seed=self.seed,
+        )
+
     def _order_settings(self) -> dict[str, Any]:
         """Return what else the order of training depends on, without what has no effect."""
+        buckets = {} if self.bucket_batches is None else {"bucket_batches": self.bucket_batches}
         if isinstance(self._order, Mixture):
-            return {
+            return buckets | {
                 "window": self.window,
                 "samples_per_epoch": self.samples_per_epoch,
                 "weights": self._order.weights,
             }
         assert self._order is not None
-        return {"window": self.window, "num_lanes": self._order.num_lanes}
+        return buckets | {"window": self.window, "num_lanes": self._order.num_lanes}
 
     def _num_processed(self) -> int:
         assert self.trainer is not None

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mmlight.data.corpus import Corpus
 from mmlight.data.index import load_or_build
 from mmlight.data.members import Members
 from mmlight.data.shards import expand
 from mmlight.data.subset import choose
+from mmlight.errors import UserError
 
 
 @dataclass
@@ -23,6 +26,8 @@ class Split:
         without: drops samples in the same way; with several sources, samples that fit any.
         per_class: keeps so many samples of each label (after `only` and `without`), drawn by the
             data's seed; more of them include the fewer.
+        limit: keeps only the first so many of the samples that are left, in the order of the
+            shards.
     """
 
     shards: str | list[str]
@@ -31,6 +36,7 @@ class Split:
     only: dict[str, list[str | int] | str | int] | None = None
     without: dict[str, list[str | int] | str | int] | None = None
     per_class: int | None = None
+    limit: int | None = None
 
 
 def open_split(split: Split, *, members: Members, seed: int, where: str) -> Corpus:
@@ -56,4 +62,10 @@ def open_split(split: Split, *, members: Members, seed: int, where: str) -> Corp
             seed=seed,
             where=where,
         )
+    if split.limit is not None:
+        if not 1 <= split.limit <= len(corpus):
+            raise UserError(
+                f"{where}.limit must be 1 to {len(corpus)}, the samples there are, not {split.limit}"
+            )
+        corpus = corpus.subset(np.arange(split.limit))
     return corpus

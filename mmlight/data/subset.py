@@ -7,7 +7,7 @@ import numpy as np
 
 from mmlight.data.corpus import Corpus
 from mmlight.data.members import Members
-from mmlight.data.metadata import as_text, drawn_order, read_values
+from mmlight.data.metadata import as_text, drawn_order, is_fold, read_values
 from mmlight.errors import UserError, nearest
 
 Values = Mapping[str, Sequence[str | int] | str | int]
@@ -43,6 +43,26 @@ def choose(
     """
     only, without = only or {}, without or {}
     _check(only=only, without=without, per_class=per_class, members=members, where=where)
+    # Parts that are dealt out last are equal parts of what the others leave.
+    for is_dealt in (False, True):
+        corpus = _filter(
+            corpus,
+            only={k: v for k, v in only.items() if is_fold(k) == is_dealt},
+            without={k: v for k, v in without.items() if is_fold(k) == is_dealt},
+            members=members,
+            seed=seed,
+            where=where,
+        )
+    if per_class is None:
+        return corpus
+    return corpus.subset(_few(corpus, per_class, members=members, seed=seed, where=where))
+
+
+def _filter(
+    corpus: Corpus, *, only: Values, without: Values, members: Members, seed: int, where: str
+) -> Corpus:
+    if not only and not without:
+        return corpus
     keep = np.ones(len(corpus), bool)
     values = read_values(
         corpus, list(dict.fromkeys([*only, *without])), members=members, seed=seed, where=where
@@ -53,11 +73,7 @@ def choose(
             keep &= np.array([(value in asked) == wanted for value in values[source]])
     if not keep.any():
         raise UserError(f"{where}: only and without together leave no sample")
-    if not keep.all():
-        corpus = corpus.subset(np.flatnonzero(keep))
-    if per_class is None:
-        return corpus
-    return corpus.subset(_few(corpus, per_class, members=members, seed=seed, where=where))
+    return corpus if keep.all() else corpus.subset(np.flatnonzero(keep))
 
 
 def _check(

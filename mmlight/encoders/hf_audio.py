@@ -204,7 +204,7 @@ class HfAudio(Encoder):
             return tokens_BLD, length_mask(real_B, tokens_BLD.shape[1]), None
         if self.kind == "clap_audio_model":
             # Clips are cut to the model's duration, so none is longer than it.
-            longer_B1 = values.new_zeros(len(values), 1)
+            longer_B1 = values.new_zeros(values.shape[0], 1)
             output = self.model(values, is_longer=longer_B1)
             tokens_BLD = output.last_hidden_state.flatten(2).transpose(1, 2)
             everywhere_BL = tokens_BLD.new_ones(tokens_BLD.shape[:2]).bool()
@@ -277,7 +277,7 @@ def _own_parameters(config: Any) -> dict[str, Any]:
 def _augment(features: Features, settings: SpecAugmentSettings, *, frames_last: bool) -> Features:
     """Hide parts of log-mels (B, M, L), (B, L, M) or (B, 1, L, M)."""
     values = features.values if frames_last else features.values.transpose(-1, -2)
-    flat_BML = values.reshape(len(values), *values.shape[-2:])
+    flat_BML = values.reshape(values.shape[0], *values.shape[-2:])
     hidden = spec_augment(flat_BML, features.length_B, settings).view(values.shape)
     return Features(hidden if frames_last else hidden.transpose(-1, -2), features.length_B)
 

@@ -14,6 +14,7 @@ from mmlight.encoders.depth import cut_into_blocks
 from mmlight.encoders.encoder import Block, Encoded, Encoder
 from mmlight.encoders.mel import LogMel, LogMelSettings, length_mask
 from mmlight.encoders.pool import masked_mean
+from mmlight.encoders.spec_augment import SpecAugmentSettings, spec_augment
 from mmlight.errors import UserError
 
 _STRIDE = 4
@@ -29,8 +30,7 @@ class MelGru(Encoder):
     padding. Each band of a clip is normalised to zero mean and unit variance over the clip's own
     frames, which takes the microphone and the loudness out.
 
-    A clip gives the same frames whatever it is batched with, and the recurrent layers spend no
-    time on padding: in batches of 16 random clips of AN4, 47 % of all frames are padding.
+    A clip gives the same frames whatever it is batched with.
 
     Args:
         speech_mel: how waveforms become spectrograms.
@@ -38,6 +38,7 @@ class MelGru(Encoder):
         speech_dim: width D of the recurrent layers and of the frames.
         speech_layers: number of recurrent layers.
         speech_dropout: rate after the convolutions and after each recurrent layer.
+        speech_augment: what of the spectrogram is hidden in training; None hides nothing.
 
     Attributes:
         sample_rate_hz: sampling rate that waveforms must have.
@@ -57,6 +58,7 @@ class MelGru(Encoder):
         speech_dim: int = 256,
         speech_layers: int = 3,
         speech_dropout: float = 0.1,
+        speech_augment: SpecAugmentSettings | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -72,6 +74,7 @@ class MelGru(Encoder):
         self.sample_rate_hz = speech_mel.sample_rate_hz
         self.frame_ms = speech_mel.hop_ms * _STRIDE
         self.out_dim = speech_dim
+        self.speech_augment = speech_augment
         self.stem = _Stem(speech_mel.n_mels, speech_channels, speech_dim, dropout=speech_dropout)
         self.layers = nn.ModuleList(
             [_Layer(speech_dim, dropout=speech_dropout) for _ in range(speech_layers)]
@@ -84,6 +87,7 @@ class MelGru(Encoder):
             "speech_dim": speech_dim,
             "speech_layers": speech_layers,
             "speech_dropout": speech_dropout,
+            "speech_augment": speech_augment,
         }
 
     def forward(self, inputs: Audio, *, tokens: bool = False) -> Encoded:
@@ -95,6 +99,8 @@ class MelGru(Encoder):
         """
         spectra = self.log_mel(inputs.waveform_BT, inputs.length_B)
         normal_BML = _normalize(spectra.log_mel_BML, spectra.length_B)
+        if self.training and self.speech_augment is not None:
+            normal_BML = spec_augment(normal_BML, spectra.length_B, self.speech_augment)
         dtype = self.norm.weight.dtype
         frames_BLD, length_B = self.stem(normal_BML.to(dtype), spectra.length_B)
         mirror_BL = _mirror(length_B, frames_BLD.shape[1])

@@ -147,7 +147,8 @@ class MelTimm(Encoder):
         if self.training and self.spec_augment is not None:
             image_BML = spec_augment(image_BML, spectra.length_B, self.spec_augment)
         length = image_BML.shape[-1]
-        total = self.audio_frames or -(-length // _STRIDE) * _STRIDE
+        # Not -(-length // _STRIDE): ONNX rounds a division of whole numbers towards zero.
+        total = self.audio_frames or (length + _STRIDE - 1) // _STRIDE * _STRIDE
         image_BML = F.pad(image_BML, (0, total - length))  # a negative pad cuts
         self.time_mask.length_B = spectra.length_B.clamp(max=total)
         self.time_mask.total = total

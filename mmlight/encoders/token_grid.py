@@ -81,7 +81,9 @@ def as_map(encoder: Encoder, activation: Tensor, grid: TokenGrid | None) -> Tens
         grid: the encoder's grid, for tokens.
     """
     if activation.ndim == 4:
-        nhwc = getattr(getattr(encoder, "model", None), "output_fmt", "NCHW") == "NHWC"
+        if not isinstance(encoder, TimmImage | MelTimm):
+            return None
+        nhwc = getattr(encoder.model, "output_fmt", "NCHW") == "NHWC"
         return activation.permute(0, 3, 1, 2) if nhwc else activation
     if activation.ndim != 3 or grid is None or activation.shape[1] != grid.num_tokens:
         return None

@@ -175,7 +175,7 @@ class TransformerFusion(Fusion):
         present: Mapping[Modality, Tensor],
     ) -> Tensor:
         """Return vectors (B, F)."""
-        size = len(next(iter(present.values())))
+        size = next(iter(present.values())).shape[0]
         joined = [self.readout.expand(size, 1, -1)]
         hidden = [torch.zeros(size, 1, dtype=torch.bool, device=self.readout.device)]
         for name, projection in self._projections():

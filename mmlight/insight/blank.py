@@ -60,9 +60,7 @@ def _blank_image(subject: Subject, kind: ImageBlank) -> Tensor:
         image = subject.batch.image
         assert image is not None
         pixels_BCHW = torch.zeros_like(image.pixels_BCHW)
-        black: Canvas = read_canvas(
-            subject.encoder, type(image)(pixels_BCHW, image.present_B)
-        )
+        black: Canvas = read_canvas(subject.encoder, type(image)(pixels_BCHW, image.present_B))
         return black.values
     sigma = min(values.shape[2:]) * _BLUR
     radius = min(round(2 * sigma), min(values.shape[2:]) - 1)

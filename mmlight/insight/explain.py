@@ -26,6 +26,8 @@ from mmlight.insight.units import Tokens, Units, lay_tokens_over, units_of
 
 Method = Literal["attention", "rollout", "grad_cam", "integrated_gradients"]
 METHODS: tuple[Method, ...] = get_args(Method)
+# Grad-CAM is about maps; of the features of tokens it says little.
+_TEXT_METHODS: tuple[Method, ...] = ("attention", "rollout", "integrated_gradients")
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,15 @@ def explain(
     methods: Sequence[Method] | None = None,
     tokens: Tokens | None = None,
     image_blank: ImageBlank = "mean",
-    effort: Effort = Effort(),  # noqa: B008  (never mutated)
+    effort: Effort = Effort(),
     seed: int = 0,
 ) -> Explanation:
     """Explain one sample.
 
     Args:
         subject: the sample and the question; the model in evaluation mode.
-        methods: by which methods; None takes those that suit the encoder.
+        methods: by which methods; None takes those that suit the encoder (Grad-CAM for images and
+            sounds only).
         tokens: how the caption was cut, for text.
         image_blank: what an image becomes where something is taken away.
         effort: how finely to look.
@@ -112,7 +115,8 @@ def explain(
     if methods is None or {"attention", "rollout"} & set(methods):
         attention = _attention(subject, must=methods is not None)
     attributions = []
-    for method in METHODS if methods is None else methods:
+    every = _TEXT_METHODS if subject.modality == "text" else METHODS
+    for method in every if methods is None else methods:
         gap = None
         if method == "integrated_gradients":
             integrated = integrated_gradients(subject, blank, most_steps=effort.gradient_steps)

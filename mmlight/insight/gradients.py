@@ -119,9 +119,7 @@ def grad_cam(subject: Subject) -> Tensor:
         maps.append((weight_BD11 * map_BDRK).sum(1)[0].clamp(min=0).detach().float())
     if not maps:
         model = type(getattr(encoder, "model", encoder)).__name__
-        raise UserError(
-            f"explain: grad_cam finds no map in a {model}; use integrated_gradients"
-        )
+        raise UserError(f"explain: grad_cam finds no map in a {model}; use integrated_gradients")
     enough = min(_LEAST_PLACES, max(m.numel() for m in maps))
     deepest = next(m for m in reversed(maps) if m.numel() >= enough)
     covers = extent(encoder, subject.canvas)

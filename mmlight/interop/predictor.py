@@ -83,5 +83,6 @@ class Predictor:
             "eval_batch_size": batch_size,
         }
         data: ShardDataModule = rebuild(described, base=ShardDataModule)
+        data.reads = tuple(self.task.tower_settings.given())
         data.setup("predict")
         return data.predict_dataloader()

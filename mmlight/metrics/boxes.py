@@ -13,7 +13,6 @@ import torch
 from mmlight.errors import UserError
 
 _MOST_BOXES = (1, 10, 100)
-_PER_THRESHOLD = {"50": 0, "75": 5}  # of the overlaps 0.50, 0.55, ... 0.95
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,10 @@ class BoxEvaluation:
         keys: ``shard-name/sample-key`` of each sample.
         found: the detections of each sample.
         wanted: its annotated boxes; None where nobody annotated it.
+        sizes: height and width of each image as stored, pixels.
         class_names: names of the classes.
+        precision_KR: precision of each class at an overlap of 0.5 and the recalls 0, 0.01, ... 1;
+            NaN for a class that does not occur; None before it is scored.
     """
 
     stage: str
@@ -49,12 +51,41 @@ class BoxEvaluation:
     keys: list[str]
     found: list[BoxList]
     wanted: list[BoxList | None]
+    sizes: list[tuple[int, int]]
     class_names: list[str] = field(default_factory=list)
+    precision_KR: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Check that rows line up; a mismatch is a bug of the caller."""
+        size = len(self.samples_S)
+        assert size == len(self.keys) == len(self.found) == len(self.wanted) == len(self.sizes)
+
+    @property
+    def num_boxes_K(self) -> np.ndarray:
+        """Annotated boxes of each class."""
+        labels = [boxes.label_N for boxes in self.wanted if boxes is not None]
+        return np.bincount(
+            np.concatenate(labels) if labels else np.zeros(0, np.int64),
+            minlength=len(self.class_names),
+        )
+
+
+@dataclass(frozen=True)
+class BoxScores:
+    """COCO's scores of a set.
+
+    Attributes:
+        values: by name, see `box_scores`.
+        precision_KR: see `BoxEvaluation`.
+    """
+
+    values: dict[str, float]
+    precision_KR: np.ndarray
 
 
 def box_scores(
     found: Sequence[BoxList], wanted: Sequence[BoxList], *, class_names: Sequence[str]
-) -> dict[str, float]:
+) -> BoxScores:
     """Return COCO's average precision, in all and by class, of at most 100 boxes per image.
 
     - ``map``: mean over classes and over overlaps from 0.50 to 0.95;
@@ -102,15 +133,18 @@ def box_scores(
         for size in ("small", "medium", "large")
         if float(result[f"map_{size}"]) >= 0
     }
-    # (overlaps, recalls, classes, areas, most boxes); -1 where a class does not occur.
+    # Overlaps 0.50, 0.55, ... 0.95; recalls; classes; areas; most boxes. -1: a class that does not
+    # occur.
     precision = np.asarray(result["precision"])[:, :, :, 0, -1]
+    precision_KR = np.full((len(class_names), precision.shape[1]), np.nan)
     for place, number in enumerate(np.atleast_1d(result["classes"]).tolist()):
         if (precision[:, :, place] < 0).all():
             continue  # found, but never there
         name = class_names[number]
         scores[f"class/{name}/ap"] = float(precision[:, :, place].mean())
-        scores[f"class/{name}/ap50"] = float(precision[_PER_THRESHOLD["50"], :, place].mean())
-    return scores
+        scores[f"class/{name}/ap50"] = float(precision[0, :, place].mean())
+        precision_KR[number] = precision[0, :, place]
+    return BoxScores(scores, precision_KR)
 
 
 def check_counter() -> None:

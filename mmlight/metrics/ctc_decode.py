@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from mmlight.errors import UserError
 
+# The number of the empty prefix: any that is far from those of symbols.
+_EMPTY = 0x243F6A8885A308D3
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -137,7 +140,7 @@ class _Beams:
             with_blank_BW=certain_BW,
             with_last_BW=nothing_BW,
             last_BW=zero_BW - 1,
-            hash_BW=zero_BW + 1,
+            hash_BW=zero_BW + _EMPTY,
             parent_BW=zero_BW,
             symbol_BWS=torch.zeros(
                 (size, width, longest), dtype=torch.int64, device=log_p_BLK.device

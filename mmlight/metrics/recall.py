@@ -148,6 +148,46 @@ def precision_at_1_by_class(
     return float(torch.cat(parts).mean())
 
 
+@torch.no_grad()
+def mean_average_precision_by_class(
+    query_ND: Tensor,
+    gallery_MD: Tensor,
+    query_label_N: Tensor,
+    gallery_label_M: Tensor,
+    *,
+    chunk: int = 1024,
+) -> float:
+    """Return the mean average precision, where rows of the query's class are the relevant ones.
+
+    Tied rows share the precision at the end of their tie, as in scikit-learn's
+    ``average_precision_score``. Arguments are those of `precision_at_1_by_class`; queries of a
+    class that the gallery lacks are left out. A row of NaN counts 0.
+
+    Returns:
+        A number in [0, 1], or NaN if no query has a relevant row.
+    """
+    device = query_ND.device
+    query_label_N, gallery_label_M = query_label_N.to(device), gallery_label_M.to(device)
+    gallery_MD = gallery_MD[gallery_label_M >= 0]
+    label_M = gallery_label_M[gallery_label_M >= 0]
+    wanted_N = torch.isin(query_label_N, label_M)
+    query_ND, label_Q = query_ND[wanted_N], query_label_N[wanted_N]
+    if not len(label_Q):
+        return float("nan")
+    place_M = torch.arange(len(label_M), device=device)
+    parts = []
+    for rows, similarity_CM in _similarities(query_ND, gallery_MD, chunk=chunk):
+        sorted_CM, order_CM = similarity_CM.sort(1, descending=True)
+        relevant_CM = label_M[order_CM] == label_Q[rows, None]
+        precision_CM = relevant_CM.cumsum(1).double() / (place_M + 1)
+        ends_CM = F.pad(sorted_CM[:, 1:] != sorted_CM[:, :-1], (0, 1), value=True)
+        end_CM = torch.where(ends_CM, place_M, len(place_M)).flip(1).cummin(1).values.flip(1)
+        at_CM = precision_CM.gather(1, end_CM) * relevant_CM
+        average_C = at_CM.sum(1) / relevant_CM.sum(1)
+        parts.append(average_C.where(similarity_CM.isfinite().all(1), 0.0))
+    return float(torch.cat(parts).mean())
+
+
 def _similarities(
     query_QD: Tensor, gallery_MD: Tensor, *, chunk: int
 ) -> Iterator[tuple[slice, Tensor]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
 from mmlight.batch import Boxes
-from mmlight.objectives.box_objective import BoxObjective, check_weights, joined
+from mmlight.objectives.box_objective import BoxObjective, check_weights, joined, widened
 from mmlight.objectives.dense_boxes import paired_iou
 from mmlight.objectives.objective import Loss
 
@@ -119,7 +119,7 @@ class BoxMatchLoss(BoxObjective):
         """
         matches = []
         for logit_QK, box_Q4, wanted_G4, label_G, mask_G in zip(
-            logit_BQK.float(), box_BQ4.float(), wanted_BG4, label_BG, mask_BG, strict=True
+            widened(logit_BQK), widened(box_BQ4), wanted_BG4, label_BG, mask_BG, strict=True
         ):
             place_M = mask_G.nonzero()[:, 0]
             cost_QM = self._cost(logit_QK, box_Q4, wanted_G4[place_M], label_G[place_M])
@@ -147,7 +147,7 @@ class BoxMatchLoss(BoxObjective):
         class_cost, l1_cost, giou_cost = self.costs
         return (
             class_cost * (right_QM - wrong_QM)
-            + l1_cost * torch.cdist(box_Q4, wanted_M4, p=1)
+            + l1_cost * torch.cdist(box_Q4, wanted_M4.to(box_Q4.dtype), p=1)
             - giou_cost * giou_QM
         )
 
@@ -161,18 +161,18 @@ class BoxMatchLoss(BoxObjective):
         *,
         counted_B: Tensor,
     ) -> dict[str, Tensor]:
-        logit_BQK = logit_BQK.float()
+        logit_BQK = widened(logit_BQK)
         row_M = torch.cat([torch.full_like(query, row) for row, (query, _) in enumerate(matches)])
         query_M = torch.cat([query for query, _ in matches])
         object_M = torch.cat([place for _, place in matches])
-        found_M4 = box_BQ4.float()[row_M, query_M]
+        found_M4 = widened(box_BQ4)[row_M, query_M]
         wanted_M4 = wanted_BG4[row_M, object_M]
         iou_M = paired_iou(_corners(found_M4.detach()), _corners(wanted_M4))
         # Varifocal: an object's class aims at its box's overlap, every other class at zero.
         target_BQK = torch.zeros_like(logit_BQK)
         is_object_BQK = torch.zeros_like(logit_BQK)
         label_M = label_BG[row_M, object_M]
-        target_BQK[row_M, query_M, label_M] = iou_M
+        target_BQK[row_M, query_M, label_M] = iou_M.to(target_BQK.dtype)
         is_object_BQK[row_M, query_M, label_M] = 1
         chance_BQK = logit_BQK.detach().sigmoid()
         discount_BQK = self.focal_alpha * chance_BQK**self.focal_gamma * (1 - is_object_BQK)

@@ -49,11 +49,16 @@ def joined(parts: Mapping[str, Tensor], *, divisor: Tensor, weights: Mapping[str
         divisor: this rank's count, at least 1 in total.
         weights: of the parts.
     """
-    total = comm.all_reduce_sum(divisor.float()).clamp(min=1)
-    sums = comm.sum_with_grad(torch.stack(list(parts.values()))) / total
+    sums = comm.sum_with_grad(torch.stack(list(parts.values())))
+    sums = sums / comm.all_reduce_sum(divisor.to(sums.dtype)).clamp(min=1)
     values = dict(zip(parts, sums, strict=True))
     value = torch.stack([weights[name] * part for name, part in values.items()]).sum()
     return Loss(value, {f"{name}_loss": part.detach() for name, part in values.items()})
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return `x` in at least float32: half precision loses small boxes and their overlaps."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def check_weights(**weights: float) -> None:

@@ -80,9 +80,7 @@ class Ctc(nn.Module):
         return Loss(value, {"impossible": num_impossible})
 
 
-def clip_losses(
-    logits_BLK: Tensor, frames_B: Tensor, target: Transcripts, *, blank: int
-) -> Tensor:
+def clip_losses(logits_BLK: Tensor, frames_B: Tensor, target: Transcripts, *, blank: int) -> Tensor:
     """Return -log p(transcript) of each clip (B,), float32; 0 where it is impossible.
 
     Args:

@@ -79,7 +79,9 @@ class LabelObjective(nn.Module, ABC):
             target_BK: 1 for a label that the sample has, 0 otherwise; mixtures lie between.
             counted_B: bool, samples that have labels; the others do not count.
         """
-        parts_B, weights_B = self.terms(logits_BK.float(), target_BK.float())
+        if logits_BK.dtype in (torch.float16, torch.bfloat16):
+            logits_BK = logits_BK.float()
+        parts_B, weights_B = self.terms(logits_BK, target_BK.to(logits_BK.dtype))
         counted = counted_B.to(parts_B.dtype)
         total = comm.all_reduce_sum((weights_B * counted).sum())
         # Masked by `where`: a sample without labels may have an infinite loss.

@@ -9,7 +9,8 @@ from typing import Any
 
 from mmlight.runs.files import write_text
 from mmlight.runs.run import RunFolder
-from mmlight.runs.summary import other_scores, retrieval_scores
+from mmlight.runs.stage_rows import read_stage_rows
+from mmlight.runs.summary import ExplainScores, explain_scores, other_scores, retrieval_scores
 from mmlight.runs.table import format_value, retrieval_cells
 
 _STYLE = """
@@ -32,6 +33,10 @@ th:first-child, td:first-child { text-align: left; }
 table.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 table.facts td:first-child { color: var(--soft); white-space: nowrap; vertical-align: top; }
 td.main { font-weight: 600; color: var(--mark); }
+table.samples td { text-align: left; vertical-align: middle; }
+table.samples td > div { white-space: normal; min-width: 16rem; max-width: 34rem; }
+table.samples img { width: auto; max-width: none; display: block; image-rendering: pixelated; }
+table.samples audio { width: 12rem; height: 2rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr));
   gap: 1.25rem; align-items: start; }
 figure { margin: 0; } figure.wide { grid-column: 1 / -1; }
@@ -42,8 +47,11 @@ details { margin-top: .75rem; } summary { cursor: pointer; }
 pre { background: var(--panel); padding: 1rem; border-radius: 6px; overflow-x: auto;
   font-size: .82rem; line-height: 1.45; }
 """
-_ORDER = ("curves", "retrieval", "joint_space", "similarity", "spectrograms")
-_WIDE = ("curves", "spectrograms")
+_ORDER = (
+    *("curves", "confusion", "reliability", "detections", "mistakes", "explain"),
+    *("retrieval", "joint_space", "similarity", "spectrograms"),
+)
+_WIDE = ("curves", "spectrograms", "explain", "mistakes", "detections")
 
 
 def write_report(run: RunFolder | Path) -> Path:
@@ -60,6 +68,7 @@ def write_report(run: RunFolder | Path) -> Path:
         _status(summary),
         _scores(summary["final"]),
         _pictures(folder),
+        _mistakes(folder),
         _facts("The run", _run_facts(summary)),
         _facts("Where it comes from", _provenance_facts(summary)),
         _listing("Package versions", _lines(summary.get("packages") or {})),
@@ -107,6 +116,9 @@ def _scores(final: Mapping[str, Any]) -> str:
             "Chance: the same for a random order. Class P@1: share of queries whose nearest row "
             "has their label.</p>"
         )
+    explained = explain_scores(values)
+    if explained:
+        parts.append(_explanations(explained))
     others = other_scores(values)
     if others:
         table = "".join(
@@ -115,6 +127,59 @@ def _scores(final: Mapping[str, Any]) -> str:
         )
         parts.append(f'<h2>Other scores</h2><div class="scroll"><table>{table}</table></div>')
     return "\n".join(parts)
+
+
+def _explanations(explained: list[ExplainScores]) -> str:
+    heads = ["", "deletion", "insertion", "gap of the sum"]
+    rows = "".join(
+        f"<tr><td>{_text(f'{e.stage}: {e.modality}, {_spaced(e.method)}')}</td>"
+        f"<td>{e.deletion_auc:.3f}</td><td>{e.insertion_auc:.3f}</td>"
+        f"<td>{'' if e.gap is None else f'{100 * e.gap:.2f} %'}</td></tr>"
+        for e in explained
+    )
+    head = "".join(f"<th>{_text(h)}</th>" for h in heads)
+    return (
+        "<h2>Are the explanations true to the model?</h2>"
+        f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+        '<p class="soft">Areas under the curves of the model\'s confidence as the parts that a '
+        "method finds most important are taken away (deletion, better low) or put back "
+        "(insertion, better high). A method that does not beat random has found nothing.</p>"
+    )
+
+
+def _mistakes(folder: RunFolder) -> str:
+    rows = read_stage_rows(folder.mistakes_jsonl)
+    if not rows:
+        return ""
+    kinds = [k for k in ("image", "spectrogram", "sound", "text") if any(r[k] for r in rows)]
+    heads = [*kinds, "is", "said", "confidence", "its own", "loss", "by confidence", "key"]
+    lines = []
+    for row in rows:
+        cells = [_sample_cell(folder, kind, row[kind]) for kind in kinds]
+        cells += [_text(row["label"]), _text(row["prediction"])]
+        cells += [f"{float(row['confidence']):.3f}", f"{float(row['label_probability']):.3f}"]
+        cells += [f"{float(row['loss']):.3g}", str(row["confidence_rank"])]
+        cells += [_text(f"{row['stage']}: {row['key']}")]
+        lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    head = "".join(f"<th>{_text(h)}</th>" for h in heads)
+    return (
+        "<h2>Worst mistakes</h2>"
+        f'<div class="scroll"><table class="samples"><tr>{head}</tr>{"".join(lines)}</table></div>'
+        '<p class="soft">By loss, with those that the model was most sure of. Its own: the '
+        "probability of what the sample is.</p>"
+    )
+
+
+def _sample_cell(folder: RunFolder, kind: str, value: str | None) -> str:
+    """Return a sample, or a part of it, as an element of its kind."""
+    if value is None:
+        return ""
+    if kind == "text":
+        return f"<div>{_text(value)}</div>"
+    data = base64.b64encode((folder.path / value).read_bytes()).decode()
+    if kind == "sound":
+        return f'<audio controls src="data:audio/flac;base64,{data}"></audio>'
+    return f'<img alt="{kind}" src="data:image/png;base64,{data}">'
 
 
 def _pictures(folder: RunFolder) -> str:
@@ -194,6 +259,10 @@ def _listing(title: str, text: str) -> str:
 
 def _lines(values: Mapping[str, Any] | Iterable[tuple[str, Any]], separator: str = "==") -> str:
     return "\n".join(f"{name}{separator}{value}" for name, value in dict(values).items())
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _text(value: Any) -> str:

@@ -160,6 +160,21 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def explanations(self) -> Path:
+        """What answers rest on, a line per sample and method."""
+        return self.path / "explanations.jsonl"
+
+    @property
+    def mistakes_jsonl(self) -> Path:
+        """What a classifier got wrong, a line per sample."""
+        return self.path / "mistakes.jsonl"
+
+    @property
+    def mistakes(self) -> Path:
+        """The folder of those samples' pictures and sounds."""
+        return self.path / "mistakes"
+
+    @property
     def embeddings(self) -> Path:
         """The folder of embeddings that `mmlight predict` writes."""
         return self.path / "embeddings"

@@ -9,7 +9,9 @@ from mmlight.runs.metrics_log import AXES
 
 SAMPLES_PER_S = "train/samples_per_s"
 _SMALLER_IS_BETTER = ("loss", "rank", "error", "perplexity")
-_NO_SCORE = ("chance_recall", "samples_per_s", "num_", "lr")
+# Whole words: "wer" is in "lower", "cer" in "certainty".
+_ERROR_RATES = ("wer", "cer")
+_NO_SCORE = ("chance_recall", "samples_per_s", "num_", "lr", "/explain/")
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,15 @@ class Best:
 
 
 def direction(name: str) -> Literal["min", "max"]:
-    """Return whether a metric is better small (losses, ranks, errors) or large.
+    """Return whether a metric is better small (losses, ranks, error rates) or large.
 
     Args:
         name: such as ``val/image_to_text/median_rank``.
     """
     if "reciprocal" in name:
         return "max"
+    if name.rpartition("/")[2].partition("_")[0] in _ERROR_RATES:
+        return "min"
     return "min" if any(word in name for word in _SMALLER_IS_BETTER) else "max"
 
 
@@ -110,8 +114,47 @@ def retrieval_scores(final: Mapping[str, float]) -> list[PairScores]:
     return [PairScores(*key, scores) for key, scores in pairs.items()]
 
 
+@dataclass(frozen=True)
+class ExplainScores:
+    """How true one method's explanations are to the model.
+
+    Attributes:
+        stage: ``val`` or ``test``.
+        modality: what was explained.
+        method: its name; `random` is a random order of the parts.
+        deletion_auc: area under the deletion curve; lower is better.
+        insertion_auc: area under the insertion curve; higher is better.
+        gap: the part by which attributions miss the score's difference, where that has a meaning.
+    """
+
+    stage: str
+    modality: str
+    method: str
+    deletion_auc: float
+    insertion_auc: float
+    gap: float | None
+
+
+def explain_scores(final: Mapping[str, float]) -> list[ExplainScores]:
+    """Return what the metrics ``stage/explain/modality_method_...`` say, one entry per method.
+
+    Args:
+        final: values by name.
+    """
+    found = []
+    for name, value in final.items():
+        stage, explain, rest = [*name.split("/"), "", ""][:3]
+        if explain != "explain" or not rest.endswith("_deletion_auc"):
+            continue
+        prefix = name.removesuffix("_deletion_auc")
+        modality, method = rest.removesuffix("_deletion_auc").split("_", 1)
+        insertion, gap = final[f"{prefix}_insertion_auc"], final.get(f"{prefix}_gap")
+        found.append(ExplainScores(stage, modality, method, value, insertion, gap))
+    return found
+
+
 def other_scores(final: Mapping[str, float]) -> dict[str, float]:
-    """Return the final evaluation metrics that are not retrieval: losses, zero-shot accuracy.
+    """Return the final evaluation metrics that have no table of their own: losses, accuracies.
 
     Args:
         final: values by name.
@@ -119,7 +162,10 @@ def other_scores(final: Mapping[str, float]) -> dict[str, float]:
     return {
         name: value
         for name, value in final.items()
-        if not name.startswith("train/") and "/" in name and "_to_" not in name
+        if not name.startswith("train/")
+        and "/" in name
+        and "_to_" not in name
+        and "/explain/" not in name
     }
 
 

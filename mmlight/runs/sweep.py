@@ -209,7 +209,9 @@ def _check_numbers(sweep: Sweep, refuse: Any) -> None:
     if len(set(sweep.seeds)) < len(sweep.seeds):
         raise refuse(f"seeds: {list(sweep.seeds)} names one twice")
     if sweep.searcher == "grid":
-        ranges = [k for k, p in sweep.parameters.items() if isinstance(p, Range) and p.scale != "int"]
+        ranges = [
+            k for k, p in sweep.parameters.items() if isinstance(p, Range) and p.scale != "int"
+        ]
         if ranges:
             raise refuse(f"parameters.{ranges[0]}: a grid needs a list of values, or `int`")
         if sweep.trials is not None:

@@ -198,9 +198,7 @@ def format_results(results: Sequence[Result], sweep: Sweep) -> Table:
     table.add_column(sweep.metric, justify="right", no_wrap=True)
     table.add_column("min", justify="right")
     sign = -1 if sweep.direction == "max" else 1
-    ordered = sorted(
-        results, key=lambda r: (r.score is None, sign * (r.score or 0.0), r.number)
-    )
+    ordered = sorted(results, key=lambda r: (r.score is None, sign * (r.score or 0.0), r.number))
     for result in ordered:
         cell: str = result.state
         if result.score is not None:

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
-from mmlight.runs.summary import PairScores, other_scores, retrieval_scores
+from mmlight.runs.summary import PairScores, explain_scores, other_scores, retrieval_scores
 
 
 def format_table(summary: Mapping[str, Any]) -> Group:
@@ -35,6 +35,17 @@ def format_table(summary: Mapping[str, Any]) -> Group:
         for pair in pairs:
             cells = [c.removesuffix(" %") for c in retrieval_cells(pair, with_classes=has_classes)]
             table.add_row(f"{pair.stage}: {pair.query} → {pair.gallery}", *cells)
+        parts.append(table)
+    explained = explain_scores(final)
+    if explained:
+        note = "areas under the curves: deletion better low, insertion better high"
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=note, caption_justify="left")
+        table.add_column("explanations", no_wrap=True)
+        for heading in ("deletion", "insertion"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for e in explained:
+            name = f"{e.stage}: {e.modality}, {e.method.replace('_', ' ')}"
+            table.add_row(name, f"{e.deletion_auc:.3f}", f"{e.insertion_auc:.3f}")
         parts.append(table)
     others = other_scores(final)
     if others:

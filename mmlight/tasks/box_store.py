@@ -9,11 +9,20 @@ from mmlight.batch import Batch
 from mmlight.metrics.boxes import BoxEvaluation, BoxList
 
 
+@dataclass(frozen=True)
+class _Row:
+    index: int
+    key: str
+    size: tuple[int, int]
+    found: BoxList
+    wanted: BoxList | None
+
+
 @dataclass
 class BoxStore:
     """Collects one rank's detections and annotated boxes, batch by batch."""
 
-    _rows: list[tuple[int, str, BoxList, BoxList | None]] = field(default_factory=list)
+    _rows: list[_Row] = field(default_factory=list)
 
     def add(self, batch: Batch, found: list[BoxList]) -> None:
         """Keep the rows that count.
@@ -32,7 +41,16 @@ class BoxStore:
                 wanted = BoxList(
                     restored_BG4[row][mask_G].numpy(), boxes.label_BG[row].cpu()[mask_G].numpy()
                 )
-            self._rows.append((int(batch.index_B[row]), batch.keys[row], found[row], wanted))
+            size = view.original_B2[row].tolist() if view else batch.image.pixels_BCHW.shape[2:]
+            self._rows.append(
+                _Row(
+                    index=int(batch.index_B[row]),
+                    key=batch.keys[row],
+                    size=(int(size[0]), int(size[1])),
+                    found=found[row],
+                    wanted=wanted,
+                )
+            )
 
     def gather(self, stage: str, *, class_names: list[str]) -> BoxEvaluation:
         """Return all ranks' rows by sample number; every rank calls it, and gets the same.
@@ -44,12 +62,13 @@ class BoxStore:
             class_names: names of the classes.
         """
         rows = [row for part in comm.gather_objects(self._rows) for row in part]
-        rows.sort(key=lambda row: row[0])
+        rows.sort(key=lambda row: row.index)
         return BoxEvaluation(
             stage=stage,
-            samples_S=np.array([row[0] for row in rows], dtype=np.int64),
-            keys=[row[1] for row in rows],
-            found=[row[2] for row in rows],
-            wanted=[row[3] for row in rows],
+            samples_S=np.array([row.index for row in rows], dtype=np.int64),
+            keys=[row.key for row in rows],
+            found=[row.found for row in rows],
+            wanted=[row.wanted for row in rows],
+            sizes=[row.size for row in rows],
             class_names=class_names,
         )

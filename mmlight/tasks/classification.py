@@ -172,7 +172,7 @@ class Classification(Task):
             ((tokens_B1D, _, _),) = features.values()
             logits_BK: Tensor = self.head(tokens_B1D[:, 0])
             return logits_BK
-        size = len(next(iter(features.values()))[2])
+        size = next(iter(features.values()))[2].shape[0]
         tokens, masks, present = {}, {}, {}
         for name in self.tower_settings.given():
             if name in features:

@@ -4,6 +4,7 @@ Shapes as in `mmlight.batch`: B samples, G boxes; Q candidates, K classes.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -252,14 +253,16 @@ class Detection(Task):
         gathered = self._store.gather(stage, class_names=self.class_names)
         self._store = None
         known = [row for row, boxes in enumerate(gathered.wanted) if boxes is not None]
-        scores = box_scores(
+        scored = box_scores(
             [gathered.found[row] for row in known],
             [boxes for boxes in gathered.wanted if boxes is not None],
             class_names=self.class_names,
         )
         # Every rank holds the same scores: nothing to reduce.
-        self.log_dict({f"{stage}/{name}": value for name, value in scores.items()})
-        self.evaluation = gathered if self.trainer.is_global_zero else None
+        self.log_dict({f"{stage}/{name}": value for name, value in scored.values.items()})
+        self.evaluation = None
+        if self.trainer.is_global_zero:
+            self.evaluation = replace(gathered, precision_KR=scored.precision_KR)
 
 
 def view_of(images: Images) -> View:

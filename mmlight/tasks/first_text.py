@@ -15,8 +15,8 @@ def first_rows(text: Text, size: int) -> Tensor:
         text: every sample has at least one row; one without a text has a row that is not present.
         size: B.
     """
-    rows_N = torch.arange(len(text.item_N), device=text.item_N.device)
-    return rows_N.new_full((size,), len(rows_N)).scatter_reduce(
+    rows_N = torch.arange(text.item_N.shape[0], device=text.item_N.device)
+    return rows_N.new_full((size,), rows_N.shape[0]).scatter_reduce(
         0, text.item_N, rows_N, reduce="amin"
     )
 
@@ -24,7 +24,7 @@ def first_rows(text: Text, size: int) -> Tensor:
 def with_first_text(batch: Batch) -> Batch:
     """Return the batch with the first text of each sample; the same where it has one of each."""
     text = batch.text
-    if text is None or len(text.item_N) == batch.size:
+    if text is None or text.item_N.shape[0] == batch.size:
         return batch
     first_B = first_rows(text, batch.size)
     one_each = replace(

@@ -13,7 +13,11 @@ from torch import Tensor
 from mmlight import comm
 from mmlight.batch import Batch, Modality
 from mmlight.metrics.evaluation import Evaluation
-from mmlight.metrics.recall import precision_at_1_by_class, retrieval
+from mmlight.metrics.recall import (
+    mean_average_precision_by_class,
+    precision_at_1_by_class,
+    retrieval,
+)
 
 KS = (1, 5, 10)
 
@@ -127,7 +131,8 @@ def score_pairs(gathered: Gathered, *, device: torch.device) -> dict[str, float]
     """Return metrics of every ordered pair of modalities, named ``image_to_text/recall_at_1``.
 
     Recall counts a query as found if any row of its own sample is among the first k; where
-    samples have labels, ``precision_at_1`` counts it if the first row has its label.
+    samples have labels, ``precision_at_1`` counts it if the first row has its label, and
+    ``class_map`` is the mean average precision with rows of the query's class as the right ones.
     """
     scores: dict[str, float] = {}
     for query_name, query in gathered.rows.items():
@@ -152,7 +157,7 @@ def score_pairs(gathered: Gathered, *, device: torch.device) -> dict[str, float]
             scores[f"{pair}/median_rank"] = found.median_rank
             scores[f"{pair}/chance_recall_at_1"] = found.chance_recall_at_1
             if (query.label_N >= 0).all() and (gallery.label_N >= 0).all():
-                scores[f"{pair}/precision_at_1"] = precision_at_1_by_class(
-                    query_ND, gallery_MD, query.label_N[known_N], gallery.label_N
-                )
+                labelled = (query_ND, gallery_MD, query.label_N[known_N], gallery.label_N)
+                scores[f"{pair}/precision_at_1"] = precision_at_1_by_class(*labelled)
+                scores[f"{pair}/class_map"] = mean_average_precision_by_class(*labelled)
     return scores

@@ -259,7 +259,7 @@ class Tagging(Task):
 def _text_of(batch: Batch) -> Text:
     if batch.text is None:
         raise UserError("data.members.text is not set; tagging needs a text")
-    if len(batch.text.item_N) != batch.size:
+    if batch.text.item_N.shape[0] != batch.size:
         raise UserError(
             "data.members.text: a sample has several texts, but tagging takes one; if these are its "
             "words, set data.members.text_words: true"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmlight import comm
 from mmlight.batch import Modality
+from mmlight.encoders.lora import merge_adapters
 from mmlight.errors import UserError
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
@@ -19,6 +20,7 @@ from mmlight.optim.schedule import Schedule
 from mmlight.tasks.saved import (
     CHECKPOINT_KEY,
     CHECKPOINT_VERSION,
+    Saved,
     check_same_model,
     read_saved,
 )
@@ -103,6 +105,17 @@ class Task(lightning.LightningModule):
     def tower(self, modality: Modality) -> Tower:
         """Return a built tower."""
         return cast(Tower, self.towers[modality])
+
+    def merge_adapters(self) -> int:
+        """Add what adapters learned to the weights and take them out; return how many there were.
+
+        The description then no longer asks for them.
+        """
+        count = merge_adapters(self)
+        tuning = self.description["init_args"].get("tuning")
+        if count and tuning is not None:
+            self.description["init_args"]["tuning"] = {}
+        return count
 
     def no_weight_decay(self) -> set[str]:
         """Return what the encoders exclude from weight decay, under this module's names."""
@@ -253,7 +266,11 @@ class Task(lightning.LightningModule):
 
 def load_task(path: Path) -> Task:
     """Rebuild a task from its checkpoint or export alone, with its weights, in evaluation mode."""
-    saved = read_saved(path)
+    return build_task(read_saved(path))
+
+
+def build_task(saved: Saved) -> Task:
+    """Rebuild a task from what was read of it, with its weights, in evaluation mode."""
     task: Task = rebuild(saved.description, base=Task)
     task.preprocessing = saved.preprocessing
     task.configure_model()

@@ -51,7 +51,7 @@ class Transcription(Task):
     `mmlight.encoders.hf_audio.HfAudio`. Transcripts are the data's text; their tokens (characters,
     say) are the classes, and the blank comes after them.
 
-    A clip that fills ``data.audio.max_seconds`` was cut, so that its transcript says more than is
+    A clip that fills ``data.audio.max_seconds`` (or ``train_seconds``) was cut, so that its transcript says more than is
     to be heard. Training leaves such clips out, and warns; evaluation counts them.
 
     Args:
@@ -136,6 +136,7 @@ class Transcription(Task):
         assert encoded.mask_BL is not None
         return Emissions(self.head(encoded.tokens_BLD).float(), encoded.mask_BL.sum(1))
 
+    @torch.no_grad()
     def transcribe(self, emissions: Emissions) -> list[Decoded]:
         """Return what the decoder hears in each clip."""
         found: list[Decoded] = self.decoder(
@@ -151,9 +152,7 @@ class Transcription(Task):
         emissions = self.emissions(audio)
         counted_B = known_B & whole_B
         self._warn_impossible(emissions, target, counted_B, batch)
-        loss = self.objective(
-            emissions.logits_BLK, emissions.frames_B, target, counted_B=counted_B
-        )
+        loss = self.objective(emissions.logits_BLK, emissions.frames_B, target, counted_B=counted_B)
         self.log_gated(
             {"train/loss": loss.value.detach()}
             | {f"train/{name}": value for name, value in loss.logs.items()}
@@ -241,15 +240,16 @@ class Transcription(Task):
 
     def _is_cut(self, audio: Audio, batch: Batch) -> Tensor:
         """Tell which clips fill the data's longest duration, and warn of the first (B,)."""
-        settings = (self.preprocessing or {}).get("audio") or {}
-        most = round(settings["max_seconds"] * settings["sample_rate_hz"])
-        cut_B = audio.length_B >= most
-        if "cut" not in self._warned and bool(cut_B.any()):
-            self._warned.add("cut")
+        assert self.preprocessing is not None
+        settings = self.preprocessing["audio"]
+        key = "train_seconds" if self.training and settings["train_seconds"] else "max_seconds"
+        cut_B = audio.length_B >= round(settings[key] * settings["sample_rate_hz"])
+        if key not in self._warned and bool(cut_B.any()):
+            self._warned.add(key)
             warnings.warn(
-                f"clip {batch.keys[int(cut_B.nonzero()[0])]} fills data.audio.max_seconds "
-                f"({settings['max_seconds']}), so it was cut and its transcript was not; training "
-                "leaves such clips out: raise max_seconds",
+                f"clip {batch.keys[int(cut_B.nonzero()[0])]} fills data.audio.{key} "
+                f"({settings[key]}), so it was cut and its transcript was not; training leaves "
+                f"such clips out: raise {key}",
                 stacklevel=2,
             )
         return cut_B

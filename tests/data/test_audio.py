@@ -156,3 +156,29 @@ def test_crops_stay_as_they_were_beside_other_augmentation():
 def test_negative_augmentation_is_refused(name):
     with pytest.raises(UserError, match=f"audio.{name} must be 0 or more"):
         AudioSettings(**{name: -1.0})
+
+
+def test_training_plays_clips_faster_and_slower_with_their_pitch():
+    data = written(tone(1, 16_000, 1000), 16_000)
+    settings = AudioSettings(max_speed_change=0.1)
+    waves = [load_audio(data, settings, draws=draws(sample)) for sample in range(30)]
+    factors = np.array([16_000 / len(wave) for wave in waves])
+    assert factors.min() < 0.93 and factors.max() > 1.07
+    assert (abs(factors - 1) < 0.1 + 1e-3).all()
+    for wave, factor in zip(waves[:5], factors, strict=False):
+        peak = np.abs(np.fft.rfft(wave * np.hanning(len(wave)))).argmax() * 16_000 / len(wave)
+        assert peak == pytest.approx(1000 * factor, abs=2)
+    assert np.array_equal(load_audio(data, settings, draws=draws(3)), waves[3])
+    assert len(load_audio(data, settings, draws=None)) == 16_000
+
+
+def test_a_clip_that_is_played_faster_still_fills_what_is_kept():
+    data = written(tone(2, 16_000), 16_000)
+    settings = AudioSettings(max_seconds=1.5, max_speed_change=0.2)
+    lengths = [len(load_audio(data, settings, draws=draws(sample))) for sample in range(20)]
+    assert max(lengths) == 24_000 and min(lengths) >= 23_998
+
+
+def test_a_speed_out_of_range_is_refused():
+    with pytest.raises(UserError, match="max_speed_change must be 0 to"):
+        AudioSettings(max_speed_change=1.1)

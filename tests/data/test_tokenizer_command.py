@@ -113,3 +113,12 @@ def test_what_cannot_be_trained_is_refused(shards, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         train(shards, tmp_path / "tokenizer", *options)
     assert not (tmp_path / "tokenizer").exists()
+
+
+def test_a_list_of_words_is_one_text(tmp_path):
+    words = json.dumps({"tokens": ["New", "York"]}).encode()
+    shards = str(write_tar(tmp_path / "shards/0.tar", [("0.json", words), ("1.json", words)]))
+    options = ("--text", "json:tokens", "--text-words", "--kind", "word", "--vocab-size", "50")
+    assert train(shards, tmp_path / "tokenizer", *options) == 0
+    tokenizer = HfTokenizer(str(tmp_path / "tokenizer"))
+    assert len(tokenizer.encode(["New York"], max_tokens=9)[0]) == 4  # start and end

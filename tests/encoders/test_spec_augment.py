@@ -88,7 +88,7 @@ def encoders():
     )
 
 
-@pytest.mark.parametrize("make", encoders(), ids=["timm", "whisper", "ast", "clap"])
+@pytest.mark.parametrize("make", list(encoders()), ids=["timm", "whisper", "ast", "clap"])
 def test_encoders_augment_in_training_only(make):
     torch.manual_seed(0)
     plain = make(False)

@@ -29,9 +29,7 @@ ENCODERS = {
         "text",
         partial(
             HfText,
-            text_config=dict(
-                model_type="bert", vocab_size=30, max_position_embeddings=16, **SIZES
-            ),
+            text_config=dict(model_type="bert", vocab_size=30, max_position_embeddings=16, **SIZES),
         ),
     ),
     "mel-cnn": (
@@ -100,13 +98,15 @@ def make_batch(modality, *, size, seed, image_px=16):
 
 
 def train(name, *, num_steps=100):
-    """Train until the clue is found: accuracy on fresh samples is 1 (asserted)."""
+    """Train until the clue is found: right on more than 95 % of fresh samples."""
     modality, encoder = ENCODERS[name]
     image_px = 32 if name == "cnn" else 16
     torch.manual_seed(0)
     task = Classification(towers=Towers(**{modality: TowerSettings(encoder)}), num_classes=2)
     task.configure_model()
-    optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
+    # A transformer on tokens that learns faster becomes a step, which gradients cannot integrate.
+    lr = 1e-3 if name == "bert" else 3e-3
+    optimizer = torch.optim.AdamW(task.parameters(), lr=lr)
     for step in range(num_steps):
         batch = make_batch(modality, size=32, seed=step, image_px=image_px)
         loss = torch.nn.functional.cross_entropy(task.logits(batch), batch.label_B)
@@ -123,7 +123,9 @@ def train(name, *, num_steps=100):
 def single(batch, row):
     """Return the batch of one sample."""
     part = {
-        name: None if getattr(batch, name) is None else getattr(batch, name)._map(lambda t: t[[row]])
+        name: None
+        if getattr(batch, name) is None
+        else getattr(batch, name)._map(lambda t: t[[row]])
         for name in ("image", "text", "audio")
     }
     return Batch(

@@ -12,7 +12,9 @@ from mmlight.metrics.ctc_decode import BeamDecoder, GreedyDecoder
 
 def random_log_p(size=4, length=5, num_classes=4, *, sharp=2.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    logits = sharp * torch.randn(size, length, num_classes, generator=generator, dtype=torch.float64)
+    logits = sharp * torch.randn(
+        size, length, num_classes, generator=generator, dtype=torch.float64
+    )
     return logits.log_softmax(-1)
 
 
@@ -58,11 +60,12 @@ def test_repeated_symbols_need_a_blank_between_them():
 
 
 def test_a_narrow_beam_never_claims_more_than_the_truth():
-    log_p_BLK = random_log_p(size=8, length=6, sharp=1.0)
-    frames_B = torch.full((8,), 6)
+    log_p_BLK = random_log_p(size=6, length=5, sharp=1.0)
+    frames_B = torch.full((6,), 5)
+    truths = [all_transcripts(log_p_LK) for log_p_LK in log_p_BLK]
     for width in (1, 2, 5):
         for row, beams in enumerate(BeamDecoder(beam_width=width).beams(log_p_BLK, frames_B)):
-            truth = all_transcripts(log_p_BLK[row])
+            truth = truths[row]
             assert len(beams) <= width
             assert len({tuple(beam.symbols) for beam in beams}) == len(beams)
             for beam in beams:
@@ -109,3 +112,10 @@ def test_a_clip_is_decoded_the_same_in_any_batch(decoder):
 def test_a_width_below_one_is_refused():
     with pytest.raises(UserError, match="beam_width: 0"):
         BeamDecoder(beam_width=0)
+
+
+def test_no_two_prefixes_of_a_long_search_are_taken_for_one():
+    """As many symbols as a byte tokenizer has, in a beam of a width that nobody needs."""
+    log_p_BLK = random_log_p(size=1, length=30, num_classes=200, sharp=0.1)
+    beams = BeamDecoder(beam_width=500).beams(log_p_BLK, torch.tensor([30]))[0]
+    assert len({tuple(beam.symbols) for beam in beams}) == len(beams) == 500

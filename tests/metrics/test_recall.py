@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
 
 from mmlight.errors import UserError
-from mmlight.metrics.recall import precision_at_1_by_class, retrieval
+from mmlight.metrics.recall import (
+    mean_average_precision_by_class,
+    precision_at_1_by_class,
+    retrieval,
+)
 
 
 def captions_and_images(seed=0, *, num_items=40, dim=6):
@@ -142,6 +148,31 @@ def test_precision_by_class_agrees_with_scikit_learn():
         got = precision_at_1_by_class(query, gallery, query_label, gallery_label, chunk=chunk)
         assert got == pytest.approx(expected)
     assert 0.3 < expected < 1
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_average_precision_by_class_agrees_with_scikit_learn(ties):
+    generator = torch.Generator().manual_seed(6)
+    query = torch.randn(30, 4, generator=generator)
+    gallery = torch.randn(40, 4, generator=generator)
+    if ties:  # of length 2: every product is exact
+        query, gallery = query.sign(), gallery.sign()
+    query_label = torch.randint(-1, 4, (30,), generator=generator)
+    gallery_label = torch.randint(-1, 3, (40,), generator=generator)
+    similarity = (F.normalize(query, dim=-1) @ F.normalize(gallery, dim=-1).T).numpy()
+    known = (gallery_label >= 0).numpy()
+    expected = [
+        average_precision_score(gallery_label.numpy()[known] == label, row[known])
+        for row, label in zip(similarity, query_label.tolist(), strict=True)
+        if 0 <= label < 3
+    ]
+    for chunk in (7, 1024):
+        got = mean_average_precision_by_class(
+            query, gallery, query_label, gallery_label, chunk=chunk
+        )
+        assert got == pytest.approx(np.mean(expected))
+    nothing = torch.full((40,), -1)
+    assert np.isnan(mean_average_precision_by_class(query, gallery, query_label, nothing))
 
 
 def test_rows_without_a_label_are_left_out_of_precision():

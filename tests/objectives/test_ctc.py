@@ -99,7 +99,10 @@ def test_a_clip_is_impossible_exactly_where_torch_says_infinite():
 def test_nothing_but_impossible_clips_gives_zero_and_finite_gradients():
     logits_BLK, _, target, _ = example()
     loss = Ctc(blank=BLANK)(
-        logits_BLK, torch.ones(5, dtype=torch.int64), target, counted_B=torch.tensor([1, 1, 0, 1, 0]).bool()
+        logits_BLK,
+        torch.ones(5, dtype=torch.int64),
+        target,
+        counted_B=torch.tensor([1, 1, 0, 1, 0]).bool(),
     )
     loss.value.backward()
     assert loss.value == 0
@@ -114,5 +117,8 @@ def test_half_precision_logits_are_summed_in_float32():
         loss_B = clip_losses(half, frames_B, target, blank=BLANK)
     assert loss_B.dtype == torch.float32
     torch.testing.assert_close(
-        loss_B.double(), clip_losses(half.double(), frames_B, target, blank=BLANK), rtol=1e-5, atol=1e-5
+        loss_B.double(),
+        clip_losses(half.double(), frames_B, target, blank=BLANK),
+        rtol=1e-5,
+        atol=1e-5,
     )

@@ -127,6 +127,10 @@ def test_table_fits_a_narrow_terminal(run):
         ("val/image_to_text/recall_at_1", "max"),
         ("val/image_to_text/mean_reciprocal_rank", "max"),
         ("val/zero_shot/image_accuracy_at_1", "max"),
+        ("val/wer", "min"),
+        ("test/cer", "min"),
+        ("val/wer_insertions", "min"),
+        ("val/lower_certainty", "max"),
     ],
 )
 def test_direction_of_a_metric(name, expected):

@@ -12,8 +12,8 @@ from mmlight.tasks.contrastive import first_captions
 from mmlight.tasks.retrieval_scores import FeatureStore, score_pairs
 from mmlight.tasks.saved import check_same_model
 from mmlight.tasks.task import load_task
-from mmlight.tasks.tower_checks import check_tower_fits
 from mmlight.tasks.tower import Towers, TowerSettings
+from mmlight.tasks.tower_checks import check_tower_fits
 
 
 def gradients(task, batch):

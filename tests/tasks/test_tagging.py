@@ -114,6 +114,7 @@ def _rank_gradients():
     return {"gradients": named, "counts": counts}
 
 
+@pytest.mark.slow  # each process imports transformers
 def test_gradients_and_scores_are_equal_on_one_and_two_processes(tmp_path):
     one = _rank_gradients()
     two = run_ranks(_rank_gradients, world_size=2, folder=tmp_path)

@@ -10,7 +10,7 @@ from mmlight.runs.summary import SAMPLES_PER_S
 
 
 def plot_curves(rows: list[dict[str, Any]], path: Path) -> Path | None:
-    """Draw loss, recall at 1 per pair, zero-shot accuracy and training speed, as far as logged.
+    """Draw loss, scores, recall at 1 per pair, zero-shot accuracy and speed, as far as logged.
 
     Args:
         rows: as `mmlight.runs.metrics_log.read_rows` gives them.
@@ -25,6 +25,7 @@ def plot_curves(rows: list[dict[str, Any]], path: Path) -> Path | None:
     recall = [n for n in names if n.startswith("val/") and n.endswith("/recall_at_1")]
     panels = [
         ("loss", [n for n in names if n in ("train/loss", "val/loss")], ""),
+        ("scores (val)", _shares(rows, names), "%"),
         ("recall@1 (val)", recall, "%"),
         (
             "zero-shot accuracy (val)",
@@ -59,6 +60,22 @@ def plot_curves(rows: list[dict[str, Any]], path: Path) -> Path | None:
     return save(figure, path)
 
 
+def _shares(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
+    """The scores of the whole validation set that lie between 0 and 1: accuracy, F1, error rate."""
+    shares = []
+    for name in names:
+        stage, _, rest = name.partition("/")
+        if stage != "val" or "/" in rest or "loss" in rest:
+            continue
+        values = np.array([float(row[name]) for row in rows if name in row])
+        if (
+            np.isfinite(values).any()
+            and (np.nan_to_num(values).clip(0, 1) == np.nan_to_num(values)).all()
+        ):
+            shares.append(name)
+    return shares[: len(COLORS)]
+
+
 def _draw_chance(axes: Any, rows: list[dict[str, Any]]) -> None:
     levels = [
         float(value)
@@ -80,6 +97,8 @@ def _draw(axes: Any, rows: list[dict[str, Any]], name: str, *, color: str, perce
     if len(parts) == 3:
         label = parts[2] if parts[1] == "zero_shot" else parts[1]
         label = label.replace("_to_", " → ").replace("_accuracy_at_1", "")
+    if len(parts) == 2 and percent:
+        label = parts[1].replace("_", " ")
     if name == "train/loss" and len(values) > 40:
         axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.35)
         values, label = smooth(values), f"{label} (smoothed)"

@@ -80,11 +80,11 @@ def plot_retrieval(
     )
     grid = figure.subplots(len(retrievals), columns, squeeze=False)
     for line, retrieval in zip(grid, retrievals, strict=True):
-        _show(line[0], retrieval.query, sample_rate_hz)
+        show_example(line[0], retrieval.query, sample_rate_hz)
         border(line[0], "#444444", width=1.2)
         line[0].set_ylabel("query", fontsize=9)
         for axes, found in zip(line[1:], retrieval.found, strict=True):
-            _show(axes, found.example, sample_rate_hz)
+            show_example(axes, found.example, sample_rate_hz)
             border(axes, _FRAMES[found.match])
             axes.set_title(f"{found.similarity:.2f}", fontsize=9, color=_FRAMES[found.match])
     return save(figure, path)
@@ -157,7 +157,14 @@ def _draw_spectrogram(axes: Any, waveform_T: np.ndarray, sample_rate_hz: int | N
     )
 
 
-def _show(axes: Any, example: Example, sample_rate_hz: int | None) -> None:
+def show_example(axes: Any, example: Example, sample_rate_hz: int | None) -> None:
+    """Draw an example: its image, else its spectrogram, with the caption below; else its text.
+
+    Args:
+        axes: matplotlib axes.
+        example: what to draw.
+        sample_rate_hz: of its waveform.
+    """
     if example.pixels_CHW is not None:
         pixels = np.moveaxis(example.pixels_CHW, 0, -1)
         gray = pixels.shape[-1] == 1

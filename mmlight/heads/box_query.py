@@ -1,0 +1,396 @@
+"""A detection head of the DETR family: queries that each find one object or none.
+
+Shapes as in `mmlight.batch`: B samples, G boxes; A positions of all levels, Q queries, N noised
+copies of objects, K classes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+from transformers import RTDetrConfig
+from transformers.models.rt_detr.modeling_rt_detr import (
+    RTDetrAIFILayer,
+    RTDetrDecoder,
+    RTDetrHybridEncoder,
+    RTDetrMLPPredictionHead,
+    RTDetrMultiscaleDeformableAttention,
+    get_contrastive_denoising_training_group,
+)
+
+from mmlight.batch import Boxes
+from mmlight.errors import UserError
+from mmlight.heads.box_head import BoxHead, Candidates
+from mmlight.heads.feature_pyramid import FeaturePyramid, erase_padding
+
+# Class logits (B, Q, K) and boxes (B, Q, 4) as (x, y, width, height), parts of the padded image.
+Layer = tuple[Tensor, Tensor]
+
+_PRIOR = 0.01
+_ANCHOR_SIDE = 0.05  # of the finest level, as a part of the image
+_EDGE = 0.01
+
+
+@dataclass(frozen=True)
+class Noised:
+    """What became of noised copies of the objects (denoising, arXiv 2203.01305).
+
+    Attributes:
+        layers: of every decoder layer, with N copies in place of Q queries.
+        pairs: for each image, numbers of copies and of the objects they come from.
+        num_groups: how often each object was copied.
+    """
+
+    layers: list[Layer]
+    pairs: list[tuple[Tensor, Tensor]]
+    num_groups: int
+
+
+@dataclass(frozen=True)
+class QueryOutputs:
+    """Predictions of the queries.
+
+    Attributes:
+        layers: of the selection of queries, then of every decoder layer; the last one counts.
+        noised: of noised copies of the objects, in training.
+        canvas: height and width of the padded images in pixels.
+    """
+
+    layers: list[Layer]
+    noised: Noised | None
+    canvas: tuple[int, int]
+
+
+class BoxQuery(BoxHead):
+    """RT-DETR's encoder and decoder (arXiv 2304.08069), out of transformers, on the shared tower.
+
+    Where it departs from transformers': padding is erased, not attended to and not proposed; and
+    layers start as torch starts them (transformers starts norms near zero, in view of checkpoints).
+    Modules have the names of ``RTDetrModel``.
+
+    Args:
+        dim: width of maps and queries, a multiple of 4 and of `num_heads`.
+        strides: strides of the maps that are attended to, in pixels.
+        num_queries: queries Q, more than there are objects in an image.
+        num_layers: decoder layers.
+        num_heads: attention heads.
+        ffn_dim: hidden width of the feed-forward layers.
+        num_denoising: noised copies of objects per image in training; 0 has none.
+        dropout: dropout of encoder and decoder.
+    """
+
+    kind = "query"
+    needs_nms = False
+
+    def __init__(
+        self,
+        *,
+        dim: int = 256,
+        strides: tuple[int, ...] = (8, 16, 32),
+        num_queries: int = 300,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        ffn_dim: int = 1024,
+        num_denoising: int = 100,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim % 4 or dim % num_heads:
+            raise UserError(
+                f"model.head dim must be a multiple of 4 and of num_heads ({num_heads}), not {dim}"
+            )
+        if min(num_queries, num_layers, ffn_dim) < 1 or num_denoising < 0:
+            raise UserError(
+                "model.head num_queries, num_layers and ffn_dim must be 1 or more, num_denoising 0 "
+                f"or more, not {num_queries}, {num_layers}, {ffn_dim} and {num_denoising}"
+            )
+        if not 0 <= dropout < 1:
+            raise UserError(f"model.head dropout must be in [0, 1), not {dropout}")
+        if len(strides) < 2:
+            raise UserError(f"model.head strides must be two or more, not {list(strides)}")
+        self.strides = tuple(strides)
+        self.num_queries = num_queries
+        self.num_denoising = num_denoising
+        count = len(strides)
+        self._config_args: dict[str, Any] = {
+            "d_model": dim,
+            "encoder_hidden_dim": dim,
+            "encoder_in_channels": [dim] * count,
+            "decoder_in_channels": [dim] * count,
+            "feat_strides": list(strides),
+            "num_feature_levels": count,
+            "encode_proj_layers": [count - 1],
+            "num_queries": num_queries,
+            "decoder_layers": num_layers,
+            "encoder_attention_heads": num_heads,
+            "decoder_attention_heads": num_heads,
+            "encoder_ffn_dim": ffn_dim,
+            "decoder_ffn_dim": ffn_dim,
+            "num_denoising": num_denoising,
+            "dropout": dropout,
+            "attention_dropout": dropout,
+        }
+        self.dim = dim
+
+    def build(
+        self, *, in_dims: Sequence[int], in_strides: Sequence[int], num_classes: int
+    ) -> None:
+        """Create projections, encoder, query selection and decoder."""
+        self.num_classes = num_classes
+        dim = self.dim
+        config = RTDetrConfig(**self._config_args, num_labels=num_classes)
+        self.in_strides = tuple(in_strides)
+        if len(in_dims) == 1:
+            self.pyramid: FeaturePyramid | None = FeaturePyramid(
+                in_dims, in_strides=in_strides, strides=self.strides, dim=dim
+            )
+            in_dims, in_strides = [dim] * len(self.strides), self.strides
+        else:
+            self.pyramid = None
+        missing = [stride for stride in self.strides if stride not in in_strides]
+        if missing:
+            raise UserError(
+                f"model.head strides {list(self.strides)}: the tower has maps of strides "
+                f"{list(in_strides)}, none of {missing[0]}"
+            )
+        self.encoder_input_proj = nn.ModuleList(
+            _projection(in_dims[list(in_strides).index(stride)], dim) for stride in self.strides
+        )
+        self.encoder = RTDetrHybridEncoder(config)
+        self.encoder.aifi = nn.ModuleList([_MaskedAttention(config)])
+        self.decoder_input_proj = nn.ModuleList(_projection(dim, dim) for _ in self.strides)
+        self.enc_output = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
+        self.enc_score_head = nn.Linear(dim, num_classes)
+        self.enc_bbox_head = RTDetrMLPPredictionHead(dim, dim, 4, num_layers=3)
+        self.decoder = RTDetrDecoder(config)
+        layers = config.decoder_layers
+        self.decoder.class_embed = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(layers))
+        self.decoder.bbox_embed = nn.ModuleList(
+            RTDetrMLPPredictionHead(dim, dim, 4, num_layers=3) for _ in range(layers)
+        )
+        if self.num_denoising:
+            self.denoising_class_embed = nn.Embedding(
+                num_classes + 1, dim, padding_idx=num_classes
+            )
+        self._initialise()
+
+    def forward(
+        self, maps: Sequence[Tensor], *, area_B2: Tensor, canvas: tuple[int, int], boxes: Boxes | None
+    ) -> QueryOutputs:
+        """Return the predictions; in training, `boxes` are also denoised."""
+        levels = self._levels(maps, area_B2)
+        clean, masks = erase_padding(levels, area_B2, self.strides)
+        attended_B11L = masks[-1].flatten(1)[:, None, None]
+        encoded = self.encoder(
+            inputs_embeds=clean, attended_B11L=attended_B11L
+        ).last_hidden_state
+        projected = [
+            layer(part) for layer, part in zip(self.decoder_input_proj, encoded, strict=True)
+        ]
+        sizes = [(int(part.shape[2]), int(part.shape[3])) for part in projected]
+        real_BA = torch.cat([mask.flatten(1) for mask in masks], 1)
+        memory_BAD = torch.cat([part.flatten(2).transpose(1, 2) for part in projected], 1)
+        memory_BAD = memory_BAD.masked_fill(~real_BA[..., None], 0)
+
+        selected = self._select(memory_BAD, real_BA, sizes)
+        query_BQD, reference_BQ4 = selected.query_BQD, selected.reference_BQ4
+        copies = None
+        if self.training and boxes is not None:
+            copies = self._copies(boxes, canvas, num_queries=query_BQD.shape[1])
+        if copies is not None:
+            query_BQD = torch.cat([copies.query_BND, query_BQD], 1)
+            reference_BQ4 = torch.cat([copies.reference_BN4, reference_BQ4], 1)
+        sizes_S2 = torch.tensor(sizes, device=memory_BAD.device)
+        starts_S = torch.cat([sizes_S2.new_zeros(1), sizes_S2.prod(1).cumsum(0)[:-1]])
+        decoded = self.decoder(
+            inputs_embeds=query_BQD,
+            encoder_hidden_states=memory_BAD,
+            encoder_attention_mask=copies.attention_QQ if copies is not None else None,
+            reference_points=reference_BQ4.detach(),
+            spatial_shapes=sizes_S2,
+            spatial_shapes_list=sizes,
+            level_start_index=starts_S,
+        )
+        both = list(
+            zip(
+                decoded.intermediate_logits.unbind(1),
+                decoded.intermediate_reference_points.unbind(1),
+                strict=True,
+            )
+        )
+        if copies is None:
+            return QueryOutputs([selected.layer, *both], None, canvas)
+        count = copies.query_BND.shape[1]
+        return QueryOutputs(
+            layers=[selected.layer, *((logit[:, count:], box[:, count:]) for logit, box in both)],
+            noised=Noised(
+                layers=[(logit[:, :count], box[:, :count]) for logit, box in both],
+                pairs=copies.pairs,
+                num_groups=copies.num_groups,
+            ),
+            canvas=canvas,
+        )
+
+    def candidates(self, outputs: QueryOutputs, *, limit: int) -> Candidates:
+        """Return the queries and classes of the highest scores."""
+        logit_BQK, box_BQ4 = outputs.layers[-1]
+        score_BQK = logit_BQK.float().sigmoid()
+        height, width = outputs.canvas
+        scale_4 = score_BQK.new_tensor([width, height, width, height])
+        xyxy_BQ4 = box_convert(box_BQ4.float(), "cxcywh", "xyxy") * scale_4
+        score_BQ, place_BQ = score_BQK.flatten(1).topk(min(limit, score_BQK[0].numel()), dim=1)
+        query_BQ4 = (place_BQ // self.num_classes)[..., None].expand(-1, -1, 4)
+        return Candidates(
+            xyxy_BQ4=xyxy_BQ4.gather(1, query_BQ4),
+            score_BQ=score_BQ,
+            label_BQ=place_BQ % self.num_classes,
+        )
+
+    def _levels(self, maps: Sequence[Tensor], area_B2: Tensor) -> list[Tensor]:
+        if self.pyramid is not None:
+            chosen = self.pyramid(maps, area_B2)
+        else:
+            clean, _ = erase_padding(maps, area_B2, self.in_strides)
+            chosen = [clean[self.in_strides.index(stride)] for stride in self.strides]
+        for fine, coarse in zip(chosen, chosen[1:], strict=False):
+            if fine.shape[2:] != torch.Size(2 * side for side in coarse.shape[2:]):
+                raise UserError(
+                    "BoxQuery: the maps do not halve from one stride to the next; make the sides of "
+                    f"the images whole multiples of {self.strides[-1]}"
+                )
+        return [
+            layer(part) for layer, part in zip(self.encoder_input_proj, chosen, strict=True)
+        ]
+
+    def _select(
+        self, memory_BAD: Tensor, real_BA: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> "_Selected":
+        """Take the positions whose own class scores are highest as queries."""
+        anchor_A4, inside_A = _anchors(sizes, device=memory_BAD.device)
+        usable_BA = real_BA & inside_A
+        output_BAD = self.enc_output(memory_BAD.masked_fill(~usable_BA[..., None], 0))
+        logit_BAK = self.enc_score_head(output_BAD)
+        score_BA = logit_BAK.max(-1).values.masked_fill(~usable_BA, -torch.inf)
+        place_BQ = score_BA.topk(min(self.num_queries, score_BA.shape[1]), dim=1).indices
+
+        def chosen(values_BAx: Tensor) -> Tensor:
+            places = place_BQ[..., None].expand(-1, -1, values_BAx.shape[-1])
+            return values_BAx.gather(1, places)
+
+        reference_BQ4 = self.enc_bbox_head(chosen(output_BAD)) + chosen(
+            torch.logit(anchor_A4).expand(memory_BAD.shape[0], -1, -1)
+        )
+        return _Selected(
+            query_BQD=chosen(output_BAD).detach(),
+            reference_BQ4=reference_BQ4,
+            layer=(chosen(logit_BAK), reference_BQ4.sigmoid()),
+        )
+
+    def _copies(
+        self, boxes: Boxes, canvas: tuple[int, int], *, num_queries: int
+    ) -> "_Copies | None":
+        if not self.num_denoising or boxes.mask_BG.shape[1] == 0:
+            return None
+        scale_4 = boxes.xyxy_BG4.new_tensor([canvas[1], canvas[0], canvas[1], canvas[0]])
+        box_BG4 = box_convert(boxes.xyxy_BG4 / scale_4, "xyxy", "cxcywh")
+        places = [mask_G.nonzero()[:, 0] for mask_G in boxes.mask_BG]
+        targets = [
+            {"class_labels": label_G[place], "boxes": box_G4[place]}
+            for label_G, box_G4, place in zip(boxes.label_BG, box_BG4, places, strict=True)
+        ]
+        query_BND, reference_BN4, attention_QQ, told = get_contrastive_denoising_training_group(
+            targets=targets,
+            num_classes=self.num_classes,
+            num_queries=num_queries,
+            class_embed=self.denoising_class_embed,
+            num_denoising_queries=self.num_denoising,
+        )
+        if told is None:
+            return None
+        groups = int(told["dn_num_group"])
+        pairs = [
+            (copies, place.repeat(groups))
+            for copies, place in zip(told["dn_positive_idx"], places, strict=True)
+        ]
+        return _Copies(query_BND, reference_BN4, attention_QQ, pairs, groups)
+
+    def _initialise(self) -> None:
+        for part in self.modules():
+            if isinstance(part, nn.Linear | nn.Conv2d | nn.BatchNorm2d | nn.LayerNorm):
+                part.reset_parameters()
+        for part in self.decoder.modules():
+            if isinstance(part, RTDetrMultiscaleDeformableAttention):
+                self.decoder._init_weights(part)
+        bias = -math.log((1 - _PRIOR) / _PRIOR)
+        for layer in (self.enc_score_head, *self.decoder.class_embed):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.constant_(layer.bias, bias)
+        for head in (self.enc_bbox_head, *self.decoder.bbox_embed):
+            nn.init.zeros_(head.layers[-1].weight)
+            nn.init.zeros_(head.layers[-1].bias)
+        if self.num_denoising:
+            nn.init.xavier_uniform_(self.denoising_class_embed.weight)
+            with torch.no_grad():
+                self.denoising_class_embed.weight[self.num_classes].zero_()
+
+
+class _MaskedAttention(RTDetrAIFILayer):
+    """Self-attention within the coarsest map that leaves padding out."""
+
+    def forward(self, hidden_states: Tensor, *, attended_B11L: Tensor, **kwargs: Any) -> Tensor:
+        size, dim, height, width = hidden_states.shape
+        token_BLD = hidden_states.flatten(2).transpose(1, 2)
+        position_1LD = self.position_embedding(
+            width=width, height=height, device=token_BLD.device, dtype=token_BLD.dtype
+        )
+        bias_B11L = torch.zeros_like(attended_B11L, dtype=token_BLD.dtype)
+        # Not minus infinity: a softmax over nothing is not a number.
+        bias_B11L = bias_B11L.masked_fill(~attended_B11L, torch.finfo(token_BLD.dtype).min)
+        for layer in self.layers:
+            token_BLD = layer(
+                token_BLD,
+                attention_mask=bias_B11L.expand(-1, -1, token_BLD.shape[1], -1),
+                spatial_position_embeddings=position_1LD,
+            )
+        return token_BLD.transpose(1, 2).reshape(size, dim, height, width)
+
+
+@dataclass(frozen=True)
+class _Selected:
+    query_BQD: Tensor
+    reference_BQ4: Tensor  # before the sigmoid
+    layer: Layer
+
+
+@dataclass(frozen=True)
+class _Copies:
+    query_BND: Tensor
+    reference_BN4: Tensor  # before the sigmoid
+    attention_QQ: Tensor
+    pairs: list[tuple[Tensor, Tensor]]
+    num_groups: int
+
+
+def _projection(in_dim: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_dim, dim, 1, bias=False), nn.BatchNorm2d(dim))
+
+
+def _anchors(
+    sizes: Sequence[tuple[int, int]], *, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return a box (x, y, width, height) for each position, and whether it lies well inside."""
+    levels = []
+    for level, (height, width) in enumerate(sizes):
+        y_H = (torch.arange(height, device=device) + 0.5) / height
+        x_W = (torch.arange(width, device=device) + 0.5) / width
+        y_HW, x_HW = torch.meshgrid(y_H, x_W, indexing="ij")
+        side_HW = torch.full_like(x_HW, _ANCHOR_SIDE * 2.0**level)
+        levels.append(torch.stack([x_HW, y_HW, side_HW, side_HW], -1).flatten(0, 1))
+    anchor_A4 = torch.cat(levels)
+    inside_A = ((anchor_A4 > _EDGE) & (anchor_A4 < 1 - _EDGE)).all(-1)
+    return anchor_A4.clamp(_EDGE, 1 - _EDGE), inside_A

@@ -1,0 +1,139 @@
+"""``mmlight lr-find``: a learning-rate range test of an experiment."""
+
+import argparse
+import csv
+import io
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+
+from mmlight.callbacks.lr_range import LrRange
+from mmlight.callbacks.progress import Progress
+from mmlight.cli import MmlightCLI, expand_configs, quieten
+from mmlight.errors import UserError
+from mmlight.runs.files import write_text
+from mmlight.runs.lr_range import suggest
+from mmlight.runs.plots.lr_range import plot_lr_range
+from mmlight.tasks.task import Task
+
+_FEWEST = 20
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight lr-find``.
+
+    Raises:
+        UserError: settings out of range, or anything `mmlight fit` refuses.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmlight lr-find",
+        description="Train a few steps while the learning rate rises, and say at which rate the "
+        "loss falls fastest (arXiv 1506.01186). Takes what `mmlight fit` takes, and leaves a "
+        "picture and a table in a folder of its own, runs/NAME/lr-find-*; no checkpoint is "
+        "written.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--lowest", type=float, default=1e-7, help="first rate (default 1e-7)")
+    parser.add_argument("--highest", type=float, default=1.0, help="last rate (default 1)")
+    parser.add_argument("--steps", type=int, default=100, help="optimiser steps (default 100)")
+    options, rest = parser.parse_known_args(list(argv))
+    if not 0 < options.lowest < options.highest:
+        raise UserError(
+            f"--lowest {options.lowest:g} and --highest {options.highest:g}: both must be above 0, "
+            "the first below the second"
+        )
+    if options.steps < _FEWEST:
+        raise UserError(f"--steps {options.steps}: a curve needs {_FEWEST} or more")
+    if any(argument.partition("=")[0] == "--ckpt_path" for argument in rest):
+        raise UserError(
+            "lr-find starts as the experiment does; to start from other weights, name them in it "
+            "(model.init_args.towers.image.from_run)"
+        )
+    quieten()
+    expanded, name = expand_configs(rest)
+    LrFindCLI(["fit", *expanded], default_name=name, options=options)
+    return 0
+
+
+class LrFindCLI(MmlightCLI):
+    """Trains as ``fit`` does, and keeps nothing but the curve.
+
+    Args:
+        arguments: for ``fit``.
+        default_name: the experiment's name.
+        options: of the range test.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], *, default_name: str, options: argparse.Namespace
+    ) -> None:
+        self._range = LrRange(
+            lowest=options.lowest, highest=options.highest, num_steps=options.steps
+        )
+        super().__init__(arguments, default_name=default_name)
+
+    def _parse_ckpt_path(self) -> None:
+        settings = self.config["fit"]["run"]
+        stamp = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        settings["id"] = f"lr-find-{settings['id'] or stamp}"
+        super()._parse_ckpt_path()
+
+    def watchers(self) -> tuple[list[Callback], list[Any]]:
+        """Return the bar and the range test; nothing is logged, averaged or saved."""
+        return [self._range, Progress()], []
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Build a trainer that neither validates nor writes checkpoints."""
+        trainer = self.config_init["fit"]["trainer"]
+        trainer["limit_val_batches"] = 0
+        trainer["enable_checkpointing"] = False
+        trainer["logger"] = False
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Draw the curve and say what it means."""
+        if not self.trainer.is_global_zero:
+            return
+        lrs, losses = self._range.lrs, self._range.losses
+        found = suggest(lrs, losses)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("lr", "loss"))
+        writer.writerows(zip(lrs, losses, strict=True))
+        write_text(self.run.path / "lr_find.csv", text.getvalue())
+        picture = plot_lr_range(lrs, losses, found, self.run.path / "lr_find.png")
+        if found is None:
+            print(
+                f"in {len(losses)} steps, from {lrs[0]:.1e} to {lrs[-1]:.1e}, the loss never fell: "
+                f"no rate can be suggested. See {picture}; --steps and --highest go further"
+            )
+            return
+        print(
+            f"the loss falls fastest at {found.lr:.1e} and is lowest at {found.lowest:.1e} "
+            f"({len(losses)} steps up to {lrs[-1]:.1e})"
+        )
+        print("for the YAML:\n" + "\n".join(yaml_lines(found.lr, self.model)))
+        print(f"picture: {picture}")
+
+
+def yaml_lines(lr: float, task: Task) -> list[str]:
+    """Return the lines that set a rate, and a backbone's own rate in the ratio it was tested at.
+
+    A backbone whose rate is a tenth of `optimizer.lr` follows by itself; one whose rate was set, or
+    comes from the run it was pretrained in, does not.
+    """
+    lines = ["model:", "  init_args:", f"    optimizer: {{lr: {lr:.1e}}}"]
+    before = task.optimizer_settings.lr
+    fixed = task.tuning.backbone_lr
+    sources = [task.tower(name).source for name in task.tower_settings.given()]
+    rates = {source.lr * 0.1 for source in sources if source is not None}
+    if fixed is None and len(rates) == 1 and task.tuning.method == "full":
+        (fixed,) = rates
+    if fixed is not None:
+        lines.append(f"    tuning: {{backbone_lr: {fixed / before * lr:.1e}}}")
+    elif len(rates) > 1:
+        lines.append(f"    # the backbones' rates were {lr / before:.2g} times those of their runs")
+    return lines

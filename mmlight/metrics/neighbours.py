@@ -1,0 +1,70 @@
+"""Classifiers on frozen features: weighted nearest neighbours, and logistic regression.
+
+Shapes: N training rows, Q queries, D feature width, K classes.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+
+@torch.no_grad()
+def knn_logits(
+    train_ND: Tensor,
+    label_N: Tensor,
+    query_QD: Tensor,
+    *,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = 1024,
+) -> Tensor:
+    """Return the votes (Q, K) of each query's nearest training rows by cosine.
+
+    The k nearest vote for their class with weight exp(similarity / temperature) (arXiv 1805.01978,
+    section 3.4; DINO's k-NN evaluation).
+
+    Args:
+        train_ND: features of any length.
+        label_N: int64 classes.
+        query_QD: features of any length.
+        num_classes: K.
+        k: neighbours that vote; all where there are fewer.
+        temperature: smaller trusts the nearest more.
+        chunk: queries compared at once.
+    """
+    train_DN = F.normalize(train_ND.float(), dim=1).T
+    parts = []
+    for start in range(0, len(query_QD), chunk):
+        query_CD = F.normalize(query_QD[start : start + chunk].float(), dim=1)
+        nearest = (query_CD @ train_DN).topk(min(k, train_DN.shape[1]), dim=1)
+        weight_Ck = (nearest.values / temperature).exp()
+        votes_CK = weight_Ck.new_zeros(len(query_CD), num_classes)
+        parts.append(votes_CK.scatter_add_(1, label_N[nearest.indices], weight_Ck))
+    return torch.cat(parts)
+
+
+def linear_accuracy(
+    train_ND: np.ndarray,
+    label_N: np.ndarray,
+    query_QD: np.ndarray,
+    query_label_Q: np.ndarray,
+    *,
+    inverse_l2: float = 1.0,
+) -> float:
+    """Return the accuracy of a logistic regression on standardised features (a linear probe).
+
+    Args:
+        train_ND: features.
+        label_N: int64 classes.
+        query_QD: features.
+        query_label_Q: int64 classes.
+        inverse_l2: scikit-learn's C: smaller means more regularisation.
+    """
+    scale = StandardScaler().fit(train_ND)
+    probe = LogisticRegression(C=inverse_l2, max_iter=1000)
+    probe.fit(scale.transform(train_ND), label_N)
+    return float(probe.score(scale.transform(query_QD), query_label_Q))

@@ -1,0 +1,172 @@
+"""A tiny model of every task, as training would leave it, with files to predict on."""
+
+import io
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import lightning
+import numpy as np
+import soundfile
+import torch
+from PIL import Image
+from tasks import tiny
+
+from mmlight.data.audio import AudioSettings
+from mmlight.data.image import ImageSettings
+from mmlight.data.members import Members
+from mmlight.data.module import ShardDataModule, Split
+from mmlight.data.text import TextSettings
+from mmlight.data.tokenizer import ByteTokenizer
+from mmlight.data.tokenizer_char import CharTokenizer
+from mmlight.encoders.hf_text import HfText
+from mmlight.encoders.mel import LogMelSettings
+from mmlight.encoders.mel_gru import MelGru
+from mmlight.encoders.timm_image import TimmImage
+from mmlight.heads.dense_boxes import DenseBoxes
+from mmlight.heads.fusion import TransformerFusion
+from mmlight.objectives.labels import BinaryCrossEntropy
+from mmlight.tasks.classification import Classification
+from mmlight.tasks.contrastive import Contrastive
+from mmlight.tasks.detection import Detection
+from mmlight.tasks.tagging import Tagging
+from mmlight.tasks.task import Task
+from mmlight.tasks.tower import Towers, TowerSettings
+from mmlight.tasks.transcription import Transcription
+
+NAMES = ["cat", "dog", "owl"]
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 260,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
+_IMAGE = ImageSettings(size=16)
+_AUDIO = AudioSettings(sample_rate_hz=8000, max_seconds=1.0)
+_BYTES = TextSettings(ByteTokenizer(), max_tokens=48)
+
+
+def text_tower() -> TowerSettings:
+    return TowerSettings(encoder=partial(HfText, text_config=BERT))
+
+
+def three() -> Towers:
+    return replace(tiny.towers(), text=text_tower())
+
+
+def contrastive() -> tuple[Task, dict]:
+    task = Contrastive(towers=three(), embed_dim=8)
+    return task, _data("image", "text", "audio")
+
+
+def image_classes() -> tuple[Task, dict]:
+    task = Classification(towers=Towers(image=tiny.towers().image))
+    return task, _data("image", class_names=NAMES)
+
+
+def several_labels() -> tuple[Task, dict]:
+    towers = Towers(audio=tiny.towers().audio)
+    task = Classification(towers=towers, objective=BinaryCrossEntropy, label_field="labels")
+    return task, _data("audio", class_names=NAMES)
+
+
+def fusion() -> tuple[Task, dict]:
+    joined = partial(TransformerFusion, fusion_dim=8, fusion_heads=2)
+    return Classification(towers=three(), fusion=joined), _data(
+        "image", "text", "audio", class_names=NAMES
+    )
+
+
+def late_fusion() -> tuple[Task, dict]:
+    return Classification(towers=replace(three(), audio=None)), _data(
+        "image", "text", class_names=NAMES
+    )
+
+
+def tagging() -> tuple[Task, dict]:
+    task = Tagging(towers=Towers(text=text_tower()), types=["place"])
+    return task, _data("text", text=TextSettings(ByteTokenizer(), max_tokens=48, offsets=True))
+
+
+def transcription() -> tuple[Task, dict]:
+    encoder = partial(
+        MelGru,
+        speech_mel=LogMelSettings(sample_rate_hz=8000, n_mels=16),
+        speech_channels=4,
+        speech_dim=16,
+        speech_layers=1,
+    )
+    task = Transcription(towers=Towers(audio=TowerSettings(encoder=encoder)))
+    return task, _data("audio", "text", text=TextSettings(CharTokenizer("abc ")))
+
+
+def detection() -> tuple[Task, dict]:
+    net = dict(stem_width=8, channels=(8, 8, 8, 8))
+    towers = Towers(
+        image=TowerSettings(encoder=partial(TimmImage, "resnet10t", timm_kwargs=net))
+    )
+    task = Detection(towers=towers, head=partial(DenseBoxes, dim=8, num_convs=1), least_score=0.0)
+    image = ImageSettings(size=64, train_crop="fit", eval_crop="fit")
+    return task, _data("image", image=image, class_names=NAMES)
+
+
+EVERY = {
+    f.__name__: f
+    for f in (
+        contrastive, image_classes, several_labels, fusion, late_fusion, tagging, transcription,
+        detection,
+    )
+}  # fmt: skip
+
+
+def _data(*modalities, **settings):
+    members = {"image": "png", "text": "txt", "audio": "wav"}
+    defaults = {"image": _IMAGE, "audio": _AUDIO, "text": _BYTES}
+    return {
+        "members": Members(**{name: members[name] for name in modalities}),
+        **{name: defaults[name] for name in modalities},
+        "train": Split("unused"),
+        "num_workers": 0,
+        **settings,
+    }
+
+
+def make(name: str) -> Task:
+    """Build a task with weights that differ from those of a fresh one."""
+    torch.manual_seed(1)
+    task, given = EVERY[name]()
+    task.preprocessing = ShardDataModule(**given).preprocessing()
+    task.configure_model()
+    with torch.no_grad():
+        for tensor in task.state_dict().values():
+            if tensor.is_floating_point():
+                tensor += 0.02 * torch.randn_like(tensor).abs()
+    return task.eval()
+
+
+def save(task: Task, path: Path) -> Path:
+    """Write the checkpoint that a trainer would write."""
+    trainer = lightning.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=path.parent
+    )
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(path)
+    return path
+
+
+def write_files(folder: Path, count: int = 4) -> Path:
+    """Write pictures, sounds and texts; a sample's three share their name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draws = np.random.default_rng(3)
+    for number in range(count):
+        pixels = draws.integers(0, 256, (20 + number, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        wave = 0.3 * np.sin(np.arange(2000 + 900 * number) * (0.1 + 0.05 * number))
+        sound = io.BytesIO()
+        soundfile.write(sound, wave, 8000, format="WAV")
+        (folder / f"{number}.wav").write_bytes(sound.getvalue())
+        (folder / f"{number}.txt").write_text(f"Anna saw {number} dogs in Paris")
+    return folder

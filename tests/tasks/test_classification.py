@@ -1,0 +1,224 @@
+"""Classification of one and of several modalities."""
+
+from dataclasses import replace
+from functools import partial
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from tasks import tiny
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmlight.errors import UserError
+from mmlight.heads.fusion import LateFusion, TransformerFusion
+from mmlight.heads.pooled import PooledHeadSettings
+from mmlight.objectives.labels import BinaryCrossEntropy
+from mmlight.tasks.classification import Classification
+from mmlight.tasks.mixing import Mixing
+from mmlight.tasks.task import load_task
+from mmlight.tasks.tower import Towers
+from mmlight.tasks.tuning import Tuning
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, -1])
+LATE = partial(LateFusion, fusion_dim=8, modality_dropout=0.5)
+TRANSFORMER = partial(TransformerFusion, fusion_dim=8, fusion_heads=2, modality_dropout=0.5)
+
+
+def classifier(names=("image", "text", "audio"), **settings):
+    towers = tiny.towers()
+    given = Towers(**{name: getattr(towers, name) for name in names})
+    task = Classification(
+        **{"towers": given, "num_classes": None if "label_field" in settings else 3} | settings
+    )
+    task.preprocessing = (
+        {"class_names": ["cat", "dog", "owl"], **dict.fromkeys(("image", "text", "audio"), None)}
+        if "label_field" in settings
+        else None
+    )
+    return task
+
+
+def built(*args, **settings):
+    task = classifier(*args, **settings)
+    if task.preprocessing is not None:
+        # only the names matter here: towers are checked against data elsewhere
+        names, task.preprocessing = task.preprocessing, None
+        task._num_classes = 3
+        task.configure_model()
+        task.preprocessing, task._num_classes = names, None
+        return task
+    task.configure_model()
+    return task
+
+
+def trainer(folder):
+    return lightning.Trainer(
+        accelerator="cpu",
+        max_steps=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+
+
+def batches(*given):
+    return DataLoader(given, batch_size=None)
+
+
+def without(batch, name, rows):
+    part = getattr(batch, name)
+    key = "present_N" if name == "text" else "present_B"
+    present = getattr(part, key).clone()
+    present[rows] = False
+    return replace(batch, **{name: replace(part, **{key: present})})
+
+
+@pytest.mark.parametrize("fusion", [LATE, TRANSFORMER])
+def test_answer_ignores_what_a_sample_lacks(fusion):
+    task = built(fusion=fusion).eval()
+    batch = without(tiny.batch(labels=LABELS), "image", [1, 2])
+    other = replace(batch, image=replace(batch.image, pixels_BCHW=255 - batch.image.pixels_BCHW))
+    same, changed = task.logits(batch), task.logits(other)
+    torch.testing.assert_close(same[[1, 2]], changed[[1, 2]])
+    assert (same[[0, 3]] - changed[[0, 3]]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("fusion", [LATE, TRANSFORMER])
+def test_any_subset_of_modalities_is_scored(fusion, tmp_path):
+    task = built(fusion=fusion)
+    batch = without(without(tiny.batch(labels=LABELS), "image", [0, 1]), "audio", [0, 2])
+    nothing = without(batch, "text", [0])  # sample 0 has no modality at all
+    scores = trainer(tmp_path).validate(task, batches(nothing), verbose=False)[0]
+    assert {n.split("/")[1] for n in scores if n.count("/") == 2} == {
+        "image", "text", "audio", "image_text", "image_audio", "text_audio",
+    }  # fmt: skip
+    assert scores["val/accuracy"] * 5 == pytest.approx(round(scores["val/accuracy"] * 5), abs=1e-4)
+    evaluation = task.evaluation
+    assert evaluation.samples_S.tolist() == list(range(100, 106))
+    assert evaluation.labels_S.tolist() == LABELS.tolist()
+    assert np.isfinite(evaluation.logits_SK).all()
+
+
+def test_data_without_a_modality_equals_samples_without_it():
+    task = built(fusion=TRANSFORMER).eval()
+    batch = tiny.batch(labels=LABELS)
+    torch.testing.assert_close(
+        task.logits(replace(batch, audio=None)),
+        task.logits(without(batch, "audio", range(6))),
+    )
+
+
+def test_modality_dropout_leaves_one_that_is_there():
+    task = built(fusion=partial(LateFusion, fusion_dim=8, modality_dropout=0.9))
+    seen = []
+    join = task.fusion.join
+    task.fusion.join = lambda t, m, present: seen.append(present) or join(t, m, present)
+    batch = without(tiny.batch(labels=LABELS), "image", [0, 1, 2])
+    for seed in range(10):
+        torch.manual_seed(seed)
+        task.train().logits(batch)
+    kept = torch.stack([torch.stack(list(p.values())) for p in seen])  # draws, modality, sample
+    assert bool(kept.any(1).all())
+    assert not bool(kept[:, 0, :3].any())
+    assert kept.float().mean() < 0.6
+
+
+def test_several_captions_count_as_one_sample(tmp_path):
+    task = built(("text",))
+    batch = tiny.batch(captions=3, labels=LABELS)
+    assert task.logits(batch).shape == (6, 3)
+    trainer(tmp_path).validate(task, batches(batch), verbose=False)
+    assert task.evaluation.logits_SK.shape == (6, 3)
+
+
+def test_single_tower_learns_and_its_file_alone_predicts_the_same(tmp_path):
+    task = built(("image",), head=PooledHeadSettings(hidden_dim=8, dropout=0.1, norm=True))
+    batch = tiny.batch(labels=LABELS)
+    fitting = trainer(tmp_path)
+    fitting.fit(task, batches(batch))
+    fitting.save_checkpoint(tmp_path / "a.ckpt")
+    again = load_task(tmp_path / "a.ckpt")
+    ours, theirs = task.eval().predict_step(batch, 0), again.predict_step(batch, 0)
+    assert ours == theirs
+    assert ours[0]["key"] == "00000/0"
+    assert sum(ours[0]["probabilities"].values()) == pytest.approx(1)
+    assert ours[0]["probability"] == max(ours[0]["probabilities"].values())
+
+
+def test_several_labels_by_name_or_number(tmp_path):
+    task = built(("image",), objective=BinaryCrossEntropy, label_field="labels")
+    batch = tiny.batch()
+    rows = [["cat", "owl"], [1], [], None, "dog", [0, 1, 2]]
+    batch = replace(batch, fields={"labels": rows})
+    assert task.labels(batch).tolist() == [
+        [1, 0, 1], [0, 1, 0], [0, 0, 0], [-1, -1, -1], [0, 1, 0], [1, 1, 1],
+    ]  # fmt: skip
+    scores = trainer(tmp_path).validate(task, batches(batch), verbose=False)[0]
+    assert {"val/mean_average_precision", "val/micro_f1", "val/exact_match"} <= scores.keys()
+    assert set(task.predict_step(batch, 0)[0]) == {"key", "labels", "probabilities"}
+    with pytest.raises(UserError, match="'cow' is no class"):
+        task.labels(replace(batch, fields={"labels": [["cow"]] * 6}))
+
+
+def test_mixing_keeps_targets_with_their_pixels():
+    """Images that are their class: mixed pixels say how the targets must be mixed."""
+    torch.manual_seed(0)
+    batch = tiny.batch(size=4)
+    pixels = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    pixels[1::2] = 200
+    batch = replace(batch, audio=None, image=replace(batch.image, pixels_BCHW=pixels))
+    target_BK = nn.functional.one_hot(torch.tensor([0, 1, 0, 1])).float()
+    mixed_any = 0
+    for kind in (dict(mixup_alpha=1.0), dict(cutmix_alpha=1.0)):
+        for _ in range(20):
+            mixed, targets = Mixing(**kind)(batch, target_BK)
+            share_B = mixed.image.pixels_BCHW.float().mean((1, 2, 3)) / 200
+            torch.testing.assert_close(share_B, targets[:, 1])
+            mixed_any += int(((share_B > 0) & (share_B < 1)).any())
+    assert mixed_any > 20
+    assert torch.equal(batch.image.pixels_BCHW, pixels)
+
+
+def test_mixing_leaves_samples_without_the_modality_alone():
+    batch = without(tiny.batch(size=4), "audio", [0, 1, 2])
+    target_BK = torch.eye(4)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        _, targets = Mixing(mixup_alpha=1.0)(batch, target_BK)
+        assert torch.equal(targets, target_BK)
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "message"),
+    [
+        ((), {}, "model.towers is empty"),
+        (("image",), dict(fusion=LATE), "model.fusion has no effect with the image tower alone"),
+        (("text",), dict(mixing=Mixing(mixup_alpha=1)), "texts cannot be mixed"),
+        (("audio",), dict(mixing=Mixing(cutmix_alpha=1)), "only images are cut"),
+        (("image",), dict(num_classes=None), "model.num_classes is not set"),
+        (("image",), dict(objective=BinaryCrossEntropy), "model.label_field"),
+    ],
+)
+def test_settings_without_sense_are_refused(names, settings, message):
+    with pytest.raises(UserError, match=message):
+        built(names, **settings)
+
+
+def test_labels_beyond_the_classes_are_refused():
+    task = built(("image",))
+    with pytest.raises(UserError, match="label 7, but there are 3 classes"):
+        task.labels(tiny.batch(labels=LABELS + 5))
+    with pytest.raises(UserError, match="the data has no labels"):
+        task.labels(tiny.batch())
+
+
+def test_linear_probe_moves_the_head_alone(tmp_path):
+    task = built(("image",), tuning=Tuning(freeze="all"))
+    before = {k: v.clone() for k, v in task.state_dict().items()}
+    trainer(tmp_path).fit(task, batches(tiny.batch(labels=LABELS)))
+    moved = {k for k, v in task.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"head.layers.1.weight", "head.layers.1.bias"}

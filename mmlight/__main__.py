@@ -30,6 +30,12 @@ OTHER_VERBS = {
         "score on spoiled test data:    mmlight robustness -c FILE --ckpt_path last",
     ),
     "scenes": ("data.scenes_command", "make the quickstart's data:    mmlight scenes data/scenes"),
+    "soup": ("soup_command", "average runs of one model:     mmlight soup RUN RUN -c FILE"),
+    "wise-ft": ("wise_ft_command", "between two models:            mmlight wise-ft --help"),
+    "export": (
+        "interop.export_command",
+        "write ONNX, torch.export, card: mmlight export RUN --out FOLDER",
+    ),
 }
 USER_MISTAKE = 2
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 import yaml
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -86,7 +87,13 @@ class RunSettings:
 
 
 class MmlightCLI(LightningCLI):
-    """Adds the run folder, checkpoints, EMA, zero-shot, pictures and logging to LightningCLI."""
+    """Adds the run folder, checkpoints, EMA, zero-shot, pictures and logging to LightningCLI.
+
+    Attributes:
+        below: the folder of an evaluation in the run's own; None takes the verb.
+    """
+
+    below: ClassVar[str | None] = None
 
     def __init__(self, arguments: Sequence[str], *, default_name: str) -> None:
         self._default_name = default_name
@@ -172,7 +179,7 @@ class MmlightCLI(LightningCLI):
             read_checkpoint(Path(config["ckpt_path"]))
         if verb != "fit" and asked == LAST:
             # What an evaluation writes lies beside what training wrote, not over it.
-            self.run = self.run.below(verb)
+            self.run = self.run.below(self.below or verb)
         self._is_new_run = not any(self.run.path.iterdir())
 
     def instantiate_classes(self) -> None:
@@ -266,6 +273,8 @@ class MmlightCLI(LightningCLI):
             "logger": loggers,
             "default_root_dir": str(self.run.path),
         }
+        # Deterministic mode fills fresh memory with NaN to show up bugs: 7 % of a step of BERT.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             return Trainer(**trainer, **kwargs)
         except (TypeError, ValueError) as error:

@@ -31,6 +31,7 @@ from mmlight.runs.folds import (
 from mmlight.runs.run import RUN_ID, RunFolder, agreed_id
 from mmlight.runs.table import format_value
 
+_FOLD_NAME = "{fold}"
 _POLL_S = 0.5
 _GRACE_S = 60.0
 _HEADLINES = ("test/accuracy", "test/f1", "test/map", "test/wer", "test/loss")
@@ -82,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         "shards of all folds there), train without each part in turn, and score the part that was "
         "left out with the final weights. All other arguments are those of `mmlight fit`.",
         epilog="Each fold is a run of its own; folds.json and the table give every test metric by "
-        "fold, its mean and its standard deviation.",
+        "fold, its mean and its standard deviation. {fold} in a setting of the model stands for "
+        "the fold's name, for towers that were pretrained fold by fold too: "
+        "--model.towers.audio.from_run 'runs/pretrain/ID-{fold}'.",
     )
     parser.add_argument(
         "--field", help="leave out one value of this metadata after another, such as json:speaker"
@@ -107,7 +110,17 @@ def _parser() -> argparse.ArgumentParser:
 def _fold_config(config: dict[str, Any], fold: Fold, folds: Folds) -> dict[str, Any]:
     data = config["data"]
     init_args = fold_data(data["init_args"], fold, folds)
-    return {**config, "data": {**data, "init_args": init_args}}
+    model = _named(config["model"], fold.name)
+    return {**config, "model": model, "data": {**data, "init_args": init_args}}
+
+
+def _named(value: Any, fold: str) -> Any:
+    """Put a fold's name into the settings of the model that ask for it."""
+    if isinstance(value, dict):
+        return {key: _named(item, fold) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_named(item, fold) for item in value]
+    return value.replace(_FOLD_NAME, fold) if isinstance(value, str) else value
 
 
 def _announce(console: Console, folds: Folds) -> None:

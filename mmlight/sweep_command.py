@@ -238,8 +238,8 @@ def _write_wandb(sweep: Sweep, folder: SweepFolder) -> int:
 
 
 def _described(sweep: Sweep, values: Any) -> str:
-    names = short_names(list(sweep.parameters))
-    return "  ".join(f"{n} {values[k]}" for n, k in zip(names, sweep.parameters, strict=True))
+    names = short_names(sweep.varied)
+    return "  ".join(f"{n} {values[k]}" for n, k in zip(names, sweep.varied, strict=True))
 
 
 def _told(result: Result, sweep: Sweep, found: Result | None) -> str:

@@ -48,7 +48,9 @@ def make_sample(number: int) -> dict[str, bytes]:
         "png": picture.getvalue(),
         "flac": tone.getvalue(),
         "txt": caption.encode(),
-        "json": json.dumps({"captions": [caption, f"a {name} one"]}).encode(),
+        "json": json.dumps(
+            {"captions": [caption, f"a {name} one"], "place": ("sea", "hill")[number % 3 > 0]}
+        ).encode(),
         "cls": str(label).encode(),
     }
 

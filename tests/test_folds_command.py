@@ -8,6 +8,7 @@ import cli_data
 import pytest
 import yaml
 
+from mmlight import folds_command
 from mmlight.runs.metrics_log import read_rows
 
 
@@ -66,6 +67,12 @@ def test_mistakes_are_told_in_one_line(experiment, tmp_path, capsys, arguments, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_setting_of_the_model_may_hold_the_folds_name():
+    model = {"towers": {"audio": {"from_run": "runs/digits/x-{fold}"}}, "sizes": [1, "{fold}"]}
+    named = folds_command._named(model, "ann")
+    assert named == {"towers": {"audio": {"from_run": "runs/digits/x-ann"}}, "sizes": [1, "ann"]}
+
+
 @pytest.mark.slow  # five starts of the command line
 def test_runs_each_fold_and_sums_up(experiment, tmp_path, capsys):
     run = ("--k", 2, "--run.id", "x", "--trainer.max_steps", 3)
@@ -94,7 +101,7 @@ def test_runs_each_fold_and_sums_up(experiment, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_fold_that_was_broken_off_goes_on_at_its_checkpoint(experiment, tmp_path):
     arguments = ("folds", "-c", experiment, "--k", "2", "--run.id", "x", "--trainer.max_steps")
-    arguments += ("400", "--checkpoint.every_n_steps", "5")
+    arguments += ("60", "--values", "0", "--checkpoint.every_n_steps", "5")
     started = cli_data.start(*arguments, cwd=tmp_path)
     checkpoints = tmp_path / "runs/tiny/x-fold0/checkpoints"
     while not list(checkpoints.glob("step-*.ckpt")):
@@ -103,16 +110,18 @@ def test_a_fold_that_was_broken_off_goes_on_at_its_checkpoint(experiment, tmp_pa
     started.send_signal(signal.SIGTERM)
     assert started.wait(60) != 0
     rows = read_rows(tmp_path / "runs/tiny/x-fold0/metrics.jsonl")
-    assert rows[-1]["step"] < 400
+    assert rows[-1]["step"] < 60
 
     again = cli_data.start(*arguments, "--resume", cwd=tmp_path)
     said, errors = again.communicate(timeout=200)
     assert again.returncode == 0, errors
     summary = json.loads((tmp_path / "runs/tiny/x/folds.json").read_text())
     assert summary["status"] == "finished"
-    assert "2 of 2 folds" in said
+    assert "1 of 1 folds" in said
+    steps = [row["step"] for row in read_rows(tmp_path / "runs/tiny/x-fold0/metrics.jsonl")]
+    assert steps[:60] == list(range(1, 61))
     log = (tmp_path / "runs/tiny/x/fold0.log").read_text()
-    assert log.count("run: ") == 2 or "continu" in log
+    assert log.count("train 1/60") <= 1  # the second run did not begin anew
 
 
 @pytest.mark.slow

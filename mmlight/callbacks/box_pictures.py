@@ -40,9 +40,7 @@ def draw_boxes(
     return drawn
 
 
-def _picture(
-    evaluation: BoxEvaluation, row: int, pixels: Mapping[int, np.ndarray]
-) -> BoxPicture:
+def _picture(evaluation: BoxEvaluation, row: int, pixels: Mapping[int, np.ndarray]) -> BoxPicture:
     found, wanted = evaluation.found[row], evaluation.wanted[row]
     assert found.score_N is not None
     height, width = evaluation.sizes[row]

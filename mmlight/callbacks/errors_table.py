@@ -21,7 +21,6 @@ from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
 from mmlight.runs.plots.thumbnail import image_thumbnail, sound_thumbnail
 from mmlight.runs.run import RunFolder
 from mmlight.runs.stage_rows import write_stage_rows
-from mmlight.tasks.classification import Classification
 
 _MOST_DRAWN = 12
 
@@ -46,6 +45,8 @@ class ErrorsTable(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse tasks without labels for whole samples."""
+        from mmlight.tasks.classification import Classification  # slow; others need not wait
+
         if not isinstance(pl_module, Classification):
             raise UserError(
                 f"mistakes: a {type(pl_module).__name__} has none to list; the model must be a "

@@ -1,35 +1,23 @@
 """Explains answers when a test, a validation or training ends: maps, metrics, pictures."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
-import numpy as np
-import torch
 
-from mmlight.batch import MODALITIES, Batch, Modality
-from mmlight.callbacks.explain_pictures import draw_explanations
+from mmlight.batch import MODALITIES, Modality
 from mmlight.callbacks.run_logger import send_pictures
-from mmlight.encoders.eval_mode import eval_mode
 from mmlight.errors import UserError, nearest
-from mmlight.insight.blank import ImageBlank
-from mmlight.insight.explain import METHODS, Effort, Method, explain
-from mmlight.insight.explained import Explained, metrics_of, rows_of
-from mmlight.insight.gradients import require_captum
-from mmlight.insight.subject import (
-    ClassQuestion,
-    PairQuestion,
-    Question,
-    Subject,
-    check_task,
-    partner_of,
+from mmlight.insight.settings import (
+    METHODS,
+    Asked,
+    Effort,
+    ImageBlank,
+    Method,
+    require_captum,
 )
-from mmlight.insight.units import Tokens
-from mmlight.runs.plots.examples import spectrogram_db
 from mmlight.runs.run import RunFolder
 from mmlight.runs.stage_rows import write_stage_rows
-from mmlight.tasks.classification import Classification
 
 
 class Explain(pl.Callback):
@@ -81,7 +69,7 @@ class Explain(pl.Callback):
                 raise UserError(f"explain.methods: no '{name}'{nearest(name, METHODS)}")
         if methods is not None and not methods:
             raise UserError(f"explain.methods is empty; name some of {', '.join(METHODS)}")
-        for name, value in {
+        for key, value in {
             "num_samples": num_samples,
             "num_drawn": num_drawn,
             "gradient_steps": gradient_steps,
@@ -90,23 +78,27 @@ class Explain(pl.Callback):
             "batch_size": batch_size,
         }.items():
             if value < 1:
-                raise UserError(f"explain.{name} is {value}; it must be 1 or more")
+                raise UserError(f"explain.{key} is {value}; it must be 1 or more")
         if image_blank not in get_args(ImageBlank):
             raise UserError(f"explain.image_blank: use one of {', '.join(get_args(ImageBlank))}")
         if methods is None or "integrated_gradients" in methods:
             require_captum()
-        self.methods = methods
         self.modalities = modalities
-        self.num_samples = num_samples
         self.num_drawn = num_drawn
-        self.target = target
-        self.image_blank: ImageBlank = image_blank
-        self.effort = Effort(gradient_steps, curve_steps, random_orders)
-        self.batch_size = batch_size
-        self.seed = seed
+        self.asked = Asked(
+            methods=methods,
+            num_samples=num_samples,
+            target=target,
+            image_blank=image_blank,
+            effort=Effort(gradient_steps, curve_steps, random_orders),
+            batch_size=batch_size,
+            seed=seed,
+        )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse tasks and towers that cannot be explained."""
+        from mmlight.insight.questions import check_task
+
         check_task(pl_module)
         towers = pl_module.tower_settings.given()  # type: ignore[operator, union-attr]
         for name in self.modalities or ():
@@ -115,9 +107,9 @@ class Explain(pl.Callback):
                     f"explain.modalities names {name}, but the model has towers for "
                     f"{', '.join(towers)}"
                 )
-        if self.image_blank != "mean" and "image" not in (self.modalities or towers):
+        if self.asked.image_blank != "mean" and "image" not in (self.modalities or towers):
             raise UserError("explain.image_blank has no effect: no image is explained")
-        if self.target != "predicted" and not isinstance(pl_module, Classification):
+        if self.asked.target != "predicted" and not hasattr(pl_module, "logits"):
             raise UserError("explain.target has no effect on a contrastive model")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -136,131 +128,35 @@ class Explain(pl.Callback):
 
     def _explain(self, trainer: pl.Trainer, task: Any, stage: str) -> None:
         """Every rank does all of it: a sharded model needs them all, and none waits for another."""
+        # Here and not above: they bring timm and transformers, for which no other run should wait.
+        from mmlight.callbacks.explain_pictures import draw_explanations
+        from mmlight.insight.explained import metrics_of, rows_of
+        from mmlight.insight.samples import explain_samples
+
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         given = task.tower_settings.given()
         rows: list[dict[str, Any]] = []
         run = RunFolder(Path(trainer.default_root_dir))
         for modality in MODALITIES:
             if modality not in given or modality not in (self.modalities or given):
                 continue
-            # Lightning evaluates in inference mode, which gradients cannot leave.
-            with torch.inference_mode(False), eval_mode(task):
-                explained = list(self._samples(trainer, task, modality, stage))
+            explained = list(
+                explain_samples(task, data, split=stage, modality=modality, asked=self.asked)
+            )
             if not explained:
                 continue
-            metrics = {
-                f"{stage}/explain/{modality}_{name}": value
-                for name, value in metrics_of(explained).items()
-            }
+            metrics = metrics_of(explained)
             for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=trainer.global_step)
-            if trainer.is_global_zero:
-                rows += rows_of(explained, modality=modality)
-                pictures = draw_explanations(
-                    explained,
-                    run.plots,
-                    stage=stage,
-                    modality=modality,
-                    num_drawn=self.num_drawn,
+                logger.log_metrics(
+                    {f"{stage}/explain/{modality}_{name}": v for name, v in metrics.items()},
+                    step=trainer.global_step,
                 )
-                send_pictures(trainer, pictures)
+            if not trainer.is_global_zero:
+                continue
+            rows += rows_of(explained, modality=modality)
+            pictures = draw_explanations(
+                explained, run.plots, stage=stage, modality=modality, num_drawn=self.num_drawn
+            )
+            send_pictures(trainer, pictures)
         if trainer.is_global_zero:
             write_stage_rows(run.explanations, rows, stage=stage)
-
-    def _samples(
-        self, trainer: pl.Trainer, task: Any, modality: Modality, stage: str
-    ) -> Iterator[Explained]:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        size = data.num_samples(stage)
-        for number in np.unique(np.linspace(0, size - 1, min(size, self.num_samples), dtype=int)):
-            batch = data.batch_of(stage, [int(number)]).to(task.device)
-            if not bool(batch.valid_B[0]) or not bool(batch.present(modality)[0]):
-                continue
-            question = self._question(task, batch, modality)
-            if question is None:
-                continue
-            subject = Subject(task, batch, modality, question, batch_size=self.batch_size)
-            tokens = (
-                _tokens(data.tokenizer, data.text.max_tokens, batch) if modality == "text" else None
-            )
-            explanation = explain(
-                subject,
-                methods=self.methods,
-                tokens=tokens,
-                image_blank=self.image_blank,
-                effort=self.effort,
-                seed=self.seed * 1_000_003 + int(number),
-            )
-            picture, seconds = _look(subject, explanation.canvas_RK, data.audio)
-            yield Explained(
-                number=int(number),
-                key=batch.keys[0],
-                truth=_truth(task, batch, modality),
-                explanation=explanation,
-                picture=picture,
-                seconds=seconds,
-                pieces=tuple(tokens.pieces) if tokens is not None else (),
-            )
-
-    @torch.no_grad()
-    def _question(self, task: Any, batch: Batch, modality: Modality) -> Question | None:
-        """Return what is asked about a sample, or None where there is nothing to ask."""
-        if not isinstance(task, Classification):
-            partner = partner_of(task, modality)
-            if getattr(batch, partner) is None or not bool(batch.present(partner)[0]):
-                return None
-            return PairQuestion(task, modality, partner)
-        number = int(task.logits(batch)[0].argmax())
-        if self.target == "true":
-            labels = task.labels(batch)[0]
-            if bool((labels < 0).any()):
-                return None
-            # Of several labels the first.
-            number = int(labels) if labels.ndim == 0 else int(labels.argmax())
-        return ClassQuestion(task, number, name=_class_name(task, number))
-
-
-def _class_name(task: Classification, number: int) -> str:
-    return task.class_names[number] if task.class_names else f"class {number}"
-
-
-def _truth(task: Any, batch: Batch, modality: Modality) -> str:
-    if not isinstance(task, Classification):
-        return batch.captions[0] if modality != "text" and batch.captions else ""
-    if batch.label_B is None and task.label_field is None:
-        return ""
-    labels = task.labels(batch)[0]
-    numbers = [int(labels)] if labels.ndim == 0 else labels.clamp(min=0).nonzero()[:, 0].tolist()
-    names = [_class_name(task, number) for number in numbers if number >= 0]
-    return f"is {', '.join(names)}" if names else ""
-
-
-def _tokens(tokenizer: Any, max_tokens: int, batch: Batch) -> Tokens:
-    """Cut the first caption as the data did; a piece begins where the one before it ended."""
-    caption = batch.captions[0]
-    encoding = tokenizer.encode_batch([caption], max_tokens=max_tokens, offsets=True)
-    pieces, reached = [], 0
-    for start, end in encoding.offsets_NL2[0].tolist():
-        # Bytes of one character share its place.
-        pieces.append((caption[reached:end] or "\u00b7") if end > start else "")
-        reached = max(reached, end)
-    mask_id = tokenizer.mask_id
-    return Tokens(pieces, tokenizer.pad_id if mask_id is None else mask_id)
-
-
-def _look(
-    subject: Subject, canvas_RK: np.ndarray, audio: Any
-) -> tuple[np.ndarray | None, float | None]:
-    """Return what the sample looks like, and how long a sound is."""
-    batch = subject.batch
-    if subject.modality == "image":
-        assert batch.image is not None
-        return batch.image.pixels_BCHW[0].permute(1, 2, 0).cpu().numpy(), None
-    if subject.modality == "text":
-        return None, None
-    assert batch.audio is not None
-    length = int(batch.audio.length_B[0])
-    seconds = length / audio.sample_rate_hz
-    if len(canvas_RK) == 1:
-        wave = batch.audio.waveform_BT[0, :length].cpu().numpy()
-        return spectrogram_db(wave, num_fft=256), seconds
-    return canvas_RK[:, : int(subject.canvas.real_B[0])], seconds

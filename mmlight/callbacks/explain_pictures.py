@@ -49,11 +49,13 @@ def draw_explanations(
 
 
 def _draw_overlays(some: Sequence[Explained], path: Path) -> Path:
-    overlays = []
+    overlays: list[Overlay] = []
     for sample in some:
         assert sample.picture is not None
-        maps = {a.method: _cut(a.map_RK, sample) for a in sample.explanation.attributions}
-        notes = {a.method: _note(a) for a in sample.explanation.attributions}
+        maps: dict[str, np.ndarray] = {
+            a.method: _cut(a.map_RK, sample) for a in sample.explanation.attributions
+        }
+        notes: dict[str, str] = {a.method: _note(a) for a in sample.explanation.attributions}
         overlays.append(Overlay(sample.about, sample.truth, sample.picture, maps, notes))
     seconds = [sample.seconds for sample in some if sample.seconds is not None]
     return plot_overlays(overlays, path, seconds=seconds or None)

@@ -24,7 +24,8 @@ from mmlight.runs.plots.examples import (
     plot_spectrograms,
 )
 from mmlight.runs.plots.joint_space import plot_joint_space
-from mmlight.runs.plots.labelled import plot_confusion, plot_reliability
+from mmlight.runs.plots.labelled import plot_confusion
+from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
 from mmlight.runs.plots.similarity import plot_similarity
 from mmlight.runs.run import RunFolder
 
@@ -295,11 +296,12 @@ def draw_labelled(evaluation: LabelledEvaluation, folder: Path) -> list[Path]:
             class_names=evaluation.class_names,
         ),
         plot_reliability(
-            bins.count_M,
-            bins.confidence_M,
-            bins.accuracy_M,
+            [
+                ReliabilityPanel(
+                    bins.count_M, bins.confidence_M, bins.accuracy_M, calibration_error(bins)
+                )
+            ],
             folder / f"{evaluation.stage}_reliability.png",
-            calibration_error=calibration_error(bins),
         ),
     ]
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich import progress as rich_progress
 from rich.console import Console
 
+from mmlight.runs.summary import MAIN_SCORES
 from mmlight.runs.table import format_value
 
 _LINE_EVERY_S = 30.0
@@ -236,7 +237,7 @@ class Progress(ProgressBar):
 
 
 def summarise_scores(scores: dict[str, float]) -> str:
-    """Return a line with the loss, the mean recall at 1, and zero-shot accuracies.
+    """Return a line with the loss, the mean recall at 1, zero-shot accuracies and a main score.
 
     Args:
         scores: values by name.
@@ -250,6 +251,11 @@ def summarise_scores(scores: dict[str, float]) -> str:
         f"{name.split('/', 1)[1]} {format_value(name, value)}"
         for name, value in scores.items()
         if "zero_shot" in name and name.endswith("at_1")
+    ]
+    parts += [
+        f"{name.split('/', 1)[1]} {format_value(name, value)}"
+        for name, value in scores.items()
+        if name.count("/") == 1 and name.split("/")[1] in MAIN_SCORES
     ]
     rest = [f"{name} {format_value(name, value)}" for name, value in scores.items()]
     return "  ".join(parts or rest[:4])

@@ -27,8 +27,6 @@ class AudioSettings:
         max_seconds: longer clips are cut to this; only the part that is kept is decoded.
         train_crop: which part of a long clip training keeps: a random one, the start or the middle.
         eval_crop: which part evaluation keeps.
-        train_seconds: training cuts clips to this instead of to `max_seconds`: it then sees another
-            part each time, at less cost.
         max_shift_s: training moves a clip by up to so many seconds to either side; what leaves at
             one end comes in at the other.
         max_gain_db: training makes a clip louder or softer by up to so many decibels; what would
@@ -42,7 +40,6 @@ class AudioSettings:
     max_seconds: float = 10.0
     train_crop: Literal["random", "start", "center"] = "random"
     eval_crop: Literal["start", "center"] = "center"
-    train_seconds: float | None = None
     max_shift_s: float = 0.0
     max_gain_db: float = 0.0
     max_speed_change: float = 0.0
@@ -55,13 +52,6 @@ class AudioSettings:
             raise UserError(f"audio.max_seconds must be above 0, not {self.max_seconds}")
         if self.max_samples < 1:
             raise UserError(f"audio.max_seconds={self.max_seconds} is less than one sample")
-        if self.train_seconds is not None and not 0 < self.train_seconds < self.max_seconds:
-            raise UserError(
-                f"audio.train_seconds must be above 0 and below max_seconds, not "
-                f"{self.train_seconds}"
-            )
-        if self.most_samples(training=True) < 1:
-            raise UserError(f"audio.train_seconds={self.train_seconds} is less than one sample")
         for name in ("max_shift_s", "max_gain_db"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"audio.{name} must be 0 or more, not {getattr(self, name)}")
@@ -74,14 +64,7 @@ class AudioSettings:
     @property
     def max_samples(self) -> int:
         """Most samples of a waveform."""
-        return self.most_samples(training=False)
-
-    def most_samples(self, *, training: bool) -> int:
-        """Return how many samples are kept of a waveform in training or evaluation."""
-        seconds = self.max_seconds
-        if training and self.train_seconds is not None:
-            seconds = self.train_seconds
-        return round(seconds * self.sample_rate_hz)
+        return round(self.max_seconds * self.sample_rate_hz)
 
 
 def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> Waveform:
@@ -99,7 +82,6 @@ def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> 
         Exception: whatever the decoder says about a broken file.
     """
     crop = settings.eval_crop if draws is None else settings.train_crop
-    most = settings.most_samples(training=draws is not None)
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         if file.channels > _MAX_CHANNELS:
             raise ValueError(f"{file.channels} channels are more than {_MAX_CHANNELS}")
@@ -109,7 +91,7 @@ def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> 
         if draws is not None and settings.max_speed_change > 0:
             change = settings.max_speed_change
             played_hz *= draws.uniform(1 - change, 1 + change)
-        wanted = min(total, math.ceil(most * played_hz / settings.sample_rate_hz))
+        wanted = min(total, math.ceil(settings.max_samples * played_hz / settings.sample_rate_hz))
         start = 0
         if wanted < total:
             spare = total - wanted
@@ -132,7 +114,7 @@ def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> 
         mono = soxr.resample(mono, played_hz, settings.sample_rate_hz, quality="HQ")
         if len(mono) == 0:  # a clip shorter than one sample at the lower rate
             raise ValueError("no audio samples after resampling")
-    mono = mono[:most]
+    mono = mono[: settings.max_samples]
     if draws is not None:
         mono = _augment(mono, settings, draws=draws)
     return np.clip(mono, -1.0, 1.0, dtype=np.float32)

@@ -91,7 +91,8 @@ def class_number(label: Any, class_names: Sequence[str] | None) -> int:
             )
         if label not in class_names:
             raise UserError(
-                f"members.box_labels: data.class_names has no '{label}'{nearest(label, class_names)}"
+                f"members.box_labels: '{label}' is not in data.class_names"
+                f"{nearest(label, class_names)}"
             )
         return list(class_names).index(label)
     if isinstance(label, bool) or not isinstance(label, int) or label < 0:

@@ -88,7 +88,7 @@ def find_folds(
         found.append(_values(part, data, source, where=where))
     counts = Counter(value for values_of in found for value in values_of if value is not None)
     num_samples = sum(map(len, found))
-    groups = [(value,) for value in sorted(counts, key=_natural)]
+    groups: list[tuple[str, ...]] = [(value,) for value in sorted(counts, key=_natural)]
     if field is not None and k is not None:
         groups = _group(counts, k, field=field)
     if len(groups) < 2:

@@ -26,6 +26,13 @@ from mmlight.data.label_counts import label_counts
 from mmlight.data.loader import EvalLoader, TrainLoader
 from mmlight.data.members import Members
 from mmlight.data.mixture import Mixture
+from mmlight.data.module_checks import (
+    check_corruptions,
+    check_mapping,
+    check_mixture,
+    maps,
+    read_names,
+)
 from mmlight.data.position import STATE_VERSION, Position, check_same
 from mmlight.data.sample import Decoding, Sample, SampleSet
 from mmlight.data.shards import expand
@@ -119,13 +126,13 @@ class ShardDataModule(lightning.LightningDataModule):
         self.max_bad_fraction = max_bad_fraction
         self.samples_per_epoch = samples_per_epoch
         self.class_names: list[str] = (
-            _read_names(class_names) if isinstance(class_names, str) else list(class_names or [])
+            read_names(class_names) if isinstance(class_names, str) else list(class_names or [])
         )
         self.image = _settings_of("image", image, mapped=self._maps("image"))
         self.audio = _settings_of("audio", audio, mapped=self._maps("audio"))
         self.text = text
         self.corruptions: list[Corruption] = corruptions or []
-        self._check_settings(is_mixture=len(self._splits.get("train", [])) > 1)
+        self._check_settings()
         self._samples: dict[str, SampleSet] = {}
         self._order: Order | Mixture | None = None
         self._buckets: Bucketed | None = None
@@ -270,9 +277,14 @@ class ShardDataModule(lightning.LightningDataModule):
         Args:
             split: `train`, `val`, `test` or `predict`; it is opened if it is not yet.
         """
+        self.samples(split)
+        return self._eval_loader(split)
+
+    def samples(self, split: str) -> SampleSet:
+        """Return the samples of a split, which is opened if it is not yet."""
         if split not in self._samples:
             self._samples[split] = self._open(split)
-        return self._eval_loader(split)
+        return self._samples[split]
 
     def batch_of(self, split: str, numbers: Sequence[int]) -> Batch:
         """Return some samples of a split that is open, decoded as an evaluation decodes them.
@@ -292,7 +304,7 @@ class ShardDataModule(lightning.LightningDataModule):
         """
         twin = copy(self)
         twin.corruptions = list(corruptions)
-        twin._check_corruptions()
+        check_corruptions(twin.corruptions, self.all_members(), list(self._splits))
         twin.trainer = None
         twin._samples = dict(self._samples)
         twin._position = Position(twin._num_processed)
@@ -345,59 +357,27 @@ class ShardDataModule(lightning.LightningDataModule):
             members = file_members((members or self.members).modalities())
         return Split(given.shards or [], members=members)
 
-    def _all_members(self) -> list[Members]:
+    def all_members(self) -> list[Members]:
+        """Return the mapping of each split's members, as far as there are splits."""
         splits = [split for group in self._splits.values() for split in group]
         return [split.members or self.members for split in splits] or [self.members]
 
     def _maps(self, modality: Modality) -> bool:
-        return any(modality in members.modalities() for members in self._all_members())
+        return maps(self.all_members(), modality)
 
-    def _check_settings(self, *, is_mixture: bool) -> None:
-        if not self._splits:
-            raise UserError("data names no shards; give data.train.shards")
-        if self.text is None and self._maps("text"):
-            raise UserError(
-                "data.members.text is set, but data.text is not; give it a tokenizer, such as "
-                "{tokenizer: {class_path: mmlight.data.tokenizer.ByteTokenizer}}"
-            )
-        if self.text is not None and not self._maps("text"):
-            raise UserError("data.text has no effect without data.members.text")
-        if self.samples_per_epoch is not None and not is_mixture:
-            raise UserError("data.samples_per_epoch has an effect only if data.train is a list")
-        splits = [split for group in self._splits.values() for split in group]
-        if not is_mixture and any(split.weight != 1 for split in splits):
-            raise UserError("data: a split's weight has an effect only if data.train is a list")
-        if self.num_lanes is not None and is_mixture:
-            raise UserError("data.num_lanes has no effect on a mixture; leave it out")
-        if any(members.class_captions for members in self._all_members()) and not self.class_names:
-            raise UserError("data.members.class_captions needs data.class_names, a file of names")
-        for members in self._all_members():
-            if members.boxes is not None and self.image is not None and not self.image.fits:
-                raise UserError(
-                    "data.members.boxes: boxes need images that are not cut or squashed; set "
-                    "data.image.eval_crop: fit and train_crop: fit or random_fit"
-                )
-            if members.boxes is None and members.box_format != "xyxy":
-                raise UserError("data.members.box_format has no effect without members.boxes")
+    def _check_settings(self) -> None:
+        check_mixture(
+            self._splits, samples_per_epoch=self.samples_per_epoch, num_lanes=self.num_lanes
+        )
+        check_mapping(
+            self.all_members(), image=self.image, text=self.text, class_names=self.class_names
+        )
+        check_corruptions(self.corruptions, self.all_members(), list(self._splits))
         for key, least in (("global_batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)):
             if getattr(self, key) < least:
                 raise UserError(f"data.{key} is {getattr(self, key)}; it must be {least} or more")
         if not 0 <= self.max_bad_fraction <= 1:
             raise UserError(f"data.max_bad_fraction is {self.max_bad_fraction}; it must be 0 to 1")
-        self._check_corruptions()
-
-    def _check_corruptions(self) -> None:
-        for corruption in self.corruptions:
-            if not self._maps(corruption.modality):
-                raise UserError(
-                    f"data.corruptions: {corruption.name} has no effect without "
-                    f"data.members.{corruption.modality}"
-                )
-            if not any(corruption.holds_for(name) for name in self._splits):
-                raise UserError(
-                    f"data.corruptions: {corruption.name} has no effect: of the splits that it "
-                    f"names, none has shards; there is {', '.join(self._splits)}"
-                )
 
     def _stage(self) -> str:
         fn = self.trainer.state.fn if self.trainer is not None else None
@@ -558,14 +538,3 @@ def _settings_of(key: str, given: Any, *, mapped: bool) -> Any:
         raise UserError(f"data.{key} has no effect without data.members.{key}")
     default = {"image": ImageSettings, "audio": AudioSettings}[key]
     return given if given is not None or not mapped else default()
-
-
-def _read_names(path: str) -> list[str]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.class_names: {path} cannot be read ({error})") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise UserError(f"data.class_names: {path} is empty; it holds one name per line")
-    return names

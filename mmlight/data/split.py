@@ -65,7 +65,7 @@ def open_split(split: Split, *, members: Members, seed: int, where: str) -> Corp
     if split.limit is not None:
         if not 1 <= split.limit <= len(corpus):
             raise UserError(
-                f"{where}.limit must be 1 to {len(corpus)}, the samples there are, not {split.limit}"
+                f"{where}.limit is {split.limit}; it must be 1 to {len(corpus)} (samples)"
             )
         corpus = corpus.subset(np.arange(split.limit))
     return corpus

@@ -90,7 +90,7 @@ def explicit_attention(encoder: Encoder) -> AbstractContextManager[list[Tensor]]
 
 @contextmanager
 def _timm(model: Any) -> Iterator[list[Tensor]]:
-    layers = [getattr(block, "attn", None) for block in getattr(model, "blocks", ())]
+    layers: list[Any] = [getattr(block, "attn", None) for block in getattr(model, "blocks", ())]
     if not layers or not all(hasattr(a, "fused_attn") and hasattr(a, "attn_drop") for a in layers):
         raise UserError(
             f"explain: timm's {type(model).__name__} has no attention that can be looked at; use "

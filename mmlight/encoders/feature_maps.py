@@ -72,12 +72,17 @@ def timm_feature_maps(
     Args:
         model: a timm model.
         normal_BCHW: normalised pixels.
-        specs: of `timm_map_specs`.
+        specs: of `timm_map_specs`, those wanted; what comes after the last of them isn't computed.
     """
     # A ViT's last map is normalised as its tokens are; other models know no such norm.
     norm = {"norm": True} if len(specs) == 1 and hasattr(model, "num_prefix_tokens") else {}
     maps = model.forward_intermediates(
-        normal_BCHW, indices=list(specs), intermediates_only=True, output_fmt="NCHW", **norm
+        normal_BCHW,
+        indices=list(specs),
+        stop_early=True,
+        intermediates_only=True,
+        output_fmt="NCHW",
+        **norm,
     )
     return [
         FeatureMap(map_BCHW, spec.stride)

@@ -1,5 +1,6 @@
 """Image encoders of timm."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -167,17 +168,24 @@ class TimmImage(Encoder):
             raise UserError("patch_drop_rate: feature maps need every patch; set it to 0")
         return list(timm_map_specs(self.model, key="timm_name").values())
 
-    def feature_maps(self, inputs: Images) -> list[FeatureMap]:
+    def feature_maps(
+        self, inputs: Images, *, strides: Sequence[int] | None = None
+    ) -> list[FeatureMap]:
         """Return maps at several strides (one for a plain ViT), finest first.
 
         Args:
             inputs: uint8 pixels (B, C, H, W); H and W multiples of the coarsest stride. A ViT takes
                 other sizes than its own with ``timm_kwargs: {dynamic_img_size: true}``.
+            strides: those wanted, out of `map_specs`; None means all.
 
         Raises:
             UserError: images of another size or number of channels than the model's.
         """
-        specs = timm_map_specs(self.model, key="timm_name")
+        specs = {
+            number: spec
+            for number, spec in timm_map_specs(self.model, key="timm_name").items()
+            if strides is None or spec.stride in strides
+        }
         return timm_feature_maps(self.model, self._normalise(inputs.pixels_BCHW), specs)
 
     def _normalise(self, pixels_BCHW: Tensor) -> Tensor:

@@ -34,15 +34,15 @@ class BoxHead(nn.Module, ABC):
     Attributes:
         kind: what it returns, which an objective must understand.
         needs_nms: whether several candidates may stand for one object.
+        uses: strides of the tower's maps that it looks at, once it is built.
     """
 
     kind: ClassVar[Literal["dense", "query"]]
     needs_nms: ClassVar[bool]
+    uses: tuple[int, ...]
 
     @abstractmethod
-    def build(
-        self, *, in_dims: Sequence[int], in_strides: Sequence[int], num_classes: int
-    ) -> None:
+    def build(self, *, in_dims: Sequence[int], in_strides: Sequence[int], num_classes: int) -> None:
         """Create the parameters, now that the tower and the classes are known.
 
         Args:
@@ -56,12 +56,17 @@ class BoxHead(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, maps: Sequence[Tensor], *, area_B2: Tensor, canvas: tuple[int, int], boxes: Boxes | None
+        self,
+        maps: Sequence[Tensor],
+        *,
+        area_B2: Tensor,
+        canvas: tuple[int, int],
+        boxes: Boxes | None,
     ) -> Any:
         """Return what the objective of this `kind` takes.
 
         Args:
-            maps: the tower's maps, finest first, (B, C, H, W).
+            maps: the tower's maps of the strides `uses`, finest first, (B, C, H, W).
             area_B2: height and width of the real pixels of each image.
             canvas: height and width of the padded images.
             boxes: the objects, in training (a head may learn from noised copies of them).

@@ -1,54 +1,35 @@
 """A detection head of the DETR family: queries that each find one object or none.
 
-Shapes as in `mmlight.batch`: B samples, G boxes; A positions of all levels, Q queries, N noised
-copies of objects, K classes.
+Shapes as in `mmlight.batch`: B samples, G boxes; A positions of all levels, Q queries, K classes.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 from transformers import RTDetrConfig
 from transformers.models.rt_detr.modeling_rt_detr import (
-    RTDetrAIFILayer,
     RTDetrDecoder,
     RTDetrHybridEncoder,
     RTDetrMLPPredictionHead,
-    RTDetrMultiscaleDeformableAttention,
-    get_contrastive_denoising_training_group,
 )
 
 from mmlight.batch import Boxes
 from mmlight.errors import UserError
 from mmlight.heads.box_head import BoxHead, Candidates
+from mmlight.heads.denoising import Layer, Noised, make_copies
 from mmlight.heads.feature_pyramid import FeaturePyramid, erase_padding
-
-# Class logits (B, Q, K) and boxes (B, Q, 4) as (x, y, width, height), parts of the padded image.
-Layer = tuple[Tensor, Tensor]
-
-_PRIOR = 0.01
-_ANCHOR_SIDE = 0.05  # of the finest level, as a part of the image
-_EDGE = 0.01
-
-
-@dataclass(frozen=True)
-class Noised:
-    """What became of noised copies of the objects (denoising, arXiv 2203.01305).
-
-    Attributes:
-        layers: of every decoder layer, with N copies in place of Q queries.
-        pairs: for each image, numbers of copies and of the objects they come from.
-        num_groups: how often each object was copied.
-    """
-
-    layers: list[Layer]
-    pairs: list[tuple[Tensor, Tensor]]
-    num_groups: int
+from mmlight.heads.rt_detr_parts import (
+    MaskedAttention,
+    anchors,
+    initialise,
+    start_boxes,
+    start_classes,
+)
 
 
 @dataclass(frozen=True)
@@ -137,18 +118,17 @@ class BoxQuery(BoxHead):
         }
         self.dim = dim
 
-    def build(
-        self, *, in_dims: Sequence[int], in_strides: Sequence[int], num_classes: int
-    ) -> None:
+    def build(self, *, in_dims: Sequence[int], in_strides: Sequence[int], num_classes: int) -> None:
         """Create projections, encoder, query selection and decoder."""
         self.num_classes = num_classes
         dim = self.dim
-        config = RTDetrConfig(**self._config_args, num_labels=num_classes)
-        self.in_strides = tuple(in_strides)
+        config: Any = RTDetrConfig(**self._config_args)
+        self.uses = self.strides
         if len(in_dims) == 1:
             self.pyramid: FeaturePyramid | None = FeaturePyramid(
                 in_dims, in_strides=in_strides, strides=self.strides, dim=dim
             )
+            self.uses = self.pyramid.uses
             in_dims, in_strides = [dim] * len(self.strides), self.strides
         else:
             self.pyramid = None
@@ -162,33 +142,36 @@ class BoxQuery(BoxHead):
             _projection(in_dims[list(in_strides).index(stride)], dim) for stride in self.strides
         )
         self.encoder = RTDetrHybridEncoder(config)
-        self.encoder.aifi = nn.ModuleList([_MaskedAttention(config)])
+        self.encoder.aifi = nn.ModuleList([MaskedAttention(config)])
         self.decoder_input_proj = nn.ModuleList(_projection(dim, dim) for _ in self.strides)
         self.enc_output = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
         self.enc_score_head = nn.Linear(dim, num_classes)
         self.enc_bbox_head = RTDetrMLPPredictionHead(dim, dim, 4, num_layers=3)
-        self.decoder = RTDetrDecoder(config)
-        layers = config.decoder_layers
-        self.decoder.class_embed = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(layers))
-        self.decoder.bbox_embed = nn.ModuleList(
-            RTDetrMLPPredictionHead(dim, dim, 4, num_layers=3) for _ in range(layers)
-        )
+        layers = range(config.decoder_layers)
+        classes = [nn.Linear(dim, num_classes) for _ in layers]
+        boxes = [RTDetrMLPPredictionHead(dim, dim, 4, num_layers=3) for _ in layers]
+        self.decoder = cast(Any, RTDetrDecoder(config))
+        self.decoder.class_embed = nn.ModuleList(classes)
+        self.decoder.bbox_embed = nn.ModuleList(boxes)
+        initialise(self, decoder=self.decoder)
+        start_classes(self.enc_score_head, *classes)
+        start_boxes(self.enc_bbox_head, *boxes)
         if self.num_denoising:
-            self.denoising_class_embed = nn.Embedding(
-                num_classes + 1, dim, padding_idx=num_classes
-            )
-        self._initialise()
+            self.denoising_class_embed = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
 
     def forward(
-        self, maps: Sequence[Tensor], *, area_B2: Tensor, canvas: tuple[int, int], boxes: Boxes | None
+        self,
+        maps: Sequence[Tensor],
+        *,
+        area_B2: Tensor,
+        canvas: tuple[int, int],
+        boxes: Boxes | None,
     ) -> QueryOutputs:
         """Return the predictions; in training, `boxes` are also denoised."""
         levels = self._levels(maps, area_B2)
         clean, masks = erase_padding(levels, area_B2, self.strides)
         attended_B11L = masks[-1].flatten(1)[:, None, None]
-        encoded = self.encoder(
-            inputs_embeds=clean, attended_B11L=attended_B11L
-        ).last_hidden_state
+        encoded = self.encoder(inputs_embeds=clean, attended_B11L=attended_B11L).last_hidden_state
         projected = [
             layer(part) for layer, part in zip(self.decoder_input_proj, encoded, strict=True)
         ]
@@ -200,8 +183,14 @@ class BoxQuery(BoxHead):
         selected = self._select(memory_BAD, real_BA, sizes)
         query_BQD, reference_BQ4 = selected.query_BQD, selected.reference_BQ4
         copies = None
-        if self.training and boxes is not None:
-            copies = self._copies(boxes, canvas, num_queries=query_BQD.shape[1])
+        if self.training and boxes is not None and self.num_denoising:
+            copies = make_copies(
+                boxes,
+                canvas=canvas,
+                embed=self.denoising_class_embed,
+                num_copies=self.num_denoising,
+                num_queries=query_BQD.shape[1],
+            )
         if copies is not None:
             query_BQD = torch.cat([copies.query_BND, query_BQD], 1)
             reference_BQ4 = torch.cat([copies.reference_BN4, reference_BQ4], 1)
@@ -255,23 +244,20 @@ class BoxQuery(BoxHead):
         if self.pyramid is not None:
             chosen = self.pyramid(maps, area_B2)
         else:
-            clean, _ = erase_padding(maps, area_B2, self.in_strides)
-            chosen = [clean[self.in_strides.index(stride)] for stride in self.strides]
-        for fine, coarse in zip(chosen, chosen[1:], strict=False):
+            chosen, _ = erase_padding(maps, area_B2, self.uses)
+        for fine, coarse in pairwise(chosen):
             if fine.shape[2:] != torch.Size(2 * side for side in coarse.shape[2:]):
                 raise UserError(
-                    "BoxQuery: the maps do not halve from one stride to the next; make the sides of "
-                    f"the images whole multiples of {self.strides[-1]}"
+                    "model.head: the maps do not halve from one stride to the next; make the sides "
+                    f"of the images whole multiples of {self.strides[-1]}"
                 )
-        return [
-            layer(part) for layer, part in zip(self.encoder_input_proj, chosen, strict=True)
-        ]
+        return [layer(part) for layer, part in zip(self.encoder_input_proj, chosen, strict=True)]
 
     def _select(
         self, memory_BAD: Tensor, real_BA: Tensor, sizes: Sequence[tuple[int, int]]
     ) -> "_Selected":
         """Take the positions whose own class scores are highest as queries."""
-        anchor_A4, inside_A = _anchors(sizes, device=memory_BAD.device)
+        anchor_A4, inside_A = anchors(sizes, device=memory_BAD.device)
         usable_BA = real_BA & inside_A
         output_BAD = self.enc_output(memory_BAD.masked_fill(~usable_BA[..., None], 0))
         logit_BAK = self.enc_score_head(output_BAD)
@@ -291,74 +277,6 @@ class BoxQuery(BoxHead):
             layer=(chosen(logit_BAK), reference_BQ4.sigmoid()),
         )
 
-    def _copies(
-        self, boxes: Boxes, canvas: tuple[int, int], *, num_queries: int
-    ) -> "_Copies | None":
-        if not self.num_denoising or boxes.mask_BG.shape[1] == 0:
-            return None
-        scale_4 = boxes.xyxy_BG4.new_tensor([canvas[1], canvas[0], canvas[1], canvas[0]])
-        box_BG4 = box_convert(boxes.xyxy_BG4 / scale_4, "xyxy", "cxcywh")
-        places = [mask_G.nonzero()[:, 0] for mask_G in boxes.mask_BG]
-        targets = [
-            {"class_labels": label_G[place], "boxes": box_G4[place]}
-            for label_G, box_G4, place in zip(boxes.label_BG, box_BG4, places, strict=True)
-        ]
-        query_BND, reference_BN4, attention_QQ, told = get_contrastive_denoising_training_group(
-            targets=targets,
-            num_classes=self.num_classes,
-            num_queries=num_queries,
-            class_embed=self.denoising_class_embed,
-            num_denoising_queries=self.num_denoising,
-        )
-        if told is None:
-            return None
-        groups = int(told["dn_num_group"])
-        pairs = [
-            (copies, place.repeat(groups))
-            for copies, place in zip(told["dn_positive_idx"], places, strict=True)
-        ]
-        return _Copies(query_BND, reference_BN4, attention_QQ, pairs, groups)
-
-    def _initialise(self) -> None:
-        for part in self.modules():
-            if isinstance(part, nn.Linear | nn.Conv2d | nn.BatchNorm2d | nn.LayerNorm):
-                part.reset_parameters()
-        for part in self.decoder.modules():
-            if isinstance(part, RTDetrMultiscaleDeformableAttention):
-                self.decoder._init_weights(part)
-        bias = -math.log((1 - _PRIOR) / _PRIOR)
-        for layer in (self.enc_score_head, *self.decoder.class_embed):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.constant_(layer.bias, bias)
-        for head in (self.enc_bbox_head, *self.decoder.bbox_embed):
-            nn.init.zeros_(head.layers[-1].weight)
-            nn.init.zeros_(head.layers[-1].bias)
-        if self.num_denoising:
-            nn.init.xavier_uniform_(self.denoising_class_embed.weight)
-            with torch.no_grad():
-                self.denoising_class_embed.weight[self.num_classes].zero_()
-
-
-class _MaskedAttention(RTDetrAIFILayer):
-    """Self-attention within the coarsest map that leaves padding out."""
-
-    def forward(self, hidden_states: Tensor, *, attended_B11L: Tensor, **kwargs: Any) -> Tensor:
-        size, dim, height, width = hidden_states.shape
-        token_BLD = hidden_states.flatten(2).transpose(1, 2)
-        position_1LD = self.position_embedding(
-            width=width, height=height, device=token_BLD.device, dtype=token_BLD.dtype
-        )
-        bias_B11L = torch.zeros_like(attended_B11L, dtype=token_BLD.dtype)
-        # Not minus infinity: a softmax over nothing is not a number.
-        bias_B11L = bias_B11L.masked_fill(~attended_B11L, torch.finfo(token_BLD.dtype).min)
-        for layer in self.layers:
-            token_BLD = layer(
-                token_BLD,
-                attention_mask=bias_B11L.expand(-1, -1, token_BLD.shape[1], -1),
-                spatial_position_embeddings=position_1LD,
-            )
-        return token_BLD.transpose(1, 2).reshape(size, dim, height, width)
-
 
 @dataclass(frozen=True)
 class _Selected:
@@ -367,30 +285,5 @@ class _Selected:
     layer: Layer
 
 
-@dataclass(frozen=True)
-class _Copies:
-    query_BND: Tensor
-    reference_BN4: Tensor  # before the sigmoid
-    attention_QQ: Tensor
-    pairs: list[tuple[Tensor, Tensor]]
-    num_groups: int
-
-
 def _projection(in_dim: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_dim, dim, 1, bias=False), nn.BatchNorm2d(dim))
-
-
-def _anchors(
-    sizes: Sequence[tuple[int, int]], *, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return a box (x, y, width, height) for each position, and whether it lies well inside."""
-    levels = []
-    for level, (height, width) in enumerate(sizes):
-        y_H = (torch.arange(height, device=device) + 0.5) / height
-        x_W = (torch.arange(width, device=device) + 0.5) / width
-        y_HW, x_HW = torch.meshgrid(y_H, x_W, indexing="ij")
-        side_HW = torch.full_like(x_HW, _ANCHOR_SIDE * 2.0**level)
-        levels.append(torch.stack([x_HW, y_HW, side_HW, side_HW], -1).flatten(0, 1))
-    anchor_A4 = torch.cat(levels)
-    inside_A = ((anchor_A4 > _EDGE) & (anchor_A4 < 1 - _EDGE)).all(-1)
-    return anchor_A4.clamp(_EDGE, 1 - _EDGE), inside_A

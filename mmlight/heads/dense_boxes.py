@@ -68,13 +68,12 @@ class DenseBoxes(BoxHead):
         self.strides = tuple(strides)
         self.num_convs = num_convs
 
-    def build(
-        self, *, in_dims: Sequence[int], in_strides: Sequence[int], num_classes: int
-    ) -> None:
+    def build(self, *, in_dims: Sequence[int], in_strides: Sequence[int], num_classes: int) -> None:
         """Create pyramid, towers and predictors."""
         self.pyramid = FeaturePyramid(
             in_dims, in_strides=in_strides, strides=self.strides, dim=self.dim
         )
+        self.uses = self.pyramid.uses
         self.class_tower = self._tower()
         self.box_tower = self._tower()
         self.logits = nn.Conv2d(self.dim, num_classes, 3, padding=1)
@@ -90,7 +89,12 @@ class DenseBoxes(BoxHead):
         nn.init.constant_(self.distances.bias, 4.0)  # type: ignore[arg-type]
 
     def forward(
-        self, maps: Sequence[Tensor], *, area_B2: Tensor, canvas: tuple[int, int], boxes: Boxes | None
+        self,
+        maps: Sequence[Tensor],
+        *,
+        area_B2: Tensor,
+        canvas: tuple[int, int],
+        boxes: Boxes | None,
     ) -> DenseOutputs:
         """Return the predictions; `boxes` are not looked at."""
         levels = self.pyramid(maps, area_B2)

@@ -5,6 +5,7 @@ Shapes as in `mmlight.batch`: B samples, C channels, H and W positions of a map.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,9 @@ class FeaturePyramid(nn.Module):
         strides: strides wanted, finest first, each twice the one before.
         dim: channels of the maps returned.
 
+    Attributes:
+        uses: strides of the maps that `forward` takes.
+
     Raises:
         UserError: strides that cannot be made of these maps.
     """
@@ -79,13 +83,12 @@ class FeaturePyramid(nn.Module):
         dim: int,
     ) -> None:
         super().__init__()
-        if not strides or any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+        if not strides or any(b != 2 * a for a, b in pairwise(strides)):
             raise UserError(
                 f"model.head strides must double from one to the next, not {list(strides)}"
             )
-        self.strides = tuple(strides)
-        self.in_strides = tuple(in_strides)
         if len(in_dims) == 1:
+            self.uses = tuple(in_strides)
             self.levels = nn.ModuleList(
                 _resampler(in_dims[0], in_strides[0], stride, dim=dim) for stride in strides
             )
@@ -93,33 +96,32 @@ class FeaturePyramid(nn.Module):
             return
         self.is_simple = False
         of_stride = dict(zip(in_strides, in_dims, strict=True))
-        self.used = [stride for stride in strides if stride in of_stride]
-        if list(strides[: len(self.used)]) != self.used or not self.used:
+        self.uses = tuple(stride for stride in strides if stride in of_stride)
+        if tuple(strides[: len(self.uses)]) != self.uses or not self.uses:
             raise UserError(
                 f"model.head strides {list(strides)}: the tower has maps of strides "
                 f"{list(in_strides)}; begin with one of these"
             )
-        self.lateral = nn.ModuleList(nn.Conv2d(of_stride[stride], dim, 1) for stride in self.used)
+        self.lateral = nn.ModuleList(nn.Conv2d(of_stride[stride], dim, 1) for stride in self.uses)
         self.output = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), group_norm(dim)) for _ in self.used
+            nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), group_norm(dim)) for _ in self.uses
         )
         self.coarser = nn.ModuleList(
             nn.Sequential(nn.Conv2d(dim, dim, 3, stride=2, padding=1), group_norm(dim))
-            for _ in range(len(strides) - len(self.used))
+            for _ in range(len(strides) - len(self.uses))
         )
 
     def forward(self, maps: Sequence[Tensor], area_B2: Tensor) -> list[Tensor]:
         """Return (B, `dim`, H, W) for each of `strides`.
 
         Args:
-            maps: the tower's maps, finest first.
+            maps: the tower's maps of the strides `uses`, finest first.
             area_B2: height and width of the real pixels; padding is erased.
         """
-        clean, _ = erase_padding(maps, area_B2, self.in_strides)
+        clean, _ = erase_padding(maps, area_B2, self.uses)
         if self.is_simple:
             return [level(clean[0]) for level in self.levels]
-        chosen = [clean[self.in_strides.index(stride)] for stride in self.used]
-        merged = [layer(part) for layer, part in zip(self.lateral, chosen, strict=True)]
+        merged = [layer(part) for layer, part in zip(self.lateral, clean, strict=True)]
         for level in range(len(merged) - 2, -1, -1):
             size = merged[level].shape[2:]
             merged[level] = merged[level] + F.interpolate(merged[level + 1], size=size)

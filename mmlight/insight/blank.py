@@ -1,16 +1,16 @@
 """What stands in the place of what is taken away from a sample, and where gradients begin."""
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmlight.encoders.canvas import Canvas, read_canvas
+from mmlight.insight.settings import ImageBlank
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens
 
-ImageBlank = Literal["mean", "black", "blurred"]
 _BLUR = 1 / 8  # of the shorter side: standard deviation of the blur
 
 
@@ -44,8 +44,8 @@ def blank_canvas(
 
 
 def _blank_caption(subject: Subject, tokens: Tokens) -> Tensor:
-    embed = subject.encoder.model.get_input_embeddings()
-    assert isinstance(embed, torch.nn.Module)
+    encoder: Any = subject.encoder
+    embed = encoder.model.get_input_embeddings()
     blank = embed(torch.tensor([[tokens.blank_id]], device=subject.canvas.values.device))
     says = [bool(piece.strip()) for piece in tokens.pieces]
     says_K = torch.tensor(says, device=subject.canvas.values.device)

@@ -5,14 +5,13 @@ Shapes: U units, R rows and K columns of a canvas, H heads.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
 from mmlight.encoders.attention import Attention, attention_maps
 from mmlight.errors import UserError
-from mmlight.insight.blank import ImageBlank, blank_canvas
+from mmlight.insight.blank import blank_canvas
 from mmlight.insight.faithfulness import (
     Curves,
     deletion_and_insertion,
@@ -21,28 +20,12 @@ from mmlight.insight.faithfulness import (
 )
 from mmlight.insight.flow import last_attention, pooled_by_head, rollout
 from mmlight.insight.gradients import grad_cam, integrated_gradients
+from mmlight.insight.settings import METHODS, Effort, ImageBlank, Method
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens, Units, lay_tokens_over, units_of
 
-Method = Literal["attention", "rollout", "grad_cam", "integrated_gradients"]
-METHODS: tuple[Method, ...] = get_args(Method)
 # Grad-CAM is about maps; of the features of tokens it says little.
 _TEXT_METHODS: tuple[Method, ...] = ("attention", "rollout", "integrated_gradients")
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How finely to look.
-
-    Attributes:
-        gradient_steps: most points of the integral of integrated gradients.
-        curve_steps: steps of deletion and insertion curves.
-        random_orders: random orders that an explanation is compared with.
-    """
-
-    gradient_steps: int = 512
-    curve_steps: int = 16
-    random_orders: int = 3
 
 
 @dataclass(frozen=True)

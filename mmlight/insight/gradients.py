@@ -3,7 +3,7 @@
 Shapes: B samples, D features; R rows and K columns of a canvas.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.token_grid import as_map, extent, token_grid
 from mmlight.errors import UserError
+from mmlight.insight.settings import require_captum
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import lay_over
 
@@ -76,17 +77,6 @@ def integrated_gradients(subject: Subject, blank: Tensor, *, most_steps: int = 5
         num_steps = min(2 * num_steps, most_steps)
 
 
-def require_captum() -> None:
-    """Raise UserError unless captum can be imported."""
-    try:
-        import captum.attr  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "explain: integrated_gradients needs captum; install it with "
-            "pip install 'mmlight[explain]', or name other explain.methods"
-        ) from error
-
-
 def grad_cam(subject: Subject) -> Tensor:
     """Return the Grad-CAM map (R, K) of the deepest layer that still tells places apart.
 
@@ -106,7 +96,9 @@ def grad_cam(subject: Subject) -> Tensor:
         score = subject.score(subject.canvas.values.clone().requires_grad_())
         # A copy: checkpointed blocks run again in backward.
         found = [output for output in outputs if output.requires_grad]
-        gradients = torch.autograd.grad(score.sum(), found, allow_unused=True)
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(
+            score.sum(), found, allow_unused=True
+        )
     grid = token_grid(encoder, subject.canvas)
     maps: list[Tensor] = []
     for output, gradient in zip(found, gradients, strict=True):

@@ -1,90 +1,18 @@
-"""What is explained: one sample in one modality, and a number that the model says about it.
+"""One sample in one modality, and what a model says as it is changed.
 
-Shapes as in `mmlight.batch`: B samples, N captions, K classes.
+Shapes as in `mmlight.batch`: B samples, N captions; R versions of a sample.
 """
 
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mmlight.batch import MODALITIES, Audio, Batch, Images, Modality, Text
+from mmlight.batch import Audio, Batch, Images, Modality, Text
 from mmlight.encoders.canvas import Canvas, read_canvas, replaced
 from mmlight.encoders.encoder import Encoder
-from mmlight.errors import UserError
-from mmlight.tasks.classification import Classification
-from mmlight.tasks.contrastive import Contrastive
+from mmlight.insight.questions import Question
 from mmlight.tasks.task import Task
-
-
-class Question(Protocol):
-    """What is asked about a sample; higher is more.
-
-    Attributes:
-        about: the answer that is explained, in words.
-    """
-
-    about: str
-
-    def score(self, batch: Batch) -> Tensor:
-        """Return (B,) numbers with gradients, which attributions share out."""
-        ...
-
-    def confidence(self, batch: Batch) -> Tensor:
-        """Return (B,) numbers that deletion and insertion follow."""
-        ...
-
-
-class ClassQuestion:
-    """How sure a classifier is of one class: its logit, and its probability.
-
-    Args:
-        task: the classifier.
-        number: the class.
-        name: what the class is called.
-    """
-
-    def __init__(self, task: Classification, number: int, *, name: str) -> None:
-        self._task = task
-        self._number = number
-        self.about = name
-
-    def score(self, batch: Batch) -> Tensor:
-        """Return the class's logits (B,)."""
-        return self._task.logits(batch).float()[:, self._number]
-
-    def confidence(self, batch: Batch) -> Tensor:
-        """Return the class's probabilities (B,)."""
-        logits_BK = self._task.logits(batch).float()
-        multi = self._task.objective.multi_label
-        chances_BK = logits_BK.sigmoid() if multi else logits_BK.softmax(1)
-        return chances_BK[:, self._number]
-
-
-class PairQuestion:
-    """How similar a contrastive model finds a sample in two modalities: their cosine.
-
-    Args:
-        task: the model.
-        modality: the modality that is explained.
-        partner: the one it is compared with, which stays as it is.
-    """
-
-    def __init__(self, task: Contrastive, modality: Modality, partner: Modality) -> None:
-        self._task = task
-        self._modality = modality
-        self._partner = partner
-        self.about = f"its {partner}"
-
-    def score(self, batch: Batch) -> Tensor:
-        """Return the cosine similarities (B,)."""
-        ours_BD = self._task.encode(self._modality, getattr(batch, self._modality))
-        with torch.no_grad():
-            theirs_BD = self._task.encode(self._partner, getattr(batch, self._partner))
-        return (ours_BD * theirs_BD).sum(1)
-
-    confidence = score
 
 
 class Subject:
@@ -179,19 +107,3 @@ def repeat(batch: Batch, count: int) -> Batch:
         fields={name: values[:1] * count for name, values in batch.fields.items()},
         bad=(),
     )
-
-
-def partner_of(task: Task, modality: Modality) -> Modality:
-    """Return what a modality is compared with: text where there is a text tower, else the next."""
-    others: list[Modality] = [m for m in MODALITIES if m in task.tower_settings.given()]
-    others.remove(modality)
-    return "text" if "text" in others else others[0]
-
-
-def check_task(task: object) -> None:
-    """Raise UserError for a task of which nothing can be asked here."""
-    if not isinstance(task, Classification | Contrastive):
-        raise UserError(
-            f"explain: answers of a {type(task).__name__} cannot be explained; the model must be "
-            "a Classification or a Contrastive"
-        )

@@ -22,8 +22,8 @@ from mmlight.data.sample import Sample
 from mmlight.data.text import TextSettings, clean_caption
 from mmlight.data.tokenizer import tokenizer_from_state
 from mmlight.errors import UserError
-from mmlight.runs.run import RunFolder
 from mmlight.tasks.contrastive import Contrastive
+from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import load_task
 
 ImageInput = str | Path | bytes | Image.Image | np.ndarray
@@ -69,19 +69,16 @@ class Embedder:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Embedder":
-        """Load a run's newest checkpoint, or the checkpoint file given.
+        """Load a run's newest checkpoint, a checkpoint file, or an exported folder.
 
         Args:
-            path: a run folder, or a ``.ckpt`` file.
+            path: a run folder, a ``.ckpt`` file, or an exported folder.
             device: where the model runs.
 
         Raises:
             UserError: there is no checkpoint, or it is of another task.
         """
-        given = Path(path)
-        checkpoint = RunFolder(given).newest_checkpoint() if given.is_dir() else given
-        if checkpoint is None:
-            raise UserError(f"{given}: no complete checkpoint in {given / 'checkpoints'}")
+        checkpoint = find_saved(str(path), key="path")
         task = load_task(checkpoint)
         if not isinstance(task, Contrastive):
             raise UserError(f"{checkpoint}: holds a {type(task).__name__}, not a Contrastive task")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmlight.errors import UserError
 from mmlight.interop.export_graphs import AXES, Graph
+from mmlight.interop.export_recurrent import replace_recurrent
 
 INSTALL = "pip install 'mmlight[export]'"
 # Largest difference relative to the largest output; float32 sums in another order stay below.
@@ -52,6 +53,19 @@ class Traced:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Inputs, and what the task makes of them.
+
+    Attributes:
+        inputs: in the order of the graph's inputs.
+        outputs: in the order of its outputs.
+    """
+
+    inputs: Inputs
+    outputs: Inputs
+
+
+@dataclass(frozen=True)
 class Difference:
     """How a file's outputs differ from the task's.
 
@@ -69,12 +83,17 @@ class Difference:
 def trace(graph: Graph, example: Inputs) -> Traced:
     """Trace a graph, with as many named axes as its operators allow.
 
+    Args:
+        graph: recurrent layers in it become scans.
+        example: inputs of sizes that differ from one another.
+
     Raises:
         UserError: torch cannot trace it; the message is the first line of why.
     """
     dynamic = tuple(
         {axis: torch.export.Dim.AUTO for axis in range(len(AXES[name]))} for name in graph.inputs
     )
+    replace_recurrent(graph)
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(graph, example, dynamic_shapes=(dynamic,), strict=False)
@@ -123,7 +142,9 @@ def write_onnx(graph: Graph, traced: Traced, path: Path) -> Callable[[Inputs], l
         import onnxruntime
         import onnxscript  # noqa: F401  (torch's exporter needs it)
     except ImportError as error:
-        raise UserError(f"--format onnx needs onnx, onnxruntime and onnxscript: {INSTALL}") from error
+        raise UserError(
+            f"--format onnx needs onnx, onnxruntime and onnxscript: {INSTALL}"
+        ) from error
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -156,8 +177,14 @@ def write_onnx(graph: Graph, traced: Traced, path: Path) -> Callable[[Inputs], l
     return run
 
 
+def know(graph: Graph, inputs: Sequence[Inputs]) -> list[Known]:
+    """Return what the task makes of inputs, before anything is exported."""
+    with torch.no_grad():
+        return [Known(given, graph(*given)) for given in inputs]
+
+
 def compare(
-    graph: Graph, traced: Traced, run: Callable[[Inputs], list[Tensor]], inputs: Sequence[Inputs]
+    graph: Graph, traced: Traced, run: Callable[[Inputs], list[Tensor]], known: Sequence[Known]
 ) -> Difference:
     """Return how outputs differ from the task's, on those inputs that the program takes.
 
@@ -166,13 +193,15 @@ def compare(
     """
     largest = relative = 0.0
     count = 0
-    for given in inputs:
+    for sample in known:
+        given, wanted = sample.inputs, list(sample.outputs)
         if not traced.takes(graph.inputs, given):
             continue
-        with torch.no_grad():
-            wanted = graph(*given)
+        got_all = run(given)
+        if graph.unordered:
+            got_all = _matched(wanted, got_all)
         shapes = [tuple(tensor.shape) for tensor in given]
-        for name, want, got in zip(graph.outputs, wanted, run(given), strict=True):
+        for name, want, got in zip(graph.outputs, wanted, got_all, strict=True):
             if want.shape != got.shape:
                 raise UserError(
                     f"{name} has shape {tuple(got.shape)}, not {tuple(want.shape)}, on inputs of "
@@ -190,6 +219,20 @@ def compare(
     if not count:
         raise UserError("no input of a size that the program takes; nothing was compared")
     return Difference(largest, relative, count)
+
+
+def _matched(wanted: list[Tensor], got: list[Tensor]) -> list[Tensor]:
+    """Put the rows (B, Q, ...) of `got` into the order of those of `wanted` that they equal."""
+
+    def joined(outputs: list[Tensor]) -> Tensor:
+        # Each output in parts of its own size, so that none outweighs the others.
+        sizes = [max(float(want.abs().max()), 1e-6) for want in wanted]
+        return torch.cat([o.float() / s for o, s in zip(outputs, sizes, strict=True)], dim=-1)
+
+    nearest_BQ = torch.cdist(joined(wanted), joined(got)).argmin(2)
+    return [
+        output.gather(1, nearest_BQ[..., None].expand(-1, -1, output.shape[2])) for output in got
+    ]
 
 
 def _placeholders(program: Any) -> list[Any]:

@@ -4,14 +4,14 @@ Shapes as in `mmlight.batch`: B samples, N texts, L tokens, T waveform samples.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from mmlight.batch import MODALITIES, Audio, Batch, Images, Modality, Text, View
 from mmlight.errors import UserError
+from mmlight.heads.dense_boxes import DenseOutputs
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.detection import Detection
@@ -53,8 +53,7 @@ MEANINGS: dict[str, str] = {
     "frame_logits": "float32, for each frame; CTC, the blank is the last class",
     "num_frames": "int64, real frames of each clip; they come first",
     "boxes": "float32 corners (left, top, right, bottom) in pixels of the padded image",
-    "scores": "float32, 0 to 1, best first; overlapping boxes of a class are still to be removed",
-    "labels": "int64 class numbers of the boxes",
+    "class_scores": "float32 from 0 to 1, of each box for each class; low ones are to be dropped",
 }
 
 
@@ -62,24 +61,28 @@ class Graph(nn.Module):
     """A task, or a part of one, that takes and returns tensors by position.
 
     Args:
-        task: the task, in evaluation mode.
+        part: the module whose parameters it uses; files hold no others.
         name: names the file.
         function: takes the task's batch and returns the outputs.
         inputs: names of the inputs, out of `AXES`.
         outputs: names of the outputs, out of `MEANINGS`.
+        unordered: the second axis of the outputs has no order of its own: queries stand in the
+            order of scores that rounding may swap.
     """
 
     def __init__(
         self,
-        task: Task,
+        part: nn.Module,
         *,
         name: str,
         function: Callable[[Batch], tuple[Tensor, ...]],
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
+        unordered: bool = False,
     ) -> None:
         super().__init__()
-        self.task = task
+        self.part = part
+        self.unordered = unordered
         self.name = name
         self.function = function
         self.inputs, self.outputs = inputs, outputs
@@ -98,9 +101,7 @@ def batch_of(tensors: dict[str, Tensor]) -> Batch:
     if "pixels" in tensors:
         view = None
         if "area" in tensors:
-            whole_B4 = first.new_tensor([1, 1, 0, 0], dtype=torch.float32).expand(
-                first.shape[0], 4
-            )
+            whole_B4 = first.new_tensor([1, 1, 0, 0], dtype=torch.float32).expand(first.shape[0], 4)
             view = View(tensors["area"], tensors["area"], whole_B4)
         image = Images(tensors["pixels"], tensors.get("image_present", here_B), view)
     if "token_ids" in tensors:
@@ -119,16 +120,20 @@ def batch_of(tensors: dict[str, Tensor]) -> Batch:
 
 
 def graphs_of(task: Task) -> list[Graph]:
-    """Return what of a task can be exported.
+    """Return what of a task can be exported, in evaluation mode and without gradients.
 
     Raises:
         UserError: a task that is no function of tensors to tensors.
     """
+    return [graph.eval().requires_grad_(False) for graph in _graphs(task)]
+
+
+def _graphs(task: Task) -> list[Graph]:
     given = tuple(task.tower_settings.given())
     if isinstance(task, Contrastive):
         return [
             Graph(
-                task,
+                task.tower(modality),
                 name=modality,
                 function=_features(task, modality),
                 inputs=_OF_MODALITY[modality],
@@ -146,7 +151,16 @@ def graphs_of(task: Task) -> list[Graph]:
     if isinstance(task, Transcription):
         return [_whole(task, inputs, ("frame_logits", "num_frames"), _emissions(task))]
     if isinstance(task, Detection):
-        return [_whole(task, ("pixels", "area"), ("boxes", "scores", "labels"), _boxes(task))]
+        return [
+            Graph(
+                task,
+                name="model",
+                function=_boxes(task),
+                inputs=("pixels", "area"),
+                outputs=("boxes", "class_scores"),
+                unordered=task.head.kind == "query",
+            )
+        ]
     raise UserError(f"a {type(task).__name__} task has no graph to export; its weights are")
 
 
@@ -175,9 +189,16 @@ def _emissions(task: Transcription) -> Callable[[Batch], tuple[Tensor, ...]]:
 def _boxes(task: Detection) -> Callable[[Batch], tuple[Tensor, ...]]:
     def function(batch: Batch) -> tuple[Tensor, ...]:
         assert batch.image is not None
-        head: Any = task.head
-        best = head.candidates(task.detect(batch.image), limit=10 * task.max_boxes)
-        return best.xyxy_BQ4, best.score_BQ, best.label_BQ
+        outputs = task.detect(batch.image)
+        if isinstance(outputs, DenseOutputs):
+            quality_BA1 = outputs.quality_BA.sigmoid()[..., None]
+            score_BAK = (outputs.logit_BAK.sigmoid() * quality_BA1).sqrt()
+            return outputs.xyxy_BA4, score_BAK.masked_fill(~outputs.real_BA[..., None], 0)
+        logit_BQK, box_BQ4 = outputs.layers[-1]
+        height, width = outputs.canvas
+        xyxy_BQ4 = box_convert(box_BQ4.float(), "cxcywh", "xyxy")
+        scale_4 = torch.tensor([width, height, width, height], dtype=torch.float32)
+        return xyxy_BQ4 * scale_4, logit_BQK.float().sigmoid()
 
     return function
 

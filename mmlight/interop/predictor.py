@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mmlight.batch import Batch
 from mmlight.data.files import PredictSplit
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
@@ -68,7 +69,7 @@ class Predictor:
         Raises:
             UserError: no such file, or a task that gives features rather than rows.
         """
-        for batch in self._data(given, batch_size=batch_size):
+        for batch in self.batches(given, batch_size=batch_size):
             outputs = self.task.predict_step(batch.to(self.device), 0)
             if not isinstance(outputs, list):
                 raise UserError(
@@ -76,7 +77,8 @@ class Predictor:
                 )
             yield from rows_of(batch, outputs)
 
-    def _data(self, given: PredictSplit, *, batch_size: int) -> Any:
+    def batches(self, given: PredictSplit, *, batch_size: int) -> Iterator[Batch]:
+        """Yield inputs as the task takes them."""
         described = data_config(self.task.preprocessing, path=self.source)
         described["init_args"] |= {
             "predict": {"files": given.files, "text": given.text},
@@ -85,4 +87,4 @@ class Predictor:
         data: ShardDataModule = rebuild(described, base=ShardDataModule)
         data.reads = tuple(self.task.tower_settings.given())
         data.setup("predict")
-        return data.predict_dataloader()
+        yield from data.predict_dataloader()

@@ -148,7 +148,7 @@ def box_scores(
 
 
 def check_counter() -> None:
-    """Raise UserError, now rather than after an epoch, where the packages that count are missing."""
+    """Raise UserError where the packages that count are missing: now, not after an epoch."""
     _metric()
 
 

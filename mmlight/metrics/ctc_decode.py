@@ -33,7 +33,7 @@ class Decoded:
 class CtcDecoder(nn.Module, ABC):
     """Finds the transcript of each clip. Has no parameters; a module, so that YAML can name it."""
 
-    def build(self, pieces: Sequence[str]) -> None:  # noqa: B027  (most need nothing)
+    def build(self, pieces: Sequence[str]) -> None:
         """Learn what the symbols are; the task calls it before the first clip.
 
         Args:
@@ -154,7 +154,7 @@ class _Beams:
 
     def advance(self, log_p_BK: Tensor, *, is_real_B: Tensor) -> "_Beams":
         """Return the prefixes after one more frame; clips that have ended stay as they are."""
-        size, width = self.last_BW.shape
+        width = self.last_BW.shape[1]
         num_symbols = self.blank
         log_p_BS = log_p_BK[:, :num_symbols]
         has_last_BW = self.last_BW >= 0

@@ -23,8 +23,8 @@ class LexiconDecoder(CtcDecoder):
     """Finds the best sequence of known words: acoustics, plus a language model, plus a bonus.
 
     The score of a sequence is ``log p(symbols) + lm_weight * log10 p(words) + word_score * number
-    of words`` (as in wav2letter, arXiv 1812.07625, section 3.3). Needs single characters as symbols,
-    a space among them.
+    of words`` (as in wav2letter, arXiv 1812.07625, section 3.3). Needs single characters as
+    symbols, a space among them.
 
     Args:
         lm: a word n-gram model, an ARPA file (``mmlight ngram``) or KenLM's binary; None takes all
@@ -73,8 +73,8 @@ class LexiconDecoder(CtcDecoder):
         """Spell the words with the symbols; words that these cannot spell are left out."""
         if _SPACE not in pieces or any(len(piece) > 1 for piece in pieces):
             raise UserError(
-                "decoder: LexiconDecoder spells words with characters and a space; give data.text a "
-                "tokenizer of characters"
+                "decoder: LexiconDecoder spells words with characters and a space; give data.text "
+                "a tokenizer of characters"
             )
         self._pieces = list(pieces)
         known = set(pieces) - {_SPACE, ""}

@@ -73,9 +73,9 @@ class LabelledEvaluation:
     def is_labelled_S(self) -> np.ndarray:
         """Bool, whether each sample has its label."""
         if self.targets_SK is not None:
-            return (self.targets_SK >= 0).all(1)
+            return np.asarray((self.targets_SK >= 0).all(1))
         assert self.labels_S is not None
-        return self.labels_S >= 0
+        return np.asarray(self.labels_S >= 0)
 
     def select(self, rows: np.ndarray) -> "LabelledEvaluation":
         """Return some of the samples.
@@ -168,7 +168,7 @@ def group_scores(evaluation: LabelledEvaluation, name: str) -> dict[str, dict[st
     rows: dict[str, list[int]] = {}
     for row, (value, counts) in enumerate(zip(values, is_labelled, strict=True)):
         if counts and value is not None:
-            rows.setdefault(str(value), []).append(row)
+            rows.setdefault(group_name(value), []).append(row)
     return {
         group: {
             **label_scores(evaluation.select(np.array(rows[group]))),
@@ -176,6 +176,11 @@ def group_scores(evaluation: LabelledEvaluation, name: str) -> dict[str, dict[st
         }
         for group in sorted(rows, key=_natural)
     }
+
+
+def group_name(value: Any) -> str:
+    """Return how a field's value is named as a group: `true` for a truth, others as written."""
+    return str(value).lower() if isinstance(value, bool) else str(value).strip()
 
 
 def confusion_matrix(evaluation: LabelledEvaluation) -> np.ndarray:

@@ -68,6 +68,9 @@ def find_mistakes(evaluation: LabelledEvaluation, *, most: int) -> Mistakes:
     logits_SK = known.logits_SK.astype(np.float64)
     broken_S = ~np.isfinite(logits_SK).all(1)
     logits_SK[broken_S] = 0
+    chance_SK: np.ndarray
+    target_SK: np.ndarray
+    predicted_SK: np.ndarray
     if known.labels_S is not None:
         target_SK = np.eye(num_classes, dtype=bool)[known.labels_S]
         low_SK = logits_SK - logits_SK.max(1, keepdims=True)

@@ -1,6 +1,6 @@
 """The loss of a query head: each object is matched to one query, the others find nothing.
 
-Shapes as in `mmlight.batch`: B samples of this rank, G boxes; Q queries, K classes, M matched pairs.
+Shapes as in `mmlight.batch`: B samples of this rank, G boxes; Q queries, K classes, M pairs.
 """
 
 from collections.abc import Sequence
@@ -83,7 +83,8 @@ class BoxMatchLoss(BoxObjective):
         copies = outputs.noised
         if copies is not None:
             pairs = [
-                _only_counted(pair, mask_G) for pair, mask_G in zip(copies.pairs, mask_BG, strict=True)
+                _only_counted(pair, mask_G)
+                for pair, mask_G in zip(copies.pairs, mask_BG, strict=True)
             ]
             for logit_BQK, box_BQ4 in copies.layers:
                 layers.append((logit_BQK, box_BQ4, pairs, 1.0 / copies.num_groups))
@@ -135,9 +136,7 @@ class BoxMatchLoss(BoxObjective):
             )
         return matches
 
-    def _cost(
-        self, logit_QK: Tensor, box_Q4: Tensor, wanted_M4: Tensor, label_M: Tensor
-    ) -> Tensor:
+    def _cost(self, logit_QK: Tensor, box_Q4: Tensor, wanted_M4: Tensor, label_M: Tensor) -> Tensor:
         # Focal cost of the object's class (arXiv 2010.04159), with the alpha of 0.25 used there.
         chance_QM = logit_QK.sigmoid()[:, label_M]
         gamma = self.focal_gamma

@@ -48,10 +48,10 @@ pre { background: var(--panel); padding: 1rem; border-radius: 6px; overflow-x: a
   font-size: .82rem; line-height: 1.45; }
 """
 _ORDER = (
-    *("curves", "confusion", "reliability", "detections", "mistakes", "explain"),
+    *("curves", "robustness", "confusion", "reliability", "detections", "mistakes", "explain"),
     *("retrieval", "joint_space", "similarity", "spectrograms"),
 )
-_WIDE = ("curves", "spectrograms", "explain", "mistakes", "detections")
+_WIDE = ("curves", "robustness", "spectrograms", "explain", "mistakes", "detections")
 
 
 def write_report(run: RunFolder | Path) -> Path:
@@ -66,6 +66,7 @@ def write_report(run: RunFolder | Path) -> Path:
     parts = [
         f"<h1>{_text(title)}</h1>",
         _status(summary),
+        _robustness(folder),
         _scores(summary["final"]),
         _pictures(folder),
         _mistakes(folder),
@@ -144,6 +145,20 @@ def _explanations(explained: list[ExplainScores]) -> str:
         '<p class="soft">Areas under the curves of the model\'s confidence as the parts that a '
         "method finds most important are taken away (deletion, better low) or put back "
         "(insertion, better high). A method that does not beat random has found nothing.</p>"
+    )
+
+
+def _robustness(folder: RunFolder) -> str:
+    if not folder.robustness.exists():
+        return ""
+    found = json.loads(folder.robustness.read_text())
+    heads, *rows = found["table"]
+    head = "".join(f"<th>{_text(h)}</th>" for h in heads)
+    lines = "".join(f"<tr>{''.join(f'<td>{_text(c)}</td>' for c in row)}</tr>" for row in rows)
+    remarks = "".join(f'<p class="soft">{_text(remark)}.</p>' for remark in found["remarks"])
+    return (
+        "<h2>Robustness</h2>"
+        f'<div class="scroll"><table><tr>{head}</tr>{lines}</table></div>{remarks}'
     )
 
 

@@ -150,6 +150,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def robustness(self) -> Path:
+        """What `mmlight robustness` found."""
+        return self.path / "robustness.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"

@@ -9,6 +9,8 @@ from mmlight.runs.metrics_log import AXES
 
 SAMPLES_PER_S = "train/samples_per_s"
 _SMALLER_IS_BETTER = ("loss", "rank", "error", "perplexity")
+# What people compare a task's runs by: labels, several labels, entities, words, boxes.
+MAIN_SCORES = ("accuracy", "mean_average_precision", "f1", "wer", "map")
 # Whole words: "wer" is in "lower", "cer" in "certainty".
 _ERROR_RATES = ("wer", "cer")
 _NO_SCORE = ("chance_recall", "samples_per_s", "num_", "lr", "/explain/")
@@ -166,6 +168,7 @@ def other_scores(final: Mapping[str, float]) -> dict[str, float]:
         and "/" in name
         and "_to_" not in name
         and "/explain/" not in name
+        and not name.startswith("robustness/")
     }
 
 

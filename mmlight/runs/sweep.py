@@ -88,6 +88,14 @@ class Sweep:
     prune: bool = False
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    @property
+    def varied(self) -> list[str]:
+        """The keys with more than one value; the others are settings of every run."""
+        one = [
+            k for k, p in self.parameters.items() if isinstance(p, Choices) and len(p.values) < 2
+        ]
+        return [key for key in self.parameters if key not in one] or list(self.parameters)
+
     def grid(self) -> list[dict[str, Any]]:
         """Return every combination; the last parameter varies fastest."""
         values = [_listed(parameter) for parameter in self.parameters.values()]

@@ -193,7 +193,7 @@ def format_results(results: Sequence[Result], sweep: Sweep) -> Table:
     """Return the table for the terminal, best first."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("trial", justify="right")
-    for name in short_names(list(sweep.parameters)):
+    for name in short_names(sweep.varied):
         table.add_column(name, justify="right")
     table.add_column(sweep.metric, justify="right", no_wrap=True)
     table.add_column("min", justify="right")
@@ -205,7 +205,7 @@ def format_results(results: Sequence[Result], sweep: Sweep) -> Table:
             cell = format_value(sweep.metric, result.score)
             if len(result.scores) > 1:
                 cell += f" ± {format_value(sweep.metric, float(spread(result)))}"
-        values = [str(result.values.get(key, "")) for key in sweep.parameters]
+        values = [str(result.values.get(key, "")) for key in sweep.varied]
         table.add_row(str(result.number), *values, cell, f"{result.wall_s / 60:.1f}")
     return table
 

@@ -9,6 +9,10 @@ from rich.table import Table
 
 from mmlight.runs.summary import PairScores, explain_scores, other_scores, retrieval_scores
 
+# Parts of names of metrics that are shares of something; the second kind only as whole words.
+_SHARES = ("recall", "accuracy", "precision", "share", "exact_match", "calibration_error")
+_SHARE_WORDS = {"f1", "wer", "cer"}
+
 
 def format_table(summary: Mapping[str, Any]) -> Group:
     """Return the run's final scores for the terminal, readable at 80 columns.
@@ -87,6 +91,7 @@ def format_value(name: str, value: float) -> str:
         name: the metric's name.
         value: its value.
     """
-    if any(word in name for word in ("recall", "accuracy", "precision", "share")):
+    last = name.rpartition("/")[2]
+    if any(word in last for word in _SHARES) or _SHARE_WORDS.intersection(last.split("_")):
         return f"{100 * value:.1f} %"
     return f"{value:.4g}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -137,6 +138,14 @@ class Detection(Task):
         super().setup(stage)
         if stage != "predict":
             check_counter()
+        strategy = self.trainer.strategy
+        if stage == "fit" and isinstance(strategy, DDPStrategy):
+            if not strategy._ddp_kwargs.get("find_unused_parameters"):
+                raise UserError(
+                    "trainer.strategy: detection leaves parts of a tower out (its pooling, stages "
+                    "behind the last map), for which ddp would wait; use "
+                    "ddp_find_unused_parameters_true"
+                )
 
     def detect(self, images: Images, boxes: Boxes | None = None) -> Any:
         """Return the head's outputs, with gradients.
@@ -145,7 +154,8 @@ class Detection(Task):
             images: pixels and their view.
             boxes: the objects, in training.
         """
-        maps = self.tower("image").encoder.feature_maps(images)  # type: ignore[operator]
+        encoder: Any = self.tower("image").encoder
+        maps = encoder.feature_maps(images, strides=self.head.uses)
         return self.head(
             [part.map_BCHW for part in maps],
             area_B2=view_of(images).area_B2,
@@ -236,9 +246,7 @@ class Detection(Task):
     def _loss(self, batch: Batch, outputs: Any) -> Any:
         boxes = _boxes(batch)
         counted_B = boxes.present_B & batch.valid_B & batch.present("image")
-        return self.objective(
-            outputs, boxes, counted_B=counted_B, canvas=_canvas(_images(batch))
-        )
+        return self.objective(outputs, boxes, counted_B=counted_B, canvas=_canvas(_images(batch)))
 
     def _evaluation_step(self, batch: Batch, *, stage: str) -> None:
         assert self._store is not None

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mmlight.errors import UserError
-from mmlight.runs.files import write_json
+from mmlight.runs.files import write_bytes, write_json
 from mmlight.tasks.saved import Saved
 
 WEIGHTS = "model.safetensors"
@@ -37,9 +37,7 @@ def write_export(folder: Path, saved: Saved) -> None:
     tensors = {
         name: tensor.detach().cpu().clone().contiguous() for name, tensor in saved.tensors.items()
     }
-    partial = folder / f".{WEIGHTS}.partial"
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.replace(folder / WEIGHTS)
+    write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
 
 
 def read_export(folder: Path) -> Saved:

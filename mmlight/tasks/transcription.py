@@ -51,7 +51,7 @@ class Transcription(Task):
     `mmlight.encoders.hf_audio.HfAudio`. Transcripts are the data's text; their tokens (characters,
     say) are the classes, and the blank comes after them.
 
-    A clip that fills ``data.audio.max_seconds`` (or ``train_seconds``) was cut, so that its transcript says more than is
+    A clip that fills ``data.audio.max_seconds`` was cut, so that its transcript says more than is
     to be heard. Training leaves such clips out, and warns; evaluation counts them.
 
     Args:
@@ -242,14 +242,14 @@ class Transcription(Task):
         """Tell which clips fill the data's longest duration, and warn of the first (B,)."""
         assert self.preprocessing is not None
         settings = self.preprocessing["audio"]
-        key = "train_seconds" if self.training and settings["train_seconds"] else "max_seconds"
-        cut_B = audio.length_B >= round(settings[key] * settings["sample_rate_hz"])
-        if key not in self._warned and bool(cut_B.any()):
-            self._warned.add(key)
+        seconds = settings["max_seconds"]
+        cut_B = audio.length_B >= round(seconds * settings["sample_rate_hz"])
+        if "cut" not in self._warned and bool(cut_B.any()):
+            self._warned.add("cut")
             warnings.warn(
-                f"clip {batch.keys[int(cut_B.nonzero()[0])]} fills data.audio.{key} "
-                f"({settings[key]}), so it was cut and its transcript was not; training leaves "
-                f"such clips out: raise {key}",
+                f"clip {batch.keys[int(cut_B.nonzero()[0])]} fills data.audio.max_seconds "
+                f"({seconds}), so it was cut and its transcript was not; training leaves such "
+                "clips out: raise max_seconds",
                 stacklevel=2,
             )
         return cut_B

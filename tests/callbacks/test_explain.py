@@ -3,7 +3,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from cli_data import changed, experiment, only_run, run_in_process, write_data, write_yaml
@@ -73,7 +72,7 @@ def test_answers_are_explained_from_a_trained_run(data, tmp_path):
     page = (run / "report.html").read_text()
     assert "test: image, integrated gradients" in page and "Worst mistakes" in page
     text = next(r for r in rows if r["modality"] == "text")
-    assert "".join(text["units"]) in ("grey1", "red2", "green3", "blue4", "red0", "green1", "blue2")
+    assert "".join(text["units"]) == "blue1"  # sample 50, byte by byte
 
 
 def test_a_contrastive_models_similarity_is_explained(data, tmp_path):
@@ -86,22 +85,7 @@ def test_a_contrastive_models_similarity_is_explained(data, tmp_path):
     rows = read_stage_rows(run / "explanations.jsonl")
     assert {r["stage"] for r in rows} == {"val"}
     assert [r["answer"] for r in rows] == ["its text"] * 3 + ["its image"] * 3 + ["its text"] * 3
-    assert any(row["truth"].startswith("blue") or row["truth"] for row in rows)
-
-
-def test_explaining_changes_nothing(data, tmp_path):
-    """The weights after a training that is explained at its end are those without it."""
-    states = []
-    for name, more in (("without", {}), ("with", {"explain": QUICK, "mistakes": {}})):
-        values = classifier(data, tmp_path / name, **{"run.test": True, **more})
-        run_in_process("fit", "-c", write_yaml(tmp_path / name / "tiny.yaml", values))
-        run = only_run(tmp_path / name)
-        file = next((run / "checkpoints").glob("step-*.ckpt"))
-        states.append(torch.load(file, weights_only=True)["state_dict"])
-        scores = {k: v for row in read_rows(run / "metrics.jsonl") for k, v in row.items()}
-        states[-1]["loss"] = torch.tensor(scores["test/loss"])
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert rows[0]["truth"] == "red 5"  # the caption of sample 40
 
 
 @pytest.mark.parametrize(
@@ -125,14 +109,14 @@ def test_settings_out_of_range_are_refused(settings, said):
         ({"modalities": ["audio"], "image_blank": "black"}, "explain.image_blank has no effect"),
     ],
 )
-def test_settings_without_effect_are_refused(data, tmp_path, settings, said):
+def test_settings_without_effect_are_refused(data, tmp_path, settings, said, capsys):
     values = changed(experiment(data, tmp_path / "runs"), {"explain": settings})
-    with pytest.raises(UserError, match=said):
-        run_in_process("fit", "-c", write_yaml(tmp_path / "tiny.yaml", values))
+    assert run_in_process("fit", "-c", write_yaml(tmp_path / "tiny.yaml", values)) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    monkeypatch.setitem(sys.modules, "captum", None)
     with pytest.raises(UserError, match=r"pip install 'mmlight\[explain\]'"):
         Explain()
     Explain(methods=["rollout", "grad_cam"])

@@ -129,3 +129,8 @@ def test_summary_line_names_what_matters():
     assert line == (
         "val/loss 0.5  recall@1 50.0 % (mean of 2 directions)  zero_shot/image_accuracy_at_1 50.0 %"
     )
+
+
+def test_summary_line_of_a_classifier_names_its_accuracy():
+    scores = {"val/loss": 0.5, "val/accuracy": 0.75, "val/macro_f1": 0.7, "val/image/accuracy": 0.5}
+    assert summarise_scores(scores) == "val/loss 0.5  accuracy 75.0 %"

@@ -99,7 +99,7 @@ def test_only_the_first_samples(tmp_path):
     data.setup("fit")
     assert data.num_samples("train") == 2 and data.num_samples("val") == 3
     assert data._samples["train"].corpus.key(1) == "s/1"
-    with pytest.raises(UserError, match=r"data\.train\.limit must be 1 to 3"):
+    with pytest.raises(UserError, match=r"data\.train\.limit is 4; it must be 1 to 3"):
         module(tmp_path, ONE, TWO, NONE, train=Split(path, limit=4)).setup("fit")
 
 
@@ -131,3 +131,21 @@ def test_members_that_contradict_each_other_are_refused(settings, said):
 def test_a_format_without_boxes_has_no_effect(tmp_path):
     with pytest.raises(UserError, match="box_format has no effect"):
         module(tmp_path, ONE, members=Members(image="jpg", box_format="xywh"))
+
+
+def test_real_boxes_come_back_as_they_are_stored(shared_data):
+    folder = shared_data / "bccd"
+    data = ShardDataModule(
+        members=MEMBERS,
+        val=Split(str(folder / "val")),
+        image=ImageSettings(size=160, **FIT, pad_to="batch"),
+        class_names=str(folder / "classnames.txt"),
+        eval_batch_size=30,
+        num_workers=0,
+    )
+    batch = val_batch(data)
+    assert batch.bad == () and batch.image.pixels_BCHW.shape == (30, 3, 128, 160)
+    assert int(batch.boxes.mask_BG.sum()) > 300
+    back_BG4 = batch.image.view.restore(batch.boxes.xyxy_BG4)
+    whole = back_BG4[batch.boxes.mask_BG]
+    assert torch.allclose(whole, whole.round(), atol=1e-3)  # they are stored as whole pixels

@@ -61,7 +61,7 @@ def test_what_is_no_list_of_boxes_is_a_bad_sample(boxes, labels, said):
     ("label", "names", "said"),
     [
         (2, ("cat", "dog"), "label 2, but there are only 2 class names"),
-        ("dgo", ("cat", "dog"), "'dog'"),
+        ("dgo", ("cat", "dog"), "did you mean 'dog'"),
         ("cat", None, "class_names"),
     ],
 )

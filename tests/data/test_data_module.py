@@ -56,6 +56,20 @@ def test_validation_alone(folder, tmp_path):
     assert data.state_dict() == {}
 
 
+def test_samples_are_decoded_again_by_number(folder, tmp_path):
+    data = text_only(folder, train=None, val=Split(str(folder)), eval_batch_size=6)
+    model = Recorder()
+    trainer(tmp_path).validate(model, data, verbose=False)
+    batch = data.batch_of("val", [13, 2])
+    assert batch.index_B.tolist() == [13, 2] and batch.valid_B.all()
+    (whole,) = [b for b in data.val_dataloader() if 13 in b.index_B.tolist()]
+    row = whole.index_B.tolist().index(13)
+    assert batch.keys[0] == whole.keys[row]
+    first = [c for c, n in zip(whole.captions, whole.text.item_N.tolist(), strict=True) if n == row]
+    again = [c for c, n in zip(batch.captions, batch.text.item_N.tolist(), strict=True) if n == 0]
+    assert again == first
+
+
 def test_shards_that_do_not_exist(folder, tmp_path):
     message = refused(lambda: text_only(folder, train=Split(str(tmp_path / "none-*.tar"))))
     assert "none-*.tar" in message

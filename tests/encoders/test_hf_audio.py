@@ -118,6 +118,20 @@ def test_masks_follow_the_lengths():
     assert ast.mask_BL.view(2, 3, 7).sum(2).tolist() == [[7] * 3, [2] * 3]
 
 
+@pytest.mark.parametrize(
+    ("kind", "frame_ms"),
+    [("wav2vec2", 1.25), ("hubert", 1.25), ("whisper", 20.0), ("ast", None), ("clap", None)],
+)
+def test_frame_ms_is_the_distance_of_two_tokens_in_time(kind, frame_ms):
+    encoder = make(kind).eval()
+    assert encoder.frame_ms == frame_ms
+    if frame_ms is not None:
+        short, long = (
+            int(encoder(clips((length,)), tokens=True).mask_BL.sum()) for length in (3200, 6400)
+        )
+        assert (long - short) * frame_ms == pytest.approx(200, abs=frame_ms)
+
+
 @pytest.mark.parametrize("kind", AUDIO_CONFIGS)
 def test_missing_and_overlong_clips_stay_finite(kind):
     encoder = make(kind).eval()

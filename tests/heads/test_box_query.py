@@ -100,7 +100,9 @@ def test_what_lies_in_the_padding_changes_nothing():
         part[1, :, 64 // stride :] = 50
         part[1, :, :, 96 // stride :] = -50
     with torch.no_grad():
-        one, other = (built(m, area_B2=area_B2, canvas=CANVAS, boxes=None) for m in (given, spoiled))
+        one, other = (
+            built(m, area_B2=area_B2, canvas=CANVAS, boxes=None) for m in (given, spoiled)
+        )
     for first, second in zip(one.layers, other.layers, strict=True):
         assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 

@@ -19,7 +19,9 @@ def maps() -> list[torch.Tensor]:
 
 def test_a_prediction_for_every_position():
     torch.manual_seed(0)
-    outputs = head()(maps(), area_B2=torch.tensor([[64, 64], [64, 30]]), canvas=(64, 64), boxes=None)
+    outputs = head()(
+        maps(), area_B2=torch.tensor([[64, 64], [64, 30]]), canvas=(64, 64), boxes=None
+    )
     count = 64 + 16 + 4
     assert outputs.logit_BAK.shape == (2, count, 3)
     assert outputs.xyxy_BA4.shape == (2, count, 4) and outputs.quality_BA.shape == (2, count)

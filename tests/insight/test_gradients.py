@@ -15,7 +15,8 @@ from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
 from mmlight.insight.blank import blank_canvas
 from mmlight.insight.gradients import grad_cam, integrated_gradients
-from mmlight.insight.subject import ClassQuestion, Subject, repeat
+from mmlight.insight.questions import ClassQuestion
+from mmlight.insight.subject import Subject, repeat
 from mmlight.insight.units import Tokens, lay_over
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.tower import Towers, TowerSettings

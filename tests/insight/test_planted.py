@@ -5,14 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from planted import ENCODERS, single, train
+from planted import ENCODERS, make_batch, single, train
 
+from mmlight.encoders.eval_mode import eval_mode
 from mmlight.insight.blank import blank_canvas
-from mmlight.insight.explain import Effort, explain
+from mmlight.insight.explain import explain
 from mmlight.insight.explained import Explained, metrics_of
 from mmlight.insight.faithfulness import deletion_and_insertion, random_curves
-from mmlight.insight.subject import ClassQuestion, Subject
+from mmlight.insight.questions import ClassQuestion
+from mmlight.insight.settings import METHODS, Effort
+from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens, units_of
+from mmlight.tasks.classification import Classification
+from mmlight.tasks.tower import Towers, TowerSettings
 
 TOKENS = Tokens(["", *["w"] * 10, ""], 0)
 
@@ -106,3 +111,26 @@ def test_random_orders_repeat_and_differ_by_seed():
     )
     np.testing.assert_array_equal(first.deletion_N, again.deletion_N)
     assert not np.array_equal(first.deletion_N, other.deletion_N)
+
+
+def test_training_goes_on_as_if_nothing_had_been():
+    """Two steps, all methods, two steps more: bit for bit the weights of four steps."""
+    states = []
+    for explains in (False, True):
+        modality, encoder = ENCODERS["bert"]
+        torch.manual_seed(0)
+        task = Classification(towers=Towers(text=TowerSettings(encoder)), num_classes=2)
+        task.configure_model()
+        optimizer = torch.optim.AdamW(task.parameters(), lr=1e-3)
+        for step in range(4):
+            batch = make_batch(modality, size=8, seed=step)
+            if explains and step == 2:
+                with torch.inference_mode(), torch.inference_mode(False), eval_mode(task):
+                    subject = Subject(task, batch, modality, ClassQuestion(task, 1, name="one"))
+                    explain(subject, methods=METHODS, tokens=TOKENS, effort=Effort(32, 4, 1))
+            torch.manual_seed(step)  # of dropout
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(task.logits(batch), batch.label_B).backward()
+            optimizer.step()
+        states.append(task.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

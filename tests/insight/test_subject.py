@@ -8,14 +8,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 import tiny
 
 from mmlight.errors import UserError
-from mmlight.insight.subject import (
-    ClassQuestion,
-    PairQuestion,
-    Subject,
-    check_task,
-    partner_of,
-    repeat,
-)
+from mmlight.insight.questions import ClassQuestion, PairQuestion, check_task, partner_of
+from mmlight.insight.subject import Subject, repeat
 from mmlight.tasks.classification import Classification
 
 

@@ -12,17 +12,20 @@ import torch
 from PIL import Image
 from tasks import tiny
 
+from mmlight.batch import Batch, Text
 from mmlight.data.audio import AudioSettings
 from mmlight.data.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
+from mmlight.data.tokenizer import ByteTokenizer, tokenizer_from_state
 from mmlight.data.tokenizer_char import CharTokenizer
 from mmlight.encoders.hf_text import HfText
+from mmlight.encoders.lora import LoraSettings
 from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_gru import MelGru
 from mmlight.encoders.timm_image import TimmImage
+from mmlight.heads.box_query import BoxQuery
 from mmlight.heads.dense_boxes import DenseBoxes
 from mmlight.heads.fusion import TransformerFusion
 from mmlight.objectives.labels import BinaryCrossEntropy
@@ -33,6 +36,7 @@ from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.tasks.transcription import Transcription
+from mmlight.tasks.tuning import Tuning
 
 NAMES = ["cat", "dog", "owl"]
 BERT = {
@@ -105,19 +109,33 @@ def transcription() -> tuple[Task, dict]:
 
 def detection() -> tuple[Task, dict]:
     net = dict(stem_width=8, channels=(8, 8, 8, 8))
-    towers = Towers(
-        image=TowerSettings(encoder=partial(TimmImage, "resnet10t", timm_kwargs=net))
-    )
+    towers = Towers(image=TowerSettings(encoder=partial(TimmImage, "resnet10t", timm_kwargs=net)))
     task = Detection(towers=towers, head=partial(DenseBoxes, dim=8, num_convs=1), least_score=0.0)
     image = ImageSettings(size=64, train_crop="fit", eval_crop="fit")
     return task, _data("image", image=image, class_names=NAMES)
+
+
+def queries() -> tuple[Task, dict]:
+    net = dict(stem_width=8, channels=(8, 8, 8, 8))
+    towers = Towers(image=TowerSettings(encoder=partial(TimmImage, "resnet10t", timm_kwargs=net)))
+    head = partial(BoxQuery, dim=16, num_queries=10, num_layers=2, num_heads=2, ffn_dim=16)
+    image = ImageSettings(size=64, train_crop="fit", eval_crop="fit")
+    return Detection(towers=towers, head=head, least_score=0.0), _data(
+        "image", image=image, class_names=NAMES
+    )
+
+
+def adapted() -> tuple[Task, dict]:
+    tuning = Tuning(method="lora", lora=LoraSettings(rank=2))
+    task = Classification(towers=Towers(text=text_tower()), tuning=tuning)
+    return task, _data("text", class_names=NAMES)
 
 
 EVERY = {
     f.__name__: f
     for f in (
         contrastive, image_classes, several_labels, fusion, late_fusion, tagging, transcription,
-        detection,
+        detection, queries, adapted,
     )
 }  # fmt: skip
 
@@ -155,6 +173,18 @@ def save(task: Task, path: Path) -> Path:
     trainer.strategy.connect(task)
     trainer.save_checkpoint(path)
     return path
+
+
+def text_batch(task: Task) -> Batch:
+    """Return a batch of texts, as the task's data prepares them."""
+    text = task.preprocessing["text"]
+    encoding = tokenizer_from_state(text["tokenizer"]).encode_batch(
+        ["a cat", "two dogs and an owl"], max_tokens=text["max_tokens"]
+    )
+    ids, mask = torch.from_numpy(encoding.ids_NL), torch.from_numpy(encoding.mask_NL)
+    rows = torch.arange(2)
+    here = torch.ones(2, dtype=torch.bool)
+    return Batch(rows, ["0", "1"], 0, 0, here, text=Text(ids, mask, here, rows, rows))
 
 
 def write_files(folder: Path, count: int = 4) -> Path:

@@ -124,7 +124,7 @@ def test_words_that_cannot_be_spelled_are_told(lm, tmp_path):
     with pytest.warns(UserWarning, match="1 of 2 words .* 'xyz'"):
         built(lexicon=str(tmp_path / "words.txt"))
     (tmp_path / "words.txt").write_text("AB\n")
-    with pytest.raises(UserError, match="no word of .* its first is 'AB'"):
+    with pytest.raises(UserError, match=r"no word of .* its first is 'AB'"):
         built(lexicon=str(tmp_path / "words.txt"))
 
 

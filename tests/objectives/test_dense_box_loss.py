@@ -53,9 +53,7 @@ def by_hand(outputs, boxes, *, radius, quality, box_weight=1.0, quality_weight=1
                 fit = box_iou(found.detach()[None], box[None])[0, 0]
             else:
                 fit = torch.tensor(
-                    math.sqrt(
-                        min(left, right) / max(left, right) * min(up, down) / max(up, down)
-                    )
+                    math.sqrt(min(left, right) / max(left, right) * min(up, down) / max(up, down))
                 ).double()
             q = outputs.quality_BA[row, place].sigmoid()
             parts[2] = parts[2] - fit * q.log() - (1 - fit) * (1 - q).log()
@@ -68,9 +66,7 @@ def test_value_and_gradients_equal_a_loop_over_positions(quality):
     loss = DenseBoxLoss(quality=quality, radius=1.2, box_weight=2.0, quality_weight=0.5)
     outputs, again = dense_outputs(2), dense_outputs(2)
     ours = loss(outputs, boxes, counted_B=boxes.present_B, canvas=CANVAS).value
-    theirs = by_hand(
-        again, boxes, radius=1.2, quality=quality, box_weight=2.0, quality_weight=0.5
-    )
+    theirs = by_hand(again, boxes, radius=1.2, quality=quality, box_weight=2.0, quality_weight=0.5)
     assert torch.allclose(ours, theirs.to(ours.dtype), rtol=1e-6)
     ours.backward()
     theirs.backward()
@@ -98,7 +94,10 @@ def test_matching_and_loss_equal_torchvision_s_fcos():
         head=head,
     )
     anchors_A4 = torch.cat(
-        [outputs.point_A2 - outputs.stride_A[:, None] / 2, outputs.point_A2 + outputs.stride_A[:, None] / 2],
+        [
+            outputs.point_A2 - outputs.stride_A[:, None] / 2,
+            outputs.point_A2 + outputs.stride_A[:, None] / 2,
+        ],
         -1,
     )
     targets = [

@@ -10,6 +10,7 @@ from rich.console import Console
 from mmlight.runs.files import write_json
 from mmlight.runs.report import write_report
 from mmlight.runs.run import RunFolder
+from mmlight.runs.stage_rows import write_stage_rows
 from mmlight.runs.summary import best_values, direction, final_values
 from mmlight.runs.table import format_table
 
@@ -94,6 +95,48 @@ def test_report_holds_everything_and_points_nowhere(run):
     assert len(page.links) == 3 and all(s.startswith("data:image/png;base64,") for s in page.links)
     assert "script" not in page.tags and "link" not in page.tags
     assert not re.search(r"url\(|@import|https?:", run.report.read_text())
+
+
+def test_explanations_have_a_table_of_their_own(run):
+    final = {
+        "test/explain/image_grad_cam_deletion_auc": 0.1234,
+        "test/explain/image_grad_cam_insertion_auc": 0.75,
+        "test/explain/image_random_deletion_auc": 0.5,
+        "test/explain/image_random_insertion_auc": 0.5,
+        "test/explain/text_integrated_gradients_deletion_auc": 0.2,
+        "test/explain/text_integrated_gradients_insertion_auc": 0.6,
+        "test/explain/text_integrated_gradients_gap": 0.004,
+        "test/accuracy": 0.9,
+    }
+    write_json(run.summary, summary(final=final))
+    page = parse(write_report(run))
+    text = " ".join(page.text)
+    for part in ("test: image, grad cam", "0.123", "test: image, random", "0.40 %", "90.0 %"):
+        assert part in text, part
+    assert "explain/" not in text
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))
+    console.print(format_table(json.loads(run.summary.read_text())))
+    printed = console.export_text()
+    assert "test: text, integrated gradients" in printed and "explain/" not in printed
+
+
+def test_mistakes_are_shown_with_their_samples(run):
+    for name in ("a.png", "a.flac"):
+        (run.mistakes / name).parent.mkdir(exist_ok=True)
+        (run.mistakes / name).write_bytes(b"content")
+    row = {
+        **dict(number=3, key="s/3", label="cat", prediction="<dog>", confidence=0.987),
+        **dict(label_probability=0.01, loss="inf", loss_rank=1, confidence_rank=2),
+        **dict(image="mistakes/a.png", spectrogram=None, sound="mistakes/a.flac", text="a & b"),
+    }
+    write_stage_rows(run.mistakes_jsonl, [row, {**row, "sound": None}], stage="test")
+    write_stage_rows(run.mistakes_jsonl, [{**row, "key": "v/1"}], stage="val")
+    write_stage_rows(run.mistakes_jsonl, [{**row, "key": "v/2"}], stage="val")
+    page = parse(write_report(run))
+    text = " ".join(page.text)
+    assert "<dog>" in text and "0.987" in text and "a & b" in text and "inf" in text
+    assert "val: v/2" in text and "v/1" not in text and "spectrogram" not in text
+    assert sum(link.startswith("data:audio/flac;base64,") for link in page.links) == 2
 
 
 def test_curves_come_first(run):

@@ -1,6 +1,7 @@
 """Sweep files, what they try, and what their results look like."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -54,6 +55,13 @@ def test_random_values_are_in_their_ranges_and_the_same_in_each_process(tmp_path
     assert {values["depth"] for values in found} == {1, 2, 3}
     assert all(values[LR] == float(f"{values[LR]:.4g}") for values in found)
     assert read(tmp_path, seed=1).combinations() != found[:6]
+
+
+def test_a_parameter_with_one_value_is_a_setting_of_every_run(tmp_path):
+    sweep = read(tmp_path, parameters={"a": [1], "b": [1, 2]})
+    assert sweep.varied == ["b"]
+    assert sweep.drawn(0)["a"] == 1
+    assert read(tmp_path, parameters={"a": [1]}).varied == ["a"]
 
 
 def test_each_combination_runs_with_each_seed(tmp_path):
@@ -238,3 +246,11 @@ def test_wandb_agents_fill_in_arguments_that_the_command_line_reads(tmp_path):
 def test_what_wandb_has_not_is_refused(tmp_path, changes, said):
     with pytest.raises(UserError, match=said):
         wandb_config(read(tmp_path, **changes), name="s", root="runs")
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "experiments" / "sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_can_be_read(path):
+    assert load(path).parameters

@@ -333,6 +333,14 @@ def test_one_command_trains_scores_and_another_predicts(tmp_path):
         ("place", "Rome"),
     ]
 
+    arguments = ("--ckpt_path", "last", "--data.predict.text", "Bob Lee in Oslo")
+    assert cli_data.run_in_process("predict", "-c", config, *arguments) == 0
+    (row,) = [json.loads(line) for line in written.read_text().splitlines()]
+    assert [(e["text"], e["start"], e["end"]) for e in row["entities"]] == [
+        ("Bob Lee", 0, 7),
+        ("Oslo", 11, 15),
+    ]
+
     checkpoint = max((run / "checkpoints").glob("*.ckpt"))
     again = load_task(checkpoint)
     (batch,) = batches(tmp_path / "raw", [{"txt": "Bob Lee in Oslo"}], text="txt", fields={})

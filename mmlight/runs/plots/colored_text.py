@@ -56,6 +56,7 @@ def plot_colored_texts(texts: Sequence[ColoredText], path: Path) -> Path:
     )
     columns = _MARGIN + _COLUMNS + 2
     figure = new_figure(width=columns * _WIDE, height=lines * _HIGH)
+    figure.set_layout_engine("none")  # places are set by hand
     axes: Any = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, columns), ylim=(lines, 0))
     axes.axis("off")
@@ -87,7 +88,9 @@ def _num_lines(boxes: list[_Box]) -> int:
 
 
 def _lay_out(pieces: list[str], values_L: np.ndarray) -> list[_Box]:
-    """Break tokens into lines, at white space where there is some; values are scaled to [-1, 1]."""
+    """Break tokens into lines, at white space where there is some; scale values to [-1, 1]."""
+    if np.nanmin(values_L, initial=np.inf) > 0:  # attention is never zero: the least is nothing
+        values_L = values_L - np.nanmin(values_L)
     scaled = np.nan_to_num(values_L / (np.nanmax(np.abs(values_L), initial=0.0) or 1.0))
     words: list[list[tuple[str, float]]] = []
     for piece, value in zip(pieces, scaled.tolist(), strict=True):

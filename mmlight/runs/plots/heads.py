@@ -34,7 +34,7 @@ def plot_heads(
     grid = figure.subplots(len(layers), 1 + len(columns), squeeze=False)
     options: dict[str, Any] = {"origin": "lower", "aspect": "auto"} if is_sound else {}
     for line, layer in zip(grid, layers, strict=True):
-        if line is grid[0]:
+        if layer == layers[0]:
             shown = picture if is_sound or picture.shape[2] > 1 else picture[..., 0]
             gray = {} if not is_sound and picture.shape[2] > 1 else {"cmap": "gray"}
             line[0].imshow(shown, **options, **gray)

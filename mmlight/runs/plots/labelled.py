@@ -1,11 +1,11 @@
-"""What a classifier confuses, and whether its probabilities are true."""
+"""What a classifier confuses."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmlight.runs.plots.canvas import BAD, COLORS, new_figure, save, style, wrap
+from mmlight.runs.plots.canvas import new_figure, save, wrap
 
 _MOST_NUMBERS = 20  # classes up to which counts are written into the cells
 _MOST_NAMES = 40
@@ -49,47 +49,4 @@ def plot_confusion(counts_KK: np.ndarray, path: Path, *, class_names: list[str])
     axes.set_title(
         f"{counts_KK.sum()} samples, {100 * right:.1f} % on the diagonal", fontsize=10, loc="left"
     )
-    return save(figure, path)
-
-
-def plot_reliability(
-    count_M: np.ndarray,
-    confidence_M: np.ndarray,
-    accuracy_M: np.ndarray,
-    path: Path,
-    *,
-    calibration_error: float,
-) -> Path:
-    """Draw accuracy against confidence by bins, and how many samples each bin has.
-
-    Args:
-        count_M: samples in each of M bins of equal width over [0, 1].
-        confidence_M: mean confidence of each; NaN in an empty one.
-        accuracy_M: share of right answers of each; NaN in an empty one.
-        path: the PNG to write.
-        calibration_error: the expected calibration error.
-    """
-    edges = np.linspace(0, 1, len(count_M) + 1)
-    width = edges[1]
-    figure = new_figure(width=5.2, height=5.2)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.bar(edges[:-1], np.nan_to_num(accuracy_M), width, align="edge", color=COLORS[4])
-    known = count_M > 0
-    low = np.minimum(accuracy_M, confidence_M)[known]
-    gap = np.abs(accuracy_M - confidence_M)[known]
-    upper.bar(
-        edges[:-1][known], gap, width, bottom=low, align="edge", color=BAD, alpha=0.35, label="gap"
-    )
-    upper.plot([0, 1], [0, 1], color="#555555", linestyle=":", label="perfectly calibrated")
-    upper.set(xlim=(0, 1), ylim=(0, 1))
-    upper.set_ylabel("accuracy", fontsize=9)
-    upper.set_title(
-        f"Calibration: expected error {100 * calibration_error:.1f} %", fontsize=10, loc="left"
-    )
-    upper.legend(fontsize=8, frameon=False, loc="upper left")
-    lower.bar(edges[:-1], count_M, width, align="edge", color="#888888")
-    lower.set_xlabel("confidence (highest probability)", fontsize=9)
-    lower.set_ylabel("samples", fontsize=9)
-    for axes in (upper, lower):
-        style(axes)
     return save(figure, path)

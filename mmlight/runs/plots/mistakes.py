@@ -41,7 +41,7 @@ def plot_mistakes(
     lines = -(-len(wrong) // columns)
     figure = new_figure(
         width=(4.2 if only_text else 1.95) * columns,
-        height=(1.5 if only_text else 2.5) * lines + 0.4,
+        height=(1.5 if only_text else 2.35) * lines + 0.4,
     )
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(lines, columns, squeeze=False)

@@ -10,7 +10,8 @@ import numpy as np
 from mmlight.runs.plots.canvas import bare, new_figure, save, wrap
 
 _LEGEND = "red speaks for it, blue against it"
-_MOST_OPAQUE = 0.75
+_MOST_OPAQUE = 0.8
+_FOR, _AGAINST = (0.90, 0.10, 0.10), (0.10, 0.40, 0.95)
 
 
 @dataclass(frozen=True)
@@ -82,19 +83,25 @@ def _draw(
 ) -> None:
     placing = _placing(picture, extent)
     if extent is not None:
-        axes.imshow(picture, cmap="gray" if pale else "magma", **placing)
+        low = picture.min() - (0.6 * np.ptp(picture) if pale else 0)
+        axes.imshow(picture, cmap="gray" if pale else "magma", vmin=low, **placing)
     elif pale or picture.shape[2] == 1:
-        axes.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=255, **placing)
+        # Black becomes grey, on which colours can be seen.
+        axes.imshow(picture.mean(2), cmap="gray", vmin=-150 if pale else 0, vmax=255, **placing)
     else:
         axes.imshow(picture, **placing)
     bare(axes)
 
 
 def _tint(map_RK: np.ndarray) -> np.ndarray:
-    """Return RGBA (R, K, 4): red above zero, blue below, the more opaque the further away."""
-    from matplotlib import colormaps
+    """Return RGBA (R, K, 4): red above zero, blue below, the more opaque the further away.
 
+    Where nothing speaks against the answer, the least counts as nothing: attention is never zero.
+    """
+    if np.nanmin(map_RK, initial=np.inf) > 0:
+        map_RK = map_RK - np.nanmin(map_RK)
     strength = np.nan_to_num(map_RK / (np.nanmax(np.abs(map_RK), initial=0.0) or 1.0))
-    colored = colormaps["RdBu_r"](0.5 + 0.45 * np.sign(strength))
+    colored = np.zeros((*strength.shape, 4))
+    colored[..., :3] = np.where(strength[..., None] > 0, _FOR, _AGAINST)
     colored[..., 3] = _MOST_OPAQUE * np.abs(strength)
     return colored

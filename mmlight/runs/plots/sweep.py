@@ -26,7 +26,7 @@ def plot_sweep(results: Sequence[Result], sweep: Sweep, path: Path) -> Path | No
         return None
     is_share = format_value(sweep.metric, 0.5).endswith("%")
     scale = 100 if is_share else 1
-    keys = list(sweep.parameters)
+    keys = sweep.varied
     columns = min(3, len(keys))
     lines = -(-len(keys) // columns)
     figure = new_figure(width=4.2 * columns, height=3.3 * lines)

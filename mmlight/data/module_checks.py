@@ -1,0 +1,105 @@
+"""What settings of the data module contradict one another or have no effect."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmlight.batch import Modality
+from mmlight.data.corruptions import Corruption
+from mmlight.data.image import ImageSettings
+from mmlight.data.members import Members
+from mmlight.data.split import Split
+from mmlight.data.text import TextSettings
+from mmlight.errors import UserError
+
+
+def check_mixture(
+    splits: Mapping[str, Sequence[Split]], *, samples_per_epoch: int | None, num_lanes: int | None
+) -> None:
+    """Refuse settings that only a mixture has, or has not.
+
+    Raises:
+        UserError: no shards at all, or a setting without effect.
+    """
+    if not splits:
+        raise UserError("data names no shards; give data.train.shards")
+    is_mixture = len(splits.get("train", ())) > 1
+    if samples_per_epoch is not None and not is_mixture:
+        raise UserError("data.samples_per_epoch has an effect only if data.train is a list")
+    if not is_mixture and any(split.weight != 1 for group in splits.values() for split in group):
+        raise UserError("data: a split's weight has an effect only if data.train is a list")
+    if num_lanes is not None and is_mixture:
+        raise UserError("data.num_lanes has no effect on a mixture; leave it out")
+
+
+def check_mapping(
+    all_members: Sequence[Members],
+    *,
+    image: ImageSettings | None,
+    text: TextSettings | None,
+    class_names: Sequence[str],
+) -> None:
+    """Refuse members that the other settings do not fit.
+
+    Raises:
+        UserError: naming the member and the setting.
+    """
+    has_text = maps(all_members, "text")
+    if text is None and has_text:
+        raise UserError(
+            "data.members.text is set, but data.text is not; give it a tokenizer, such as "
+            "{tokenizer: {class_path: mmlight.data.tokenizer.ByteTokenizer}}"
+        )
+    if text is not None and not has_text:
+        raise UserError("data.text has no effect without data.members.text")
+    if any(members.class_captions for members in all_members) and not class_names:
+        raise UserError("data.members.class_captions needs data.class_names, a file of names")
+    for members in all_members:
+        if members.boxes is not None and image is not None and not image.fits:
+            raise UserError(
+                "data.members.boxes: boxes need images that are not cut or squashed; set "
+                "data.image.eval_crop: fit and train_crop: fit or random_fit"
+            )
+        if members.boxes is None and members.box_format != "xyxy":
+            raise UserError("data.members.box_format has no effect without members.boxes")
+
+
+def check_corruptions(
+    corruptions: Sequence[Corruption], all_members: Sequence[Members], splits: Sequence[str]
+) -> None:
+    """Refuse corruptions that meet no sample.
+
+    Raises:
+        UserError: naming the corruption.
+    """
+    for corruption in corruptions:
+        if not maps(all_members, corruption.modality):
+            raise UserError(
+                f"data.corruptions: {corruption.name} has no effect without "
+                f"data.members.{corruption.modality}"
+            )
+        if not any(corruption.holds_for(name) for name in splits):
+            raise UserError(
+                f"data.corruptions: {corruption.name} has no effect: of the splits that it "
+                f"names, none has shards; there is {', '.join(splits)}"
+            )
+
+
+def maps(all_members: Sequence[Members], modality: Modality) -> bool:
+    """Return whether any split has a modality."""
+    return any(modality in members.modalities() for members in all_members)
+
+
+def read_names(path: str) -> list[str]:
+    """Return the class names of a file, one in each line.
+
+    Raises:
+        UserError: no such file, or no name in it.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.class_names: {path} cannot be read ({error})") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"data.class_names: {path} is empty; it holds one name per line")
+    return names

@@ -1,0 +1,254 @@
+"""``mmlight export``: a model as safetensors, ONNX and `torch.export`, with a model card."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmlight.data.files import PredictSplit
+from mmlight.errors import UserError
+from mmlight.interop.export_formats import (
+    INSTALL,
+    Difference,
+    Inputs,
+    Known,
+    Traced,
+    compare,
+    know,
+    trace,
+    write_onnx,
+    write_torch,
+)
+from mmlight.interop.export_graphs import Graph, graphs_of
+from mmlight.interop.export_inputs import Look, Sizes, inputs_of_batch, make_inputs
+from mmlight.interop.model_card import Card, read_run, write_card
+from mmlight.interop.predictor import Predictor
+from mmlight.runs.files import write_json
+from mmlight.tasks.exported import TASK, write_export
+from mmlight.tasks.saved import Saved, read_saved
+from mmlight.tasks.source import find_saved
+from mmlight.tasks.task import Task, build_task
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+# Sizes that differ from one another and from those of the others: an exporter that takes one for
+# a constant is found out.
+_TRACED = Sizes(batch=3, part=0.7)
+_COMPARED: tuple[tuple[Sizes, Look], ...] = (
+    (Sizes(batch=1, part=1.0), "noise"),
+    (Sizes(batch=2, part=0.33), "noise"),
+    (Sizes(batch=5, part=0.71), "smooth"),
+    (Sizes(batch=4, part=0.5), "smooth"),
+    (Sizes(batch=3, part=0.125), "noise"),
+)
+_MOST_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of one graph in one format.
+
+    Attributes:
+        file: its name.
+        inputs: for each input, the name of each axis or its fixed size.
+        outputs: names of the outputs.
+        limits: smallest and largest size of each named axis.
+        difference: how it differs from PyTorch; None where it was not written.
+        problem: why it was not written; empty where it was.
+    """
+
+    file: str
+    inputs: dict[str, list[str | int]]
+    outputs: list[str]
+    limits: dict[str, tuple[int, int | None]]
+    difference: Difference | None
+    problem: str = ""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight export``; return 1 if a format that was asked for could not be written."""
+    parser = argparse.ArgumentParser(
+        prog="mmlight export",
+        description="Write a trained model into a folder: weights (safetensors), task and "
+        "preprocessing (JSON), which `from_run` and mmlight.interop.predictor read; ONNX and "
+        f"torch.export programs, compared with PyTorch; a model card. ONNX needs {INSTALL}.",
+    )
+    parser.add_argument("source", help="a run's folder, a checkpoint, or an exported folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument(
+        "--format",
+        help=f"comma-separated: {', '.join(FORMATS)}, or none for the weights alone "
+        "(default: every one that works)",
+    )
+    parser.add_argument(
+        "--samples",
+        nargs="+",
+        metavar="PATH",
+        help=f"real files to compare on too, besides made ones (at most {_MOST_SAMPLES} samples)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    options = parser.parse_args(argv)
+    formats = _formats(options.format)
+    _check_out(options.out, overwrite=options.overwrite)
+    source = find_saved(options.source, key="export")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{options.out.name}.", dir=options.out.parent))
+    try:
+        written = export(source, partial, formats=formats, samples=options.samples or ())
+        partial.chmod(0o755)
+        if options.out.exists():
+            shutil.rmtree(options.out)
+        partial.rename(options.out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for one in written:
+        print(told(one), file=sys.stderr if one.problem else sys.stdout)
+    print(f"export: {options.out}")
+    return 1 if options.format and any(one.problem for one in written) else 0
+
+
+def export(
+    source: Path, out: Path, *, formats: Sequence[str], samples: Sequence[str] = ()
+) -> list[Written]:
+    """Write a checkpoint's export into a folder that exists.
+
+    Args:
+        source: a checkpoint or an exported folder.
+        out: the folder.
+        formats: out of `FORMATS`.
+        samples: files of real samples to compare on.
+
+    Raises:
+        UserError: the checkpoint cannot be read or does not say how its inputs are prepared.
+    """
+    saved = read_saved(source)
+    if saved.preprocessing is None:
+        raise UserError(f"{source}: does not say how its inputs were prepared")
+    # Compiled blocks are no different, and cannot be traced.
+    saved = replace(
+        saved,
+        description=saved.description
+        | {"init_args": saved.description["init_args"] | {"compile": "none"}},
+    )
+    task = build_task(saved)
+    num_merged = task.merge_adapters()
+    write_export(out, Saved(task.rebuild_description(), task.preprocessing, task.state_dict()))
+    num_parameters = sum(parameter.numel() for parameter in task.parameters())
+    written: list[Written] = []
+    if formats:
+        batches = _real_batches(task, source, samples)
+        try:
+            graphs = graphs_of(task)
+        except UserError as error:
+            graphs = []
+            names = [f"model{FORMATS[name]}" for name in formats]
+            written = [Written(name, {}, [], {}, None, str(error)) for name in names]
+        for graph in graphs:
+            written += _write_graph(graph, saved.preprocessing, out, formats, batches)
+    write_json(
+        out / "export.json",
+        {
+            "source": str(source),
+            "num_merged_adapters": num_merged,
+            "files": list(map(asdict, written)),
+        },
+    )
+    card = Card(
+        task=task,
+        run=read_run(source),
+        num_parameters=num_parameters,
+        num_merged=num_merged,
+        lines=[told(one) for one in written],
+        graphs={one.file: (one.inputs, one.outputs) for one in written if not one.problem},
+        limits={axis: limit for one in written for axis, limit in one.limits.items()},
+    )
+    write_card(out / "README.md", card)
+    return written
+
+
+def told(written: Written) -> str:
+    """Return a line about one file, for people."""
+    if written.difference is None:
+        return f"{written.file}: not written: {written.problem}"
+    found = written.difference
+    return (
+        f"{written.file}: differs from PyTorch by at most {found.largest:.1e} "
+        f"({found.relative:.1e} of the largest value) on {found.num_inputs} batches"
+    )
+
+
+def _write_graph(
+    graph: Graph,
+    preprocessing: dict[str, Any],
+    out: Path,
+    formats: Sequence[str],
+    batches: Sequence[Any],
+) -> list[Written]:
+    made = [
+        make_inputs(graph, preprocessing, sizes=sizes, look=look, seed=seed)
+        for seed, (sizes, look) in enumerate(_COMPARED)
+    ]
+    made += [inputs_of_batch(graph, batch) for batch in batches]
+    known = know(graph, made)
+    example = make_inputs(graph, preprocessing, sizes=_TRACED, look="noise", seed=len(made))
+    files = {name: f"{graph.name}{FORMATS[name]}" for name in formats}
+    try:
+        traced = trace(graph, example)
+    except UserError as error:
+        return [Written(f, {}, [], {}, None, str(error)) for f in files.values()]
+    return [_write(graph, traced, known, out / file, name) for name, file in files.items()]
+
+
+def _write(
+    graph: Graph, traced: Traced, known: Sequence[Known], path: Path, format: str
+) -> Written:
+    shape = {"inputs": traced.axes, "outputs": list(graph.outputs), "limits": traced.limits}
+    try:
+        run: Callable[[Inputs], list[Tensor]]
+        run = write_onnx(graph, traced, path) if format == "onnx" else write_torch(traced, path)
+        difference = compare(graph, traced, run, known)
+    except UserError as error:
+        # A file whose answers are not the model's is worse than none.
+        for file in (path, path.with_name(f"{path.name}.data")):
+            file.unlink(missing_ok=True)
+        return Written(path.name, **shape, difference=None, problem=str(error))
+    return Written(path.name, **shape, difference=difference)
+
+
+def _real_batches(task: Task, source: Path, samples: Sequence[str]) -> list[Any]:
+    if not samples:
+        return []
+    loader = Predictor(task, source=source).batches(
+        PredictSplit(files=list(samples)), batch_size=_MOST_SAMPLES
+    )
+    batches = list(islice(loader, 1))
+    if not bool(batches[0].valid_B.any()):
+        raise UserError(f"--samples: none can be read; the first: {batches[0].bad[0].reason}")
+    return batches
+
+
+def _formats(asked: str | None) -> list[str]:
+    if asked is None:
+        return list(FORMATS)
+    if asked == "none":
+        return []
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(f"--format {name}: use {', '.join(FORMATS)} or none")
+    return list(dict.fromkeys(names))
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / TASK).is_file()):
+        raise UserError(f"--out {out}: is there already, and is no export; name another folder")
+    if any(out.iterdir()) and not overwrite:
+        raise UserError(f"--out {out}: holds an export; add --overwrite, or name another folder")

@@ -1,0 +1,271 @@
+"""``mmlight robustness``: how a trained model does on spoiled data, by group, and calibrated."""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+
+from mmlight.callbacks.run_logger import WandbRun, send_pictures
+from mmlight.cli import MmlightCLI, expand_configs, quieten
+from mmlight.data.corruptions import KINDS, Corruption
+from mmlight.data.groups import carry, count_values
+from mmlight.errors import UserError, nearest
+from mmlight.insight.robustness import (
+    chance_accuracy,
+    has_probabilities,
+    main_metric,
+    scaled_scores,
+    scores_by_group,
+    temperature_of,
+)
+from mmlight.metrics.calibration import calibration_error, reliability_bins
+from mmlight.metrics.labelled import LabelledEvaluation
+from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
+from mmlight.runs.plots.robustness import plot_robustness
+from mmlight.runs.report import write_report
+from mmlight.runs.robustness import (
+    CLEAN,
+    Measured,
+    Robustness,
+    format_robustness,
+    write_robustness,
+)
+from mmlight.runs.summary import direction
+from mmlight.runs.table import format_value
+
+_SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight robustness``.
+
+    Raises:
+        UserError: settings out of range, or anything `mmlight test` refuses.
+    """
+    known = ", ".join(f"{modality}:{kind}" for modality in KINDS for kind in KINDS[modality])
+    parser = argparse.ArgumentParser(
+        prog="mmlight robustness",
+        description="Score a checkpoint on test data that is spoiled in many ways, on groups of "
+        "it, and before and after temperature scaling (fitted on clean validation data). Takes "
+        "what `mmlight test` takes, and writes robustness.json, robustness.csv, pictures and a "
+        "report beside the run's other evaluations.",
+        epilog=f"corruptions: {known}",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--corruptions",
+        help="such as image:noise,audio:tempo, or none; default: all that suit the model",
+    )
+    parser.add_argument(
+        "--severities",
+        default=",".join(map(str, _SEVERITIES)),
+        help="of 1 to 5 (default %(default)s)",
+    )
+    parser.add_argument(
+        "--group",
+        metavar="MEMBER",
+        help="what tells groups of samples apart, such as json:speaker",
+    )
+    parser.add_argument(
+        "--metric", help="what is shown, without its stage; default: accuracy, f1, wer or map"
+    )
+    options, rest = parser.parse_known_args(list(argv))
+    quieten()
+    expanded, name = expand_configs(rest)
+    RobustnessCLI(["test", *expanded], default_name=name, options=options)
+    return 0
+
+
+class RobustnessCLI(MmlightCLI):
+    """Tests again and again, on clean and on spoiled data.
+
+    Args:
+        arguments: for ``test``.
+        default_name: the experiment's name.
+        options: of the report.
+    """
+
+    below = "robustness"
+
+    def __init__(
+        self, arguments: Sequence[str], *, default_name: str, options: argparse.Namespace
+    ) -> None:
+        self._options = options
+        self._severities = _parsed_severities(options.severities)
+        super().__init__(arguments, default_name=default_name)
+
+    def watchers(self) -> tuple[list[Callback], list[Any]]:
+        """Return none: what is logged of one test would be taken for that of another."""
+        super().watchers()
+        return [], []
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Build a trainer without a bar."""
+        self.config_init["test"]["trainer"]["enable_progress_bar"] = False
+        self.config_init["test"]["trainer"]["logger"] = False
+        return super().instantiate_trainer(**kwargs)
+
+    def test(self, *, model: Any, datamodule: Any, ckpt_path: str, **settings: Any) -> None:
+        """Evaluate, and write the report."""
+        console = Console(soft_wrap=True, highlight=False)
+        group = (
+            carry(datamodule.all_members(), self._options.group) if self._options.group else None
+        )
+        data = datamodule.with_corruptions([])
+        temperature, note = None, None
+        kwargs = {**settings, "verbose": False, "ckpt_path": ckpt_path}
+        if "val" in data.split_names():
+            self.trainer.validate(model, datamodule=data, **kwargs)
+            kwargs["ckpt_path"] = None  # its weights are in the model now
+            if has_probabilities(model.evaluation):
+                temperature = temperature_of(model.evaluation)
+        self.trainer.test(model, datamodule=data, **kwargs)
+        kwargs["ckpt_path"] = None
+        clean = model.evaluation
+        if temperature is None and has_probabilities(clean):
+            note = "data.val is not set: there is nothing to fit a temperature on"
+        measured = [Measured(CLEAN, 0, None, self._scores(model, temperature))]
+        metric = main_metric(measured[0].scores, asked=self._options.metric)
+        kept: dict[str, LabelledEvaluation] = {CLEAN: clean}
+
+        def tell(said: str, row: Measured) -> None:
+            if self.trainer.is_global_zero:
+                console.print(f"{said}: {metric} {format_value(metric, row.scores[metric])}")
+
+        tell(CLEAN, measured[0])
+        for modality, kind in self._kinds(model, data):
+            for severity in self._severities:
+                spoiled = Corruption(modality, kind, severity=severity)
+                self.trainer.test(model, datamodule=data.with_corruptions([spoiled]), **kwargs)
+                measured.append(
+                    Measured(
+                        spoiled.name, severity, spoiled.strength, self._scores(model, temperature)
+                    )
+                )
+                tell(f"{spoiled.name} {severity}", measured[-1])
+                kept[f"{spoiled.name} {severity}"] = model.evaluation
+        if not self.trainer.is_global_zero:
+            return
+        labelled = has_probabilities(clean)
+        report = Robustness(
+            stage="test",
+            metric=metric,
+            direction=direction(f"test/{metric}"),
+            measured=measured,
+            chance=chance_accuracy(clean) if labelled and metric == "accuracy" else None,
+            temperature=temperature,
+            note=note,
+            group_field=group,
+            groups=[]
+            if group is None
+            else scores_by_group(
+                clean, group, temperature=temperature, trained=_trained(data, group)
+            ),
+        )
+        self._write(report, kept, data)
+        console.print(format_robustness(report))
+        console.print(f"run: {self.run.path}\nreport: {self.run.report}")
+
+    def after_test(self) -> None:
+        """Do nothing: the report is written."""
+
+    def _scores(self, model: Any, temperature: float | None) -> dict[str, float]:
+        """Return the scores of the last test, on rank 0 with those after scaling."""
+        scores = {
+            name.removeprefix("test/"): float(value)
+            for name, value in self.trainer.callback_metrics.items()
+            if name.startswith("test/")
+        }
+        if temperature is not None and model.evaluation is not None:
+            scores |= scaled_scores(model.evaluation, temperature)
+        return scores
+
+    def _kinds(self, model: Any, data: Any) -> list[tuple[Any, Any]]:
+        """Return the modalities and kinds to spoil."""
+        towers = [name for name in model.tower_settings.given() if data.preprocessing().get(name)]
+        asked = self._options.corruptions
+        if asked is None:
+            return [(name, kind) for name in KINDS if name in towers for kind in KINDS[name]]
+        found = []
+        for name in [] if asked == "none" else asked.split(","):
+            modality, _, kind = name.strip().partition(":")
+            options = [f"{m}:{k}" for m in KINDS for k in KINDS[m]]
+            if modality not in KINDS or kind not in KINDS[modality]:
+                raise UserError(
+                    f"--corruptions: '{name}' is none of {', '.join(options)}"
+                    f"{nearest(name, options)}"
+                )
+            if modality not in towers:
+                raise UserError(
+                    f"--corruptions: '{name}' has no effect on a model of {', '.join(towers)}"
+                )
+            found.append((modality, kind))
+        return found
+
+    def _write(self, report: Robustness, kept: dict[str, LabelledEvaluation], data: Any) -> None:
+        """Write the files of the run folder, and send W&B its part."""
+        write_robustness(report, self.run)
+        pictures = [plot_robustness(report, self.run.plots / "robustness.png")]
+        if has_probabilities(kept[CLEAN]):
+            pictures.append(
+                plot_reliability(_panels(report, kept), self.run.plots / "test_reliability.png")
+            )
+        loggers = self.record.loggers()
+        self.trainer.loggers = loggers
+        self.trainer.datamodule = data  # type: ignore[attr-defined]
+        self.record.setup(self.trainer, self.model, "test")
+        for logger in loggers:
+            logger.log_metrics(report.summary(), 0)
+        send_pictures(self.trainer, pictures)
+        self.record.teardown(self.trainer, self.model, "test")
+        for logger in loggers:
+            logger.finalize("success")
+            if isinstance(logger, WandbRun):
+                logger.finish()
+        write_report(self.run)
+
+
+def _parsed_severities(text: str) -> list[int]:
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not set(found) <= set(_SEVERITIES):
+        raise UserError(f"--severities {text}: name some of 1,2,3,4,5")
+    return found
+
+
+def _trained(data: Any, field: str) -> Counter[str] | None:
+    """Return the training samples by group, None without a training split."""
+    if "train" not in data.split_names():
+        return None
+    return count_values(data.samples("train"), field, seed=data.seed)
+
+
+def _panels(report: Robustness, kept: dict[str, LabelledEvaluation]) -> list[ReliabilityPanel]:
+    """Return the diagrams of clean data and of the least calibrated corruption."""
+    names = [CLEAN]
+    spoiled = [m for m in report.measured if m.severity]
+    if spoiled:
+        worst = max(spoiled, key=lambda m: m.scores["calibration_error"])
+        names.append(f"{worst.corruption} {worst.severity}")
+    temperatures = [1.0] if report.temperature is None else [1.0, report.temperature]
+    panels = []
+    for name, temperature in product(names, temperatures):
+        evaluation = kept[name]
+        assert evaluation.labels_S is not None
+        bins = reliability_bins(evaluation.logits_SK, evaluation.labels_S, temperature=temperature)
+        panels.append(
+            ReliabilityPanel(
+                bins.count_M,
+                bins.confidence_M,
+                bins.accuracy_M,
+                calibration_error(bins),
+                title=name if temperature == 1.0 else f"{name}, scaled",
+            )
+        )
+    return panels

@@ -1,0 +1,71 @@
+"""The metric over the severity of each corruption, and groups beside it."""
+
+from pathlib import Path
+
+from mmlight.runs.plots.canvas import BAD, COLORS, FAIR, GOOD, new_figure, save, style
+from mmlight.runs.robustness import Robustness
+from mmlight.runs.table import format_value
+
+_MARKERS = "os^Dv<>PX*"
+
+
+def plot_robustness(report: Robustness, path: Path) -> Path:
+    """Draw a curve per corruption, lines for clean data and chance, and a bar per group.
+
+    Args:
+        report: what was measured.
+        path: the PNG to write.
+    """
+    is_share = format_value(report.metric, 0.5).endswith("%")
+    scale = 100 if is_share else 1
+    unit = f"{report.metric} (%)" if is_share else report.metric
+    panels = bool(report.corruptions) + bool(report.groups)
+    figure = new_figure(width=7.2 if panels == 1 else 11.6, height=4.4)
+    grid = list(figure.subplots(1, panels, squeeze=False, sharey=True).flat)
+    if report.corruptions:
+        axes = grid.pop(0)
+        for number, corruption in enumerate(report.corruptions):
+            values = [
+                report.at(corruption, severity).scores[report.metric]
+                for severity in report.severities
+            ]
+            axes.plot(
+                [0, *report.severities],
+                [scale * value for value in (report.clean(), *values)],
+                color=COLORS[number % len(COLORS)],
+                marker=_MARKERS[number % len(_MARKERS)],
+                markersize=5,
+                linewidth=1.6,
+                label=corruption,
+            )
+        axes.set_xticks([0, *report.severities], ["clean", *map(str, report.severities)])
+        axes.set_xlabel("severity", fontsize=9)
+        axes.set_title(f"{report.stage} with spoiled samples", fontsize=11, loc="left")
+    if report.groups:
+        bars = grid.pop(0)
+        known = {None: COLORS[0], True: GOOD, False: FAIR}
+        names = [f"{group.name}\n({group.num_samples})" for group in report.groups]
+        bars.bar(
+            range(len(names)),
+            [scale * group.scores[report.metric] for group in report.groups],
+            color=[known[group.is_trained] for group in report.groups],
+        )
+        for is_trained, said in ((True, "in training"), (False, "not in training")):
+            if any(group.is_trained is is_trained for group in report.groups):
+                bars.bar([0], [0], color=known[is_trained], label=said)
+        steep = len(names) > 8 or max(len(group.name) for group in report.groups) > 10
+        bars.set_xticks(range(len(names)), names, rotation=60 if steep else 0, fontsize=8)
+        bars.set_title(f"clean, by {report.group_field}", fontsize=11, loc="left")
+    figure.axes[0].set_ylabel(unit, fontsize=9)
+    for axes in figure.axes:
+        style(axes)
+        axes.axhline(
+            scale * report.clean(), color="#555555", linewidth=1, linestyle="--", label="clean"
+        )
+        if report.chance is not None:
+            axes.axhline(
+                scale * report.chance, color=BAD, linewidth=1, linestyle=":", label="chance"
+            )
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8, frameon=False, loc="best")
+    return save(figure, path)

@@ -1,0 +1,197 @@
+"""``mmlight soup``: averages the weights of several runs of one model (arXiv 2203.05482)."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from mmlight.errors import UserError
+from mmlight.interop.averaging import (
+    Average,
+    check_ingredients,
+    has_batch_norm,
+    read_plain,
+)
+from mmlight.runs.files import write_json
+from mmlight.runs.summary import direction
+from mmlight.runs.table import format_value
+from mmlight.tasks.saved import Saved
+from mmlight.tasks.source import find_saved
+from mmlight.tasks.task import Task, build_task
+from mmlight.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse
+
+
+@dataclass
+class Ingredient:
+    """One of the models.
+
+    Attributes:
+        name: what the user called it.
+        path: the file.
+        scores: on val, where it was scored.
+        kept: whether it is in the soup.
+    """
+
+    name: str
+    path: str
+    scores: dict[str, float]
+    kept: bool = True
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight soup``.
+
+    Raises:
+        UserError: models that cannot be averaged, or anything `mmlight test` refuses.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmlight soup",
+        description="Average the weights of several runs of one model that started from the same "
+        "pretrained weights, and score the result. The soup is a checkpoint like any other. All "
+        "other arguments are those of `mmlight test`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("sources", nargs="+", metavar="CKPT", help="run folders or checkpoints")
+    parser.add_argument(
+        "--kind",
+        choices=("greedy", "uniform"),
+        default="greedy",
+        help="greedy takes models in the order of their validation score, and keeps those that do "
+        "not lower that of the soup; uniform averages all (default %(default)s)",
+    )
+    parser.add_argument(
+        "--metric", help="what greedy chooses by, without its stage; default: accuracy, f1, wer, ap"
+    )
+    parser.add_argument(
+        "--recompute-batch-norm",
+        type=int,
+        default=0,
+        metavar="N",
+        help="take the statistics of batch norms from N batches of training; by default those of "
+        "the models are averaged like weights",
+    )
+    options, rest, name = parse(parser, argv)
+    if options.kind == "uniform" and options.metric is not None:
+        raise UserError("soup: --metric has no effect with --kind uniform, which takes all")
+    paths = [find_saved(source, key="soup") for source in options.sources]
+    saved = [read_plain(path) for path in paths]
+    check_ingredients(saved, options.sources)
+    checkpoint = next((path for path in paths if path.is_file()), None)
+    if checkpoint is None:
+        raise UserError(
+            "soup: name at least one checkpoint; exports alone have no version to write"
+        )
+    given = [
+        Ingredient(source, str(path), {})
+        for source, path in zip(options.sources, paths, strict=True)
+    ]
+    work = partial(_cook, options=options, saved=saved, given=given)
+    WeightsCLI(rest, default_name=name, kind="soup", checkpoint=checkpoint, work=work)
+    return 0
+
+
+def _cook(
+    cli: WeightsCLI, *, options: argparse.Namespace, saved: list[Saved], given: list[Ingredient]
+) -> None:
+    task = build_task(saved[0])
+    cli.check_data(task)
+    num_batches = options.recompute_batch_norm
+    check_batch_norm(task, num_batches, cli.datamodule)
+    if not cli.stages():
+        raise UserError("soup needs data.val or data.test")
+    average = Average()
+    metric = None
+    if options.kind == "greedy":
+        if "val" not in cli.stages():
+            raise UserError("soup --kind greedy chooses by data.val, which is not set; use uniform")
+        metric = _choose(cli, task, average, options, saved, given)
+    else:
+        for one in saved:
+            average.add(one.tensors)
+    cli.put(task, average.tensors(), num_batches=num_batches)
+    scores = {stage: cli.score(task, stage) for stage in cli.stages()}
+    path = cli.run.path / "soup.ckpt"
+    cli.save(task, path)
+    norms = f"recomputed on {num_batches} batches" if num_batches else "averaged"
+    if cli.trainer.is_global_zero:
+        write_json(
+            cli.run.path / "soup.json",
+            {
+                "kind": options.kind,
+                "metric": metric,
+                "batch_norm": norms if has_batch_norm(task) else None,
+                "ingredients": [asdict(one) for one in given],
+                "scores": scores,
+            },
+        )
+    cli.tell(_table(given, metric, scores))
+    if has_batch_norm(task):
+        cli.tell(f"statistics of batch norms: {norms}")
+    cli.tell(f"soup: {path}")
+
+
+def _choose(
+    cli: WeightsCLI,
+    task: Task,
+    average: Average,
+    options: argparse.Namespace,
+    saved: list[Saved],
+    given: list[Ingredient],
+) -> str:
+    """Score each model, add the best, then whichever does not make the soup worse."""
+    num_batches = options.recompute_batch_norm
+    for one, ingredient in zip(saved, given, strict=True):
+        cli.put(task, one.tensors, num_batches=0)
+        ingredient.scores = cli.score(task, "val")
+        ingredient.kept = False
+    metric = choose_metric(given[0].scores, options.metric)
+    sign = 1 if direction(f"val/{metric}") == "max" else -1
+    order = sorted(range(len(given)), key=lambda n: -sign * given[n].scores[metric])
+    best = None
+    for number in order:
+        average.add(saved[number].tensors)
+        if best is None:
+            # A model alone keeps its own statistics.
+            value = sign * given[number].scores[metric]
+        else:
+            cli.put(task, average.tensors(), num_batches=num_batches)
+            value = sign * cli.score(task, "val")[metric]
+        given[number].kept = best is None or value >= best
+        if given[number].kept:
+            best = value
+        else:
+            average.remove(saved[number].tensors)
+        cli.tell(
+            f"{given[number].name}: {metric} {format_value(metric, given[number].scores[metric])}, "
+            f"soup with it {format_value(metric, sign * value)}"
+            f"{'' if given[number].kept else ': left out'}"
+        )
+    return metric
+
+
+def _table(
+    given: list[Ingredient], metric: str | None, scores: dict[str, dict[str, float]]
+) -> Table:
+    """Return what was put in, and how good the soup is."""
+    stages = list(scores)
+    shown = metric or choose_metric(scores[stages[0]], None)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    table.add_column("in the soup")
+    for stage in stages:
+        table.add_column(f"{stage} {shown}", justify="right")
+    for one in given:
+        cells = [
+            format_value(shown, one.scores[shown]) if stage == "val" and one.scores else "-"
+            for stage in stages
+        ]
+        table.add_row(one.name, "yes" if one.kept else "no", *cells)
+    table.add_row(
+        f"soup of {sum(one.kept for one in given)}",
+        "",
+        *(format_value(shown, scores[stage][shown]) for stage in stages),
+    )
+    return table

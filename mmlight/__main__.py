@@ -12,7 +12,7 @@ TRAINING_VERBS = {
     "fit": "train a model:                 mmlight fit -c experiments/pretrain/scenes.yaml",
     "validate": "score a checkpoint on val:     mmlight validate -c FILE --ckpt_path last",
     "test": "score a checkpoint on test:    mmlight test -c FILE --ckpt_path last",
-    "predict": "write embeddings of shards:    mmlight predict -c FILE --ckpt_path last",
+    "predict": "answers for shards or files:   mmlight predict -c FILE --ckpt_path last",
 }
 # The module of each verb (its `main` takes the arguments), and a line of help.
 OTHER_VERBS = {
@@ -34,7 +34,7 @@ OTHER_VERBS = {
     "wise-ft": ("wise_ft_command", "between two models:            mmlight wise-ft --help"),
     "export": (
         "interop.export_command",
-        "write ONNX, torch.export, card: mmlight export RUN --out FOLDER",
+        "ONNX, torch.export, a card:    mmlight export RUN --out FOLDER",
     ),
 }
 USER_MISTAKE = 2

@@ -407,6 +407,8 @@ def configure_from_checkpoint(arguments: Sequence[str]) -> tuple[list[str], str]
                 "checkpoint or a run's folder"
             )
         path = find_saved(value, key="--ckpt_path")
+        if not any(argument.startswith("--data.") for argument in given):
+            raise UserError("predict needs something to read: --data.predict.files PATH")
         if path.is_dir():
             raise UserError(f"--ckpt_path {path} is an export; give the checkpoint it was made of")
         given[place] = f"--ckpt_path={path}"

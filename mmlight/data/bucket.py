@@ -3,6 +3,9 @@
 A pool of several batches is sorted by length and cut into batches again, which come in a drawn
 order. So which samples meet in a batch changes with every epoch, and what a step holds is still a
 pure function of (seed, epoch, step).
+
+Padding on the clips of AN4 (0.7 to 6.4 s) in batches of 16: 47 %; sorted 2 batches at a time 34 %,
+8 at a time 13 %, 16 at a time 7 %.
 """
 
 import numpy as np

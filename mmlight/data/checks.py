@@ -96,6 +96,8 @@ def without_absent_targets(corpus: Corpus, members: Members) -> Members:
             continue
         if not there or not _has_key(corpus, keyed):
             absent.add(entry)
+    if absent & {"boxes", "box_labels"}:  # one says nothing without the other
+        absent |= {"boxes", "box_labels"}
     changes: dict[str, Any] = {
         entry: None for entry in absent if not entry.startswith("fields.")
     }

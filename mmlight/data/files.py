@@ -15,6 +15,7 @@ from mmlight.batch import Modality
 from mmlight.data.corpus import Corpus
 from mmlight.data.members import Members
 from mmlight.data.shards import natural_key
+from mmlight.data.split import Split
 from mmlight.errors import UserError, nearest
 
 _log = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ class PredictSplit:
     """What ``mmlight predict`` reads: shards, plain files, or texts.
 
     Attributes:
-        shards: as in `Split`; has no effect where `files` or `text` are given, so that files can
-            be given to an experiment that names shards.
+        shards: as in `Split`; they are passed over where `files` or `text` are given, so that
+            files can be given to an experiment that names shards.
         files: a file, a folder (with all below it), a glob, or a list of these. For a model
             without a text tower a ``.txt`` file is a list with a path in each line; ``@list`` is
             one for every model. For a model of text each line of a ``.txt`` file is a sample. For
@@ -43,12 +44,31 @@ class PredictSplit:
             and a ``.txt`` among them is its text as a whole.
         text: texts to predict on, each a sample.
         members: how the shards' members are mapped; None takes the data module's.
+        only: which samples of the shards are taken, as in `Split`.
+        without: likewise, which are not.
+        per_class: likewise.
+        limit: likewise.
     """
 
     shards: str | list[str] | None = None
     files: str | list[str] | None = None
     text: str | list[str] | None = None
     members: Members | None = None
+    only: dict[str, list[str | int] | str | int] | None = None
+    without: dict[str, list[str | int] | str | int] | None = None
+    per_class: int | None = None
+    limit: int | None = None
+
+    def split(self) -> Split:
+        """Return the shards and which of their samples to take."""
+        return Split(
+            self.shards or [],
+            members=self.members,
+            only=self.only,
+            without=self.without,
+            per_class=self.per_class,
+            limit=self.limit,
+        )
 
     @property
     def is_plain(self) -> bool:

@@ -352,10 +352,9 @@ class ShardDataModule(lightning.LightningDataModule):
         self._plain = given if given is not None and given.is_plain else None
         if given is None or (given.shards is None and self._plain is None):
             return None
-        members = given.members
-        if self._plain is not None:
-            members = file_members((members or self.members).modalities())
-        return Split(given.shards or [], members=members)
+        if self._plain is None:
+            return given.split()
+        return Split([], members=file_members((given.members or self.members).modalities()))
 
     def all_members(self) -> list[Members]:
         """Return the mapping of each split's members, as far as there are splits."""

@@ -1,5 +1,10 @@
 """What an encoder's network reads, as a map of rows and columns, and something else in its place.
 
+Images are read as normal pixels, captions as token embeddings, sounds as log-mels. wav2vec2 and
+HuBERT read waveforms, but normalise each clip, so that a quieter clip is the same to them, down to
+silence: nothing can be told from the way there. Their canvas is what their convolutions make of
+the waveform, frame by frame.
+
 Shapes as in `mmlight.batch`: B samples; R rows (pixels, mel bands) and K columns (pixels, tokens,
 frames) of the map.
 """
@@ -18,6 +23,7 @@ from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel_timm import MelTimm
 from mmlight.encoders.timm_image import TimmImage
+from mmlight.encoders.wave_frames import frame_lengths, shortest_input
 from mmlight.errors import UserError
 
 # Axes of rows (None: there is one row) and columns in what models of transformers read.
@@ -32,10 +38,10 @@ _AUDIO_AXES: dict[str, tuple[int | None, int]] = {
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a network reads before its first weight: normal pixels, token embeddings, a log-mel.
+    """What a network reads: normal pixels, token embeddings, a log-mel, frames of a waveform.
 
     Attributes:
-        values: float, (B, ...); wav2vec2 and HuBERT read a waveform, which has one row.
+        values: float, (B, ...); captions and frames have one row.
         row_axis: axis of the rows; None where there is one row.
         column_axis: axis of the columns.
         real_B: columns of each sample that hold input; the others are padding.
@@ -96,6 +102,9 @@ def read_canvas(encoder: Encoder, inputs: Any) -> Canvas:
     row_axis, column_axis = _axes(encoder)
     if isinstance(encoder, HfText):
         length_B = inputs.mask_NL.sum(1)
+    elif isinstance(encoder, HfAudio) and encoder.raw:
+        shortest = shortest_input(encoder.model.config)
+        length_B = frame_lengths(inputs.length_B.clamp(min=shortest), encoder.model.config)
     elif length_B is None:
         length_B = torch.full((len(values),), values.shape[column_axis], device=values.device)
     return Canvas(values.detach().clone(), row_axis, column_axis, length_B)
@@ -112,7 +121,8 @@ def replaced(encoder: Encoder, values: Tensor) -> Iterator[None]:
 
     def put(old: Tensor, length_B: Tensor | None) -> Tensor:
         assert old.shape == values.shape, f"{tuple(values.shape)} for {tuple(old.shape)}"
-        return values.to(old.dtype)
+        # A copy: some networks write into what they read (wav2vec2 clears padding).
+        return values.to(old.dtype).clone()
 
     with _at_input(encoder, put):
         yield
@@ -156,6 +166,16 @@ def _at_input(
             return output if new is None else replace(output, log_mel_BML=new)
 
         handle = encoder.log_mel.register_forward_hook(on_spectra)
+    elif isinstance(encoder, HfAudio) and encoder.raw:
+
+        def on_frames(module: Any, args: Any, output: Any) -> Any:
+            is_tuple = isinstance(output, tuple)
+            new = change(output[0] if is_tuple else output, None)
+            if new is None:
+                return output
+            return (new, *output[1:]) if is_tuple else new
+
+        handle = encoder.model.feature_projection.register_forward_hook(on_frames)
     elif isinstance(encoder, HfAudio):
 
         def on_features(module: Any, args: Any, output: Any) -> Any:

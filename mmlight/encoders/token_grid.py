@@ -4,8 +4,6 @@ Shapes as in `mmlight.batch`: B samples, L tokens, D features; R rows and K colu
 """
 
 from dataclasses import dataclass
-from typing import Any
-
 from torch import Tensor
 
 from mmlight.encoders.canvas import Canvas
@@ -59,7 +57,9 @@ def token_grid(encoder: Encoder, canvas: Canvas) -> TokenGrid | None:
         if encoder.kind == "audio-spectrogram-transformer":
             rows, columns = encoder.model.embeddings.get_shape(encoder.model.config)
             return TokenGrid(2, int(rows), int(columns), covers)
-        return TokenGrid(0, 1, _num_frames(encoder, canvas), covers)
+        # Whisper's convolutions halve the frames of its log-mel.
+        frames = canvas.columns if encoder.raw else (canvas.columns - 1) // 2 + 1
+        return TokenGrid(0, 1, frames, covers)
     if isinstance(encoder, HfText):
         return TokenGrid(0, 1, canvas.columns, covers)
     return None
@@ -89,16 +89,6 @@ def as_map(encoder: Encoder, activation: Tensor, grid: TokenGrid | None) -> Tens
         return None
     tokens_BDL = activation[:, grid.prefix :].transpose(1, 2)
     return tokens_BDL.unflatten(2, (grid.rows, grid.columns))
-
-
-def _num_frames(encoder: Any, canvas: Canvas) -> int:
-    if encoder.kind == "whisper":
-        return (canvas.columns - 1) // 2 + 1
-    length = canvas.columns
-    config = encoder.model.config
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-        length = (length - kernel) // stride + 1
-    return length
 
 
 def require_grid(encoder: Encoder, canvas: Canvas) -> TokenGrid:

@@ -1,12 +1,13 @@
 """What stands in the place of what is taken away from a sample, and where gradients begin."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmlight.encoders.canvas import Canvas, read_canvas
+from mmlight.encoders.canvas import read_canvas
 from mmlight.insight.settings import ImageBlank
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens
@@ -21,7 +22,7 @@ def blank_canvas(
     """Return what the network would read if the sample said nothing; laid out as its canvas.
 
     A caption's tokens become the blank token, except start and end. A spectrogram becomes its own
-    quietest value, a waveform silence.
+    quietest value, the frames of a waveform those of silence.
 
     Args:
         subject: the sample.
@@ -35,7 +36,7 @@ def blank_canvas(
     if subject.modality == "image":
         return _blank_image(subject, image_blank)
     if canvas.rows == 1:
-        return torch.zeros_like(canvas.values)
+        return _silence(subject)
     real_K = torch.arange(canvas.columns, device=canvas.values.device) < canvas.real_B[0]
     inside = canvas.spread(real_K.expand(1, canvas.rows, -1).float()).bool()
     inside = inside.expand_as(canvas.values)
@@ -52,6 +53,13 @@ def _blank_caption(subject: Subject, tokens: Tokens) -> Tensor:
     return torch.where(says_K[None, :, None], blank, subject.canvas.values)
 
 
+def _silence(subject: Subject) -> Tensor:
+    audio = subject.batch.audio
+    assert audio is not None
+    silent = replace(audio, waveform_BT=torch.zeros_like(audio.waveform_BT))
+    return read_canvas(subject.encoder, silent).values
+
+
 def _blank_image(subject: Subject, kind: ImageBlank) -> Tensor:
     values = subject.canvas.values
     if kind == "mean":
@@ -60,8 +68,7 @@ def _blank_image(subject: Subject, kind: ImageBlank) -> Tensor:
         image = subject.batch.image
         assert image is not None
         pixels_BCHW = torch.zeros_like(image.pixels_BCHW)
-        black: Canvas = read_canvas(subject.encoder, type(image)(pixels_BCHW, image.present_B))
-        return black.values
+        return read_canvas(subject.encoder, replace(image, pixels_BCHW=pixels_BCHW)).values
     sigma = min(values.shape[2:]) * _BLUR
     radius = min(round(2 * sigma), min(values.shape[2:]) - 1)
     steps = torch.arange(-radius, radius + 1, device=values.device, dtype=values.dtype)

@@ -35,7 +35,7 @@ class Attribution:
     Attributes:
         method: its name.
         importance_U: a number for each unit; above 0 speaks for the answer.
-        map_RK: the same on the canvas; NaN where there is no unit.
+        map_RK: its density on the canvas; NaN where there is no unit.
         curves: what the model says as units go and come in this order.
         gap: for integrated gradients, the part by which they miss the score's difference.
     """
@@ -74,7 +74,7 @@ def explain(
     methods: Sequence[Method] | None = None,
     tokens: Tokens | None = None,
     image_blank: ImageBlank = "mean",
-    effort: Effort = Effort(),
+    effort: Effort = Effort(),  # noqa: B008  (never mutated)
     seed: int = 0,
 ) -> Explanation:
     """Explain one sample.
@@ -155,12 +155,14 @@ def _judged(
     *,
     num_steps: int,
 ) -> Attribution:
-    importance_U = units.sums(map_RK)
+    means_U = units.means(map_RK)
+    # Only of integrated gradients the sum has a meaning.
+    importance_U = means_U if gap is None else units.sums(map_RK)
     curves = deletion_and_insertion(
         subject, units, ranked(importance_U), blank, num_steps=num_steps
     )
-    numbers_U = importance_U.cpu().numpy()
-    return Attribution(method, numbers_U, units.paint(numbers_U), curves, gap)
+    painted_RK = units.paint(means_U.cpu().numpy())
+    return Attribution(method, importance_U.cpu().numpy(), painted_RK, curves, gap)
 
 
 def _heads(attention: Attention, subject: Subject) -> np.ndarray:

@@ -51,6 +51,10 @@ class Units:
         sums_U = map_RK.new_zeros(self.count)
         return sums_U.index_add(0, self.number_RK[inside_RK], map_RK[inside_RK])
 
+    def means(self, map_RK: Tensor) -> Tensor:
+        """Return the mean (U,) of a map over each unit; cells differ in size by a row or column."""
+        return self.sums(map_RK) / self.sums(torch.ones_like(map_RK))
+
     def paint(self, values_U: np.ndarray) -> np.ndarray:
         """Return the canvas (R, K) with each unit's value; NaN where there is none."""
         number_RK = self.number_RK.cpu().numpy()

@@ -150,7 +150,7 @@ def export(
             names = [f"model{FORMATS[name]}" for name in formats]
             written = [Written(name, {}, [], {}, None, str(error)) for name in names]
         for graph in graphs:
-            written += _write_graph(graph, saved.preprocessing, out, formats, batches)
+            written += _write_graph(graph, task.preprocessing or {}, out, formats, batches)
     write_json(
         out / "export.json",
         {
@@ -208,7 +208,7 @@ def _write_graph(
 def _write(
     graph: Graph, traced: Traced, known: Sequence[Known], path: Path, format: str
 ) -> Written:
-    shape = {"inputs": traced.axes, "outputs": list(graph.outputs), "limits": traced.limits}
+    problem, difference = "", None
     try:
         run: Callable[[Inputs], list[Tensor]]
         run = write_onnx(graph, traced, path) if format == "onnx" else write_torch(traced, path)
@@ -217,15 +217,22 @@ def _write(
         # A file whose answers are not the model's is worse than none.
         for file in (path, path.with_name(f"{path.name}.data")):
             file.unlink(missing_ok=True)
-        return Written(path.name, **shape, difference=None, problem=str(error))
-    return Written(path.name, **shape, difference=difference)
+        problem = str(error)
+    return Written(
+        path.name,
+        inputs=traced.axes,
+        outputs=list(graph.outputs),
+        limits=traced.limits,
+        difference=difference,
+        problem=problem,
+    )
 
 
 def _real_batches(task: Task, source: Path, samples: Sequence[str]) -> list[Any]:
     if not samples:
         return []
     loader = Predictor(task, source=source).batches(
-        PredictSplit(files=list(samples)), batch_size=_MOST_SAMPLES
+        PredictSplit(files=list(samples)), batch_size=_MOST_SAMPLES, square=True
     )
     batches = list(islice(loader, 1))
     if not bool(batches[0].valid_B.any()):

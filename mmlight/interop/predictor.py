@@ -77,9 +77,21 @@ class Predictor:
                 )
             yield from rows_of(batch, outputs)
 
-    def batches(self, given: PredictSplit, *, batch_size: int) -> Iterator[Batch]:
-        """Yield inputs as the task takes them."""
+    def batches(
+        self, given: PredictSplit, *, batch_size: int, square: bool = False
+    ) -> Iterator[Batch]:
+        """Yield inputs as the task takes them.
+
+        Args:
+            given: files or texts.
+            batch_size: samples of a batch.
+            square: pad images that keep their proportions to one size, whatever else is in the
+                batch.
+        """
         described = data_config(self.task.preprocessing, path=self.source)
+        image = described["init_args"].get("image")
+        if square and image is not None and image.get("eval_crop") == "fit":
+            described["init_args"]["image"] = image | {"pad_to": "square"}
         described["init_args"] |= {
             "predict": {"files": given.files, "text": given.text},
             "eval_batch_size": batch_size,

@@ -38,7 +38,9 @@ def data_config(preprocessing: dict[str, Any] | None, *, path: Path) -> dict[str
     """
     if preprocessing is None:
         raise UserError(f"{path}: does not say how its inputs were prepared; give -c CONFIG")
-    given = {name: preprocessing[name] for name in MODALITIES if preprocessing.get(name)}
+    given: dict[str, Any] = {
+        name: preprocessing[name] for name in MODALITIES if preprocessing.get(name)
+    }
     settings: dict[str, Any] = dict(given)
     if "text" in given:
         kept = {k: v for k, v in given["text"].items() if k not in _OF_TOKENIZER}
@@ -47,7 +49,7 @@ def data_config(preprocessing: dict[str, Any] | None, *, path: Path) -> dict[str
     return {
         "class_path": _MODULE,
         "init_args": {
-            "members": {name: list(ENDINGS[name]) for name in given},
+            "members": {name: list(ENDINGS[name]) for name in MODALITIES if name in given},
             **settings,
             "class_names": preprocessing.get("class_names") or None,
             "num_workers": 0,

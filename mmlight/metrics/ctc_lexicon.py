@@ -4,8 +4,11 @@ Shapes: B clips, L frames, K classes (the symbols and the blank, which is the la
 """
 
 import math
+import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +96,8 @@ class LexiconDecoder(CtcDecoder):
                 stacklevel=2,
             )
         self._words = words
-        self._search = None
+        # At once: a missing package or a damaged file stops a run before it trains.
+        self._search = _Search(self)
 
     def forward(self, log_p_BLK: Tensor, frames_B: Tensor) -> list[Decoded]:
         """Return the best words of each clip, as symbols with single spaces between the words."""
@@ -130,7 +134,16 @@ class _Search:
         unknown = dictionary.get_index("<unk>")
         dictionary.set_default_index(unknown)
         # Kept: the decoder holds no reference of its own to the model (pytorch/audio issue 3218).
-        self._lm = KenLM(settings.lm, dictionary) if settings.lm else flashlight.ZeroLM()
+        self._lm: Any = flashlight.ZeroLM()
+        if settings.lm:
+            try:
+                with _silent_stderr():
+                    self._lm = KenLM(settings.lm, dictionary)
+            except RuntimeError as error:
+                said = " ".join(str(error).split()).rpartition(" threw ")[2]
+                raise UserError(
+                    f"decoder.lm: {settings.lm} cannot be read as a language model ({said})"
+                ) from error
         trie = flashlight.Trie(len(pieces) + 1, self._space)
         start = self._lm.start(False)
         for word in words:
@@ -164,6 +177,21 @@ class _Search:
         best = results[0]
         text = _SPACE.join(self._words[index] for index in best.words if index >= 0)
         return Decoded([self._number[c] for c in text], float(best.score))
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Swallow what a library in C++ prints: a bar for every model that is read."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _read_words(lm: str | None, lexicon: str | None) -> list[str]:

@@ -231,7 +231,7 @@ def _run_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
             {
                 name: f"{format_value(name, float(best['value']))} at step {best['step']:,}"
                 for name, best in (summary.get("best") or {}).items()
-                if name.endswith(("/loss", "/recall_at_1", "accuracy_at_1"))
+                if name.endswith(("/loss", "/recall_at_1", "accuracy_at_1", "/ap50"))
             },
             separator=": ",
         ),

@@ -11,7 +11,7 @@ from mmlight.runs.summary import PairScores, explain_scores, other_scores, retri
 
 # Parts of names of metrics that are shares of something; the second kind only as whole words.
 _SHARES = ("recall", "accuracy", "precision", "share", "exact_match", "calibration_error")
-_SHARE_WORDS = {"f1", "wer", "cer"}
+_SHARE_WORDS = {"f1", "wer", "cer", "ap", "ap50", "ap75", "map"}
 
 
 def format_table(summary: Mapping[str, Any]) -> Group:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -6,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from tiny_run import TinyData, TinyTask, make_batch
 
+from mmlight.batch import BadSample
 from mmlight.callbacks.embeddings import EmbeddingWriter, to_table
 from mmlight.errors import UserError
 
@@ -62,6 +65,19 @@ def test_caption_rows_and_missing_modalities():
     assert [r["audio"] for r in rows] == [[10, 11], None, None, None, [14, 15]]
     assert [r["text"] for r in rows] == [[20, 21], [22, 23], [24, 25], [26, 27], None]
     assert [r["label"] for r in rows] == [0, 0, 1, 1, None]
+
+
+def test_sample_that_cannot_be_read_has_a_row_that_says_so():
+    batch = make_batch(0, size=3, num_samples=3)
+    batch.valid_B[1] = batch.image.present_B[1] = batch.audio.present_B[1] = False
+    batch.text.present_N[1] = False
+    batch.label_B[1] = -1
+    bad = BadSample("shard.tar", "0001", "jpg", "ValueError: cut", "", index=1)
+    features = {"image": torch.ones(3, 2), "text": torch.ones(3, 2), "audio": torch.ones(3, 2)}
+    rows = to_table(replace(batch, bad=(bad,)), features).to_pylist()
+    assert [row["index"] for row in rows] == [0, 1, 2]
+    assert [row["error"] for row in rows] == [None, "jpg: ValueError: cut", None]
+    assert all(rows[1][name] is None for name in ("image", "text", "audio", "label", "caption"))
 
 
 def test_run_that_breaks_off_leaves_no_file(tmp_path):

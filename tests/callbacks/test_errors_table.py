@@ -20,9 +20,8 @@ def test_mistakes_come_with_their_samples(tmp_path):
     values["model"]["class_path"] = "mmlight.tasks.classification.Classification"
     for key in ("objective", "embed_dim"):
         del values["model"]["init_args"][key]
-    values = changed(
-        values, {"trainer.max_steps": 5, "mistakes": {"num_samples": 3}, "run.test": True}
-    )
+    changes = {"trainer.max_steps": 5, "run.test": True, "mistakes": {"num_samples": 3}}
+    values = changed(values, {"model.init_args.optimizer.lr": 1.0e-9, **changes})
     values["pictures"] = {}
     run_in_process("fit", "-c", write_yaml(tmp_path / "tiny.yaml", values))
     run = only_run(tmp_path / "runs")

@@ -26,7 +26,7 @@ CASES = {
         (24, 81),
     ),
     **{k: (partial(HfText, text_config=c), captions, (1, 5)) for k, c in TEXT_CONFIGS.items()},
-    "wav2vec2": (partial(HfAudio, audio_config=AUDIO_CONFIGS["wav2vec2"]), clips, (1, 6400)),
+    "wav2vec2": (partial(HfAudio, audio_config=AUDIO_CONFIGS["wav2vec2"]), clips, (1, 318)),
     "whisper": (partial(HfAudio, audio_config=AUDIO_CONFIGS["whisper"]), clips, (80, 100)),
     "ast": (partial(HfAudio, audio_config=AUDIO_CONFIGS["ast"]), clips, (32, 64)),
     "clap": (partial(HfAudio, audio_config=AUDIO_CONFIGS["clap"]), clips, (64, 1001)),

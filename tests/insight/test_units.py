@@ -38,6 +38,8 @@ def test_units_of_a_cnn_are_cells_of_equal_size():
     assert found.count == 14 * 14
     sizes = torch.bincount(found.number_RK.flatten())
     assert sizes.min() >= 16 and sizes.max() <= 25
+    flat = found.means(torch.ones(64, 64))
+    assert torch.equal(flat, torch.ones(196))
 
 
 @pytest.mark.parametrize(("frames", "columns"), [(80, 7), (40, 5)])
@@ -52,8 +54,8 @@ def test_padding_and_what_is_not_read_are_in_no_unit(frames, columns):
 
 def test_a_wave_is_cut_in_time():
     canvas, found = units(HfAudio(audio_config=AUDIO_CONFIGS["wav2vec2"]), clips((6400,)))
-    assert canvas.rows == 1 and found.count == 32
-    assert found.number_RK[0, 199] == 0 and found.number_RK[0, 200] == 1
+    assert (canvas.rows, canvas.columns) == (1, 318) and found.count == 32
+    assert found.number_RK[0, 9] == 0 and found.number_RK[0, 10] == 1
 
 
 def test_start_and_end_are_in_no_unit():
@@ -61,6 +63,7 @@ def test_start_and_end_are_in_no_unit():
     _, found = units(text, captions((5,)), Tokens(["", "a", " b", "c", ""], 0))
     assert found.number_RK.tolist() == [[-1, 0, 1, 2, -1]] and found.count == 3
     assert found.sums(torch.tensor([[9.0, 1, 2, 3, 9]])).tolist() == [1, 2, 3]
+    assert found.means(torch.tensor([[9.0, 1, 2, 3, 9]])).tolist() == [1, 2, 3]
     painted = found.paint(np.array([1.0, 2, 3]))
     np.testing.assert_array_equal(painted, [[np.nan, 1, 2, 3, np.nan]])
     places = found.places(torch.tensor([[True, False, True]]))

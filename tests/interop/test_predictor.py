@@ -9,7 +9,9 @@ import every_task
 import numpy as np
 import pytest
 
+from mmlight.data.files import PredictSplit
 from mmlight.errors import UserError
+from mmlight.interop.export_command import export
 from mmlight.interop.predictor import Predictor
 
 ALONE = """
@@ -56,7 +58,9 @@ def test_in_a_new_process_every_checkpoint_alone_predicts_the_same(saved, tmp_pa
     for name, (task, path, files) in saved.items():
         if name == "contrastive":
             images = [f for f in files if f.endswith("png")]
-            (batch,) = Predictor(task, source=path).batches(_given(files), batch_size=64)
+            (batch,) = Predictor(task, source=path).batches(
+                PredictSplit(files=files), batch_size=64
+            )
             ours = task.encode("image", batch.image).detach().numpy()
             assert len(alone[name]) == len(images)
             np.testing.assert_array_equal(np.float32(alone[name]), ours)
@@ -64,12 +68,6 @@ def test_in_a_new_process_every_checkpoint_alone_predicts_the_same(saved, tmp_pa
         rows = Predictor(task, source=path).files(files)
         assert rows and alone[name] == json.loads(json.dumps(rows)), name
         assert not any("error" in row for row in rows)
-
-
-def _given(files):
-    from mmlight.data.files import PredictSplit
-
-    return PredictSplit(files=files)
 
 
 def test_rows_say_what_the_task_found(saved):
@@ -90,8 +88,6 @@ def test_rows_say_what_the_task_found(saved):
 
 
 def test_exported_folder_predicts_what_the_checkpoint_does(saved, tmp_path):
-    from mmlight.interop.export_command import export
-
     for name in ("late_fusion", "adapted"):
         _, path, files = saved[name]
         (tmp_path / name).mkdir()
@@ -102,6 +98,15 @@ def test_exported_folder_predicts_what_the_checkpoint_does(saved, tmp_path):
         )
         for a, b in zip(ours, theirs, strict=True):
             assert a["probabilities"] == pytest.approx(b["probabilities"], abs=1e-6)
+
+
+def test_list_of_paths_is_a_list_to_a_model_that_reads_no_text(saved, tmp_path):
+    # Its data maps a text, the transcript, which the model does not read.
+    task, path, files = saved["transcription"]
+    (tmp_path / "list.txt").write_text("\n".join([*files[:2], "gone.wav"]))
+    rows = Predictor(task, source=path).files(str(tmp_path / "list.txt"))
+    assert [row["key"] for row in rows] == [*files[:2], str(tmp_path / "gone.wav")]
+    assert "FileNotFoundError" in rows[2]["error"] and "transcript" in rows[1]
 
 
 def test_embeddings_are_refused_and_texts_are_taken(saved):

@@ -148,6 +148,16 @@ def test_mistakes_are_named(tmp_path, monkeypatch, settings, message):
         LexiconDecoder(**settings)
 
 
+def test_a_damaged_language_model_is_one_line_and_reading_one_is_quiet(lm, tmp_path, capfd):
+    built(lm=lm)(UNSURE, torch.tensor([5]))
+    assert capfd.readouterr().err == ""
+    path = tmp_path / "damaged.arpa"
+    path.write_text(ARPA.replace("-0.1\tab c\n", ""))
+    with pytest.raises(UserError, match=r"damaged\.arpa cannot be read as a language") as error:
+        built(lm=str(path))
+    assert "\n" not in str(error.value)
+
+
 def test_pieces_of_several_characters_are_refused(lm):
     with pytest.raises(UserError, match="a tokenizer of characters"):
         LexiconDecoder(lm=lm).build(["", " ", "ab", "c"])

@@ -54,7 +54,8 @@ def plot_colored_texts(texts: Sequence[ColoredText], path: Path) -> Path:
     lines = 2 + sum(
         2 + sum(max(2, _num_lines(boxes)) for boxes in methods.values()) for methods in laid
     )
-    columns = _MARGIN + _COLUMNS + 2
+    used = [box.column + len(box.text) for m in laid for boxes in m.values() for box in boxes]
+    columns = _MARGIN + max(48, *used) + 2
     figure = new_figure(width=columns * _WIDE, height=lines * _HIGH)
     figure.set_layout_engine("none")  # places are set by hand
     axes: Any = figure.add_axes((0, 0, 1, 1))

@@ -81,6 +81,15 @@ class Images(_Movable):
     present_B: Tensor
     view: View | None = None
 
+    def viewed(self) -> View:
+        """Return `view`; pixels without one are images of their own."""
+        if self.view is not None:
+            return self.view
+        size, device = len(self.pixels_BCHW), self.pixels_BCHW.device
+        area_B2 = torch.tensor(self.pixels_BCHW.shape[2:], device=device).expand(size, 2)
+        whole_B4 = torch.tensor([1.0, 1.0, 0.0, 0.0], device=device).expand(size, 4)
+        return View(area_B2, area_B2, whole_B4)
+
 
 @dataclass(frozen=True)
 class Boxes(_Movable):

@@ -37,10 +37,9 @@ from mmlight.callbacks.zero_shot import ZeroShot
 from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError, nearest
-from mmlight.interop.saved_config import saved_config
+from mmlight.interop.saved_config import own_config
 from mmlight.runs.run import RunFolder
 from mmlight.tasks.saved import read_checkpoint
-from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import Task
 
 LAST = "last"
@@ -388,36 +387,6 @@ def join_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
     return joined[:-1]
 
 
-def configure_from_checkpoint(arguments: Sequence[str]) -> tuple[list[str], str]:
-    """Take model and data preparation from the checkpoint itself, where no config is given.
-
-    Returns:
-        The arguments for the parser, and the name of the experiment.
-    """
-    given = list(arguments)
-    for place, argument in enumerate(given):
-        flag, equals, value = argument.partition("=")
-        if flag != "--ckpt_path":
-            continue
-        if not equals:
-            value = given.pop(place + 1) if place + 1 < len(given) else ""
-        if value == LAST:
-            raise UserError(
-                f"predict --ckpt_path {LAST} needs -c CONFIG, whose newest run is meant; or name a "
-                "checkpoint or a run's folder"
-            )
-        path = find_saved(value, key="--ckpt_path")
-        if not any(argument.startswith("--data.") for argument in given):
-            raise UserError("predict needs something to read: --data.predict.files PATH")
-        if path.is_dir():
-            raise UserError(f"--ckpt_path {path} is an export; give the checkpoint it was made of")
-        given[place] = f"--ckpt_path={path}"
-        name = path.parents[2].name if path.parent.name == "checkpoints" else ""
-        config = yaml.safe_dump(saved_config(path), sort_keys=False)
-        return [f"{_INLINE}{config}", *given], name or "predict"
-    return given, "predict"
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run one of the training verbs.
 
@@ -430,7 +399,9 @@ def main(arguments: Sequence[str]) -> int:
     if verb == "predict":
         rest = join_values(rest, ("--data.predict.files", "--data.init_args.predict.files"))
         if not any(argument.startswith(_INLINE) for argument in rest):
-            rest, name = configure_from_checkpoint(rest)
+            own = own_config(rest)
+            rest = [f"{_INLINE}{yaml.safe_dump(own.values, sort_keys=False)}", *own.arguments]
+            name = own.name
     MmlightCLI([verb, *rest], default_name=name)
     return 0
 

@@ -24,11 +24,13 @@ class RunRecord:
         summary: of its training.
         scores: its last scores, by name: of test where there are any, else of val.
         config: its resolved configuration.
+        other_file: the checkpoint's name, where it is not the one that was scored.
     """
 
     summary: dict[str, Any]
     scores: dict[str, float]
     config: dict[str, Any]
+    other_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def read_run(source: Path) -> RunRecord:
             break
     config = _read(folder / "config.yaml")
     kept = {n: v for n, v in scores.items() if not any(word in n for word in _NOT_TOLD)}
-    return RunRecord(summary, kept, config)
+    scored = Path((summary.get("checkpoints") or {}).get("last") or source.name).name
+    return RunRecord(summary, kept, config, "" if scored == source.name else source.name)
 
 
 def write_card(path: Path, card: Card) -> None:
@@ -110,7 +113,10 @@ def _scores(run: RunRecord) -> str:
     if not run.scores:
         return "## Scores\n\nNone are recorded beside the checkpoint.\n"
     rows = [f"| {name} | {value:.4g} |" for name, value in run.scores.items()]
-    return "\n".join(["## Scores", "", "| metric | value |", "|---|---|", *rows, ""])
+    note = []
+    if run.other_file:
+        note = [f"Of the run's last weights; this export is of `{run.other_file}`.", ""]
+    return "\n".join(["## Scores", "", *note, "| metric | value |", "|---|---|", *rows, ""])
 
 
 def _inputs(card: Card) -> str:

@@ -1,5 +1,7 @@
 """The configuration that a checkpoint, or an exported folder, carries in itself."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,59 @@ from mmlight.batch import MODALITIES
 from mmlight.data.files import ENDINGS
 from mmlight.errors import UserError
 from mmlight.tasks.saved import read_saved
+from mmlight.tasks.source import find_saved
 
 _MODULE = "mmlight.data.module.ShardDataModule"
 _TOKENIZER = "mmlight.data.saved_tokenizer.SavedTokenizer"
 # What the text settings of a checkpoint say of the tokenizer; the others are settings of the data.
 _OF_TOKENIZER = ("tokenizer", "vocab_size")
+
+
+@dataclass(frozen=True)
+class OwnConfig:
+    """What a command runs with that names a checkpoint and no config.
+
+    Attributes:
+        values: the configuration, as YAML would hold it; empty without a checkpoint.
+        arguments: the arguments, with the checkpoint's file in place of its run's folder.
+        name: the experiment's name.
+    """
+
+    values: dict[str, Any]
+    arguments: list[str]
+    name: str
+
+
+def own_config(arguments: Sequence[str]) -> OwnConfig:
+    """Take model and data preparation from the checkpoint that ``--ckpt_path`` names.
+
+    Args:
+        arguments: of ``mmlight predict``.
+
+    Raises:
+        UserError: no such checkpoint, or nothing to predict on.
+    """
+    given = list(arguments)
+    for place, argument in enumerate(given):
+        flag, equals, value = argument.partition("=")
+        if flag != "--ckpt_path":
+            continue
+        if not equals:
+            value = given.pop(place + 1) if place + 1 < len(given) else ""
+        if value == "last":
+            raise UserError(
+                "predict --ckpt_path last needs -c CONFIG, whose newest run is meant; or name a "
+                "checkpoint or a run's folder"
+            )
+        path = find_saved(value, key="--ckpt_path")
+        if not any(argument.startswith("--data.") for argument in given):
+            raise UserError("predict needs something to read: --data.predict.files PATH")
+        if path.is_dir():
+            raise UserError(f"--ckpt_path {path} is an export; give the checkpoint it was made of")
+        given[place] = f"--ckpt_path={path}"
+        name = path.parents[2].name if path.parent.name == "checkpoints" else ""
+        return OwnConfig(saved_config(path), given, name or "predict")
+    return OwnConfig({}, given, "predict")
 
 
 def saved_config(path: Path) -> dict[str, Any]:

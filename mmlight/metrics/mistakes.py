@@ -66,7 +66,7 @@ def find_mistakes(evaluation: LabelledEvaluation, *, most: int) -> Mistakes:
     size, num_classes = known.logits_SK.shape
     names = known.class_names or [str(k) for k in range(num_classes)]
     logits_SK = known.logits_SK.astype(np.float64)
-    broken_S: np.ndarray = ~np.isfinite(logits_SK).all(1)
+    broken_S = np.asarray(~np.isfinite(logits_SK).all(1))
     logits_SK[broken_S] = 0
     chance_SK: np.ndarray
     target_SK: np.ndarray

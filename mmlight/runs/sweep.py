@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,7 +178,7 @@ def load(path: Path) -> Sweep:
     for key in ("experiment", "parameters", "metric"):
         if not given.get(key):
             raise refuse(f"`{key}` is not set, but required")
-    experiment = path.parent / str(given["experiment"])
+    experiment = Path(os.path.normpath(path.parent / str(given["experiment"])))
     if not experiment.is_file():
         raise refuse(f"experiment: there is no file {experiment}")
     metric = str(given["metric"])

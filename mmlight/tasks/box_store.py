@@ -32,8 +32,8 @@ class BoxStore:
             found: the detections of each, in pixels of the images as stored.
         """
         assert batch.image is not None
-        boxes, view = batch.boxes, batch.image.view
-        restored_BG4 = view.restore(boxes.xyxy_BG4).cpu() if boxes and view else None
+        boxes, view = batch.boxes, batch.image.viewed()
+        restored_BG4 = view.restore(boxes.xyxy_BG4).cpu() if boxes is not None else None
         for row in batch.valid_B.nonzero()[:, 0].tolist():
             wanted = None
             if boxes is not None and restored_BG4 is not None and bool(boxes.present_B[row]):
@@ -41,7 +41,7 @@ class BoxStore:
                 wanted = BoxList(
                     restored_BG4[row][mask_G].numpy(), boxes.label_BG[row].cpu()[mask_G].numpy()
                 )
-            size = view.original_B2[row].tolist() if view else batch.image.pixels_BCHW.shape[2:]
+            size = view.original_B2[row].tolist()
             self._rows.append(
                 _Row(
                     index=int(batch.index_B[row]),

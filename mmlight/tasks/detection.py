@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from mmlight.batch import Batch, Boxes, Images, View
+from mmlight.batch import Batch, Boxes, Images
 from mmlight.errors import UserError
 from mmlight.heads.box_head import BoxHead, Candidates
 from mmlight.heads.dense_boxes import DenseBoxes
@@ -158,7 +157,7 @@ class Detection(Task):
         maps = encoder.feature_maps(images, strides=self.head.uses)
         return self.head(
             [part.map_BCHW for part in maps],
-            area_B2=view_of(images).area_B2,
+            area_B2=images.viewed().area_B2,
             canvas=_canvas(images),
             boxes=boxes,
         )
@@ -221,7 +220,7 @@ class Detection(Task):
             outputs: what the head returned.
         """
         best: Candidates = self.head.candidates(outputs, limit=_MOST_CANDIDATES)
-        restored_BQ4 = view_of(images).restore(best.xyxy_BQ4)
+        restored_BQ4 = images.viewed().restore(best.xyxy_BQ4)
         lists = []
         for xyxy_Q4, score_Q, label_Q in zip(
             restored_BQ4, best.score_BQ.float(), best.label_BQ, strict=True
@@ -271,16 +270,6 @@ class Detection(Task):
         self.evaluation = None
         if self.trainer.is_global_zero:
             self.evaluation = replace(gathered, precision_KR=scored.precision_KR)
-
-
-def view_of(images: Images) -> View:
-    """Return where pixels come from; pixels without a view are images of their own."""
-    if images.view is not None:
-        return images.view
-    size, device = len(images.pixels_BCHW), images.pixels_BCHW.device
-    area_B2 = torch.tensor(_canvas(images), device=device).expand(size, 2)
-    whole_B4 = torch.tensor([1.0, 1.0, 0.0, 0.0], device=device).expand(size, 4)
-    return View(area_B2, area_B2, whole_B4)
 
 
 def _canvas(images: Images) -> tuple[int, int]:

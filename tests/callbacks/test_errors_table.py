@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from mmlight.errors import UserError
 from mmlight.runs.stage_rows import read_stage_rows
 
 
-def test_mistakes_come_with_their_samples(tmp_path):
+def test_mistakes_come_with_their_samples(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
     data = write_data(tmp_path / "data")
     values = experiment(data, tmp_path / "runs")
     values["model"]["class_path"] = "mmlight.tasks.classification.Classification"
     for key in ("objective", "embed_dim"):
         del values["model"]["init_args"][key]
     changes = {"trainer.max_steps": 5, "run.test": True, "mistakes": {"num_samples": 3}}
+    changes["run.wandb"] = "offline"
     values = changed(values, {"model.init_args.optimizer.lr": 1.0e-9, **changes})
     values["pictures"] = {}
     run_in_process("fit", "-c", write_yaml(tmp_path / "tiny.yaml", values))
@@ -48,6 +51,12 @@ def test_mistakes_come_with_their_samples(tmp_path):
     names = {p.stem for p in (run / "plots").glob("*.png")}
     assert {"val_mistakes", "test_mistakes", "test_confusion", "test_reliability"} <= names
     assert "curves" in names and "test_joint_space" not in names
+    (media,) = (run / "wandb").glob("offline-run-*/files/media")
+    assert list(media.glob("images/pictures/test_confusion_*.png"))
+    (table,) = media.glob("table/tables/test_mistakes_*.json")
+    told = json.loads(table.read_text())
+    assert [row[told["columns"].index("key")] for row in told["data"]] == [r["key"] for r in tested]
+    assert {"image", "spectrogram", "sound", "text"} <= set(told["columns"])
 
 
 def test_other_tasks_and_bad_numbers_are_refused(tmp_path, capsys):

@@ -12,7 +12,7 @@ def picture(*, annotated: bool = True) -> BoxPicture:
         key="s/1",
         found_N4=np.array([[10.0, 20, 100, 200], [200, 20, 390, 290]]),
         found_label_N=np.array([0, 1]),
-        found_score_N=np.array([0.9, 0.1]),
+        found_score_N=np.array([0.9, 0.4]),
         wanted_M4=np.array([[12.0, 20, 100, 210]]) if annotated else None,
         wanted_label_M=np.array([0]) if annotated else None,
     )

@@ -21,7 +21,6 @@ from mmlight.objectives.box_match import BoxMatchLoss
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
 from mmlight.tasks.box_store import BoxStore
-from mmlight.tasks.detection import view_of
 from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 
@@ -184,7 +183,7 @@ def test_the_tower_of_a_contrastive_run_goes_on_here(tmp_path):
 
 def test_pixels_without_a_view_are_images_of_their_own():
     images = replace(box_data.batch(2).image, view=None)
-    view = view_of(images)
+    view = images.viewed()
     assert view.area_B2.tolist() == view.original_B2.tolist() == [[64, 96]] * 2
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmlight.runs.plots.canvas import COLORS, bare, new_figure, save, style
 
-_LEAST_SCORE = 0.3  # of a box that is drawn
+_LEAST_SCORE = 0.5  # of a box that is drawn
 _SHOWN_KEY = 40  # characters
 
 
@@ -43,7 +43,7 @@ class BoxPicture:
 def plot_detections(
     pictures: Sequence[BoxPicture], path: Path, *, class_names: Sequence[str]
 ) -> Path:
-    """Draw found boxes (with their scores, from 0.3 on) beside annotated ones, a row per image.
+    """Draw found boxes (with their scores, from 0.5 on) beside annotated ones, a row per image.
 
     Args:
         pictures: the images.

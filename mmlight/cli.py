@@ -1,9 +1,7 @@
 """`mmlight fit|validate|test|predict`: a thin LightningCLI over one YAML per experiment."""
 
-import json
 import logging
 import os
-import re
 import shutil
 import warnings
 from argparse import ArgumentError
@@ -16,11 +14,9 @@ from typing import Any, ClassVar, Literal
 import torch
 import yaml
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from mmlight import compose
 from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
 from mmlight.callbacks.early_stopping import EarlyStopping
 from mmlight.callbacks.ema import Ema
@@ -34,17 +30,21 @@ from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.zero_shot import ZeroShot
+from mmlight.cli_arguments import (
+    INLINE,
+    LAST,
+    check_top_keys,
+    expand_configs,
+    join_values,
+)
+from mmlight.cli_mistakes import find_mistake, first_sentence
 from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
-from mmlight.errors import UserError, nearest
+from mmlight.errors import UserError
 from mmlight.interop.saved_config import own_config
 from mmlight.runs.run import RunFolder
 from mmlight.tasks.saved import read_checkpoint
 from mmlight.tasks.task import Task
-
-LAST = "last"
-_INLINE = "--config="
-_MONITOR = re.compile(r"monitor='([^']+)'\)` could not find .*? metrics: \[(.*?)\]")
 
 _SCORING = ("fit", "validate", "test")
 _ALL = (*_SCORING, "predict")
@@ -147,9 +147,9 @@ class MmlightCLI(LightningCLI):
         """Parse, and say in one line what cannot be parsed."""
         known = [a.dest for a in self._subcommand_parsers[self._verb]._actions]
         for argument in args:
-            if argument.startswith(_INLINE):
+            if argument.startswith(INLINE):
                 # The parser itself passes over an unknown key that holds nothing (`picturs: {}`).
-                _check_top_keys(yaml.safe_load(argument.removeprefix(_INLINE)), known)
+                check_top_keys(yaml.safe_load(argument.removeprefix(INLINE)), known)
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
@@ -196,7 +196,7 @@ class MmlightCLI(LightningCLI):
         try:
             yield
         except Exception as error:
-            mistake = _mistake(error)
+            mistake = find_mistake(error)
             if mistake is None:
                 raise
             trainer: Trainer | None = getattr(self, "trainer", None)
@@ -277,7 +277,7 @@ class MmlightCLI(LightningCLI):
         try:
             return Trainer(**trainer, **kwargs)
         except (TypeError, ValueError) as error:
-            raise UserError(f"trainer: {_first_sentence(error)}") from error
+            raise UserError(f"trainer: {first_sentence(error)}") from error
 
     def after_fit(self) -> None:
         """Score the test set if asked, then write the report."""
@@ -294,99 +294,6 @@ class MmlightCLI(LightningCLI):
     after_predict = after_validate
 
 
-def _mistake(error: BaseException) -> UserError | None:
-    """Return what the user did wrong, where that is what an error is about."""
-    # The parser wraps what a class raises while it is built, and names it as the cause.
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return cause
-        if isinstance(cause, MisconfigurationException):
-            return UserError(_told_by_lightning(" ".join(str(cause).split())))
-        cause = cause.__cause__
-    return None
-
-
-def _told_by_lightning(said: str) -> str:
-    if monitor := _MONITOR.search(said):
-        metrics = re.findall(r"'([^']+)'", monitor[2])
-        return (
-            f"checkpoint.monitor: there is no metric '{monitor[1]}'{nearest(monitor[1], metrics)}"
-        )
-    return said
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).split(". ")[0]
-
-
-def _check_top_keys(values: dict[str, Any], known: Sequence[str]) -> None:
-    roots = {key.partition(".")[0] for key in known} - {"config", "help", "print_config"}
-    for key in values:
-        root = str(key).partition(".")[0]
-        if root == "config":
-            raise UserError(
-                f"unknown key `config`; to build on other files, name {compose.EXTENDS}"
-            )
-        if root not in roots:
-            raise UserError(f"unknown key `{root}`{nearest(root, roots)}")
-
-
-def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
-    """Replace each ``-c FILE`` by the files it extends, as inline configurations.
-
-    The classes that the last file names for `model` and `data` are said first, so that a file of
-    settings (a tower, say) can be extended before the file that names the class.
-
-    Returns:
-        The arguments for the parser, and the name of the first file (the experiment's name).
-    """
-    expanded: list[str] = []
-    classes: dict[str, dict[str, str]] = {}
-    name: str | None = None
-    rest = iter(arguments)
-    for argument in rest:
-        flag, equals, value = argument.partition("=")
-        if flag not in ("-c", "--config"):
-            expanded.append(argument)
-            continue
-        if not equals:
-            value = next(rest, "")
-        if not value:
-            raise UserError(f"{flag} needs the path of a config file")
-        path = Path(value)
-        if name is None:
-            name = path.parent.parent.name if path.name == "config.yaml" else path.stem
-        for layer in compose.expand(path):
-            for key in ("model", "data"):
-                part = layer.values.get(key)
-                if isinstance(part, dict) and isinstance(part.get("class_path"), str):
-                    classes[key] = {"class_path": part["class_path"]}
-            if layer.values:
-                expanded.append(f"{_INLINE}{yaml.safe_dump(layer.values, sort_keys=False)}")
-    if classes:
-        expanded.insert(0, f"{_INLINE}{yaml.safe_dump(classes)}")
-    return expanded, name or "run"
-
-
-def join_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """Join the values that follow a flag (``--files a.jpg b.jpg``) into one, as a list."""
-    joined: list[str] = []
-    values: list[str] = []
-    inside = False
-    for argument in [*arguments, "-"]:
-        flag, equals, value = argument.partition("=")
-        if inside and not argument.startswith("-"):
-            values.append(argument)
-            continue
-        if inside:
-            joined[-1] += f"={json.dumps(values)}"
-        inside = flag in flags
-        values = [value] if equals else []
-        joined.append(flag if inside else argument)
-    return joined[:-1]
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run one of the training verbs.
 
@@ -398,9 +305,9 @@ def main(arguments: Sequence[str]) -> int:
     rest, name = expand_configs(arguments[1:])
     if verb == "predict":
         rest = join_values(rest, ("--data.predict.files", "--data.init_args.predict.files"))
-        if not any(argument.startswith(_INLINE) for argument in rest):
+        if not any(argument.startswith(INLINE) for argument in rest):
             own = own_config(rest)
-            rest = [f"{_INLINE}{yaml.safe_dump(own.values, sort_keys=False)}", *own.arguments]
+            rest = [f"{INLINE}{yaml.safe_dump(own.values, sort_keys=False)}", *own.arguments]
             name = own.name
     MmlightCLI([verb, *rest], default_name=name)
     return 0

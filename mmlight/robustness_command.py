@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from mmlight.callbacks.run_logger import WandbRun, send_pictures
-from mmlight.cli import MmlightCLI, expand_configs, quieten
+from mmlight.cli import MmlightCLI, quieten
+from mmlight.cli_arguments import expand_configs
 from mmlight.data.corruptions import KINDS, Corruption
 from mmlight.data.groups import carry, count_values
 from mmlight.errors import UserError, nearest

@@ -1,6 +1,6 @@
 import yaml
 
-from mmlight.cli import expand_configs
+from mmlight.cli_arguments import expand_configs
 
 
 def write(path, text):

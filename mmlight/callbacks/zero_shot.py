@@ -64,8 +64,8 @@ class ZeroShot(Callback):
             return
         if not hasattr(pl_module, "encode"):
             raise UserError(
-                f"zero_shot has no effect on {type(pl_module).__name__}, whose classes are learned; "
-                "leave it out"
+                f"zero_shot has no effect on {type(pl_module).__name__}, whose classes are "
+                "learned; leave it out"
             )
         if data is None or not data.class_names:
             raise UserError(

@@ -98,9 +98,7 @@ def without_absent_targets(corpus: Corpus, members: Members) -> Members:
             absent.add(entry)
     if absent & {"boxes", "box_labels"}:  # one says nothing without the other
         absent |= {"boxes", "box_labels"}
-    changes: dict[str, Any] = {
-        entry: None for entry in absent if not entry.startswith("fields.")
-    }
+    changes: dict[str, Any] = {entry: None for entry in absent if not entry.startswith("fields.")}
     changes["fields"] = {n: s for n, s in members.fields.items() if f"fields.{n}" not in absent}
     if "label" in absent:
         changes["class_captions"] = None

@@ -50,8 +50,8 @@ def timm_map_specs(model: Any, *, key: str) -> dict[int, MapSpec]:
     info = getattr(model, "feature_info", None)
     if info is None or not hasattr(model, "forward_intermediates"):
         raise UserError(
-            f"{key}: timm's {type(model).__name__} has no intermediate feature maps; choose a model "
-            "with forward_intermediates, such as a ResNet, ConvNeXt, Swin or ViT"
+            f"{key}: timm's {type(model).__name__} has no intermediate feature maps; choose a "
+            "model with forward_intermediates, such as a ResNet, ConvNeXt, Swin or ViT"
         )
     last: dict[int, int] = {}
     entries = [info[number] for number in range(len(info))]

@@ -240,10 +240,11 @@ def make_small_stem(model: Any, *, name: str) -> None:
             "image_stem: small replaces one convolution, but this model has three there; set "
             "timm_kwargs: {stem_type: ''}"
         )
-    model.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
-    for level in model.feature_info:  # what a feature map's pixel covers
+    small = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+    changed: Any = model
+    changed.conv1, changed.maxpool = small, nn.Identity()
+    for level in changed.feature_info:  # what a feature map's pixel covers
         level["reduction"] = max(1, level["reduction"] // 4)
 
 

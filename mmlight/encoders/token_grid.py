@@ -4,6 +4,7 @@ Shapes as in `mmlight.batch`: B samples, L tokens, D features; R rows and K colu
 """
 
 from dataclasses import dataclass
+
 from torch import Tensor
 
 from mmlight.encoders.canvas import Canvas

@@ -100,9 +100,7 @@ def load_encoder(encoder: Encoder, source: Source, *, key: str) -> None:
     """
     problem = different_tensors(source.encoder.state_dict(), encoder.state_dict())
     if problem:
-        raise UserError(
-            f"{key}: the encoder set here is not that of {source.path}: {problem}"
-        )
+        raise UserError(f"{key}: the encoder set here is not that of {source.path}: {problem}")
     encoder.load_state_dict(source.encoder.state_dict())
 
 

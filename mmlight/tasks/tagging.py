@@ -145,7 +145,6 @@ class Tagging(Task):
         text = _text_of(batch)
         logits_NLK = self.logits(text).cpu()
         for row, sentence in self._sentences(batch):
-            item = int(text.item_N[row])
             tagged = read_tags(
                 batch.captions[row], sentence.spans, sentence.first_W, logits_NLK[row], self.tags
             )
@@ -261,8 +260,8 @@ def _text_of(batch: Batch) -> Text:
         raise UserError("data.members.text is not set; tagging needs a text")
     if batch.text.item_N.shape[0] != batch.size:
         raise UserError(
-            "data.members.text: a sample has several texts, but tagging takes one; if these are its "
-            "words, set data.members.text_words: true"
+            "data.members.text: a sample has several texts, but tagging takes one; if these are "
+            "its words, set data.members.text_words: true"
         )
     return batch.text
 

@@ -1,0 +1,86 @@
+"""Command-line arguments before they are parsed: config files, lists, a checkpoint's own config."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmlight import compose
+from mmlight.errors import UserError, nearest
+
+LAST = "last"
+INLINE = "--config="
+
+
+def check_top_keys(values: dict[str, Any], known: Sequence[str]) -> None:
+    """Refuse a key at the top of a config that is none of the known ones.
+
+    Raises:
+        UserError: it names the key that was probably meant.
+    """
+    roots = {key.partition(".")[0] for key in known} - {"config", "help", "print_config"}
+    for key in values:
+        root = str(key).partition(".")[0]
+        if root == "config":
+            raise UserError(
+                f"unknown key `config`; to build on other files, name {compose.EXTENDS}"
+            )
+        if root not in roots:
+            raise UserError(f"unknown key `{root}`{nearest(root, roots)}")
+
+
+def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """Replace each ``-c FILE`` by the files it extends, as inline configurations.
+
+    The classes that the last file names for `model` and `data` are said first, so that a file of
+    settings (a tower, say) can be extended before the file that names the class.
+
+    Returns:
+        The arguments for the parser, and the name of the first file (the experiment's name).
+    """
+    expanded: list[str] = []
+    classes: dict[str, dict[str, str]] = {}
+    name: str | None = None
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if flag not in ("-c", "--config"):
+            expanded.append(argument)
+            continue
+        if not equals:
+            value = next(rest, "")
+        if not value:
+            raise UserError(f"{flag} needs the path of a config file")
+        path = Path(value)
+        if name is None:
+            name = path.parent.parent.name if path.name == "config.yaml" else path.stem
+        for layer in compose.expand(path):
+            for key in ("model", "data"):
+                part = layer.values.get(key)
+                if isinstance(part, dict) and isinstance(part.get("class_path"), str):
+                    classes[key] = {"class_path": part["class_path"]}
+            if layer.values:
+                expanded.append(f"{INLINE}{yaml.safe_dump(layer.values, sort_keys=False)}")
+    if classes:
+        expanded.insert(0, f"{INLINE}{yaml.safe_dump(classes)}")
+    return expanded, name or "run"
+
+
+def join_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Join the values that follow a flag (``--files a.jpg b.jpg``) into one, as a list."""
+    joined: list[str] = []
+    values: list[str] = []
+    inside = False
+    for argument in [*arguments, "-"]:
+        flag, equals, value = argument.partition("=")
+        if inside and not argument.startswith("-"):
+            values.append(argument)
+            continue
+        if inside:
+            joined[-1] += f"={json.dumps(values)}"
+        inside = flag in flags
+        values = [value] if equals else []
+        joined.append(flag if inside else argument)
+    return joined[:-1]

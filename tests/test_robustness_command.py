@@ -51,7 +51,7 @@ def test_all_of_it_is_in_one_folder_beside_the_run(trained, capsys):
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert sorted(p.name for p in (folder / "plots").iterdir()) == [
         "robustness.png",
-        "test_reliability.png",
+        "robustness_reliability.png",
     ]
     with (folder / "robustness.csv").open() as file:
         rows = list(csv.DictReader(file))

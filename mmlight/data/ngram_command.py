@@ -29,8 +29,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--lowercase", action="store_true", help="fold the case of texts first")
     parser.add_argument("--out", type=Path, required=True, help="ARPA file to write")
     args = parser.parse_args(argv)
-    if args.order < 1:
-        raise UserError(f"--order {args.order}: must be 1 or more")
+    if not 2 <= args.order <= 6:
+        raise UserError(f"--order {args.order}: must be 2 to 6, which is what KenLM reads")
     corpus = Corpus(load_or_build(expand(args.shards)))
     members = Members(text=args.text)
     check_members(corpus, members, where="--shards", num_classes=None)

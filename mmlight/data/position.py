@@ -8,7 +8,7 @@ from mmlight.errors import UserError
 STATE_VERSION = 1
 _REMEDIES = {
     "version": "train on with the version that wrote it",
-    "fingerprint": "the training shards, or which of their samples are taken, have changed",
+    "fingerprint": "the training shards have changed, or their chosen samples; give the same",
     "seed": "set data.seed to it",
     "global_batch_size": "set data.global_batch_size to it",
     "order": "set these under data (weight in each of data.train) to those",

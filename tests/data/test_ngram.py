@@ -111,5 +111,5 @@ def test_the_command_reads_shards(tmp_path, capsys):
     assert out.read_text() == arpa(2)[1]
     assert "5 texts, 3 words, 6 1-grams, 10 2-grams" in capsys.readouterr().out
     assert [path.name for path in out.parent.iterdir()] == ["lm.arpa"]
-    with pytest.raises(UserError, match="--order 0"):
-        main(["--shards", shards, "--order", "0", "--out", str(out)])
+    with pytest.raises(UserError, match="--order 1"):
+        main(["--shards", shards, "--order", "1", "--out", str(out)])

@@ -9,6 +9,7 @@ from encoder_inputs import (
 
 from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_gru import MelGru
+from mmlight.encoders.spec_augment import SpecAugmentSettings
 from mmlight.errors import UserError
 
 SMALL = dict(speech_channels=4, speech_dim=16, speech_layers=2)
@@ -89,6 +90,15 @@ def test_rebuild_args_rebuild():
     second = MelGru(**first.rebuild_args()).eval()
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(clips()).pooled_BD, second(clips()).pooled_BD)
+
+
+def test_parts_of_the_spectrogram_are_hidden_in_training_only():
+    settings = SpecAugmentSettings(time_masks=1, time_width=0.5)
+    plain, hiding = make(speech_dropout=0.0), make(speech_dropout=0.0, speech_augment=settings)
+    expected = plain(clips()).pooled_BD
+    assert not torch.allclose(hiding.train()(clips()).pooled_BD, expected)
+    assert torch.equal(hiding.eval()(clips()).pooled_BD, expected)
+    assert MelGru(**hiding.rebuild_args()).speech_augment == settings
 
 
 def test_bf16_autocast_is_finite():

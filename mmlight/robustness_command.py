@@ -213,7 +213,9 @@ class RobustnessCLI(MmlightCLI):
         pictures = [plot_robustness(report, self.run.plots / "robustness.png")]
         if has_probabilities(kept[CLEAN]):
             pictures.append(
-                plot_reliability(_panels(report, kept), self.run.plots / "robustness_reliability.png")
+                plot_reliability(
+                    _panels(report, kept), self.run.plots / "robustness_reliability.png"
+                )
             )
         loggers = self.record.loggers()
         self.trainer.loggers = loggers

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mmlight.cli import resolve
+from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse
 from mmlight.data.corruptions import KINDS, Corruption
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
@@ -29,7 +30,6 @@ from mmlight.tasks.saved import Saved
 from mmlight.tasks.source import find_saved
 from mmlight.tasks.spec import rebuild
 from mmlight.tasks.task import build_task
-from mmlight.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse
 
 # What the paper recommends where nothing is there to choose by (section 5).
 _DEFAULT_ALPHA = 0.5

@@ -7,8 +7,8 @@ import cli_data
 import pytest
 import yaml
 
-from mmlight import sweep_command
 from mmlight.__main__ import main
+from mmlight.commands import sweep as sweep_command
 from mmlight.runs.sweep import load
 from mmlight.runs.sweep_results import SweepFolder
 

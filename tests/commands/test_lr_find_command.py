@@ -6,7 +6,7 @@ import cli_data
 import pytest
 import yaml
 
-from mmlight.lr_find_command import yaml_lines
+from mmlight.commands.lr_find import yaml_lines
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from functools import partial
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse
 from mmlight.errors import UserError
 from mmlight.interop.averaging import (
     Average,
@@ -21,7 +22,6 @@ from mmlight.runs.table import format_value
 from mmlight.tasks.saved import Saved
 from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import Task, build_task
-from mmlight.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse
 
 
 @dataclass

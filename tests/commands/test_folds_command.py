@@ -8,7 +8,7 @@ import cli_data
 import pytest
 import yaml
 
-from mmlight import folds_command
+from mmlight.commands import folds as folds_command
 from mmlight.runs.metrics_log import read_rows
 
 

@@ -32,6 +32,19 @@ class _Movable:
                 changed[f.name] = value._map(fn)
         return replace(self, **changed)  # type: ignore[type-var]
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor."""
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, _Movable):
+                yield from value.tensors()
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Return some rows of every tensor."""
+        return self._map(lambda t: t[start:stop])
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return a copy whose tensors are on `device`."""
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))

@@ -5,7 +5,7 @@ import os
 import shutil
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import yaml
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import Strategy
 
 from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
 from mmlight.callbacks.early_stopping import EarlyStopping
@@ -43,6 +44,8 @@ from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import own_config
 from mmlight.runs.run import RunFolder
+from mmlight.strategies.ddp import Ddp
+from mmlight.strategies.fsdp import Fsdp
 from mmlight.tasks.saved import read_checkpoint
 from mmlight.tasks.task import Task
 
@@ -60,6 +63,9 @@ _CALLBACKS: dict[str, tuple[type[Callback], tuple[str, ...], str]] = {
     "predictions": (Predictions, ("predict",), "How the rows of `predict` are written."),
     "early_stopping": (EarlyStopping, ("fit",), "Stop when a metric no longer improves."),
 }
+
+
+_STRATEGIES: dict[str, Callable[[], Strategy]] = {"ddp": Ddp, "fsdp": Fsdp}
 
 
 @dataclass
@@ -167,7 +173,7 @@ class MmlightCLI(LightningCLI):
             self.run = RunFolder.latest(settings["root"], name=name)
             config["ckpt_path"] = str(self.run.newest_checkpoint())
         else:
-            if asked is not None and not Path(asked).is_file():
+            if asked is not None and not Path(asked).exists():
                 raise UserError(f"--ckpt_path {asked}: no such file; '{LAST}' takes the newest")
             if verb != "fit" and asked is None:
                 raise UserError(
@@ -274,6 +280,12 @@ class MmlightCLI(LightningCLI):
         }
         # Deterministic mode fills fresh memory with NaN to show up bugs: 7 % of a step of BERT.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        strategy = _STRATEGIES.get(str(trainer.get("strategy")))
+        if strategy is not None:
+            trainer["strategy"] = strategy()
+        if isinstance(trainer.get("strategy"), Fsdp):
+            # What is gathered in inference mode could not be trained with afterwards.
+            trainer["inference_mode"] = False
         try:
             return Trainer(**trainer, **kwargs)
         except (TypeError, ValueError) as error:

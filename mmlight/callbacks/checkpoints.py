@@ -11,6 +11,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from mmlight.tasks.saved import read_checkpoint
+from mmlight.tasks.sharded import is_sharded
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a temporary file in the same folder, syncs it, and renames it.
@@ -18,6 +21,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own writer goes through the system's temporary folder, which is not atomic across
     file systems: a process killed while saving would leave half a file under the final name.
     """
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, also one in the parts that a sharded run wrote."""
+        if is_sharded(Path(path)):
+            return read_checkpoint(Path(path))
+        options = {} if map_location is None else {"map_location": map_location}
+        return super().load_checkpoint(path, weights_only=weights_only, **options)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None

@@ -5,8 +5,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from mmlight.errors import UserError
 
@@ -63,8 +64,8 @@ class Ema(pl.Callback):
         if stage != "fit":
             return
         self._average, self._raw, self._num_updates, self._seen_step = None, None, 0, 0
-        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-            raise UserError("ema does not work with sharded strategies; use strategy: ddp")
+        if isinstance(trainer.strategy, FSDPStrategy):
+            raise UserError("ema does not work with Lightning's FSDPStrategy; use strategy: fsdp")
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.save_weights_only:
                 raise UserError(
@@ -98,8 +99,12 @@ class Ema(pl.Callback):
             if name not in self._average:  # unfrozen since the start: joins with its value of now
                 self._average[name] = _wide(tensor)
         tensors = _all_tensors(pl_module)
-        values = [tensors[name].detach().to(a.dtype) for name, a in self._average.items()]
-        torch._foreach_lerp_(list(self._average.values()), values, 1 - decay)
+        averages = [_own_part(average) for average in self._average.values()]
+        values = [
+            _own_part(tensors[name]).detach().to(average.dtype)
+            for name, average in zip(self._average, averages, strict=True)
+        ]
+        torch._foreach_lerp_(averages, values, 1 - decay)
         self._num_updates += 1
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -163,7 +168,7 @@ class Ema(pl.Callback):
         for name, weights in stored["weights"].items():
             average = stored["average"].get(name, tensors[name])
             self._average[name] = _wide(average)
-            tensors[name].copy_(weights)
+            _own_part(tensors[name]).copy_(_own_part(weights))
         self._num_updates = stored["num_updates"]
 
     def _begin(self, pl_module: pl.LightningModule) -> None:
@@ -183,7 +188,7 @@ class Ema(pl.Callback):
         with torch.inference_mode(False):
             self._raw = {name: tensors[name].detach().clone() for name in self._average}
         for name, average in self._average.items():
-            tensors[name].copy_(average)
+            _own_part(tensors[name]).copy_(_own_part(average))
 
     @torch.no_grad()
     def _use_weights(self, pl_module: pl.LightningModule) -> None:
@@ -191,8 +196,13 @@ class Ema(pl.Callback):
             return
         tensors = _all_tensors(pl_module)
         for name, weights in self._raw.items():
-            tensors[name].copy_(weights)
+            _own_part(tensors[name]).copy_(_own_part(weights))
         self._raw = None
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _wide(tensor: Tensor) -> Tensor:

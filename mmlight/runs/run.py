@@ -190,12 +190,13 @@ class RunFolder:
         Periodic checkpoints (``step-*.ckpt``) come before the best ones, which were written in the
         middle of a validation.
         """
-        paths = [p for p in self.checkpoints.glob("*.ckpt") if p.is_file()]
+        paths = list(self.checkpoints.glob("*.ckpt"))
         paths.sort(
             key=lambda p: (p.name.startswith("step-"), p.stat().st_mtime_ns, p.name), reverse=True
         )
-        # A checkpoint is a zip archive, whose directory stands at its end.
-        return next((p for p in paths if zipfile.is_zipfile(p)), None)
+        # A checkpoint in one file is a zip archive, whose directory stands at its end; one in
+        # parts is a folder, which is named when it is whole.
+        return next((p for p in paths if p.is_dir() or zipfile.is_zipfile(p)), None)
 
 
 def agreed_id(environ: Mapping[str, str]) -> str | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -137,14 +136,10 @@ class Detection(Task):
         super().setup(stage)
         if stage != "predict":
             check_counter()
-        strategy = self.trainer.strategy
-        if stage == "fit" and isinstance(strategy, DDPStrategy):
-            if not strategy._ddp_kwargs.get("find_unused_parameters"):
-                raise UserError(
-                    "trainer.strategy: detection leaves parts of a tower out (its pooling, stages "
-                    "behind the last map), for which ddp would wait; use "
-                    "ddp_find_unused_parameters_true"
-                )
+
+    def has_unused_parameters(self) -> bool:
+        """Say yes: parts of a tower are left out (its pooling, stages behind the last map)."""
+        return True
 
     def detect(self, images: Images, boxes: Boxes | None = None) -> Any:
         """Return the head's outputs, with gradients.

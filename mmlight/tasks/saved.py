@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmlight.errors import UserError
+from mmlight.tasks.sharded import is_sharded, read_shards
 
 CHECKPOINT_KEY = "mmlight"
 CHECKPOINT_VERSION = 1
@@ -34,7 +35,7 @@ def read_saved(path: Path) -> Saved:
     Raises:
         UserError: no such file or folder, or not one of mmlight.
     """
-    if path.is_dir():
+    if path.is_dir() and not is_sharded(path):
         from mmlight.tasks.exported import read_export
 
         return read_export(path)
@@ -44,14 +45,16 @@ def read_saved(path: Path) -> Saved:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; only tensors and plain values are ever unpickled.
+    """Read a checkpoint, in one file or in parts; only tensors and plain values are unpickled.
 
     Raises:
         UserError: no such file, not a checkpoint, or not one of mmlight.
     """
-    if not path.is_file():
+    if not path.is_file() and not is_sharded(path):
         raise UserError(f"checkpoint {path}: no such file")
     try:
+        if path.is_dir():
+            return read_shards(path)
         # Mapped: a check of what it is must not read gigabytes that Lightning reads again.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises several kinds for a damaged or unsafe file

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from mmlight import comm
@@ -147,8 +148,21 @@ class Task(lightning.LightningModule):
                 f"trainer.precision {self.trainer.precision} would also round the waveforms; use "
                 f"{half} or 32-true"
             )
-        if stage == "fit" and self.trained is not None:
-            self.trained.check_strategy(self.trainer.strategy)
+
+    def has_unused_parameters(self) -> bool:
+        """Whether some parameters that are ever trained get no gradient in some steps."""
+        return self.trained is not None and self.trained.changes
+
+    def on_fit_start(self) -> None:
+        """Refuse a DDP that would wait for gradients which do not come."""
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, DDPStrategy) or not self.has_unused_parameters():
+            return
+        if not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise UserError(
+                f"trainer.strategy {type(strategy).__name__} would wait for parameters that get no "
+                "gradient; use trainer.strategy: ddp, which looks for them"
+            )
 
     def configure_model(self) -> None:
         """Build once, however often Lightning asks."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from mmlight.encoders.lora import LoraSettings, add_adapters
@@ -97,19 +96,10 @@ class TrainedParts:
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         return f"trains {trained:,} of {total:,} parameters ({trained / total:.2%})"
 
-    def check_strategy(self, strategy: Any) -> None:
-        """Refuse a schedule under DDP that waits for gradients which do not come.
-
-        Raises:
-            UserError: `find_unused_parameters` is off.
-        """
-        if len(self._starts) < 2 or not isinstance(strategy, DDPStrategy):
-            return
-        if not strategy._ddp_kwargs.get("find_unused_parameters"):
-            raise UserError(
-                "model.tuning.unfreeze trains more parameters later on, for which DDP would wait; "
-                "use trainer.strategy: ddp_find_unused_parameters_true"
-            )
+    @property
+    def changes(self) -> bool:
+        """Whether more parameters are trained later on than at the start."""
+        return len(self._starts) > 1
 
     def _scales(self, free: Mapping[str, Any], *, tuning: Tuning, lr: float) -> dict[str, float]:
         scales: dict[str, float] = {}

@@ -1,0 +1,1 @@
+"""How a task is spread over processes: gradients averaged (DDP) or everything sharded (FSDP2)."""

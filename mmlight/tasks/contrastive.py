@@ -91,7 +91,7 @@ class Contrastive(Task):
 
         def encode(modality: Modality) -> Tensor:
             if modality not in encoded:
-                encoded[modality] = self._features(modality, getattr(batch, modality))
+                encoded[modality] = self.features(modality, getattr(batch, modality))
             return encoded[modality]
 
         loss = self.objective(encode, batch)
@@ -101,7 +101,8 @@ class Contrastive(Task):
         )
         return loss.value
 
-    def _features(self, modality: Modality, inputs: Any) -> Tensor:
+    def features(self, modality: Modality, inputs: Any) -> Tensor:
+        """Return joint-space features (B, D) to train on, not normalised; see `grad_cache`."""
         tower = self.tower(modality)
         if self.grad_cache is not None and self.grad_cache < len(next(inputs.tensors())):
             return encode_in_chunks(tower, inputs, size=self.grad_cache)

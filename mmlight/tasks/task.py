@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import lightning
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 
 from mmlight import comm
@@ -233,6 +235,21 @@ class Task(lightning.LightningModule):
         """Step, then keep the objective's parameters in their range."""
         super().optimizer_step(*args, **kwargs)
         self.after_step()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients; also those of a fused optimiser where nothing scaled them."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            # Lightning refuses any fused kernel, for the sake of float16's scaler.
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+            return
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed from (seed, epoch, step, rank): a resumed run draws the same numbers."""

@@ -20,7 +20,7 @@ def gradients(task, batch, *, chunk):
     task.zero_grad()
     torch.manual_seed(7)
     task.grad_cache = chunk
-    value = task.objective(lambda m: task._features(m, getattr(batch, m)), batch).value
+    value = task.objective(lambda m: task.features(m, getattr(batch, m)), batch).value
     value.backward()
     return {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}, value
 
@@ -104,7 +104,7 @@ def _step() -> dict[str, torch.Tensor]:
             self.task = task
 
         def forward(self, batch):
-            return task.objective(lambda m: task._features(m, getattr(batch, m)), batch).value
+            return task.objective(lambda m: task.features(m, getattr(batch, m)), batch).value
 
     step = Step() if comm.world_size() == 1 else nn.parallel.DistributedDataParallel(Step())
     step(batch).backward()

@@ -60,16 +60,22 @@ class Voyage:
     """Brings columns and what belongs to them to this rank's rows, block after block.
 
     Where the ranks form a ring, each block visits all of them and comes home: whoever iterates
-    reads `cargo` and changes it in place, and after the loop it holds this rank's own block again.
+    reads `cargo` and changes it in place, and after the loop it holds what belongs to this rank's
+    own columns again.
     Otherwise there is one block, and nothing travels. Every rank iterates to the end.
 
     Args:
-        cargo: tensors of one shape on all ranks.
+        fixed: what is only read, first in `cargo`; of one shape on all ranks. It does not come
+            home: that would be a message for nothing.
+        changing: what each rank adds to, behind it in `cargo`.
         ranks: how ranks meet.
     """
 
-    def __init__(self, cargo: Sequence[Tensor], *, ranks: Ranks) -> None:
-        self.cargo = list(cargo)
+    def __init__(
+        self, *, fixed: Sequence[Tensor], changing: Sequence[Tensor], ranks: Ranks
+    ) -> None:
+        self.cargo = [*fixed, *changing]
+        self._num_fixed = len(fixed)
         self._stops = comm.world_size() if ranks == "ring" else 1
 
     def __iter__(self) -> Iterator[int]:
@@ -77,5 +83,6 @@ class Voyage:
         size = len(self.cargo[0])
         for stop in range(self._stops):
             yield (comm.rank() - stop) % self._stops * size if self._stops > 1 else 0
-            if self._stops > 1:
-                self.cargo = comm.shift(self.cargo)
+            left = self._num_fixed if stop == self._stops - 1 else 0
+            if self._stops > 1 and left < len(self.cargo):
+                self.cargo = [*self.cargo[:left], *comm.shift(self.cargo[left:])]

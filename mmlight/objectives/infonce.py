@@ -69,7 +69,7 @@ class _InfoNce(torch.autograd.Function):
         rows = Running.start(row_BD, len(row_BD))
         positive_B = torch.zeros_like(row_BD[:, 0])
         columns = Running.start(column_CD, len(column_CD))
-        voyage = Voyage([column_CD, columns.state_3N], ranks=tiling.ranks)
+        voyage = Voyage(fixed=[column_CD], changing=[columns.state_3N], ranks=tiling.ranks)
         for first in voyage:
             block_CD, state_3C = voyage.cargo
             _meet(similarities, block_CD, first, rows, Running(state_3C), positive_B)
@@ -105,7 +105,7 @@ class _InfoNce(torch.autograd.Function):
         # What positives take off, once for each direction.
         share_B = 2 * samples.local(samples.valid_G).to(row_BD.dtype) / samples.num_positives()
         column_grad_CD = torch.zeros_like(column_CD, memory_format=torch.contiguous_format)
-        voyage = Voyage([column_CD, column_C, column_grad_CD], ranks=tiling.ranks)
+        voyage = Voyage(fixed=[column_CD, column_C], changing=[column_grad_CD], ranks=tiling.ranks)
         for first in voyage:
             block_CD, log_sum_C, grad_CD = voyage.cargo
             for rows in similarities.strips(len(block_CD)):

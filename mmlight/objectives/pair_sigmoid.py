@@ -80,15 +80,15 @@ class _PairSigmoid(torch.autograd.Function):
         similarities = Similarities(row_BD, scale, samples=samples, tiling=tiling)
         loss_B = torch.zeros_like(row_BD[:, 0])
         grads = None
-        cargo = [column_CD]
+        changing = []
         if hits_of == "columns":
-            cargo.append(Running.start(column_CD, len(column_CD)).state_3N)
+            changing.append(Running.start(column_CD, len(column_CD)).state_3N)
         if with_grad:
             zeros = [torch.zeros_like(x, dtype=row_BD.dtype) for x in (row_BD, scale, bias)]
             grads = _Grads(*zeros)
-            cargo.append(torch.zeros_like(column_CD, memory_format=torch.contiguous_format))
+            changing.append(torch.zeros_like(column_CD, memory_format=torch.contiguous_format))
         rows = Running.start(row_BD, len(row_BD))
-        voyage = Voyage(cargo, ranks=tiling.ranks)
+        voyage = Voyage(fixed=[column_CD], changing=changing, ranks=tiling.ranks)
         for first in voyage:
             block_CD = voyage.cargo[0]
             seen = Running(voyage.cargo[1]) if hits_of == "columns" else rows

@@ -65,6 +65,7 @@ from mmlight.objectives.siglip import SigLip
 DIM = 512
 CHUNK = 1024
 WARM_UP = 256
+PARTS = ("clip", "siglip", "ranks")
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 Features = dict[Modality, Tensor]
 Step = Callable[[Features], Any]
@@ -75,14 +76,16 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        calls: calls in a process and processes, by number of samples, for CLIP.
+        calls: calls in a process, by number of samples, for CLIP.
+        processes: processes of each side and size.
         siglip_sizes: numbers of samples for SigLIP.
         worlds: numbers of ranks.
         share: samples of each rank.
         rank_calls: calls of each side on ranks.
     """
 
-    calls: dict[int, tuple[int, int]]
+    calls: dict[int, int]
+    processes: int
     siglip_sizes: tuple[int, ...]
     worlds: tuple[int, ...]
     share: int
@@ -90,13 +93,16 @@ class Plan:
 
 
 FULL = Plan(
-    calls={16384: (1, 2), 4096: (3, 2), 1024: (9, 2)},
+    calls={16384: 1, 4096: 3, 1024: 9},
+    processes=2,
     siglip_sizes=(16384,),
     worlds=(2, 4),
     share=2048,
     rank_calls=3,
 )
-QUICK = Plan(calls={1024: (3, 1)}, siglip_sizes=(1024,), worlds=(2,), share=512, rank_calls=2)
+QUICK = Plan(
+    calls={1024: 3}, processes=1, siglip_sizes=(1024,), worlds=(2,), share=512, rank_calls=2
+)
 
 
 def make_features(size: int, *, seed: int = 0) -> Features:
@@ -334,7 +340,7 @@ class Report:
         """Add a row; ratios are of medians."""
         ratio = statistics.median(ours) / statistics.median(theirs)
         self.table.add_row(key, what, spread(theirs), spread(ours), f"{ratio:.{digits}f}")
-        print(f"{key}: {what} {ratio:.3f}", file=sys.stderr)
+        print(f"{key}: {what} {spread(theirs)} {spread(ours)} {ratio:.3f}", file=sys.stderr)
         name = f"{key} {what}".replace(",", "").replace(" ", "_").replace("=", "")
         self.figures |= {
             f"{name}_ratio": round(ratio, 4),
@@ -348,11 +354,11 @@ def compare(
     key: str,
     pair: tuple[str, str],
     size: int,
-    counts: tuple[int, int],
+    calls: int,
+    processes: int,
     open_clip: str | None,
 ) -> None:
     """Measure two sides in turns, each in fresh processes."""
-    calls, processes = counts
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in pair}
     for _ in range(processes):
         for name in pair:
@@ -377,6 +383,10 @@ def main() -> None:
     parser.add_argument(
         "--open-clip", default=os.environ.get("OPEN_CLIP"), help="folder that holds open_clip/"
     )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="parts of the table (all)"
+    )
+    parser.add_argument("--processes", type=int, help="of each side and size (2; quick 1)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -384,19 +394,20 @@ def main() -> None:
         print(json.dumps(run_child(json.loads(arguments.child), arguments.open_clip)))
         return
     plan = QUICK if arguments.quick else FULL
+    processes = arguments.processes or plan.processes
     open_clip = arguments.open_clip
+    parts = [part for part in arguments.only if open_clip or part == "clip"]
     if open_clip and not Path(open_clip, "open_clip", "loss.py").exists():
         parser.error(f"--open-clip: {open_clip} holds no open_clip/loss.py")
     console, report = Console(), Report()
     started = time.monotonic()
-    for size, counts in plan.calls.items():
+    for size, calls in plan.calls.items() if "clip" in parts else ():
         key = f"CLIP, B={size}, naive"
-        compare(report, key, ("naive", "tiled"), size, counts, open_clip)
-    for size in plan.siglip_sizes if open_clip else ():
-        key = f"SigLIP, B={size}, chunked"
-        names = ("siglip chunked", "siglip tiled")
-        compare(report, key, names, size, plan.calls[size], open_clip)
-    for world in plan.worlds if open_clip else ():
+        compare(report, key, ("naive", "tiled"), size, calls, processes, open_clip)
+    for size in plan.siglip_sizes if "siglip" in parts else ():
+        key, names = f"SigLIP, B={size}, chunked", ("siglip chunked", "siglip tiled")
+        compare(report, key, names, size, plan.calls[size], processes, open_clip)
+    for world in plan.worlds if "ranks" in parts else ():
         found = child("ranks", world, plan.share, plan.rank_calls, open_clip=open_clip)
         for ours in ("tiled", "ring"):
             key = f"CLIP, W={world}, B={plan.share} each, open_clip, {ours}"

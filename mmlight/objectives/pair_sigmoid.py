@@ -56,12 +56,61 @@ def pair_sigmoid(
 
 
 @dataclass(frozen=True)
-class _Grads:
-    """What the pass adds gradients to."""
+class _Sweep:
+    """What one pass over the similarities adds up.
 
-    row_BD: Tensor
-    scale: Tensor
+    Attributes:
+        similarities: of this rank's rows.
+        bias: 0-d.
+        hits_of: which side's maxima are kept.
+        loss_B: sums by row.
+        row_grad_BD, scale_grad, bias_grad: gradients; None where none are wanted.
+    """
+
+    similarities: Similarities
     bias: Tensor
+    hits_of: Side
+    loss_B: Tensor
+    row_grad_BD: Tensor | None
+    scale_grad: Tensor
+    bias_grad: Tensor
+
+    def meet(
+        self, block_CD: Tensor, first: int, *, seen: Running, column_grad_CD: Tensor | None
+    ) -> None:
+        """Add the loss of this rank's rows and a block of columns, and its gradients.
+
+        Args:
+            block_CD: columns.
+            first: number of the first of them among all columns.
+            seen: maxima of the side of `hits_of`.
+            column_grad_CD: is added to, unless None.
+        """
+        similarities = self.similarities
+        for part in similarities.strips(len(block_CD)):
+            strip_RD = similarities.scaled(part)
+            strip_grad_RD = torch.zeros_like(strip_RD)
+            for tile in similarities.tiles(part, len(block_CD), first=first):
+                logits_RS = similarities.logits(strip_RD, block_CD[tile.columns], tile)
+                logits_RS += self.bias
+                spare_RS = similarities.spare(tile)
+                positive_RS = similarities.positive(tile)
+                best = maxima(logits_RS, tile, positive_RS=positive_RS, spare_RS=spare_RS)
+                if self.hits_of == "rows":
+                    seen.raise_to(part, best[0])
+                else:
+                    seen.raise_to(tile.columns, best[1])
+                similarities.negate_positives(logits_RS, tile)
+                self.loss_B[part] += _softplus(logits_RS, spare_RS).sum(1)
+                if column_grad_CD is None:
+                    continue
+                weight_RS = logits_RS.sigmoid_()
+                similarities.negate_positives(weight_RS, tile)
+                self.bias_grad.add_(weight_RS.sum())
+                similarities.add_product(strip_grad_RD, weight_RS, block_CD[tile.columns])
+                similarities.add_product(column_grad_CD[tile.columns], weight_RS.T, strip_RD)
+            if self.row_grad_BD is not None:
+                similarities.add_row_grads(part, strip_grad_RD, self.row_grad_BD, self.scale_grad)
 
 
 class _PairSigmoid(torch.autograd.Function):
@@ -77,23 +126,30 @@ class _PairSigmoid(torch.autograd.Function):
         hits_of: Side,
         with_grad: bool,
     ) -> tuple[Tensor, Tensor]:
-        similarities = Similarities(row_BD, scale, samples=samples, tiling=tiling)
-        loss_B = torch.zeros_like(row_BD[:, 0])
-        grads = None
+        wide = row_BD.dtype
+        sweep = _Sweep(
+            similarities=Similarities(row_BD, scale, samples=samples, tiling=tiling),
+            bias=bias,
+            hits_of=hits_of,
+            loss_B=torch.zeros_like(row_BD[:, 0]),
+            row_grad_BD=torch.zeros_like(row_BD) if with_grad else None,
+            scale_grad=torch.zeros_like(scale, dtype=wide),
+            bias_grad=torch.zeros_like(bias, dtype=wide),
+        )
+        rows = Running.start(row_BD, len(row_BD))
         changing = []
         if hits_of == "columns":
             changing.append(Running.start(column_CD, len(column_CD)).state_3N)
         if with_grad:
-            zeros = [torch.zeros_like(x, dtype=row_BD.dtype) for x in (row_BD, scale, bias)]
-            grads = _Grads(*zeros)
             changing.append(torch.zeros_like(column_CD, memory_format=torch.contiguous_format))
-        rows = Running.start(row_BD, len(row_BD))
         voyage = Voyage(fixed=[column_CD], changing=changing, ranks=tiling.ranks)
         for first in voyage:
-            block_CD = voyage.cargo[0]
-            seen = Running(voyage.cargo[1]) if hits_of == "columns" else rows
-            grad_CD = voyage.cargo[-1] if with_grad else None
-            _meet(similarities, block_CD, first, bias, loss_B, seen, hits_of, grads, grad_CD)
+            sweep.meet(
+                voyage.cargo[0],
+                first,
+                seen=rows if hits_of == "rows" else Running(voyage.cargo[1]),
+                column_grad_CD=voyage.cargo[-1] if with_grad else None,
+            )
         valid_B = samples.local(samples.valid_G)
         if hits_of == "rows":
             hit_B = rows.hits()
@@ -103,10 +159,11 @@ class _PairSigmoid(torch.autograd.Function):
                 columns = comm.all_reduce_max(columns)
             hit_C = Running(columns).hits()
             hit_B = samples.local(hit_C) if len(hit_C) == len(samples.valid_G) else hit_C
-        loss = loss_B.sum()
+        loss = sweep.loss_B.sum()
         hits = (hit_B & valid_B).sum().to(loss.dtype)
-        if grads is not None:
-            ctx.save_for_backward(grads.row_BD, voyage.cargo[-1], grads.scale, grads.bias)
+        if with_grad:
+            made = (sweep.row_grad_BD, voyage.cargo[-1], sweep.scale_grad, sweep.bias_grad)
+            ctx.save_for_backward(*made)
             ctx.dtypes = scale.dtype, bias.dtype
         ctx.mark_non_differentiable(hits)
         return loss, hits
@@ -116,44 +173,6 @@ class _PairSigmoid(torch.autograd.Function):
         row_BD, column_CD, scale, bias = (saved * grads[0] for saved in ctx.saved_tensors)
         nothing = (None, None, None, None)
         return row_BD, column_CD, scale.to(ctx.dtypes[0]), bias.to(ctx.dtypes[1]), *nothing
-
-
-def _meet(
-    similarities: Similarities,
-    block_CD: Tensor,
-    first: int,
-    bias: Tensor,
-    loss_B: Tensor,
-    seen: Running,
-    hits_of: Side,
-    grads: _Grads | None,
-    grad_CD: Tensor | None,
-) -> None:
-    """Add the loss of this rank's rows and a block of columns, and its gradients."""
-    for part in similarities.strips(len(block_CD)):
-        strip_RD = similarities.scaled(part)
-        strip_grad_RD = torch.zeros_like(strip_RD)
-        for tile in similarities.tiles(part, len(block_CD), first=first):
-            logits_RS = similarities.logits(strip_RD, block_CD[tile.columns], tile)
-            logits_RS += bias
-            spare_RS = similarities.spare(tile)
-            positive_RS = similarities.positive(tile)
-            best = maxima(logits_RS, tile, positive_RS=positive_RS, spare_RS=spare_RS)
-            if hits_of == "rows":
-                seen.raise_to(part, best[0])
-            else:
-                seen.raise_to(tile.columns, best[1])
-            similarities.negate_positives(logits_RS, tile)
-            loss_B[part] += _softplus(logits_RS, spare_RS).sum(1)
-            if grads is None or grad_CD is None:
-                continue
-            weight_RS = logits_RS.sigmoid_()
-            similarities.negate_positives(weight_RS, tile)
-            grads.bias.add_(weight_RS.sum())
-            similarities.add_product(strip_grad_RD, weight_RS, block_CD[tile.columns])
-            similarities.add_product(grad_CD[tile.columns], weight_RS.T, strip_RD)
-        if grads is not None:
-            similarities.add_row_grads(part, strip_grad_RD, grads.row_BD, grads.scale)
 
 
 def _softplus(x_RS: Tensor, out_RS: Tensor) -> Tensor:

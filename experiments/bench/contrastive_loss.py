@@ -28,6 +28,8 @@ What is measured
                 over ranks. Bytes are those a rank sends: (W - 1) shares for a gather and for the
                 way back. `ring` is the tiled loss with ranks: ring.
 
+    Figures, with date, hardware and versions: experiments/bench/results.md.
+
     In a ratio ours is above the other. Given are medians and, in brackets, the extremes.
 """
 

@@ -6,9 +6,10 @@ import cli_data
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmlight.callbacks.ema import Ema
-from mmlight.objectives import clip
+from mmlight.objectives.tiles import Similarities
 
 MODEL = "model.init_args."
 TOWERS = f"{MODEL}towers."
@@ -130,18 +131,25 @@ def test_ema_is_what_validation_sees(values, tmp_path):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_logits_are_float32_under_autocast(precision, values, tmp_path, monkeypatch):
     multiplied, features = set(), set()
-    real = clip.similarity
+    real = Similarities.logits
 
-    def similarity(row_BD, column_GD):
-        multiplied.add((row_BD @ column_GD.T).dtype)
-        return real(row_BD, column_GD)
+    class Multiplied(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if function.overloadpacket == torch.ops.aten.mm:
+                multiplied.add(out.dtype)
+            return out
+
+    def logits(*arguments):
+        with Multiplied():
+            return real(*arguments)
 
     class Features(Callback):
         def on_train_start(self, trainer, pl_module):
             for tower in pl_module.towers.values():
                 tower.register_forward_hook(lambda _, __, out: features.add(out.dtype))
 
-    monkeypatch.setattr(clip, "similarity", similarity)
+    monkeypatch.setattr(Similarities, "logits", logits)
     changes = {"trainer.precision": precision, "trainer.max_steps": 1}
     _, losses = run(values, tmp_path, changes, Features())
     assert features == {torch.float32 if precision == "32-true" else torch.bfloat16}

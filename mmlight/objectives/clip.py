@@ -1,7 +1,7 @@
 """CLIP's loss over any set of modality pairs.
 
-Shapes as in `mmlight.batch`: B samples of this rank, G samples of all ranks, P pairs, D joint
-width.
+Shapes as in `mmlight.batch`: B samples of this rank, P pairs, D joint width; C columns, which are
+the samples of all ranks if they are gathered.
 """
 
 import math
@@ -9,16 +9,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mmlight.batch import Modality
 from mmlight.errors import UserError
-from mmlight.objectives.pair_objective import (
-    LogitsDtype,
-    PairObjective,
-    Part,
-    count_hits,
-    similarity,
-)
-from mmlight.objectives.pairs import Positives, Rows, used_modalities
+from mmlight.objectives.columns import Ranks
+from mmlight.objectives.infonce import infonce
+from mmlight.objectives.pair_objective import LogitsDtype, PairObjective, Part
+from mmlight.objectives.pairs import Positives, Samples
+from mmlight.objectives.tiles import Tiling
 
 
 class Clip(PairObjective):
@@ -43,6 +39,13 @@ class Clip(PairObjective):
         learn_temperature: False keeps the temperature where it starts.
         logits_dtype: ``float32`` computes similarities in float32 even under autocast;
             ``autocast`` multiplies in autocast's 16 bits, faster and with a larger gradient error.
+        ranks: how a rank's samples meet those of other ranks. ``gather``: one modality of each
+            pair is gathered from all ranks; ``ring``: blocks of one modality travel from rank to
+            rank, and no rank ever holds them all: less memory, more messages; ``local``: only
+            this rank's samples are compared, with nothing sent: another loss, with fewer
+            negatives, whose value is each rank's own.
+        tile: similarities are computed in tiles of about tile * tile, which decides speed and
+            memory but no result; None: 512 on a CPU, 4,096 on a GPU.
 
     Raises:
         UserError: a value out of its range; in `build`, a pair without towers.
@@ -59,8 +62,12 @@ class Clip(PairObjective):
         max_scale: float = 100.0,
         learn_temperature: bool = True,
         logits_dtype: LogitsDtype = "float32",
+        ranks: Ranks = "gather",
+        tile: int | None = None,
     ) -> None:
-        super().__init__(pairs=pairs, positives=positives, logits_dtype=logits_dtype)
+        super().__init__(
+            pairs=pairs, positives=positives, logits_dtype=logits_dtype, ranks=ranks, tile=tile
+        )
         if not (1.0 < max_scale < math.inf):
             raise UserError(f"max_scale: {max_scale} must be finite and above 1 (usual is 100)")
         # A hair of tolerance: 0.01 is 1 / 100 in decimal, not in binary.
@@ -82,30 +89,21 @@ class Clip(PairObjective):
         """Set the temperatures to their start (also called after building on the meta device)."""
         nn.init.constant_(self.log_scale, self._init_log_scale)
 
-    def column_modalities(self) -> tuple[Modality, ...]:
-        """Return all modalities of the pairs: both directions need columns."""
-        return used_modalities(self.pairs)
-
     def part(
         self,
         number: int,
-        row_features: dict[Modality, Tensor],
-        column_features: dict[Modality, Tensor],
-        rows: Rows,
+        row_BD: Tensor,
+        column_CD: Tensor,
+        *,
+        samples: Samples,
+        tiling: Tiling,
+        first_is_row: bool,
     ) -> Part:
-        """Return this rank's rows of both cross entropies; see `PairObjective.part`."""
-        pair = self.pairs[number]
+        """Return this rank's part of both cross entropies; see `PairObjective.part`."""
         scale = self.log_scale[number].exp()
-        valid_G = rows.valid_G(pair)
-        directions = [
-            _contrast(scale * row_features[a], column_features[b], rows=rows, valid_G=valid_G)
-            for a, b in ((pair.first, pair.second), (pair.second, pair.first))
-        ]
-        divisor = 2 * valid_G.sum().clamp(min=1)
-        return Part(
-            loss=(directions[0].loss + directions[1].loss) / divisor,
-            accuracy=(directions[0].accuracy + directions[1].accuracy) / divisor,
-        )
+        sums = infonce(row_BD, column_CD, scale, samples=samples, tiling=tiling)
+        divisor = 2 * samples.valid_G.sum().clamp(min=1)
+        return Part(loss=sums.loss / divisor, accuracy=sums.hits / divisor)
 
     def learned(self) -> dict[str, Tensor]:
         """Return the scales, 1 / temperature."""
@@ -115,22 +113,3 @@ class Clip(PairObjective):
     def after_step(self) -> None:
         """Clamp log_scale to [0, ln max_scale], as open_clip does."""
         self.log_scale.clamp_(0.0, self._max_log_scale)
-
-
-def _contrast(query_BD: Tensor, gallery_GD: Tensor, *, rows: Rows, valid_G: Tensor) -> Part:
-    """Return sums over this rank's valid rows of cross entropy and of hits."""
-    logits_BG = similarity(query_BD, gallery_GD)
-    if rows.group_G is None:
-        target_B = logits_BG.diagonal(offset=rows.start)
-    else:
-        positive_BG = rows.positive_BG & valid_G
-        target_B = (logits_BG * positive_BG).sum(1) / positive_BG.sum(1).clamp(min=1)
-    # Not -inf: where no column is valid, backward would pass through NaN, which a run with
-    # detect_anomaly stops at.
-    lowest = torch.finfo(logits_BG.dtype).min / 2
-    masked_BG = logits_BG.masked_fill(~valid_G, lowest)
-    loss_B = masked_BG.logsumexp(1) - target_B
-    return Part(
-        loss=torch.where(rows.local(valid_G), loss_B, 0.0).sum(),
-        accuracy=count_hits(masked_BG, rows=rows, valid_G=valid_G),
-    )

@@ -1,7 +1,7 @@
 """What losses over pairs of modalities share: settings, ranks, the weighted mean, logs.
 
 Shapes as in `mmlight.batch`: B samples of this rank, G samples of all ranks, P pairs, D joint
-width.
+width; C is G if columns are gathered, else B.
 """
 
 from abc import abstractmethod
@@ -9,23 +9,30 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmlight import comm
 from mmlight.batch import Batch, Modality
 from mmlight.errors import UserError
+from mmlight.objectives.columns import RANKS, Ranks, column_modalities, fetch_columns, sides
 from mmlight.objectives.objective import Encode, Loss, Objective
 from mmlight.objectives.pairs import (
     Pair,
     Positives,
-    Rows,
+    Samples,
     gather_rows,
     parse_pairs,
     used_modalities,
 )
+from mmlight.objectives.tiles import Tiling
+from mmlight.objectives.unit_length import unit_length
 
 LogitsDtype = Literal["float32", "autocast"]
+
+# Tiles of 512 stay in a CPU's cache: 0.56 of the time of a whole matrix at 16,384 samples. A GPU
+# needs larger ones to be busy.
+_TILE_ON_CPU = 512
+_TILE_ON_GPU = 4096
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,8 @@ class Part:
     """This rank's part of a pair's loss; the parts of all ranks add up to the loss.
 
     Attributes:
-        loss: 0-d, sum over this rank's rows divided by the number of rows of all ranks.
-        accuracy: 0-d, likewise for the share of rows whose most similar column is a positive.
+        loss: 0-d, sum over this rank's samples divided by the number of samples of all ranks.
+        accuracy: 0-d, likewise for the share whose most similar sample is a positive.
     """
 
     loss: Tensor
@@ -44,26 +51,42 @@ class Part:
 class PairObjective(Objective):
     """The base of losses over pairs of modalities.
 
-    Each rank computes the rows of its own samples against the columns of all ranks, so that the
-    work is divided between ranks, and gradients flow through the gathered columns too.
+    Each rank compares its own samples in one modality with the samples of all ranks in the other,
+    tile by tile, so that the work is divided between ranks, only one modality of a pair is sent,
+    and no matrix of all similarities exists.
 
     Args:
         pairs: weights by pair; None is every pair of the towers.
         positives: which samples are one another's positives.
         logits_dtype: whether products of features are float32 even under autocast.
+        ranks: how a rank's samples meet those of other ranks.
+        tile: similarities are computed in tiles of about tile * tile; None: 512 on a CPU, 4,096
+            on a GPU.
     """
 
     def __init__(
-        self, *, pairs: dict[str, float] | None, positives: Positives, logits_dtype: LogitsDtype
+        self,
+        *,
+        pairs: dict[str, float] | None,
+        positives: Positives,
+        logits_dtype: LogitsDtype,
+        ranks: Ranks,
+        tile: int | None,
     ) -> None:
         super().__init__()
         if positives not in ("sample", "caption", "label"):
             raise UserError(f"positives: '{positives}' is none of sample, caption, label")
         if logits_dtype not in ("float32", "autocast"):
             raise UserError(f"logits_dtype: '{logits_dtype}' is neither float32 nor autocast")
+        if ranks not in RANKS:
+            raise UserError(f"ranks: '{ranks}' is none of {', '.join(RANKS)}")
+        if tile is not None and tile < 1:
+            raise UserError(f"tile: {tile} must be 1 or more (usual is 512 on a CPU)")
         self._weights = pairs
         self._positives: Positives = positives
         self._logits_dtype: LogitsDtype = logits_dtype
+        self._ranks: Ranks = ranks
+        self._tile = tile
         self.pairs: tuple[Pair, ...] = ()
 
     @abstractmethod
@@ -71,24 +94,26 @@ class PairObjective(Objective):
         """Create the learned parameters, of shape (P,): FSDP2 refuses 0-d ones."""
 
     @abstractmethod
-    def column_modalities(self) -> tuple[Modality, ...]:
-        """Return the modalities whose features of all ranks `part` compares with."""
-
-    @abstractmethod
     def part(
         self,
         number: int,
-        row_features: dict[Modality, Tensor],
-        column_features: dict[Modality, Tensor],
-        rows: Rows,
+        row_BD: Tensor,
+        column_CD: Tensor,
+        *,
+        samples: Samples,
+        tiling: Tiling,
+        first_is_row: bool,
     ) -> Part:
         """Return this rank's part of the loss of ``self.pairs[number]``.
 
         Args:
             number: which pair, also the index of its learned parameters.
-            row_features: (B, D) unit-length features of this rank.
-            column_features: (G, D) unit-length features of all ranks, of `column_modalities`.
-            rows: masks and positives.
+            row_BD: unit-length features of this rank in one modality of the pair.
+            column_CD: unit-length features in the other one: (G, D) of all ranks if they are
+                gathered, else (B, D) of this rank.
+            samples: which samples count, and which are positives.
+            tiling: how to go over the similarities.
+            first_is_row: whether the rows are of the pair's first modality.
         """
 
     @abstractmethod
@@ -113,7 +138,8 @@ class PairObjective(Objective):
 
         Every rank calls it in every step with the same number of samples. A pair that no sample
         of any rank has adds 0, with gradients of zero; its weight stays in the divisor, so that
-        the other pairs' gradients do not jump.
+        the other pairs' gradients do not jump. With ``ranks: local`` nothing is sent, and value,
+        logs and gradients are those of this rank's samples alone.
 
         Args:
             encode: gives (B, D) features of a modality; called once for each, in a fixed order.
@@ -123,26 +149,33 @@ class PairObjective(Objective):
             UserError: the batch lacks a modality, or what `positives` compares.
         """
         assert self.pairs, "build() was not called"
+        alone = self._ranks == "local"
         used = used_modalities(self.pairs)
-        rows = gather_rows(batch, modalities=used, positives=self._positives)
+        rows = gather_rows(batch, modalities=used, positives=self._positives, alone=alone)
         encoded = {m: encode(m) for m in used}
         device_type = encoded[used[0]].device.type
-        # Under autocast the logits would be bf16: three times the gradient error that bf16
-        # features have with float32 products.
-        keep_autocast = self._logits_dtype == "autocast" and torch.is_autocast_enabled(device_type)
+        tiling = self._tiling(device_type)
         with torch.autocast(device_type, enabled=False):
-            row_features = {m: _unit_length(x_BD) for m, x_BD in encoded.items()}
-            column_features = {
-                m: comm.gather_with_grad(row_features[m]) for m in self.column_modalities()
-            }
-        with torch.autocast(device_type, enabled=keep_autocast):
-            parts = [
-                self.part(i, row_features, column_features, rows) for i in range(len(self.pairs))
-            ]
-        with torch.autocast(device_type, enabled=False):
+            features = {m: unit_length(x_BD) for m, x_BD in encoded.items()}
+            chosen = column_modalities(self.pairs)
+            columns = fetch_columns(features, chosen, ranks=self._ranks)
+            parts = []
+            for number, pair in enumerate(self.pairs):
+                row, column = sides(pair, chosen)
+                part = self.part(
+                    number,
+                    features[row],
+                    columns[column],
+                    samples=rows.samples(pair),
+                    tiling=tiling,
+                    first_is_row=row == pair.first,
+                )
+                parts.append(part)
             losses_P = torch.stack([p.loss for p in parts])
             accuracies_P = torch.stack([p.accuracy for p in parts])
-            both_2P = comm.sum_with_grad(torch.stack([losses_P, accuracies_P]))
+            both_2P = torch.stack([losses_P, accuracies_P])
+            if not alone:
+                both_2P = comm.sum_with_grad(both_2P)
             weights_P = losses_P.new_tensor([p.weight for p in self.pairs])
             value = (both_2P[0] * weights_P).sum() / weights_P.sum()
         loss_P, accuracy_P = both_2P.detach().unbind()
@@ -154,32 +187,13 @@ class PairObjective(Objective):
         }
         return Loss(value=value, logs=logs)
 
-
-def similarity(row_BD: Tensor, column_GD: Tensor) -> Tensor:
-    """Return the products (B, G) in at least float32, whatever autocast multiplied in."""
-    return at_least_float32(row_BD @ column_GD.T)
-
-
-def count_hits(masked_BG: Tensor, *, rows: Rows, valid_G: Tensor) -> Tensor:
-    """Return how many valid rows have a positive as their most similar column (0-d).
-
-    Args:
-        masked_BG: similarities, very low in the columns that are not valid.
-        rows: positives.
-        valid_G: which samples have both modalities.
-    """
-    best_B = masked_BG.detach().argmax(1)
-    if rows.group_G is None:
-        hit_B = best_B == rows.self_B
-    else:
-        hit_B = rows.positive_BG.gather(1, best_B[:, None]).squeeze(1)
-    return (hit_B & rows.local(valid_G)).sum().to(masked_BG.dtype)
-
-
-def _unit_length(x_BD: Tensor) -> Tensor:
-    return F.normalize(at_least_float32(x_BD), dim=-1)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Return `x` in float32, or as it is if it is float64."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    def _tiling(self, device_type: str) -> Tiling:
+        # Under autocast the logits would be bf16: three times the gradient error that bf16
+        # features have with float32 products.
+        keep_autocast = self._logits_dtype == "autocast" and torch.is_autocast_enabled(device_type)
+        usual = _TILE_ON_CPU if device_type == "cpu" else _TILE_ON_GPU
+        return Tiling(
+            ranks=self._ranks,
+            size=self._tile or usual,
+            dtype=torch.get_autocast_dtype(device_type) if keep_autocast else None,
+        )

@@ -7,7 +7,6 @@ M modalities, D joint width. Rows of a similarity matrix are this rank's samples
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -106,56 +105,85 @@ def used_modalities(pairs: tuple[Pair, ...]) -> tuple[Modality, ...]:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """The samples of one pair: which count, and which are one another's positives.
+
+    Attributes:
+        valid_G: bool, which samples have both modalities.
+        group_G: int64 number below 2 * G shared by samples that are one another's positives, -1
+            where not valid; None where each sample is only its own.
+        start: this rank's first sample among the G.
+        size: samples of this rank, B.
+    """
+
+    valid_G: Tensor
+    group_G: Tensor | None
+    start: int
+    size: int
+
+    def local(self, x_G: Tensor) -> Tensor:
+        """Return this rank's rows of something that is kept for all samples."""
+        return x_G[self.start : self.start + self.size]
+
+    def num_positives(self) -> Tensor:
+        """Return how many valid positives each of this rank's samples has, itself included (B)."""
+        if self.group_G is None:
+            return torch.ones_like(self.local(self.valid_G), dtype=torch.int64)
+        group_G = self.group_G.clamp(min=0)
+        members_X = torch.zeros_like(group_G).repeat(2)
+        members_X.index_add_(0, group_G, self.valid_G.long())
+        return members_X[self.local(group_G)].clamp(min=1)
+
+
+@dataclass(frozen=True)
 class Rows:
     """Which samples of all ranks have which modality, and which belong together.
 
     Attributes:
         present: by modality, bool (G,), False also for rows that only fill up a batch.
-        group_G: int64 number shared by samples that are one another's positives; None where each
-            sample is only its own.
-        grouped_G: bool, False for samples whose `group_G` is unknown: only their own positives.
+        group_G: int64 number below 2 * G shared by samples that are one another's positives; None
+            where each sample is only its own.
         start: this rank's first sample among the G.
         size: samples of this rank, B.
     """
 
     present: dict[Modality, Tensor]
     group_G: Tensor | None
-    grouped_G: Tensor | None
     start: int
     size: int
 
-    def valid_G(self, pair: Pair) -> Tensor:
-        """Return which samples have both modalities of `pair`."""
-        return self.present[pair.first] & self.present[pair.second]
-
-    def local(self, x_G: Tensor) -> Tensor:
-        """Return this rank's rows of something that is kept for all samples."""
-        return x_G[self.start : self.start + self.size]
-
-    @cached_property
-    def self_B(self) -> Tensor:
-        """The column of each row's own sample."""
-        device = next(iter(self.present.values())).device
-        return torch.arange(self.start, self.start + self.size, device=device)
-
-    @cached_property
-    def positive_BG(self) -> Tensor:
-        """Which columns are positives of each row (bool); the own column always is one."""
-        if self.group_G is None or self.grouped_G is None:
-            columns_G = torch.arange(self.num_columns, device=self.self_B.device)
-            return self.self_B[:, None] == columns_G[None, :]
-        same_BG = self.local(self.group_G)[:, None] == self.group_G[None, :]
-        same_BG &= self.local(self.grouped_G)[:, None] & self.grouped_G[None, :]
-        return same_BG.scatter_(1, self.self_B[:, None], True)
-
-    @property
-    def num_columns(self) -> int:
-        """Samples of all ranks, G."""
-        return len(next(iter(self.present.values())))
+    def samples(self, pair: Pair) -> Samples:
+        """Return what counts for `pair`."""
+        valid_G = self.present[pair.first] & self.present[pair.second]
+        group_G = None if self.group_G is None else self.group_G.masked_fill(~valid_G, -1)
+        return Samples(valid_G=valid_G, group_G=group_G, start=self.start, size=self.size)
 
 
-def gather_rows(batch: Batch, *, modalities: tuple[Modality, ...], positives: Positives) -> Rows:
+def number_groups(group_G: Tensor, known_G: Tensor) -> Tensor:
+    """Return numbers below 2 * G, equal where the groups are equal and known (int64).
+
+    Args:
+        group_G: int64, any numbers, such as hashes of captions.
+        known_G: bool; a sample whose group is not known gets a number of its own.
+    """
+    sorted_G, order_G = group_G.sort()
+    step_G = torch.zeros_like(sorted_G)
+    step_G[1:] = sorted_G[1:] != sorted_G[:-1]
+    number_G = torch.empty_like(sorted_G).scatter_(0, order_G, step_G.cumsum(0))
+    size = len(group_G)
+    return torch.where(known_G, number_G, torch.arange(size, 2 * size, device=group_G.device))
+
+
+def gather_rows(
+    batch: Batch, *, modalities: tuple[Modality, ...], positives: Positives, alone: bool = False
+) -> Rows:
     """Collect masks and groups of all ranks, in one message; every rank calls it.
+
+    Args:
+        batch: one caption per sample.
+        modalities: of the pairs.
+        positives: what decides which samples belong together.
+        alone: keep to this rank's samples and send nothing.
 
     Raises:
         UserError: the batch lacks a modality, or what `positives` compares.
@@ -180,12 +208,12 @@ def gather_rows(batch: Batch, *, modalities: tuple[Modality, ...], positives: Po
             )
         columns += [(batch.label_B >= 0).long(), batch.label_B]
     assert all(len(c) == batch.size for c in columns), "an objective takes one caption per sample"
-    table_GC = comm.gather(torch.stack(columns, dim=1))
+    table_BC = torch.stack(columns, dim=1)
+    table_GC = table_BC if alone else comm.gather(table_BC)
     grouped = positives != "sample"
     return Rows(
         present={m: table_GC[:, i].bool() for i, m in enumerate(modalities)},
-        group_G=table_GC[:, -1] if grouped else None,
-        grouped_G=table_GC[:, -2].bool() if grouped else None,
-        start=comm.rank() * batch.size,
+        group_G=number_groups(table_GC[:, -1], table_GC[:, -2].bool()) if grouped else None,
+        start=0 if alone else comm.rank() * batch.size,
         size=batch.size,
     )

@@ -1,25 +1,20 @@
 """SigLIP's loss over any set of modality pairs.
 
-Shapes as in `mmlight.batch`: B samples of this rank, G samples of all ranks, P pairs, D joint
-width.
+Shapes as in `mmlight.batch`: B samples of this rank, P pairs, D joint width; C columns, which are
+the samples of all ranks if they are gathered.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlight.batch import MODALITIES, Modality
 from mmlight.errors import UserError
-from mmlight.objectives.pair_objective import (
-    LogitsDtype,
-    PairObjective,
-    Part,
-    count_hits,
-    similarity,
-)
-from mmlight.objectives.pairs import Positives, Rows
+from mmlight.objectives.columns import Ranks
+from mmlight.objectives.pair_objective import LogitsDtype, PairObjective, Part
+from mmlight.objectives.pair_sigmoid import pair_sigmoid
+from mmlight.objectives.pairs import Positives, Samples
+from mmlight.objectives.tiles import Tiling
 
 
 class SigLip(PairObjective):
@@ -42,6 +37,13 @@ class SigLip(PairObjective):
         init_bias: what is then added; the default offsets the many negatives.
         logits_dtype: ``float32`` computes similarities in float32 even under autocast;
             ``autocast`` multiplies in autocast's 16 bits, faster and with a larger gradient error.
+        ranks: how a rank's samples meet those of other ranks. ``gather``: one modality of each
+            pair is gathered from all ranks; ``ring``: blocks of one modality travel from rank to
+            rank, and no rank ever holds them all: less memory, more messages; ``local``: only
+            this rank's samples are compared, with nothing sent: another loss, with fewer
+            negatives, whose value is each rank's own.
+        tile: similarities are computed in tiles of about tile * tile, which decides speed and
+            memory but no result; None: 512 on a CPU, 4,096 on a GPU.
 
     Raises:
         UserError: a value out of its range; in `build`, a pair without towers.
@@ -58,8 +60,12 @@ class SigLip(PairObjective):
         init_scale: float = 10.0,
         init_bias: float = -10.0,
         logits_dtype: LogitsDtype = "float32",
+        ranks: Ranks = "gather",
+        tile: int | None = None,
     ) -> None:
-        super().__init__(pairs=pairs, positives=positives, logits_dtype=logits_dtype)
+        super().__init__(
+            pairs=pairs, positives=positives, logits_dtype=logits_dtype, ranks=ranks, tile=tile
+        )
         if not (0.0 < init_scale < math.inf):
             raise UserError(f"init_scale: {init_scale} must be positive and finite (usual is 10)")
         if not math.isfinite(init_bias):
@@ -78,31 +84,28 @@ class SigLip(PairObjective):
         nn.init.constant_(self.log_scale, self._init_log_scale)
         nn.init.constant_(self.bias, self._init_bias)
 
-    def column_modalities(self) -> tuple[Modality, ...]:
-        """Return the second modality of each pair: one direction holds every question."""
-        return tuple(m for m in MODALITIES if any(m == p.second for p in self.pairs))
-
     def part(
         self,
         number: int,
-        row_features: dict[Modality, Tensor],
-        column_features: dict[Modality, Tensor],
-        rows: Rows,
+        row_BD: Tensor,
+        column_CD: Tensor,
+        *,
+        samples: Samples,
+        tiling: Tiling,
+        first_is_row: bool,
     ) -> Part:
         """Return the sum over this rank's rows and all columns; see `PairObjective.part`."""
-        pair = self.pairs[number]
-        valid_G = rows.valid_G(pair)
-        scaled_BD = self.log_scale[number].exp() * row_features[pair.first]
-        logits_BG = similarity(scaled_BD, column_features[pair.second]) + self.bias[number]
-        # logsigmoid of the signed logit keeps every digit; softplus(x) - x would not.
-        loss_BG = -F.logsigmoid(torch.where(rows.positive_BG, logits_BG, -logits_BG))
-        counted_BG = rows.local(valid_G)[:, None] & valid_G[None, :]
-        divisor = valid_G.sum().clamp(min=1)
-        masked_BG = logits_BG.detach().masked_fill(~valid_G, -torch.inf)
-        return Part(
-            loss=torch.where(counted_BG, loss_BG, 0.0).sum() / divisor,
-            accuracy=count_hits(masked_BG, rows=rows, valid_G=valid_G) / divisor,
+        sums = pair_sigmoid(
+            row_BD,
+            column_CD,
+            self.log_scale[number].exp(),
+            self.bias[number],
+            samples=samples,
+            tiling=tiling,
+            hits_of="rows" if first_is_row else "columns",
         )
+        divisor = samples.valid_G.sum().clamp(min=1)
+        return Part(loss=sums.loss / divisor, accuracy=sums.hits / divisor)
 
     def learned(self) -> dict[str, Tensor]:
         """Return the scales and biases."""

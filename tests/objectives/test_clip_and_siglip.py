@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from contrastive_reference import make_batch, sample_features, slow_clip, slow_siglip
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmlight.errors import UserError
 from mmlight.objectives.clip import Clip
@@ -51,9 +52,10 @@ SAME = {"sample": same_sample, "caption": same_caption, "label": same_label}
 @pytest.mark.parametrize("cls", [Clip, SigLip])
 @pytest.mark.parametrize("positives", ["sample", "caption", "label"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_value_and_gradients_equal_the_slow_loops(cls, positives, masked):
+@pytest.mark.parametrize("tile", [1, 3, None])
+def test_value_and_gradients_equal_the_slow_loops(cls, positives, masked, tile):
     pairs = {"text-image": 1.0, "image-audio": 0.5, "audio-text": 2.0}
-    objective = built(cls, pairs=pairs, positives=positives)
+    objective = built(cls, pairs=pairs, positives=positives, tile=tile)
     present = PRESENT if masked else everything_there(7)
     valid = VALID if masked else [True] * 7
     features = {m: x.requires_grad_() for m, x in sample_features(THREE, 7).items()}
@@ -147,6 +149,74 @@ def test_logits_are_float32_under_autocast_unless_asked(cls):
     assert rounded.item() == pytest.approx(outside.item(), rel=0.02)
 
 
+class LargestTensor(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that any operation makes, and their names."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_numbers = 0
+        self.operations = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.num_numbers = max(self.num_numbers, out.untyped_storage().nbytes() // out.itemsize)
+        self.operations.add(function.overloadpacket)
+        return out
+
+
+@pytest.mark.parametrize("cls", [Clip, SigLip])
+@pytest.mark.parametrize("positives", ["sample", "caption"])
+def test_nothing_is_as_large_as_all_similarities(cls, positives):
+    size = 64
+    features = {m: x.requires_grad_() for m, x in sample_features(("image", "text"), size).items()}
+    batch = make_batch(present=everything_there(size, ("image", "text")), caption=[1, 2] * 32)
+    objective = built(cls, available=("image", "text"), positives=positives, tile=4)
+    with LargestTensor() as largest:
+        objective(features.__getitem__, batch).value.backward()
+    assert largest.num_numbers <= size * 5
+
+
+@pytest.mark.parametrize("cls", [Clip, SigLip])
+def test_evaluation_computes_no_gradient(cls):
+    batch = make_batch(present=everything_there(6, ("image", "text")))
+    features = sample_features(("image", "text"), 6)
+    objective = built(cls, available=("image", "text"))
+    with_grad = objective(features.__getitem__, batch)
+    with torch.no_grad(), LargestTensor() as seen:
+        without = objective(features.__getitem__, batch)
+    assert not without.value.requires_grad
+    assert torch.equal(without.value, with_grad.value)
+    assert torch.ops.aten.mm in seen.operations
+    assert torch.ops.aten.addmm_ not in seen.operations
+
+
+@pytest.mark.parametrize("cls", [Clip, SigLip])
+@pytest.mark.parametrize("positives", ["sample", "caption"])
+def test_equal_features_are_no_hits(cls, positives):
+    features = {m: torch.ones(4, 4, dtype=torch.float64) for m in ("image", "text")}
+    batch = make_batch(present=everything_there(4, ("image", "text")), caption=[1, 1, 2, 2])
+    objective = built(cls, available=("image", "text"), positives=positives)
+    logs = objective(features.__getitem__, batch).logs
+    assert logs["accuracy/image-text"].item() == 0
+
+
+def test_float32_gradients_are_near_those_of_float64():
+    features = sample_features(("image", "text"), 64, dim=16)
+    batch = make_batch(present=everything_there(64, ("image", "text")))
+    for cls in (Clip, SigLip):
+        gradients = {}
+        for dtype in (torch.float32, torch.float64):
+            objective = built(cls, available=("image", "text"), tile=8).to(dtype)
+            with torch.no_grad():
+                objective.log_scale.fill_(math.log(100))
+            leaves = {m: x.to(dtype, copy=True).requires_grad_() for m, x in features.items()}
+            objective(leaves.__getitem__, batch).value.backward()
+            gradients[dtype] = [*(x.grad for x in leaves.values()), objective.log_scale.grad]
+        for single, double in zip(*gradients.values(), strict=True):
+            torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=2e-6)
+
+
 def test_logs_name_each_pair():
     features = sample_features(("image", "text"), 5)
     features["text"] = features["image"].clone()
@@ -236,6 +306,8 @@ def test_parameters_can_start_on_the_meta_device():
         (lambda: Clip(positives="class"), "positives: 'class'"),
         (lambda: Clip(logits_dtype="bf16"), "logits_dtype"),
         (lambda: SigLip(init_scale=0.0), "init_scale"),
+        (lambda: Clip(ranks="all"), "ranks: 'all' is none of gather, ring, local"),
+        (lambda: SigLip(tile=0), "tile: 0 must be 1 or more"),
         (lambda: SigLip(init_bias=math.nan), "init_bias"),
     ],
 )

@@ -1,0 +1,88 @@
+"""Whose samples a rank's rows are compared with, and how they get there.
+
+Shapes as in `mmlight.batch`: B samples of this rank, G samples of all ranks, D joint width. The
+rows of a similarity matrix are this rank's samples in one modality of a pair, its columns samples
+in the other one; C columns are held at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmlight import comm
+from mmlight.batch import MODALITIES, Modality
+from mmlight.objectives.pairs import Pair
+
+Ranks = Literal["gather", "ring", "local"]
+RANKS: tuple[Ranks, ...] = ("gather", "ring", "local")
+
+
+def column_modalities(pairs: tuple[Pair, ...]) -> tuple[Modality, ...]:
+    """Return the fewest modalities such that each pair has one of them.
+
+    Only these are sent: one for image-text, two for all pairs of image, text and audio.
+    """
+    for number in range(1, len(MODALITIES) + 1):
+        for chosen in combinations(reversed(MODALITIES), number):
+            if all(p.first in chosen or p.second in chosen for p in pairs):
+                return tuple(m for m in MODALITIES if m in chosen)
+    raise AssertionError("all modalities together are in every pair")
+
+
+def sides(pair: Pair, columns: tuple[Modality, ...]) -> tuple[Modality, Modality]:
+    """Return which modality of `pair` has the rows and which the columns."""
+    if pair.second in columns:
+        return pair.first, pair.second
+    return pair.second, pair.first
+
+
+def fetch_columns(
+    features: dict[Modality, Tensor], columns: tuple[Modality, ...], *, ranks: Ranks
+) -> dict[Modality, Tensor]:
+    """Return the columns by modality: (G, D) of all ranks if gathered, else this rank's (B, D).
+
+    Every rank calls it; a gather is one collective for all modalities. Gradients flow back.
+    """
+    own = {m: features[m] for m in columns}
+    if ranks != "gather" or not comm.is_distributed():
+        return own
+    if len(columns) == 1:
+        return {columns[0]: comm.gather_with_grad(own[columns[0]])}
+    together_GX = comm.gather_with_grad(torch.cat(list(own.values()), dim=1))
+    widths = [x_BD.shape[1] for x_BD in own.values()]
+    return dict(zip(columns, together_GX.split(widths, dim=1), strict=True))
+
+
+class Voyage:
+    """Brings columns and what belongs to them to this rank's rows, block after block.
+
+    Where the ranks form a ring, each block visits all of them and comes home: whoever iterates
+    reads `cargo` and changes it in place, and after the loop it holds what belongs to this rank's
+    own columns again.
+    Otherwise there is one block, and nothing travels. Every rank iterates to the end.
+
+    Args:
+        fixed: what is only read, first in `cargo`; of one shape on all ranks. It does not come
+            home: that would be a message for nothing.
+        changing: what each rank adds to, behind it in `cargo`.
+        ranks: how ranks meet.
+    """
+
+    def __init__(
+        self, *, fixed: Sequence[Tensor], changing: Sequence[Tensor], ranks: Ranks
+    ) -> None:
+        self.cargo = [*fixed, *changing]
+        self._num_fixed = len(fixed)
+        self._stops = comm.world_size() if ranks == "ring" else 1
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the number of the first column of each block among all columns."""
+        size = len(self.cargo[0])
+        for stop in range(self._stops):
+            yield (comm.rank() - stop) % self._stops * size if self._stops > 1 else 0
+            left = self._num_fixed if stop == self._stops - 1 else 0
+            if self._stops > 1 and left < len(self.cargo):
+                self.cargo = [*self.cargo[:left], *comm.shift(self.cargo[left:])]

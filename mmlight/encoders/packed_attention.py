@@ -86,7 +86,9 @@ def packed_attention(
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     size = (num_rows * width, num_heads, head_dim)
     attended: Any = varlen.varlen_attn(
-        *(part.transpose(1, 2).reshape(size) for part in (query, key, value)),
+        query.transpose(1, 2).reshape(size),
+        key.transpose(1, 2).reshape(size),
+        value.transpose(1, 2).reshape(size),
         cu_seq_lens_q,
         cu_seq_lens_q,
         max_length_q,

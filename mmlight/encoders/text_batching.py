@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mmlight.encoders.text_rows import GroupPlan, RowPlan, plan_groups, plan_rows
 from mmlight.errors import UserError
@@ -147,7 +148,7 @@ def choose_layout(
 
 
 def pays(padded: int, places: int) -> bool:
-    """Say whether so many places instead of a padded batch are worth the work of laying them out."""
+    """Say whether so many places instead of those of a padded batch are worth the work."""
     return padded >= _LEAST_GAIN * places and padded - places >= _LEAST_SAVED
 
 
@@ -156,9 +157,9 @@ def is_traced(tensor: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.compiler.is_exporting()
-        or torch.jit.is_tracing()
-        or tensor.device.type == "meta"
-        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or tensor.is_meta
+        or isinstance(tensor, FakeTensor)
     )
 
 

@@ -6,6 +6,7 @@ Shapes as in `mmlight.batch`: N captions; R rows, C places of a row, T real toke
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -140,6 +141,6 @@ def plan_groups(lengths: Sequence[int]) -> GroupPlan:
     ends.append(0)
     order_N = np.argsort(length_N, kind="stable")
     return GroupPlan(
-        members=[order_N[below_U[a] : below_U[b]] for b, a in zip(ends, ends[1:], strict=False)],
+        members=[order_N[below_U[a] : below_U[b]] for b, a in pairwise(ends)],
         widths=[int(distinct_U[b - 1]) for b in ends[:-1]],
     )

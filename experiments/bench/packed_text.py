@@ -6,7 +6,7 @@ Purpose
 
 Command
     python experiments/bench/packed_text.py            # about eight minutes
-    python experiments/bench/packed_text.py --quick    # under a minute: one layer, B = 64
+    python experiments/bench/packed_text.py --quick    # under a minute: one layer, B = 32
 
 Hardware
     Any CPU, one thread.
@@ -66,7 +66,7 @@ class Plan:
 
 
 FULL = Plan(num_layers=2, batch_sizes=(128, 512), repeats=3)
-QUICK = Plan(num_layers=1, batch_sizes=(64,), repeats=3)
+QUICK = Plan(num_layers=1, batch_sizes=(32,), repeats=3)
 
 
 def captions(size: int, *, seed: int) -> Text:

@@ -196,6 +196,7 @@ class HfText(Encoder):
             self.text_batching,
             layouts,
             multiple=8 if mask_NL.is_cuda else 1,
+            most=self.max_tokens,  # CLIP's embeddings refuse wider rows
         )
         if isinstance(plan, GroupPlan) and has_collective_forwards(self):
             return None

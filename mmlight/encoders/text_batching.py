@@ -120,6 +120,7 @@ def choose_layout(
     layouts: TextLayouts,
     *,
     multiple: int = 1,
+    most: int | None = None,
 ) -> RowPlan | GroupPlan | None:
     """Return rows, groups, or None for the captions as they are.
 
@@ -129,6 +130,7 @@ def choose_layout(
         batching: what the user asks for; ``auto`` takes what saves enough.
         layouts: what is exact.
         multiple: the width of rows becomes a multiple of this.
+        most: largest width of rows; None without a limit.
     """
     padded, total = len(lengths) * padded_length, sum(lengths)
     auto = batching == "auto"
@@ -136,7 +138,7 @@ def choose_layout(
         return None
     fits = layouts.window is None or max(lengths) <= layouts.window
     if batching in ("auto", "packed") and layouts.packed and fits:
-        rows = plan_rows(lengths, multiple=multiple)
+        rows = plan_rows(lengths, multiple=multiple, most=most)
         if not auto or pays(padded, rows.num_places):
             return rows
         return None

@@ -212,14 +212,15 @@ def test_dropout_drops_as_often_and_repeats_with_the_seed(way):
         return torch.stack(squares)
 
     assert torch.equal(mean_square(range(3)), mean_square(range(3)))
-    assert mean_square(range(3)).unique().numel() == 3
-    here = mean_square(range(200))
+    here = mean_square(range(40))
+    assert here.unique().numel() == 40
     encoder.text_batching = "padded"
-    there = mean_square(range(200))
-    spread = (here.var() / 200 + there.var() / 200).sqrt()
+    there = mean_square(range(40))
+    spread = (here.var() / 40 + there.var() / 40).sqrt()
     assert (here.mean() - there.mean()).abs() < 4 * spread
 
 
+@pytest.mark.slow  # tracing takes its time
 @pytest.mark.parametrize("kind", ["clip", "bert"])
 def test_compiled_blocks_are_the_same(kind):
     encoder = make(kind, "last")
@@ -227,7 +228,7 @@ def test_compiled_blocks_are_the_same(kind):
     for block in encoder.blocks():
         if block.repeated:
             for module in block.modules:
-                module.compile(backend="aot_eager")
+                module.compile(backend="eager")
     for lengths in (LENGTHS, (3, 20, 4), (8, 2, 2, 17, 5)):
         inputs = batch(encoder, lengths)
         wanted, _ = outcome(plain, inputs, "padded")
@@ -400,6 +401,7 @@ def _train_on_ranks():
     return {"taken": taken, "gradients": gradients}
 
 
+@pytest.mark.slow  # two processes import transformers
 def test_ranks_that_pack_and_ranks_that_do_not_agree(tmp_path):
     results = run_ranks(_train_on_ranks, world_size=2, folder=tmp_path)
     assert [result["taken"] for result in results] == [True, False]

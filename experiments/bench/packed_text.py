@@ -143,12 +143,19 @@ def main() -> None:
         description="Compare a text tower's step on padded, grouped and packed captions."
     )
     parser.add_argument("--quick", action="store_true", help="a smaller tower; under a minute")
+    parser.add_argument("--layers", type=int, help="layers of the towers (2; quick 1)")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", help="captions (128 512; quick 32)")
     parser.add_argument("--repeats", type=int, help="steps of each way (3)")
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else FULL
-    repeats = plan.repeats if arguments.repeats is None else arguments.repeats
-    if repeats < 1:
-        parser.error("--repeats must be 1 or more")
+    plan = Plan(
+        num_layers=plan.num_layers if arguments.layers is None else arguments.layers,
+        batch_sizes=tuple(arguments.batch_sizes or plan.batch_sizes),
+        repeats=plan.repeats if arguments.repeats is None else arguments.repeats,
+    )
+    repeats = plan.repeats
+    if min(repeats, plan.num_layers, *plan.batch_sizes) < 1:
+        parser.error("numbers must be 1 or more")
     torch.set_num_threads(1)
     started = time.monotonic()
     table = Table("tower", "B", "captions", "CPU s / step", "padded / this", "gradients differ by")

@@ -27,7 +27,7 @@ from mmlight.encoders.hf_model import (
     undecayed,
 )
 from mmlight.encoders.packed_attention import is_fused, use_packed_attention
-from mmlight.encoders.packed_text import PackedText, pack
+from mmlight.encoders.packed_text import PackedText, pack, to_device
 from mmlight.encoders.pool import AttentionPool, last_token, masked_mean
 from mmlight.encoders.text_batching import (
     TextBatching,
@@ -206,26 +206,25 @@ class HfText(Encoder):
         config, ids_NL = self.model.config, inputs.token_ids_NL
         if ids_NL.is_cuda and config._attn_implementation == "sdpa":
             use_packed_attention(self.model, causal=self._layouts.causal)
+        pad_id = self.pad_token_id
         after_padding = config.model_type in _POSITIONS_AFTER_PADDING
         return pack(
             ids_NL,
             plan,
             causal=self._layouts.causal,
-            fill_id=0 if self.pad_token_id is None else self.pad_token_id,
-            padding_id=self.pad_token_id if after_padding else None,
+            fill_id=pad_id if pad_id is not None and 0 <= pad_id < self.vocab_size else 0,
+            padding_id=pad_id if after_padding else None,
         )
 
     def _in_groups(self, inputs: Text, plan: GroupPlan) -> Tensor:
         ids_NL, mask_NL = inputs.token_ids_NL, inputs.mask_NL
-        order_N = torch.from_numpy(np.concatenate(plan.members))
-        if ids_NL.is_cuda:
-            order_N = order_N.pin_memory().to(ids_NL.device, non_blocking=True)
+        order_N = np.concatenate(plan.members)
+        *groups, back_N = to_device([*plan.members, np.argsort(order_N)], ids_NL.device)
         parts: list[Tensor] = []
-        groups = order_N.to(ids_NL.device).split([len(group) for group in plan.members])
         for rows, width in zip(groups, plan.widths, strict=True):
             hidden = self._padded(ids_NL[rows, :width], mask_NL[rows, :width])
             parts.append(F.pad(hidden, (0, 0, 0, ids_NL.shape[1] - width)))
-        return torch.cat(parts).index_select(0, order_N.argsort())
+        return torch.cat(parts).index_select(0, back_N)
 
     def _padded(self, token_ids_NL: Tensor, mask_NL: Tensor) -> Tensor:
         hidden_NLD: Tensor = self.model(

@@ -30,10 +30,7 @@ def use_packed_attention(model: Any, *, causal: bool) -> None:
         model: a model of transformers whose attention is ``sdpa``.
         causal: whether its tokens see only those before them.
     """
-    name = _NAMES[causal]
-    AttentionInterface.register(name, partial(packed_attention, causal=causal))
-    AttentionMaskInterface.register(name, sdpa_mask)
-    model.set_attn_implementation(name)
+    model.set_attn_implementation(_NAMES[causal])
 
 
 def is_fused(model: Any) -> bool:
@@ -117,3 +114,9 @@ def _has_flash(device: torch.device) -> bool:
     return torch.backends.cuda.is_flash_attention_available() and (
         torch.cuda.get_device_capability(device) >= (8, 0)
     )
+
+
+# At import, so that a copy of such a model in another process finds them.
+for _causal, _name in _NAMES.items():
+    AttentionInterface.register(_name, partial(packed_attention, causal=_causal))
+    AttentionMaskInterface.register(_name, sdpa_mask)

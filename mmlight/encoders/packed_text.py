@@ -105,7 +105,7 @@ def pack(
     caption_P[packed_T] = number_T
     ends_R = np.arange(plan.num_rows) * width + plan.used_R
     start_S = np.sort(np.concatenate([first_N, ends_R[plan.used_R < width], [num_places]]))
-    first, last, padded, packed, caption, start = _to_device(
+    first, last, padded, packed, caption, start = to_device(
         [
             first_N,
             first_N + length_N - 1,
@@ -145,10 +145,10 @@ def pack(
     )
 
 
-def _to_device(parts: list[Ints], device: torch.device) -> list[Tensor]:
+def to_device(parts: list[Ints], device: torch.device) -> list[Tensor]:
+    """Return indices on a device, in one copy that the host does not wait for."""
     joined = torch.from_numpy(np.concatenate(parts))
     if device.type == "cuda":
-        # One copy out of page-locked memory, which the host does not wait for.
         joined = joined.pin_memory().to(device, non_blocking=True)
     else:
         joined = joined.to(device)

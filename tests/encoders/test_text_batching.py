@@ -212,11 +212,11 @@ def test_dropout_drops_as_often_and_repeats_with_the_seed(way):
         return torch.stack(squares)
 
     assert torch.equal(mean_square(range(3)), mean_square(range(3)))
-    here = mean_square(range(40))
-    assert here.unique().numel() == 40
+    here = mean_square(range(16))
+    assert here.unique().numel() == 16
     encoder.text_batching = "padded"
-    there = mean_square(range(40))
-    spread = (here.var() / 40 + there.var() / 40).sqrt()
+    there = mean_square(range(16))
+    spread = (here.var() / 16 + there.var() / 16).sqrt()
     assert (here.mean() - there.mean()).abs() < 4 * spread
 
 
@@ -351,9 +351,8 @@ def test_explanations_see_padded_captions(way):
     assert encoder._layout(inputs) is not None
 
 
-@pytest.mark.parametrize("kind", ["clip", "bert"])
-def test_exports_and_traces_are_padded(kind):
-    encoder = make(kind, "last", text_batching="packed")
+def test_exports_are_padded():
+    encoder = make("bert", "last", text_batching="packed")
     inputs = batch(encoder)
 
     class Wrapped(torch.nn.Module):

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
-# One call of the model costs about as much as this share of a batch's tokens (measured: groups of
-# B/32's text tower at B = 128, one CPU thread).
+# A further group must save this share of a batch's tokens: a call costs in itself. Chosen, not
+# measured.
 _COST_OF_A_GROUP = 0.01
 _MOST_GROUPS = 8
 # Above this share of free places another width is tried.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 Modality = Literal["image", "text", "audio"]
 MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
+_LENGTHS = "_mmlight_lengths"
 
 
 class _Movable:
@@ -145,6 +146,26 @@ class Text(_Movable):
     item_N: Tensor
     caption_id_N: Tensor
     offset_NL2: Tensor | None = None
+
+    def lengths(self) -> list[int] | None:
+        """Return the number of real tokens of each caption; None where a mask has holes.
+
+        Of tensors that `to` brought to an accelerator it is known without waiting for it.
+        """
+        known: list[int] | None = getattr(self.mask_NL, _LENGTHS, None)
+        if known is None:
+            # Not prefixes count as longer than the batch. One transfer for all.
+            length_N = self.mask_NL.sum(1)
+            holes_N = (self.mask_NL[:, 1:] & ~self.mask_NL[:, :-1]).any(1) | (length_N == 0)
+            known = (length_N + holes_N * (self.mask_NL.shape[1] + 1)).tolist()
+        return known if max(known, default=0) <= self.mask_NL.shape[1] else None
+
+    def _map(self, fn: Any) -> Self:
+        moved = super()._map(fn)
+        if self.mask_NL.device.type == "cpu" and moved.mask_NL.device.type not in ("cpu", "meta"):
+            # It hangs on this very tensor, so it cannot outlive a change of the captions.
+            setattr(moved.mask_NL, _LENGTHS, self.lengths() or [moved.mask_NL.shape[1] + 1])
+        return moved
 
 
 @dataclass(frozen=True)

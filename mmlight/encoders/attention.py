@@ -83,7 +83,9 @@ def explicit_attention(encoder: Encoder) -> AbstractContextManager[list[Tensor]]
     """
     if isinstance(encoder, TimmImage | MelTimm):
         return _timm(encoder.model)
-    if isinstance(encoder, HfText | HfAudio):
+    if isinstance(encoder, HfText):
+        return _padded(encoder)
+    if isinstance(encoder, HfAudio):
         return _transformers(encoder.model)
     raise UserError(f"explain: nothing is known of the attention of a {type(encoder).__name__}")
 
@@ -115,6 +117,12 @@ def _timm(model: Any) -> Iterator[list[Tensor]]:
             layer.fused_attn = fused
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _padded(encoder: HfText) -> Iterator[list[Tensor]]:
+    with encoder.kept_padded(), _transformers(encoder.model) as layers:
+        yield layers
 
 
 @contextmanager

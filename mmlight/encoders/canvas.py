@@ -187,6 +187,12 @@ def _at_input(
         handle = encoder.model.get_input_embeddings().register_forward_hook(
             lambda module, args, output: change(output, None)
         )
+        try:
+            with encoder.kept_padded():
+                yield
+        finally:
+            handle.remove()
+        return
     else:
         raise UserError(f"explain: nothing is known of the input of a {type(encoder).__name__}")
     try:

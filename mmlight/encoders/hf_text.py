@@ -3,10 +3,15 @@
 Shapes as in `mmlight.batch`: N captions, L tokens, D feature width.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mmlight.batch import Text
 from mmlight.encoders.depth import cut_into_blocks
@@ -21,7 +26,18 @@ from mmlight.encoders.hf_model import (
     transformers_groups,
     undecayed,
 )
+from mmlight.encoders.packed_attention import is_fused, use_packed_attention
+from mmlight.encoders.packed_text import PackedText, pack, to_device
 from mmlight.encoders.pool import AttentionPool, last_token, masked_mean
+from mmlight.encoders.text_batching import (
+    TextBatching,
+    check_batching,
+    choose_layout,
+    exact_layouts,
+    has_collective_forwards,
+    is_traced,
+)
+from mmlight.encoders.text_rows import GroupPlan, RowPlan
 from mmlight.errors import UserError
 
 TextPool = Literal["mean", "cls", "attention", "last"]
@@ -46,6 +62,11 @@ class HfText(Encoder):
             learned query; ``last``, the last real token (the end-of-text token of a CLIP-like
             model).
         text_kwargs: fields of the config to change, such as dropout rates.
+        text_batching: how captions of different lengths go through the model; features and
+            gradients are the same up to rounding (dropout draws other numbers). ``packed`` puts
+            several into a row, ``grouped`` calls the model for up to eight groups of like lengths,
+            ``padded`` pads all to the longest. ``auto`` packs where that is exact and saves enough,
+            else groups, else pads; models that are not known to be exact stay padded.
 
     Attributes:
         vocab_size: number of token ids.
@@ -53,7 +74,8 @@ class HfText(Encoder):
         pad_token_id: the id that the model's embedding keeps at zero, or None.
 
     Raises:
-        UserError: no or two sources, an unknown field, a checkpoint that does not fit.
+        UserError: no or two sources, an unknown field, a checkpoint that does not fit, a
+            `text_batching` that would change the model's features.
     """
 
     modality = "text"
@@ -66,11 +88,15 @@ class HfText(Encoder):
         text_pretrained: str | None = None,
         text_pool: TextPool = "mean",
         text_kwargs: dict[str, Any] | None = None,
+        text_batching: TextBatching = "auto",
     ) -> None:
         super().__init__()
         one_source(text_config, text_pretrained, names=("text_config", "text_pretrained"))
         if text_pool not in get_args(TextPool):
             raise UserError(f"text_pool: '{text_pool}'; use one of {', '.join(get_args(TextPool))}")
+        if text_batching not in get_args(TextBatching):
+            known = ", ".join(get_args(TextBatching))
+            raise UserError(f"text_batching: '{text_batching}'; use one of {known}")
         source = text_pretrained if text_config is None else text_config
         key = "text_pretrained" if text_config is None else "text_config"
         assert source is not None
@@ -97,13 +123,17 @@ class HfText(Encoder):
             self.max_tokens -= config.pad_token_id + 1
         self.text_pool = text_pool
         self.pool = AttentionPool(self.out_dim) if text_pool == "attention" else None
+        self.text_batching = text_batching
+        self._layouts = exact_layouts(self.model)
+        check_batching(text_batching, self._layouts, model_type=config.model_type)
+        self._watched = False
 
     def forward(self, inputs: Text, *, tokens: bool = False) -> Encoded:
         """Encode captions.
 
         Args:
             inputs: token ids (N, L), padded on the right, and their mask.
-            tokens: also return the last hidden states.
+            tokens: also return the last hidden states; where there is padding they mean nothing.
 
         Raises:
             UserError: captions longer than the model's positions.
@@ -114,9 +144,18 @@ class HfText(Encoder):
                 f"a caption has {mask_NL.shape[1]} tokens, but the text encoder takes at most "
                 f"{self.max_tokens}; lower the data's limit on tokens"
             )
-        hidden_NLD = self.model(
-            input_ids=inputs.token_ids_NL, attention_mask=None if self.causal else mask_NL
-        ).last_hidden_state
+        layout = self._layout(inputs)
+        if isinstance(layout, RowPlan):
+            packed = self._pack(inputs, layout)
+            hidden_RCD = self.model(**packed.model_args()).last_hidden_state
+            if not tokens and self.text_pool in ("cls", "last"):
+                place_N = packed.first_N if self.text_pool == "cls" else packed.last_N
+                return Encoded(packed.take(hidden_RCD, place_N))
+            hidden_NLD = packed.unpack(hidden_RCD)
+        elif isinstance(layout, GroupPlan):
+            hidden_NLD = self._in_groups(inputs, layout)
+        else:
+            hidden_NLD = self._padded(inputs.token_ids_NL, mask_NL)
         if self.text_pool == "cls":
             pooled_ND = hidden_NLD[:, 0]
         elif self.text_pool == "last":
@@ -126,6 +165,72 @@ class HfText(Encoder):
         else:
             pooled_ND = masked_mean(hidden_NLD, mask_NL)
         return Encoded(pooled_ND, hidden_NLD, mask_NL) if tokens else Encoded(pooled_ND)
+
+    @contextmanager
+    def kept_padded(self) -> Iterator[None]:
+        """Have every layer see (N, L, ...) within the context, for what looks into the model."""
+        before, self._watched = self._watched, True
+        try:
+            yield
+        finally:
+            self._watched = before
+
+    def _layout(self, inputs: Text) -> RowPlan | GroupPlan | None:
+        layouts, mask_NL = self._layouts, inputs.mask_NL
+        if (
+            self.text_batching == "padded"
+            or not layouts.grouped
+            or self._watched
+            or is_traced(mask_NL)
+        ):
+            return None
+        lengths = inputs.lengths()
+        if not lengths:
+            return None
+        if not is_fused(self.model):  # others would not understand the mask
+            layouts = replace(layouts, packed=False)
+        # Kernels for masks on GPUs read eight numbers at a time.
+        plan = choose_layout(
+            lengths,
+            mask_NL.shape[1],
+            self.text_batching,
+            layouts,
+            multiple=8 if mask_NL.is_cuda else 1,
+            most=self.max_tokens,  # CLIP's embeddings refuse wider rows
+        )
+        if isinstance(plan, GroupPlan) and has_collective_forwards(self):
+            return None
+        return plan
+
+    def _pack(self, inputs: Text, plan: RowPlan) -> PackedText:
+        config, ids_NL = self.model.config, inputs.token_ids_NL
+        if ids_NL.is_cuda and config._attn_implementation == "sdpa":
+            use_packed_attention(self.model, causal=self._layouts.causal)
+        pad_id = self.pad_token_id
+        after_padding = config.model_type in _POSITIONS_AFTER_PADDING
+        return pack(
+            ids_NL,
+            plan,
+            causal=self._layouts.causal,
+            fill_id=pad_id if pad_id is not None and 0 <= pad_id < self.vocab_size else 0,
+            padding_id=pad_id if after_padding else None,
+        )
+
+    def _in_groups(self, inputs: Text, plan: GroupPlan) -> Tensor:
+        ids_NL, mask_NL = inputs.token_ids_NL, inputs.mask_NL
+        order_N = np.concatenate(plan.members)
+        *groups, back_N = to_device([*plan.members, np.argsort(order_N)], ids_NL.device)
+        parts: list[Tensor] = []
+        for rows, width in zip(groups, plan.widths, strict=True):
+            hidden = self._padded(ids_NL[rows, :width], mask_NL[rows, :width])
+            parts.append(F.pad(hidden, (0, 0, 0, ids_NL.shape[1] - width)))
+        return torch.cat(parts).index_select(0, back_N)
+
+    def _padded(self, token_ids_NL: Tensor, mask_NL: Tensor) -> Tensor:
+        hidden_NLD: Tensor = self.model(
+            input_ids=token_ids_NL, attention_mask=None if self.causal else mask_NL
+        ).last_hidden_state
+        return hidden_NLD
 
     def blocks(self) -> list[Block]:
         """Return embeddings, layers, and the final norm with the pooling."""
@@ -141,7 +246,11 @@ class HfText(Encoder):
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""
-        return {"text_config": plain_config(self.model), "text_pool": self.text_pool}
+        return {
+            "text_config": plain_config(self.model),
+            "text_pool": self.text_pool,
+            "text_batching": self.text_batching,
+        }
 
 
 @torch.no_grad()

@@ -1,0 +1,155 @@
+"""Captions in rows: several one after another, so that little padding is computed.
+
+A token sees its own caption only, and positions begin anew with each caption, so features are
+those of padded captions up to rounding.
+
+Shapes as in `mmlight.batch`: N captions, L tokens, D feature width; R rows of C places, T real
+tokens, S sequences (captions and free ends of rows).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmlight.encoders.text_rows import Ints, RowPlan
+
+
+@dataclass(frozen=True)
+class PackedText:
+    """Token ids in rows, and the way back.
+
+    Attributes:
+        token_ids_RC: int64.
+        position_ids_RC: int64.
+        mask_R1CC: bool, True where a place sees another: within its caption, and in a causal model
+            not ahead. Free places see one another, since softmax over nothing is NaN.
+        start_S: int32, where each sequence begins in the rows one after another, and R x C.
+        longest: places of the longest sequence.
+        first_N: number of the place, over all rows, of each caption's first token.
+        last_N: of its last token.
+    """
+
+    token_ids_RC: Tensor
+    position_ids_RC: Tensor
+    mask_R1CC: Tensor
+    start_S: Tensor
+    longest: int
+    first_N: Tensor
+    last_N: Tensor
+    _padded_T: Tensor
+    _packed_T: Tensor
+    _shape_NL: tuple[int, int]
+
+    def model_args(self) -> dict[str, Any]:
+        """Return what a model of transformers takes, whatever computes its attention."""
+        args: dict[str, Any] = {
+            "input_ids": self.token_ids_RC,
+            "position_ids": self.position_ids_RC,
+            "attention_mask": self.mask_R1CC,
+        }
+        if self.token_ids_RC.is_cuda:
+            args |= self.sequence_args()
+        return args
+
+    def sequence_args(self) -> dict[str, Any]:
+        """Return the sequences under the names that transformers gives them."""
+        return {
+            "cu_seq_lens_q": self.start_S,
+            "cu_seq_lens_k": self.start_S,
+            "max_length_q": self.longest,
+            "max_length_k": self.longest,
+        }
+
+    def take(self, hidden_RCD: Tensor, place_N: Tensor) -> Tensor:
+        """Return the features (N, D) of one place for each caption."""
+        return hidden_RCD.flatten(0, 1).index_select(0, place_N)
+
+    def unpack(self, hidden_RCD: Tensor) -> Tensor:
+        """Return features as padded captions (N, L, D), zero where there is padding."""
+        real_TD = hidden_RCD.flatten(0, 1).index_select(0, self._packed_T)
+        size, length = self._shape_NL
+        # Every place is read and written at most once, so no gradient depends on an order.
+        tokens_MD = real_TD.new_zeros(size * length, real_TD.shape[1])
+        return tokens_MD.index_copy(0, self._padded_T, real_TD).view(size, length, -1)
+
+
+def pack(
+    token_ids_NL: Tensor,
+    plan: RowPlan,
+    *,
+    causal: bool,
+    fill_id: int,
+    padding_id: int | None,
+) -> PackedText:
+    """Lay captions out in rows; the host is not made to wait for the device.
+
+    Args:
+        token_ids_NL: int64, padded on the right.
+        plan: where each caption goes, see `plan_rows`.
+        causal: whether tokens see only those before them.
+        fill_id: token id of free places.
+        padding_id: the id from which a model counts positions of tokens that are not it, as
+            RoBERTa does; None where they count from 0.
+    """
+    size, padded_length = token_ids_NL.shape
+    width, num_places = plan.width, plan.num_places
+    length_N = plan.length_N
+    number_T = np.repeat(np.arange(size), length_N)
+    within_T = np.arange(len(number_T)) - (np.cumsum(length_N) - length_N)[number_T]
+    first_N = plan.row_N * width + plan.start_N
+    packed_T = first_N[number_T] + within_T
+    caption_P = np.full(num_places, -1)
+    caption_P[packed_T] = number_T
+    ends_R = np.arange(plan.num_rows) * width + plan.used_R
+    start_S = np.sort(np.concatenate([first_N, ends_R[plan.used_R < width], [num_places]]))
+    first, last, padded, packed, caption, start = to_device(
+        [
+            first_N,
+            first_N + length_N - 1,
+            number_T * padded_length + within_T,
+            packed_T,
+            caption_P,
+            start_S,
+        ],
+        token_ids_NL.device,
+    )
+    if padding_id is None:
+        position_T, free_position = padded % padded_length, 0
+    else:
+        real_NL = token_ids_NL.ne(padding_id)
+        position_NL = real_NL.cumsum(1) * real_NL + padding_id
+        position_T, free_position = position_NL.flatten().index_select(0, padded), padding_id
+
+    def in_rows(values_T: Tensor, free: int) -> Tensor:
+        filled_P = values_T.new_full((num_places,), free)
+        return filled_P.index_copy(0, packed, values_T).view(-1, width)
+
+    caption_RC = caption.view(-1, width)
+    mask_RCC = caption_RC[:, :, None] == caption_RC[:, None]
+    if causal:
+        mask_RCC = mask_RCC.tril()
+    return PackedText(
+        token_ids_RC=in_rows(token_ids_NL.flatten().index_select(0, padded), fill_id),
+        position_ids_RC=in_rows(position_T, free_position),
+        mask_R1CC=mask_RCC[:, None],
+        start_S=start.int(),
+        longest=int(np.diff(start_S).max()),
+        first_N=first,
+        last_N=last,
+        _padded_T=padded,
+        _packed_T=packed,
+        _shape_NL=(size, padded_length),
+    )
+
+
+def to_device(parts: list[Ints], device: torch.device) -> list[Tensor]:
+    """Return indices on a device, in one copy that the host does not wait for."""
+    joined = torch.from_numpy(np.concatenate(parts))
+    if device.type == "cuda":
+        joined = joined.pin_memory().to(device, non_blocking=True)
+    else:
+        joined = joined.to(device)
+    return list(joined.split([len(part) for part in parts]))

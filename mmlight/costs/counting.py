@@ -44,7 +44,7 @@ class StepCount:
     """What a forward and a backward pass do.
 
     Attributes:
-        counted: the work of both passes; its memory is beside parameters and batch.
+        counted: the work of both passes; its peak is beside parameters, gradients and batch.
         activation_bytes: what the forward pass leaves for the backward pass.
         batch_bytes: the batch itself.
         num_samples: of the batch.
@@ -84,10 +84,8 @@ class ShapeCounter:
         try:
             with torch.device("meta"):
                 self.task = _built(task)
-        except UserError:
-            raise
         except (RuntimeError, NotImplementedError, ValueError):
-            # Weights from a file, or an initialisation that looks at its numbers.
+            # A user's mistake, which comes again, weights from a file, or an initialisation that looks at its numbers.
             self.task = _built(deepcopy(self._unbuilt))
             self.note = "built on the CPU: its weights come from a file"
         self.size = _size_of(self.task)
@@ -123,7 +121,7 @@ class ShapeCounter:
         # The gradients are told apart: they stay, and a strategy may share them out.
         grads = sum(p.grad.nbytes for p in task.parameters() if p.grad is not None)
         task.zero_grad()
-        counted.peak_bytes = max(counted.peak_bytes - grads, activation_bytes)
+        counted.peak_bytes = max(counted.peak_bytes - grads, 0.0)
         return StepCount(counted, activation_bytes, bytes_of(batch), batch.size, self.note)
 
     def _become_real(self, error: Exception) -> None:
@@ -144,7 +142,7 @@ def _built(task: Task) -> Task:
 def _forget_shapes() -> None:
     """Empty the models' caches, where tensors without numbers would wait for a real step."""
     for thing in gc.get_objects():
-        if isinstance(thing, functools._lru_cache_wrapper):
+        if type(thing) is functools._lru_cache_wrapper:  # asking some for more would wake them
             module = getattr(thing, "__module__", None) or ""
             if module.partition(".")[0] in ("mmlight", "timm", "transformers"):
                 thing.cache_clear()

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import inf
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -41,13 +43,24 @@ class Rates:
         work = counted.work
         return {
             "matmul": work["matmul"].flops / self.matmul_flops,
-            "conv": work["conv"].flops / self.conv_flops,
+            # Maps are laid out anew for each convolution.
+            "conv": work["conv"].padded_flops / self.conv_flops
+            + work["conv"].num_bytes / self.norm_bytes,
             "norm": work["norm"].num_bytes / self.norm_bytes,
             "math": work["math"].num_elements / self.math_elements,
             "random": work["random"].num_elements / self.random_elements,
             "move": work["move"].num_bytes / self.move_bytes,
             "calls": counted.num_calls * self.call_s,
         }
+
+
+def between(first: Rates, second: Rates) -> Rates:
+    """Return what holds in between: the mean time, as of a machine that others use too."""
+    means = {}
+    for f in fields(Rates):
+        a, b = getattr(first, f.name), getattr(second, f.name)
+        means[f.name] = (a + b) / 2 if f.name == "call_s" else 2 / (1 / a + 1 / b)
+    return Rates(**means)
 
 
 def measure_matmul(device: torch.device, *, dtype: torch.dtype) -> float:
@@ -74,17 +87,18 @@ def measure_rates(
     """
     call_s = _measure_calls(device)
 
-    def rate(step: Callable[[], object], kind: Kind, what: str) -> float:
+    def rate(step: Callable[[], object], kind: Kind, what: str, bytes_s: float = inf) -> float:
         seconds = _seconds(step, device)
         tally = Tally()
         with tally:
             step()
         counted = tally.counted
-        left_s = seconds - counted.num_calls * call_s
-        return float(getattr(counted.work[kind], what)) / max(left_s, 0.2 * seconds)
+        work = counted.work[kind]
+        left_s = seconds - counted.num_calls * call_s - work.num_bytes / bytes_s
+        return float(getattr(work, what)) / max(left_s, 0.2 * seconds)
 
-    # About as many elements as an activation of these models has.
-    wide = torch.linspace(-3, 3, 64 * 64 * 384, device=device).view(64 * 64, 384)
+    # 12 MiB, as activations are: beyond the caches, and fresh from the system in each step.
+    wide = torch.linspace(-3, 3, 8192 * 384, device=device).view(8192, 384)
     learned = wide.clone().requires_grad_()
     added, held = wide.clone(), torch.empty_like(wide)
     scale = torch.ones(384, device=device, requires_grad=True)
@@ -101,10 +115,11 @@ def measure_rates(
     def activate() -> None:
         F.gelu(learned).backward(added)
 
+    norm_bytes = rate(normalise, "norm", "num_bytes")
     return Rates(
         matmul_flops=matmul_flops or measure_matmul(device, dtype=dtype),
-        conv_flops=rate(_convolution(device, dtype), "conv", "flops"),
-        norm_bytes=rate(normalise, "norm", "num_bytes"),
+        conv_flops=rate(_convolution(device, dtype), "conv", "flops", norm_bytes),
+        norm_bytes=norm_bytes,
         math_elements=rate(activate, "math", "num_elements"),
         random_elements=rate(lambda: held.bernoulli_(0.9), "random", "num_elements"),
         move_bytes=rate(move, "move", "num_bytes"),
@@ -117,7 +132,7 @@ def _convolution(device: torch.device, dtype: torch.dtype) -> Callable[[], objec
         torch.full((64, 64, 3, 3), 0.01, device=device, dtype=dtype, requires_grad=True)
         for _ in range(2)
     ]
-    maps = torch.full((32, 64, 16, 16), 0.5, device=device, dtype=dtype)
+    maps = torch.full((32, 64, 32, 32), 0.5, device=device, dtype=dtype)
 
     def step() -> None:
         hidden = F.conv2d(maps, weights[0], padding=1)
@@ -153,7 +168,7 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 
 def _seconds(step: Callable[[], object], device: torch.device, *, busy: bool = True) -> float:
-    """Return the shortest time of a step: what else runs on the machine only adds to it."""
+    """Return the median time of a step."""
     clock = clock_of(device)
 
     def run(times: int) -> float:
@@ -167,7 +182,7 @@ def _seconds(step: Callable[[], object], device: torch.device, *, busy: bool = T
 
     run(1)
     times = max(1, round(_BUSY_S / run(2) * 2))
-    return min(run(times) / times for _ in range(_REPEATS))
+    return median(run(times) / times for _ in range(_REPEATS))
 
 
 def _wait(device: torch.device) -> None:

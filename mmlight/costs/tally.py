@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 Kind = Literal["matmul", "conv", "norm", "math", "random", "move"]
 KINDS: tuple[Kind, ...] = ("matmul", "conv", "norm", "math", "random", "move")
 aten = torch.ops.aten
+_LANES = 16
 
 # By the name of the packet, without the namespace and a trailing underscore. What is in none of
 # the lists moves memory and adds or multiplies on the way.
@@ -42,17 +43,21 @@ class Work:
 
     Attributes:
         flops: of matrix products and convolutions; a multiplication and an addition are two.
+        padded_flops: the same as if channels were multiples of 16, in which CPUs compute
+            convolutions: a stem with 3 channels takes the time of one with 16.
         num_bytes: read and written.
         num_elements: of all results.
     """
 
     flops: float = 0.0
+    padded_flops: float = 0.0
     num_bytes: float = 0.0
     num_elements: float = 0.0
 
     def add(self, other: "Work", *, times: float = 1.0) -> None:
         """Add `times` the work of `other`."""
         self.flops += times * other.flops
+        self.padded_flops += times * other.padded_flops
         self.num_bytes += times * other.num_bytes
         self.num_elements += times * other.num_elements
 
@@ -126,7 +131,9 @@ class Tally(TorchDispatchMode):
         work = counted.work[kind]
         formula = _FORMULAS.get(packet) or flop_registry.get(packet)
         if formula is not None:
-            work.flops += float(formula(*args, **kwargs, out_val=out))
+            flops = float(formula(*args, **kwargs, out_val=out))
+            work.flops += flops
+            work.padded_flops += flops * (_padding(name, args) if kind == "conv" else 1.0)
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         work.num_bytes += sum(_touched_bytes(tensor) for tensor in (*inputs, *outputs))
@@ -161,6 +168,13 @@ def kind_of(packet: Any, name: str) -> Kind:
     if any(word in name for word in _MATHS):
         return "math"
     return "move"
+
+
+def _padding(name: str, args: Any) -> float:
+    weight, groups = (args[2], args[9]) if name == "convolution_backward" else (args[1], args[8])
+    if groups > 1:  # vectors run over the groups
+        return 1.0
+    return prod(ceil(count / _LANES) * _LANES / count for count in weight.shape[:2])
 
 
 def _guess(tensor: Tensor) -> bool | int | float:

@@ -92,12 +92,12 @@ class BenchCLI(MmlightCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build a trainer that neither validates nor writes checkpoints."""
+        self._base_bytes = resident_bytes()
         trainer = self.config_init["fit"]["trainer"]
         self._unbuilt = deepcopy(self.model) if self._options.check else None
         if self._options.check:
             dtype = torch.bfloat16 if trainer["precision"] == "bf16-mixed" else torch.float32
             self._rates = measure_rates(torch.device("cpu"), dtype=dtype)
-        self._base_bytes = resident_bytes()
         trainer["limit_val_batches"] = 0
         trainer["enable_checkpointing"] = False
         trainer["logger"] = False

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -95,6 +96,8 @@ class Tally(TorchDispatchMode):
         counted: so far.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.counted = Counted()
@@ -108,12 +111,12 @@ class Tally(TorchDispatchMode):
             out = func(*args, **(kwargs or {}))
         except DataDependentOutputException:
             out = _guess(args[0])
-        if func.namespace == "prim":  # a question about a tensor
-            return out
+        if not isinstance(func, OpOverload) or func.namespace == "prim":
+            return out  # an operator over functions, such as flex attention; a question about one
         name = func._overloadpacket.__name__
         self._count(func._overloadpacket, name.removesuffix("_"), args, kwargs or {}, out)
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and not is_traceable_wrapper_subclass(leaf):
                 self._hold(leaf)
         return out
 

@@ -140,9 +140,7 @@ class BenchCLI(MmlightCLI):
             is_bf16 = str(self.trainer.precision).startswith("bf16")
             dtype = torch.bfloat16 if is_bf16 else torch.float16
         matmul = measure_matmul(device, dtype=dtype)
-        sent = {
-            kind: count / len(steps) for kind, count in sorted(self._parts.sent_bytes.items())
-        }
+        sent = {kind: count / len(steps) for kind, count in sorted(self._parts.sent_bytes.items())}
         if comm.is_distributed():
             trained = [p for p in self.model.parameters() if p.requires_grad]
             sent["gradients (counted from the parameters)"] = sum(p.nbytes for p in trained)

@@ -204,9 +204,7 @@ def foretell_experiment(
         if matmul is not None:
             known = {name: matmul / 1e12 / options.efficiency for name in device.tflops}
             device = type(device)(**{**asdict(device), "tflops": known})
-        found = foretell(
-            step, counter.size, settings, device=device, efficiency=options.efficiency
-        )
+        found = foretell(step, counter.size, settings, device=device, efficiency=options.efficiency)
         if seen.load_s:
             notes.append(
                 f"data is loaded in {data.num_workers} processes for each device, each as fast as "

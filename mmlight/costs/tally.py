@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -24,7 +24,19 @@ _LANES = 16
 _CONVS = ("convolution", "convolution_backward", "_slow_conv2d_forward", "conv_depthwise3d")
 _NORMS = ("norm", "pool")
 _MATHS = (
-    *("gelu", "exp", "log", "sigmoid", "silu", "tanh", "erf", "softmax", "softplus", "pow", "rsqrt"),
+    *(
+        "gelu",
+        "exp",
+        "log",
+        "sigmoid",
+        "silu",
+        "tanh",
+        "erf",
+        "softmax",
+        "softplus",
+        "pow",
+        "rsqrt",
+    ),
     *("logsumexp", "_fft", "mish", "hardswish", "sin", "cos", "ctc", "gru", "lstm"),
 )
 _RANDOMS = ("bernoulli", "native_dropout", "rand", "normal_", "uniform_", "multinomial")
@@ -34,7 +46,15 @@ _FREE = (
     *("unsqueeze", "squeeze", "detach", "alias", "as_strided", "unbind", "_local_scalar_dense"),
     *("split_with_sizes", "chunk", "diagonal", "is_same_size", "lift_fresh", "empty", "new_empty"),
     *("empty_like", "_reshape_alias", "real", "view_as_real", "empty_strided", "sym_size", "size"),
-    *("new_empty_strided", "unfold", "set", "resize", "_version", "is_pinned", "_nested_get_values"),
+    *(
+        "new_empty_strided",
+        "unfold",
+        "set",
+        "resize",
+        "_version",
+        "is_pinned",
+        "_nested_get_values",
+    ),
 )
 
 
@@ -103,9 +123,7 @@ class Tally(TorchDispatchMode):
         self.counted = Counted()
         self._live: dict[int, int] = {}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count it."""
         try:
             out = func(*args, **(kwargs or {}))

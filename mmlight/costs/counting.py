@@ -85,7 +85,8 @@ class ShapeCounter:
             with torch.device("meta"):
                 self.task = _built(task)
         except (RuntimeError, NotImplementedError, ValueError):
-            # A user's mistake, which comes again, weights from a file, or an initialisation that looks at its numbers.
+            # Weights from a file, an initialisation that looks at its numbers, or a user's
+            # mistake, which comes again.
             self.task = _built(deepcopy(self._unbuilt))
             self.note = "built on the CPU: its weights come from a file"
         self.size = _size_of(self.task)

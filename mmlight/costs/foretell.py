@@ -14,7 +14,8 @@ _ADAMW_BYTES, _CLIP_BYTES, _EMA_BYTES = 28, 12, 12
 # What Lightning's trainer adds to a step (experiments/bench/trainer_overhead.py).
 _TRAINER_S = 0.7e-3
 # On a CPU, freed memory stays with the process: glibc keeps blocks below 32 MiB for later ones,
-# which do not fit into all of the gaps. It was 1.4 and 1.7 times the activations of two small ResNets;
+# which do not fit into all of the gaps. It was 1.4 and 1.7 times the activations of two small
+# ResNets;
 # with MALLOC_MMAP_THRESHOLD_=65536 it was 0.07.
 _FREE_HEAP = 1.5
 # Parts of the data sheets' memory and network bandwidths that are reached in practice.

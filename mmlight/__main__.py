@@ -23,6 +23,8 @@ OTHER_VERBS = {
     ),
     "ngram": ("data.ngram_command", "word n-grams of transcripts:   mmlight ngram --help"),
     "lr-find": ("commands.lr_find", "find a learning rate:          mmlight lr-find -c FILE"),
+    "cost": ("commands.cost", "what training will cost:       mmlight cost -c FILE"),
+    "bench": ("commands.bench", "what training steps cost here: mmlight bench -c FILE"),
     "folds": ("commands.folds", "cross-validate:                mmlight folds -c FILE --k 5"),
     "sweep": ("commands.sweep", "try many settings:             mmlight sweep -c FILE"),
     "robustness": (

@@ -1,33 +1,68 @@
-"""Training speed in samples per second."""
+"""Training speed, and what it is made of."""
 
 import time
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
+from mmlight.costs.energy import EnergyMeter
+from mmlight.costs.memory import peak_bytes
+from mmlight.costs.rates import measure_matmul
+from mmlight.costs.tally import Tally
 from mmlight.runs.summary import SAMPLES_PER_S
+
+DATA_WAIT_SHARE = "train/data_wait_share"
+FLOP_SHARE = "train/flop_share"
+PEAK_MEMORY_MB = "train/peak_memory_mb"
+JOULES_PER_SAMPLE = "train/joules_per_sample"
 
 
 class Throughput(pl.Callback):
-    """Logs `train/samples_per_s`, over all ranks, at the trainer's log steps.
+    """Logs what training reaches, at the trainer's log steps.
+
+    - `train/samples_per_s`, over all ranks.
+    - `train/data_wait_share`: the part of the time in which this rank waited for batches.
+    - `train/flop_share`: the model's arithmetic over what the device could multiply in that time
+      in the precision of training. The first step's FLOPs are counted, the device's rate is
+      measured once.
+    - `train/peak_memory_mb`: of the GPU's allocator, else of the process.
+    - `train/joules_per_sample` of this rank's GPU, where NVIDIA's library (`pynvml`) tells it.
 
     The clock runs from the end of the first step (so that compilation does not count) and stands
     still during validation. The device is never waited for: over the many steps between two log
-    steps, the host cannot run away from it.
+    steps, the host cannot run away from it. Between log steps only samples are added up.
+
+    Args:
+        counts_flops: False leaves `train/flop_share` out. Compiled and sharded models are not
+            counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts_flops: bool = True) -> None:
         self.samples_per_s: float | None = None
+        self._counts_flops = counts_flops
         self._since: float | None = None
         self._samples = 0
         self._paused_s = 0.0
         self._validation_began = 0.0
         self._seen_step = 0
+        self._tally: Tally | None = None
+        self._flops_per_sample: float | None = None
+        self._matmul_flops: float | None = None
+        self._waited_s = 0.0
+        self._meter: EnergyMeter | None = None
+        self._joules: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin anew."""
         self._since, self._samples, self._paused_s = None, 0, 0.0
         self._seen_step = trainer.global_step
+        self._flops_per_sample = None
+        self._meter = EnergyMeter(trainer.strategy.root_device)
+        if self._matmul_flops is None and self._counts(trainer, pl_module):
+            device = trainer.strategy.root_device
+            self._matmul_flops = measure_matmul(device, dtype=_dtype(str(trainer.precision)))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
@@ -36,6 +71,20 @@ class Throughput(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the clock go on."""
         self._paused_s += time.perf_counter() - self._validation_began
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the first batch's arithmetic."""
+        if self._since is None and self._counts(trainer, pl_module):
+            self._tally = Tally()
+            self._tally.__enter__()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Stop counting."""
+        self._stop_counting()
 
     def on_train_batch_end(
         self,
@@ -47,16 +96,61 @@ class Throughput(pl.Callback):
     ) -> None:
         """Count the batch (`mmlight.batch.Batch`), and log at log steps."""
         if self._since is None:
-            self._since, self._paused_s = time.perf_counter(), 0.0
+            flops = self._stop_counting()
+            self._flops_per_sample = flops / batch.size if flops else None
+            self._start_clock(trainer, now=time.perf_counter())
             self._seen_step = trainer.global_step
             return
-        self._samples += batch.size * trainer.world_size
+        self._samples += batch.size
         step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step == self._seen_step or not every or step % every:
             return
         self._seen_step = step
         now = time.perf_counter()
-        self.samples_per_s = self._samples / max(now - self._since - self._paused_s, 1e-9)
+        seconds = max(now - self._since - self._paused_s, 1e-9)
+        values = self._values(trainer, seconds)
+        self._start_clock(trainer, now=now)
+        pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+
+    def _values(self, trainer: pl.Trainer, seconds: float) -> dict[str, float]:
+        self.samples_per_s = self._samples * trainer.world_size / seconds
+        device = trainer.strategy.root_device
+        values = {SAMPLES_PER_S: self.samples_per_s, PEAK_MEMORY_MB: peak_bytes(device) / 2**20}
+        waited_s = _waited_s(trainer)
+        if waited_s is not None:
+            values[DATA_WAIT_SHARE] = (waited_s - self._waited_s) / seconds
+        if self._flops_per_sample and self._matmul_flops:
+            reached = self._samples * self._flops_per_sample / seconds
+            values[FLOP_SHARE] = reached / self._matmul_flops
+        joules = self._meter.joules() if self._meter is not None else None
+        if joules is not None and self._joules is not None:
+            values[JOULES_PER_SAMPLE] = (joules - self._joules) / self._samples
+        return values
+
+    def _start_clock(self, trainer: pl.Trainer, *, now: float) -> None:
         self._since, self._samples, self._paused_s = now, 0, 0.0
-        pl_module.log(SAMPLES_PER_S, self.samples_per_s, on_step=True, on_epoch=False)
+        self._waited_s = _waited_s(trainer) or 0.0
+        self._joules = self._meter.joules() if self._meter is not None else None
+
+    def _counts(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        compiled = getattr(pl_module, "compile_mode", "none") != "none"
+        sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+        return self._counts_flops and not compiled and not sharded and trainer.is_global_zero
+
+    def _stop_counting(self) -> float:
+        if self._tally is None:
+            return 0.0
+        self._tally.__exit__(None, None, None)
+        flops, self._tally = self._tally.counted.flops, None
+        return flops
+
+
+def _waited_s(trainer: pl.Trainer) -> float | None:
+    """Return how long the loader has been waited for, if it tells."""
+    waited: float | None = getattr(trainer.train_dataloader, "waited_s", None)
+    return waited
+
+
+def _dtype(precision: str) -> torch.dtype:
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision, torch.float32)

@@ -7,6 +7,7 @@ the data sets here know their rank already.
 import itertools
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -86,6 +87,9 @@ class TrainLoader:
         position: tells the number of the next batch, counted over all epochs.
         num_workers: worker processes; 0 to decode in this process.
         pin_memory: copy batches to page-locked memory, for the way to a GPU.
+
+    Attributes:
+        waited_s: how long training has waited for batches so far.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class TrainLoader:
         )
         self._stream: Iterator[Any] | None = None
         self._next = -1
+        self.waited_s = 0.0
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -119,7 +124,10 @@ class TrainLoader:
                 self._counter.start = number
                 self._stream = iter(self._loader)
             number = self._next = number + 1
-            yield _accept(next(self._stream))
+            began = time.perf_counter()
+            item = next(self._stream)
+            self.waited_s += time.perf_counter() - began
+            yield _accept(item)
 
     def close(self) -> None:
         """End the worker processes; the next iteration starts new ones."""

@@ -200,23 +200,26 @@ class ShardDataModule(lightning.LightningDataModule):
                 "trainer.overfit_batches is not supported: every epoch has another order; give "
                 "data.train a shard with a few samples instead"
             )
-        samples = self._samples["train"]
-        dataset = TrainBatches(
-            samples,
-            order=self._buckets or self._order,
-            decoding=self._decoding("train"),
-            layout=self._layout("train"),
-            seed=self.seed,
-            rank=self._rank(),
-        )
         loader = TrainLoader(
-            dataset,
+            self.train_batches(self._rank()),
             position=self._position.next_batch,
             num_workers=self.num_workers,
             pin_memory=self._on_gpu(),
         )
         self._loaders.add(loader)
         return loader
+
+    def train_batches(self, rank: Rank) -> TrainBatches:
+        """Return one rank's batches of training by number; the stage `fit` must be set up."""
+        assert self._order is not None
+        return TrainBatches(
+            self._samples["train"],
+            order=self._buckets or self._order,
+            decoding=self._decoding("train"),
+            layout=self._layout("train"),
+            seed=self.seed,
+            rank=rank,
+        )
 
     def val_dataloader(self) -> EvalLoader | list[Any]:
         """Return the batches of validation; none where no split is named."""

@@ -144,7 +144,8 @@ class LogMel(nn.Module):
             )
         if s.floor <= 0:
             raise UserError(f"mel.floor: {s.floor} must be above 0")
-        with warnings.catch_warnings():
+        # Its values are looked at, so that it must exist where a model is built on the meta device.
+        with warnings.catch_warnings(), torch.device("cpu"):
             warnings.simplefilter("ignore")  # of empty bands, which are refused below
             filters_FM = melscale_fbanks(
                 n_fft // 2 + 1,
@@ -164,7 +165,7 @@ class LogMel(nn.Module):
         self.settings, self.hop = settings, hop
         self.power = MelPower(filters_FM, n_fft=n_fft, hop=hop, window=window, pad_mode="constant")
         for name, value in (("mean", s.mean), ("std", s.std)):
-            values = torch.tensor(value, dtype=torch.float32).reshape(-1, 1)
+            values = torch.tensor(value, dtype=torch.float32, device="cpu").reshape(-1, 1)
             if len(values) not in (1, s.n_mels):
                 raise UserError(f"mel.{name}: {len(values)} values for {s.n_mels} bands")
             self.register_buffer(f"{name}_M1", values, persistent=False)

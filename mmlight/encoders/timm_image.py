@@ -116,8 +116,9 @@ class TimmImage(Encoder):
         default_mean, default_std = (
             (CLIP_MEAN, CLIP_STD) if in_chans == 3 else ((0.5,) * in_chans,) * 2
         )
-        mean_C = _channels(image_mean, default_mean, key="image_mean")
-        std_C = _channels(image_std, default_std, key="image_std")
+        with torch.device("cpu"):  # their values are looked at, also on the meta device
+            mean_C = _channels(image_mean, default_mean, key="image_mean")
+            std_C = _channels(image_std, default_std, key="image_std")
         if not bool((std_C > 0).all()):
             raise UserError(f"image_std: {std_C.tolist()} must be above zero")
         # One multiply-add: (x / 255 - mean) / std = x * scale + shift.

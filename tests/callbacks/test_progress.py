@@ -114,6 +114,8 @@ def test_throughput_leaves_validation_out(monkeypatch):
     trainer.fit(Task(), datamodule=TinyData(num_samples=400))
     assert throughput.samples_per_s == pytest.approx(16.0)
     assert float(trainer.logged_metrics["train/samples_per_s"]) == pytest.approx(16.0)
+    assert float(trainer.logged_metrics["train/peak_memory_mb"]) > 0
+    assert float(trainer.logged_metrics["train/flop_share"]) > 0
 
 
 def test_summary_line_names_what_matters():

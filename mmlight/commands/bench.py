@@ -1,0 +1,235 @@
+"""``mmlight bench``: what the training steps of an experiment cost on this machine."""
+
+import argparse
+import json
+import secrets
+from collections.abc import Sequence
+from copy import deepcopy
+from datetime import datetime
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.table import Table
+
+from mmlight import comm
+from mmlight.callbacks.progress import Progress
+from mmlight.callbacks.step_clock import StepClock
+from mmlight.cli import MmlightCLI, quieten
+from mmlight.cli_arguments import expand_configs
+from mmlight.costs.memory import peak_bytes, resident_bytes
+from mmlight.costs.rates import measure_matmul, measure_rates
+from mmlight.costs.step_parts import PARTS, StepParts
+from mmlight.errors import UserError
+from mmlight.runs.files import plain, write_json
+
+_FEWEST = 3
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight bench``.
+
+    Raises:
+        UserError: settings out of range, or anything `mmlight fit` refuses.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmlight bench",
+        description="Train some steps of an experiment on its own data, and say what they cost: "
+        "speed, share of what the device can multiply, waiting for data, memory, bytes sent, and "
+        "the time of each part. Takes what `mmlight fit` takes; leaves bench.json in a folder of "
+        "its own, runs/NAME/bench-*; no checkpoint is written.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--steps", type=int, default=30, help="measured batches (default 30)")
+    parser.add_argument("--warmup", type=int, default=3, help="batches before them (default 3)")
+    parser.add_argument(
+        "--check", action="store_true", help="also what `mmlight cost` foretells for this machine"
+    )
+    parser.add_argument("--json", action="store_true", help="end with a line of JSON")
+    options, rest = parser.parse_known_args(list(argv))
+    if options.steps < _FEWEST or options.warmup < 2:
+        raise UserError(
+            f"--steps {options.steps} --warmup {options.warmup}: a median needs {_FEWEST} steps or "
+            "more, and the first 2 batches are always warm-up"
+        )
+    if any(argument.partition("=")[0] == "--ckpt_path" for argument in rest):
+        raise UserError("bench starts as the experiment does; leave out --ckpt_path")
+    quieten()
+    expanded, name = expand_configs(rest)
+    BenchCLI(["fit", *expanded], default_name=name, options=options)
+    return 0
+
+
+class BenchCLI(MmlightCLI):
+    """Trains as ``fit`` does, and keeps nothing but the figures.
+
+    Args:
+        arguments: for ``fit``.
+        default_name: the experiment's name.
+        options: of the benchmark.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], *, default_name: str, options: argparse.Namespace
+    ) -> None:
+        self._options = options
+        self._parts = StepParts()
+        self._clock = StepClock(self._parts, num_steps=options.steps, warmup=options.warmup)
+        super().__init__(arguments, default_name=default_name)
+
+    def _parse_ckpt_path(self) -> None:
+        settings = self.config["fit"]["run"]
+        stamp = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        settings["id"] = f"bench-{settings['id'] or stamp}"
+        super()._parse_ckpt_path()
+
+    def watchers(self) -> tuple[list[Callback], list[Any]]:
+        """Return the bar, the clock and the averaged weights; nothing is logged or saved."""
+        ema = self._get(self.config_init, "ema")
+        return [Progress(), self._clock, *([ema] if ema is not None else [])], []
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Build a trainer that neither validates nor writes checkpoints."""
+        self._base_bytes = resident_bytes()
+        trainer = self.config_init["fit"]["trainer"]
+        self._unbuilt = deepcopy(self.model) if self._options.check else None
+        if self._options.check:
+            dtype = torch.bfloat16 if trainer["precision"] == "bf16-mixed" else torch.float32
+            self._rates = measure_rates(torch.device("cpu"), dtype=dtype)
+        trainer["limit_val_batches"] = 0
+        trainer["enable_checkpointing"] = False
+        trainer["logger"] = False
+        trainer["profiler"] = self._parts
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Print the figures, and write them."""
+        steps = self._parts.steps()[: self._clock.num_done]
+        if len(steps) < _FEWEST:
+            raise UserError(
+                f"bench measured {len(steps)} batches before training ended; raise "
+                "trainer.max_steps or trainer.max_epochs, or give --steps and --warmup less"
+            )
+        found = self._figures(steps)
+        if self._unbuilt is not None:
+            found["check"] = self._check(found)
+        if not self.trainer.is_global_zero:
+            return
+        path = self.run.path / "bench.json"
+        write_json(path, found)
+        console = Console(soft_wrap=True)
+        console.print(_table(found))
+        if "check" in found:
+            console.print(_check_table(found["check"]))
+        console.print(f"figures: {path}", highlight=False)
+        if self._options.json:
+            print(json.dumps(plain(found)))
+
+    def _figures(self, steps: list[dict[Any, float]]) -> dict[str, Any]:
+        clock, device = self._clock, self.trainer.strategy.root_device
+        peak = peak_bytes(device)
+        times = [sum(step.values()) for step in steps]
+        step_s = median(times)
+        mean_s = {part: sum(step[part] for step in steps) / len(steps) for part in PARTS}
+        total_s = sum(mean_s.values())
+        low, *_, high = quantiles(times, n=10)
+        dtype = torch.float32
+        if str(self.trainer.precision).endswith("-mixed"):
+            is_bf16 = str(self.trainer.precision).startswith("bf16")
+            dtype = torch.bfloat16 if is_bf16 else torch.float16
+        matmul = measure_matmul(device, dtype=dtype)
+        sent = {kind: count / len(steps) for kind, count in sorted(self._parts.sent_bytes.items())}
+        if comm.is_distributed():
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            sent["gradients (counted from the parameters)"] = sum(p.nbytes for p in trained)
+        samples = clock.num_samples / clock.num_done
+        return {
+            "device": _name(device),
+            "num_devices": self.trainer.world_size,
+            "precision": str(self.trainer.precision),
+            "num_threads": torch.get_num_threads(),
+            "steps": len(steps),
+            "samples_per_s": samples * self.trainer.world_size / step_s,
+            "step_ms": 1e3 * step_s,
+            "step_ms_p10": 1e3 * low,
+            "step_ms_p90": 1e3 * high,
+            "cpu_ms": 1e3 * clock.cpu_s / clock.num_done,
+            "gflop_per_sample": clock.flops / samples / 1e9,
+            "matmul_tflops": matmul / 1e12,
+            "roofline_share": clock.flops / (step_s * matmul),
+            "data_wait_share": mean_s["data"] / total_s,
+            "peak_memory_mb": peak / 2**20,
+            "base_memory_mb": self._base_bytes / 2**20,
+            "joules_per_sample": None if clock.joules is None else clock.joules / clock.num_samples,
+            "sent_bytes_per_step": sent,
+            "part_ms": {part: 1e3 * seconds for part, seconds in mean_s.items()},
+        }
+
+    def _check(self, found: dict[str, Any]) -> dict[str, Any]:
+        from mmlight.commands.cost import CostOptions, foretell_experiment
+
+        foretold = foretell_experiment(
+            self._unbuilt,
+            self.datamodule,
+            trainer=self.config_init["fit"]["trainer"],
+            has_ema=self._get(self.config_init, "ema") is not None,
+            options=CostOptions(device="cpu"),
+            base_bytes=self._base_bytes,
+            rates_before=self._rates,
+        )
+        # On one thread, the time that the process computed: others on the machine do not count.
+        one_thread = found["num_threads"] == 1
+        measured_ms = found["cpu_ms"] if one_thread else found["step_ms"]
+        return {
+            "clock": "cpu" if one_thread else "wall",
+            "measured_ms": measured_ms,
+            "foretold_ms": 1e3 * foretold.step_s,
+            "time_ratio": 1e3 * foretold.step_s / measured_ms,
+            "measured_mb": found["peak_memory_mb"],
+            "foretold_mb": sum(foretold.memory_ddp.values()) / 2**20,
+            "memory_ratio": sum(foretold.memory_ddp.values()) / 2**20 / found["peak_memory_mb"],
+            "foretold_part_ms": {name: 1e3 * s for name, s in foretold.part_s.items()},
+            "foretold_memory_mb": {n: b / 2**20 for n, b in foretold.memory_ddp.items()},
+            "notes": foretold.notes,
+        }
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _table(found: dict[str, Any]) -> Table:
+    table = Table(title=f"{found['steps']} steps on {found['num_devices']} x {found['device']}")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    spread = f"[{found['step_ms_p10']:,.1f}, {found['step_ms_p90']:,.1f}]"
+    rows = [
+        ("samples/s", f"{found['samples_per_s']:,.1f}"),
+        ("step, ms (median, tenth and ninetieth percentile)", f"{found['step_ms']:,.1f} {spread}"),
+        ("GFLOP a sample, forward and backward", f"{found['gflop_per_sample']:,.3f}"),
+        (f"matrix products here, TFLOP/s ({found['precision']})", f"{found['matmul_tflops']:,.3f}"),
+        ("share of the roofline", f"{found['roofline_share']:.1%}"),
+        ("share of waiting for data", f"{found['data_wait_share']:.1%}"),
+        ("peak memory, MiB", f"{found['peak_memory_mb']:,.0f}"),
+    ]
+    if found["joules_per_sample"] is not None:
+        rows.append(("joules a sample", f"{found['joules_per_sample']:,.3f}"))
+    sent = found["sent_bytes_per_step"] or {"collectives": 0}
+    rows += [(f"MB a step: {kind}", f"{count / 1e6:,.2f}") for kind, count in sent.items()]
+    rows += [(f"ms a step: {part}", f"{ms:,.2f}") for part, ms in found["part_ms"].items()]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _check_table(check: dict[str, Any]) -> Table:
+    table = Table(title="foretold and measured")
+    for column in ("", "foretold", "measured", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+    for what, unit in (("time", "ms"), ("memory", "mb")):
+        shown = f"step, ms ({check['clock']} time)" if unit == "ms" else "peak memory, MiB"
+        values = (check[f"foretold_{unit}"], check[f"measured_{unit}"])
+        table.add_row(shown, *(f"{v:,.1f}" for v in values), f"{check[f'{what}_ratio']:.2f}")
+    return table

@@ -1,0 +1,313 @@
+"""``mmlight cost``: what the training of an experiment will cost, before it runs."""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mmlight.batch import Batch
+from mmlight.cli import MmlightCLI, quieten
+from mmlight.cli_arguments import expand_configs
+from mmlight.costs.batches import blank_batch
+from mmlight.costs.counting import ShapeCounter, mean_count
+from mmlight.costs.devices import DEVICES, find_device
+from mmlight.costs.foretell import Foretold, Settings, foretell
+from mmlight.costs.memory import resident_bytes
+from mmlight.costs.rates import Rates, between, measure_rates
+from mmlight.data.dataset import Rank, Refusal
+from mmlight.data.module import ShardDataModule
+from mmlight.errors import UserError
+from mmlight.runs.files import plain
+from mmlight.tasks.task import Task
+
+# Shapes differ between batches where texts do: so many are looked at, spread over an epoch.
+_NUM_BATCHES = 6
+_CUDA_CONTEXT_BYTES = 0.5 * 2**30
+
+
+@dataclass(frozen=True)
+class CostOptions:
+    """What is asked.
+
+    Attributes:
+        device: `cpu`, which is measured, or a name of the table of devices.
+        num_devices: how many.
+        strategy: `ddp` or `fsdp`; None takes the experiment's, or ddp.
+        matmul_tflops: the device's rate of matrix products, in place of the known one.
+        efficiency: share of a data sheet's rate that large products reach.
+        samples: training samples, where the shards are not here.
+    """
+
+    device: str = "cpu"
+    num_devices: int = 1
+    strategy: str | None = None
+    matmul_tflops: float | None = None
+    efficiency: float = 0.6
+    samples: int | None = None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight cost``.
+
+    Raises:
+        UserError: settings out of range, or anything `mmlight fit` refuses.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmlight cost",
+        description="Say what the training of an experiment will cost: arithmetic, time, energy, "
+        "memory with DDP and with FSDP, communication. Nothing is trained: the model is built and "
+        "run without numbers. Takes what `mmlight fit` takes.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    devices = ", ".join(["cpu (measured here)", *DEVICES])
+    add("--device", default="cpu", help=f"{devices}; default cpu")
+    add("--devices", type=int, default=1, help="how many (default 1)")
+    add("--strategy", choices=("ddp", "fsdp"), help="default: the experiment's, or ddp")
+    add("--matmul-tflops", type=float, help="matrix products, TFLOP/s, if known better")
+    add(
+        "--efficiency",
+        type=float,
+        default=0.6,
+        help="share of a data sheet's TFLOP/s that matrix products reach (default 0.6, what large "
+        "ones do in bfloat16)",
+    )
+    add("--samples", type=int, help="training samples, where the shards are not on this machine")
+    add("--json", action="store_true", help="end with a line of JSON")
+    options, rest = parser.parse_known_args(list(argv))
+    if options.devices < 1:
+        raise UserError(f"--devices {options.devices}: must be 1 or more")
+    if not 0 < options.efficiency <= 1:
+        raise UserError(f"--efficiency {options.efficiency}: must be above 0, and 1 at most")
+    if options.matmul_tflops is not None and options.matmul_tflops <= 0:
+        raise UserError(f"--matmul-tflops {options.matmul_tflops}: must be above 0")
+    find_device(options.device)
+    quieten()
+    expanded, name = expand_configs(rest)
+    asked = CostOptions(
+        device=options.device,
+        num_devices=options.devices,
+        strategy=options.strategy,
+        matmul_tflops=options.matmul_tflops,
+        efficiency=options.efficiency,
+        samples=options.samples,
+    )
+    cli = CostCLI(["fit", *expanded], default_name=name, options=asked)
+    console = Console(soft_wrap=True)
+    for table in _tables(cli.foretold, asked, name=name):
+        console.print(table)
+    for note in cli.foretold.notes:
+        console.print(note, highlight=False)
+    if options.json:
+        print(json.dumps(plain(asdict(cli.foretold) | {"options": asdict(asked)})))
+    return 0
+
+
+class CostCLI(MmlightCLI):
+    """Builds what ``fit`` builds, but no trainer and no run.
+
+    Args:
+        arguments: for ``fit``.
+        default_name: the experiment's name.
+        options: what is asked.
+
+    Attributes:
+        foretold: the answer.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], *, default_name: str, options: CostOptions
+    ) -> None:
+        self._options = options
+        super().__init__(arguments, default_name=default_name)
+
+    def _parse_ckpt_path(self) -> None:
+        self._is_new_run = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Build none: it might ask for devices that this machine lacks."""
+        return None
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.foretold = foretell_experiment(
+            self.model,
+            self.datamodule,
+            trainer=self.config_init["fit"]["trainer"],
+            has_ema=self._get(self.config_init, "ema") is not None,
+            options=self._options,
+            base_bytes=None,
+        )
+
+
+def foretell_experiment(
+    task: Task,
+    data: ShardDataModule,
+    *,
+    trainer: Any,
+    has_ema: bool,
+    options: CostOptions,
+    base_bytes: float | None,
+    rates_before: Rates | None = None,
+) -> Foretold:
+    """Return what an experiment costs.
+
+    Args:
+        task: its model, not yet built; it is of no use afterwards.
+        data: its data.
+        trainer: the trainer's settings.
+        has_ema: whether weights are averaged.
+        options: what is asked.
+        base_bytes: memory of a process without a model; None takes this process's of now.
+        rates_before: what was measured before a training that is to be compared.
+    """
+    device = find_device(options.device)
+    base = resident_bytes() if base_bytes is None else base_bytes
+    precision = str(trainer["precision"] or "32-true")
+    accumulate = int(trainer["accumulate_grad_batches"])
+    task.preprocessing = data.preprocessing()
+    counter = ShapeCounter(task, precision=precision)
+    seen = _batches(data, options)
+    step = mean_count([counter.count(batch) for batch in seen.batches])
+    steps_per_epoch, notes = seen.steps_per_epoch, list(seen.notes)
+    if options.samples is not None:
+        steps_per_epoch = max(options.samples // data.global_batch_size, 1)
+    num_steps = _num_steps(trainer, steps_per_epoch, accumulate)
+    if num_steps is None:
+        notes.append("how many samples there are is not known here: give --samples")
+    settings = Settings(
+        num_devices=options.num_devices,
+        strategy=options.strategy or _strategy(trainer),
+        precision=precision,
+        clips=bool(trainer["gradient_clip_val"]),
+        has_ema=has_ema,
+        accumulate=accumulate,
+        num_steps=num_steps,
+        data_s=seen.load_s,
+        num_workers=data.num_workers if device is None else max(data.num_workers, 1),
+        is_cpu=device is None,
+        base_bytes=base if device is None else _CUDA_CONTEXT_BYTES,
+    )
+    matmul = None if options.matmul_tflops is None else options.matmul_tflops * 1e12
+    if device is None:
+        dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+        rates = measure_rates(torch.device("cpu"), dtype=dtype, matmul_flops=matmul)
+        if rates_before is not None:
+            rates = between(rates_before, rates)
+        found = foretell(step, counter.size, settings, rates=rates)
+    else:
+        if matmul is not None:
+            known = {name: matmul / 1e12 / options.efficiency for name in device.tflops}
+            device = type(device)(**{**asdict(device), "tflops": known})
+        found = foretell(step, counter.size, settings, device=device, efficiency=options.efficiency)
+        if seen.load_s:
+            notes.append(
+                f"data is loaded in {data.num_workers} processes for each device, each as fast as "
+                "this machine's"
+            )
+    found.notes.extend(notes)
+    return found
+
+
+@dataclass(frozen=True)
+class _Seen:
+    batches: list[Batch]
+    load_s: float
+    steps_per_epoch: int | None
+    notes: list[str]
+
+
+def _batches(data: ShardDataModule, options: CostOptions) -> _Seen:
+    """Return batches of the experiment where its shards are here, else blank ones."""
+    share, rest = divmod(data.global_batch_size, options.num_devices)
+    if rest:
+        raise UserError(
+            f"data.global_batch_size {data.global_batch_size} cannot be divided by --devices "
+            f"{options.num_devices}"
+        )
+    try:
+        data.prepare_data()
+        data.setup("fit")
+    except UserError as error:
+        blank = blank_batch(data, share)
+        if blank is None:
+            raise
+        return _Seen([blank], 0.0, None, [f"no time for loading: {error}"])
+    batches = data.train_batches(Rank(0, options.num_devices))
+    per_epoch = batches.order.steps_per_epoch
+    chosen = sorted({per_epoch * i // _NUM_BATCHES for i in range(_NUM_BATCHES)})
+    found: list[Batch] = []
+    times: list[float] = []
+    # One thread decodes, whatever else the machine does meanwhile.
+    for number in [chosen[0], *chosen]:  # the first opens files
+        began = time.process_time()
+        batch = batches[number]
+        times.append(time.process_time() - began)
+        if isinstance(batch, Refusal):
+            raise UserError(batch.message)
+        found.append(batch)
+    return _Seen(found[1:], sum(times[1:]) / len(chosen), per_epoch, [])
+
+
+def _num_steps(trainer: Any, steps_per_epoch: int | None, accumulate: int) -> int | None:
+    limits = []
+    if trainer["max_steps"] not in (None, -1):
+        limits.append(trainer["max_steps"] * accumulate)
+    epochs = trainer["max_epochs"]
+    if epochs is None and not limits:
+        epochs = 1000  # Lightning's own default
+    if epochs not in (None, -1) and steps_per_epoch is not None:
+        limits.append(epochs * steps_per_epoch)
+    return int(min(limits)) if limits else None
+
+
+def _strategy(trainer: Any) -> str:
+    said = str(trainer["strategy"]).lower()
+    return "fsdp" if "fsdp" in said or "modelparallel" in said else "ddp"
+
+
+def _tables(found: Foretold, options: CostOptions, *, name: str) -> list[Table]:
+    what = "measured here" if options.device == "cpu" else "by its data sheet"
+    cost = Table(title=f"{name} on {options.num_devices} x {options.device} ({what})")
+    cost.add_column("")
+    cost.add_column("foretold", justify="right")
+    step = found.step_s
+    rows = [("GFLOP a sample, forward and backward", f"{found.flops_per_sample / 1e9:,.3f}")]
+    if found.total_flops is not None and found.hours is not None:
+        rows += [
+            ("FLOP in all", f"{found.total_flops:.3g}"),
+            ("hours", f"{found.hours:,.2f}"),
+            ("device-hours", f"{found.device_hours:,.2f}"),
+        ]
+    if found.kwh is not None:
+        rows.append(("kWh of the devices", f"{found.kwh:,.1f}"))
+    rows.append(("ms a step", f"{1e3 * step:,.2f}"))
+    rows += [(f"  {part}", f"{1e3 * s:,.2f}") for part, s in found.part_s.items()]
+    if options.num_devices > 1:
+        rows += [
+            ("MB sent a step and device", f"{found.sent_bytes / 1e6:,.1f}"),
+            ("share of waiting for it", f"{found.communication_share:.1%}"),
+        ]
+    for row in rows:
+        cost.add_row(*row)
+    memory = Table(title="memory of each device, MiB")
+    memory.add_column("")
+    memory.add_column("DDP" if options.num_devices > 1 else "one device", justify="right")
+    if options.num_devices > 1:
+        memory.add_column("FSDP", justify="right")
+    used = {**found.memory_ddp, **found.memory_fsdp}
+    for part in used:
+        memory.add_row(*_row(part, found, options, of=part))
+    memory.add_row(*_row("in all", found, options, of=None))
+    return [cost, memory]
+
+
+def _row(name: str, found: Foretold, options: CostOptions, *, of: str | None) -> list[str]:
+    columns = [found.memory_ddp] + [found.memory_fsdp] * (options.num_devices > 1)
+    values = [sum(c.values()) if of is None else c.get(of, 0.0) for c in columns]
+    return [name, *(f"{value / 2**20:,.1f}" for value in values)]

@@ -1,0 +1,1 @@
+"""What a step costs: counted from the model, measured on the machine, foretold for another."""

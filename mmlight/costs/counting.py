@@ -1,0 +1,237 @@
+"""Counts what one training step does, without doing it."""
+
+import functools
+import gc
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mmlight.batch import Batch
+from mmlight.costs.tally import Counted, Tally, Work
+from mmlight.errors import UserError
+from mmlight.tasks.task import Task
+
+_FEW = 2
+
+
+@dataclass
+class ModelSize:
+    """What a model consists of.
+
+    Attributes:
+        num_parameters: all of them.
+        num_trained: those that are trained.
+        num_tensors: how many tensors these are.
+        state_bytes: parameters and buffers.
+        largest_block: parameters of the largest repeated block.
+    """
+
+    num_parameters: int
+    num_trained: int
+    num_tensors: int
+    state_bytes: int
+    largest_block: int
+
+
+@dataclass
+class StepCount:
+    """What a forward and a backward pass do.
+
+    Attributes:
+        counted: the work of both passes; its peak is beside parameters, gradients and batch.
+        activation_bytes: what the forward pass leaves for the backward pass.
+        batch_bytes: the batch itself.
+        num_samples: of the batch.
+        note: how it was counted where not on shapes alone; empty otherwise.
+    """
+
+    counted: Counted
+    activation_bytes: float
+    batch_bytes: float
+    num_samples: int
+    note: str = ""
+
+
+class ShapeCounter:
+    """A task without its numbers: built on the meta device, and run on shapes.
+
+    Every operation is asked only for the shape of what it would return. Where the model asks for a
+    value that nobody computed (are there labels in this batch?), the answer is the usual one. Where
+    it needs the values themselves (matching boxes, transcripts), a few samples are computed for
+    real, and counted times as many as the batch has.
+
+    Args:
+        task: a task that is not built yet; it is of no use afterwards.
+        precision: the trainer's; with `bf16-mixed`, operations run in bfloat16.
+
+    Attributes:
+        size: of the model.
+        note: what could not be built on the meta device.
+    """
+
+    def __init__(self, task: Task, *, precision: str) -> None:
+        self.precision = precision
+        self.note = ""
+        self._is_real = self._is_fake = False
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._unbuilt = deepcopy(task)
+        try:
+            with torch.device("meta"):
+                self.task = _built(task)
+        except (RuntimeError, NotImplementedError, ValueError):
+            # Weights from a file, an initialisation that looks at its numbers, or a user's
+            # mistake, which comes again.
+            self.task = _built(deepcopy(self._unbuilt))
+            self.note = "built on the CPU: its weights come from a file"
+        self.size = _size_of(self.task)
+
+    def count(self, batch: Batch) -> StepCount:
+        """Count a training step with `batch`, whose shapes alone matter where possible."""
+        if not self._is_real:
+            try:
+                with self._fake:
+                    if not self._is_fake:
+                        self.task.to_empty(device="cpu")
+                        self._is_fake = True
+                    return self._count(batch)
+            except UserError:
+                raise
+            except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+                self._become_real(error)
+            finally:
+                _forget_shapes()
+        few = first_samples(batch, _FEW)
+        counted = self._count(few)
+        return _times(counted, batch.size / few.size, batch_bytes=bytes_of(batch), note=self.note)
+
+    def _count(self, batch: Batch) -> StepCount:
+        task, tally = self.task, Tally()
+        tally.ignore([*task.parameters(), *task.buffers(), *_tensors(batch)])
+        with _autocast(self.precision), tally:
+            loss = task.training_step(batch, 0)
+            activation_bytes = tally.counted.held_bytes
+        with tally:
+            loss.backward()
+        counted = tally.counted
+        # The gradients are told apart: they stay, and a strategy may share them out.
+        grads = sum(p.grad.nbytes for p in task.parameters() if p.grad is not None)
+        task.zero_grad()
+        counted.peak_bytes = max(counted.peak_bytes - grads, 0.0)
+        return StepCount(counted, activation_bytes, bytes_of(batch), batch.size, self.note)
+
+    def _become_real(self, error: Exception) -> None:
+        self._is_real = True
+        self.task = _built(self._unbuilt)
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        self.note = f"counted on {_FEW} samples, computed for real: the loss needs values ({why})"
+
+
+def _built(task: Task) -> Task:
+    task.log_gated = lambda values: None  # type: ignore[method-assign]
+    task.configure_model()
+    assert task.trained is not None
+    task.trained.begin(0)
+    return task.train()
+
+
+def _forget_shapes() -> None:
+    """Empty the models' caches, where tensors without numbers would wait for a real step."""
+    for thing in gc.get_objects():
+        if type(thing) is functools._lru_cache_wrapper:  # asking some for more would wake them
+            module = getattr(thing, "__module__", None) or ""
+            if module.partition(".")[0] in ("mmlight", "timm", "transformers"):
+                thing.cache_clear()
+
+
+def mean_count(counts: Sequence[StepCount]) -> StepCount:
+    """Return the mean step of several; memory is that of the largest."""
+    total = Counted()
+    for one in counts:
+        total.num_calls += one.counted.num_calls / len(counts)
+        for kind, part in one.counted.work.items():
+            total.work[kind].add(part, times=1 / len(counts))
+    total.peak_bytes = max(one.counted.peak_bytes for one in counts)
+    return StepCount(
+        total,
+        max(one.activation_bytes for one in counts),
+        max(one.batch_bytes for one in counts),
+        counts[0].num_samples,
+        counts[0].note,
+    )
+
+
+def first_samples(batch: Batch, count: int) -> Batch:
+    """Return a batch of the first samples, for data with one caption per sample."""
+    size = batch.size
+
+    def cut(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part[:count]
+        if isinstance(part, list):
+            return part[:count] if len(part) == size else part
+        if isinstance(part, dict):
+            return {name: cut(value) for name, value in part.items()}
+        if is_dataclass(part) and not isinstance(part, type):
+            return replace(part, **{f.name: cut(getattr(part, f.name)) for f in fields(part)})
+        return part
+
+    few: Batch = cut(replace(batch, bad=()))
+    return few
+
+
+def bytes_of(batch: Batch) -> float:
+    """Return the bytes of a batch's tensors."""
+    return float(sum(tensor.nbytes for tensor in _tensors(batch)))
+
+
+def _tensors(part: Any) -> list[Tensor]:
+    if isinstance(part, Tensor):
+        return [part]
+    if is_dataclass(part) and not isinstance(part, type):
+        return [t for f in fields(part) for t in _tensors(getattr(part, f.name))]
+    return []
+
+
+def _times(one: StepCount, factor: float, *, batch_bytes: float, note: str) -> StepCount:
+    counted = Counted(num_calls=one.counted.num_calls)
+    for kind, part in one.counted.work.items():
+        counted.work[kind] = Work()
+        counted.work[kind].add(part, times=factor)
+    counted.peak_bytes = one.counted.peak_bytes * factor
+    return StepCount(
+        counted,
+        one.activation_bytes * factor,
+        batch_bytes,
+        round(one.num_samples * factor),
+        note,
+    )
+
+
+def _size_of(task: Task) -> ModelSize:
+    parameters = list(task.parameters())
+    trained = [p for p in parameters if p.requires_grad]
+    blocks = [
+        sum(p.numel() for module in block.modules for p in module.parameters())
+        for name in task.tower_settings.given()
+        for block in task.tower(name).encoder.blocks()
+        if block.repeated
+    ]
+    return ModelSize(
+        num_parameters=sum(p.numel() for p in parameters),
+        num_trained=sum(p.numel() for p in trained),
+        num_tensors=len(trained),
+        state_bytes=sum(t.nbytes for t in (*parameters, *task.buffers())),
+        largest_block=max(blocks, default=0),
+    )
+
+
+def _autocast(precision: str) -> AbstractContextManager[Any]:
+    if precision in ("bf16-mixed", "16-mixed"):
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+    return nullcontext()

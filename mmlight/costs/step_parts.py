@@ -1,0 +1,163 @@
+"""Times the parts of training steps: data, forward, loss, backward, optimiser, communication."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.profilers import Profiler
+from torch import nn
+from typing_extensions import override
+
+Part = Literal["data", "forward", "loss", "backward", "optimiser", "communication", "other"]
+PARTS: tuple[Part, ...] = (
+    *("data", "forward", "loss", "backward", "optimiser", "communication", "other"),
+)
+_STEP = "run_training_batch"
+# What an action of Lightning's is called, or ends with, and whose time it is.
+_OWNERS: tuple[tuple[str, Part], ...] = (
+    ("_next", "data"),
+    (".batch_to_device", "data"),
+    (".on_before_batch_transfer", "data"),
+    (".on_after_batch_transfer", "data"),
+    (".training_step", "forward"),
+    (".backward", "backward"),
+    (".optimizer_step", "optimiser"),
+    (".optimizer_zero_grad", "optimiser"),
+    (".configure_gradient_clipping", "optimiser"),
+)
+
+
+class StepParts(Profiler):
+    """A profiler for Lightning's trainer that adds up each part's own time, step by step.
+
+    On a GPU the times are those of its stream, from events that are read after the last step: no
+    step waits for the device. Elsewhere they are the host's.
+
+    Attributes:
+        sent_bytes: what this rank gave to collectives that Python called, by kind.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent_bytes: dict[str, float] = {}
+        self._is_cuda = False
+        self._stack: list[Part] = ["other"]
+        # When each stretch of time ended, and whose it was; None ends a step.
+        self._marks: list[tuple[Any, Part | None]] = []
+        self._is_on = False
+
+    def begin(self, *, is_cuda: bool) -> None:
+        """Forget what was, and count steps from now on."""
+        self._is_cuda, self._is_on = is_cuda, True
+        self._stack, self._marks, self.sent_bytes = ["other"], [], {}
+        self._mark(None)
+
+    def end(self) -> None:
+        """Count no more."""
+        self._is_on = False
+
+    @override
+    def start(self, action_name: str) -> None:
+        """Begin an action, within the one that runs."""
+        if self._is_on:
+            owner = next((part for end, part in _OWNERS if action_name.endswith(end)), "other")
+            self._push(owner)
+
+    @override
+    def stop(self, action_name: str) -> None:
+        """End an action."""
+        if self._is_on:
+            self._pop()
+            if action_name == _STEP:
+                self._mark(None)
+
+    @contextmanager
+    def within(self, part: Part) -> Iterator[None]:
+        """Count what happens in here as a part."""
+        if not self._is_on:
+            yield
+            return
+        self._push(part)
+        try:
+            yield
+        finally:
+            self._pop()
+
+    def watch(self, module: nn.Module, part: Part) -> None:
+        """Count the calls of a module as a part; modules within it may be another's."""
+
+        def enter(*_: Any) -> None:
+            if self._is_on:
+                self._push(part)
+
+        def leave(*_: Any) -> None:
+            if self._is_on:
+                self._pop()
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave, always_call=True)
+
+    @contextmanager
+    def watch_collectives(self) -> Iterator[None]:
+        """Count collectives that Python calls; DDP's own sums of gradients are not among them."""
+        names = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
+        before = {name: getattr(dist, name) for name in names if hasattr(dist, name)}
+
+        def watched(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
+            @wraps(collective)
+            def call(*args: Any, **kwargs: Any) -> Any:
+                sent = [a for a in args if isinstance(a, torch.Tensor)][-1:]
+                if self._is_on:
+                    so_far = self.sent_bytes.get(name, 0.0)
+                    self.sent_bytes[name] = so_far + sum(t.nbytes for t in sent)
+                with self.within("communication"):
+                    return collective(*args, **kwargs)
+
+            return call
+
+        for name, collective in before.items():
+            setattr(dist, name, watched(name, collective))
+        try:
+            yield
+        finally:
+            for name, collective in before.items():
+                setattr(dist, name, collective)
+
+    def steps(self) -> list[dict[Part, float]]:
+        """Return the seconds of each part in each finished step."""
+        if self._is_cuda:
+            torch.cuda.synchronize()
+        found: list[dict[Part, float]] = []
+        step: dict[Part, float] = dict.fromkeys(PARTS, 0.0)
+        for (before, _), (now, part) in zip(self._marks, self._marks[1:], strict=False):
+            step[part or "other"] += _between(before, now)
+            if part is None:
+                found.append(step)
+                step = dict.fromkeys(PARTS, 0.0)
+        return found
+
+    def _push(self, part: Part) -> None:
+        self._mark(self._stack[-1])
+        self._stack.append(part)
+
+    def _pop(self) -> None:
+        if len(self._stack) > 1:  # an action that began before we did
+            self._mark(self._stack.pop())
+
+    def _mark(self, part: Part | None) -> None:
+        if not self._is_cuda:
+            self._marks.append((time.perf_counter(), part))
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append((event, part))
+
+
+def _between(before: Any, now: Any) -> float:
+    if isinstance(now, float):
+        return now - float(before)
+    return float(before.elapsed_time(now)) / 1000

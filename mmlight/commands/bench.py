@@ -170,6 +170,7 @@ class BenchCLI(MmlightCLI):
     def _check(self, found: dict[str, Any]) -> dict[str, Any]:
         from mmlight.commands.cost import CostOptions, foretell_experiment
 
+        assert self._unbuilt is not None
         foretold = foretell_experiment(
             self._unbuilt,
             self.datamodule,

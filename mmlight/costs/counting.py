@@ -114,7 +114,7 @@ class ShapeCounter:
         task, tally = self.task, Tally()
         tally.ignore([*task.parameters(), *task.buffers(), *_tensors(batch)])
         with _autocast(self.precision), tally:
-            loss = task.training_step(batch, 0)
+            loss: Any = task.training_step(batch, 0)
             activation_bytes = tally.counted.held_bytes
         with tally:
             loss.backward()

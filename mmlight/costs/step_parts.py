@@ -31,6 +31,10 @@ _OWNERS: tuple[tuple[str, Part], ...] = (
 )
 
 
+def _owner(action: str) -> Part:
+    return next((part for end, part in _OWNERS if action.endswith(end)), "other")
+
+
 class StepParts(Profiler):
     """A profiler for Lightning's trainer that adds up each part's own time, step by step.
 
@@ -64,8 +68,7 @@ class StepParts(Profiler):
     def start(self, action_name: str) -> None:
         """Begin an action, within the one that runs."""
         if self._is_on:
-            owner = next((part for end, part in _OWNERS if action_name.endswith(end)), "other")
-            self._push(owner)
+            self._push(_owner(action_name))
 
     @override
     def stop(self, action_name: str) -> None:

@@ -134,7 +134,8 @@ class Tally(TorchDispatchMode):
         name = func._overloadpacket.__name__
         self._count(func._overloadpacket, name.removesuffix("_"), args, kwargs or {}, out)
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and not is_traceable_wrapper_subclass(leaf):
+            wraps: bool = is_traceable_wrapper_subclass(leaf)
+            if isinstance(leaf, Tensor) and not wraps:
                 self._hold(leaf)
         return out
 

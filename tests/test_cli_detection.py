@@ -141,7 +141,7 @@ def test_two_processes_equal_one(trained, tmp_path):
         },
     )
     values = cli_data.write_yaml(tmp_path / "boxes.yaml", values)
-    strategy = ("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true")
+    strategy = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
     found = {}
     for name, arguments in {"one": (), "two": strategy}.items():
         runs = tmp_path / name
@@ -165,9 +165,10 @@ def test_two_processes_equal_one(trained, tmp_path):
         assert len(one) > 3 and two == {k: pytest.approx(v, abs=1e-5) for k, v in one.items()}
 
 
-def test_plain_ddp_is_refused(trained, tmp_path, capsys):
+def test_ddp_that_would_wait_is_refused(trained, tmp_path, capsys):
     path, _ = trained
-    arguments = ("--trainer.strategy", "ddp", "--trainer.devices", "1")
+    plain = "lightning.pytorch.strategies.DDPStrategy"
+    arguments = ("--trainer.strategy", plain, "--trainer.devices", "1")
     runs = ("--run.root", tmp_path)
     assert cli_data.run_in_process("fit", "-c", path, *arguments, *runs) == 2
-    assert "ddp_find_unused_parameters_true" in capsys.readouterr().err
+    assert "use trainer.strategy: ddp" in capsys.readouterr().err

@@ -167,7 +167,7 @@ def test_two_processes_equal_one(trained, tmp_path):
 
 def test_ddp_that_would_wait_is_refused(trained, tmp_path, capsys):
     path, _ = trained
-    plain = "lightning.pytorch.strategies.DDPStrategy"
+    plain = '{"class_path": "lightning.pytorch.strategies.DDPStrategy"}'
     arguments = ("--trainer.strategy", plain, "--trainer.devices", "1")
     runs = ("--run.root", tmp_path)
     assert cli_data.run_in_process("fit", "-c", path, *arguments, *runs) == 2

@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from mmlight.errors import UserError
 
@@ -43,6 +44,8 @@ def describe(value: Any) -> Any:
 
 def describe_call(built: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the description of calling the class `built` with keyword `arguments`."""
+    if FSDPModule in built.__bases__:  # a class that fully_shard made up around the module's own
+        built = next(base for base in built.__bases__ if base is not FSDPModule)
     return {
         "class_path": f"{built.__module__}.{built.__qualname__}",
         "init_args": {key: describe(item) for key, item in arguments.items()},

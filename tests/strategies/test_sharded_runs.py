@@ -59,19 +59,19 @@ def test_sharded_then_averaged_then_sharded_equals_one_process(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     one = train(path, tmp_path / "one")
-    fsdp = "mmlight.strategies.fsdp.Fsdp"
-    whole = ("--trainer.strategy.sharded_checkpoints", "false")
-    for steps, *strategy in ((4, fsdp), (8, "ddp"), (10, fsdp, *whole), (STEPS, fsdp)):
+    whole = '{"class_path": "mmlight.strategies.fsdp.Fsdp"'
+    whole += ', "init_args": {"sharded_checkpoints": false}}'
+    for steps, strategy in ((4, "fsdp"), (8, "ddp"), (10, whole), (STEPS, "fsdp")):
         resume = () if steps == 4 else ("--ckpt_path", "last")
         two = train(
             path,
             tmp_path / "two",
             *("--trainer.devices", "2", "--trainer.max_steps", str(steps)),
-            *("--trainer.strategy", *strategy, *resume),
+            *("--trainer.strategy", strategy, *resume),
         )
         newest = RunFolder(two).newest_checkpoint()
         assert newest.name == f"step-{steps:08d}.ckpt"
-        assert newest.is_dir() == (strategy == [fsdp])
+        assert newest.is_dir() == (strategy == "fsdp")
         assert not list(newest.parent.glob(".*.part"))
     wanted = cli_data.losses(one)
     assert sorted(wanted) == list(range(1, STEPS + 1))

@@ -2,12 +2,13 @@ from functools import partial
 
 import pytest
 import tiny
+from torch.distributed.fsdp import FSDPModule
 
 from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_timm import MelTimm
 from mmlight.errors import UserError
 from mmlight.objectives.clip import Clip
-from mmlight.tasks.spec import describe, rebuild
+from mmlight.tasks.spec import describe, describe_call, rebuild
 from mmlight.tasks.task import Task
 
 
@@ -27,6 +28,11 @@ def test_task_is_rebuilt_with_equal_settings():
     assert {name: p.shape for name, p in again.state_dict().items()} == shapes
     assert again.objective.log_scale.tolist() == original.objective.log_scale.tolist()
     assert again.description["init_args"]["embed_dim"] == 8
+
+
+def test_class_made_up_by_fully_shard_is_described_as_the_module_it_wraps():
+    sharded = type("FSDPMelTimm", (FSDPModule, MelTimm), {})
+    assert describe_call(sharded, {}) == describe(MelTimm)
 
 
 def test_lambda_is_refused_with_what_would_work():

@@ -111,6 +111,7 @@ class TimmImage(Encoder):
         self.is_pretrained = timm_pretrained or timm_weights is not None
         self.img_size = (img_size, img_size) if img_size else fixed_size(self.model)
         self.in_chans = in_chans
+        self._has_patches = hasattr(self.model, "patch_embed")
         self.out_dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
         self.token_dim = int(self.model.num_features)
         default_mean, default_std = (
@@ -203,7 +204,10 @@ class TimmImage(Encoder):
         normal_BCHW = pixels_BCHW.to(self._scale.dtype).mul_(self._scale).add_(self._shift)
         # Under a sharded strategy the weights may be bfloat16 while buffers are float32.
         dtype = next(self.model.parameters()).dtype
-        return normal_BCHW.to(dtype)
+        # A convolution's kernels want the channels side by side, and its output stays like that.
+        # The weights don't: fully_shard takes contiguous ones only.
+        memory = torch.preserve_format if self._has_patches else torch.channels_last
+        return normal_BCHW.to(dtype, memory_format=memory)
 
     def _size_remedy(self) -> str:
         if not hasattr(getattr(self.model, "patch_embed", None), "strict_img_size"):

@@ -1,6 +1,7 @@
 """Command-line arguments before they are parsed: config files, lists, a checkpoint's own config."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mmlight.errors import UserError, nearest
 
 LAST = "last"
 INLINE = "--config="
+_TOWER = re.compile(r"--model\.(?:init_args\.)?towers\.(\w+)")
 
 
 def check_top_keys(values: dict[str, Any], known: Sequence[str]) -> None:
@@ -36,6 +38,7 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
 
     The classes that the last file names for `model` and `data` are said first, so that a file of
     settings (a tower, say) can be extended before the file that names the class.
+    ``--model.towers.NAME null`` becomes such a configuration too.
 
     Returns:
         The arguments for the parser, and the name of the first file (the experiment's name).
@@ -46,11 +49,18 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
     rest = iter(arguments)
     for argument in rest:
         flag, equals, value = argument.partition("=")
-        if flag not in ("-c", "--config"):
+        tower = _TOWER.fullmatch(flag)
+        if flag not in ("-c", "--config") and tower is None:
             expanded.append(argument)
             continue
         if not equals:
             value = next(rest, "")
+        if tower is not None:
+            # jsonargparse takes a null for settings within settings from a configuration only.
+            without = {"model": {"init_args": {"towers": {tower[1]: None}}}}
+            leave_out = value in ("null", "None")
+            expanded += [f"{INLINE}{yaml.safe_dump(without)}"] if leave_out else [flag, value]
+            continue
         if not value:
             raise UserError(f"{flag} needs the path of a config file")
         path = Path(value)

@@ -24,3 +24,12 @@ def test_tower_file_may_come_before_the_class_it_sets(tmp_path):
     ]
     assert expanded[-2:] == ["--run.root", "x"]
     assert name == "mine", "an overlay does not rename the experiment"
+
+
+def test_tower_is_left_out_by_a_null(tmp_path):
+    path = write(tmp_path / "mine.yaml", "trainer: {max_steps: 1}\n")
+    arguments = ["--model.towers.audio", "null", "--model.towers.text=a.yaml"]
+    expanded, _ = expand_configs(["-c", path, *arguments])
+    without = yaml.safe_load(expanded[1].removeprefix("--config="))
+    assert without == {"model": {"init_args": {"towers": {"audio": None}}}}
+    assert expanded[2:] == ["--model.towers.text", "a.yaml"]

@@ -15,6 +15,8 @@ What is measured
     The same tiny classifier of images (three layers, 64 samples of 16 pixels' side) on the same
     batches, which are made beforehand.
 
+    None of them looks for a GPU in each step, as torch's optimisers do once Lightning is imported.
+
     bare    zero_grad, training_step, backward, the clipping of gradients, the step of the same
             fused AdamW and of its schedule. Nothing is logged.
     mmlight what `mmlight fit` builds: the trainer with the callbacks Progress, Record, Throughput
@@ -47,7 +49,7 @@ from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
-from mmlight.cli import quieten
+from mmlight.cli import look_for_the_driver_once, quieten
 from mmlight.encoders.encoder import Block, Encoded, Encoder
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.runs.run import RunFolder
@@ -206,6 +208,7 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("PL_GLOBAL_SEED", "0")
     quieten()
+    look_for_the_driver_once()
     found: dict[str, list[float]] = {"bare": [], "lightning": [], "mmlight": []}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(turns + 1):

@@ -12,6 +12,7 @@ from mmlight.costs.memory import peak_bytes
 from mmlight.costs.rates import measure_matmul
 from mmlight.costs.tally import Tally
 from mmlight.runs.summary import SAMPLES_PER_S
+from mmlight.tasks.logged import log_to_all
 
 DATA_WAIT_SHARE = "train/data_wait_share"
 FLOP_SHARE = "train/flop_share"
@@ -111,7 +112,7 @@ class Throughput(pl.Callback):
         seconds = max(now - self._since - self._paused_s, 1e-9)
         values = self._values(trainer, seconds)
         self._start_clock(trainer, now=now)
-        pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+        log_to_all(trainer, values)
 
     def _values(self, trainer: pl.Trainer, seconds: float) -> dict[str, float]:
         self.samples_per_s = self._samples * trainer.world_size / seconds

@@ -20,6 +20,7 @@ from mmlight.errors import UserError
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.schedule import Schedule
+from mmlight.tasks.logged import log_to_all
 from mmlight.tasks.saved import (
     CHECKPOINT_KEY,
     CHECKPOINT_VERSION,
@@ -83,6 +84,7 @@ class Task(lightning.LightningModule):
         self.trained: TrainedParts | None = None
         self._built = False
         self._configured: list[dict[str, Any]] = []
+        self._unlogged: dict[str, Any] = {}
 
     @abstractmethod
     def build(self) -> None:
@@ -264,7 +266,7 @@ class Task(lightning.LightningModule):
     def log_gated(self, values: dict[str, Tensor]) -> None:
         """Log training values and the learning rate, in steps whose values are kept.
 
-        A call costs 1 ms, whether or not the values are kept, so it is left out in other steps.
+        Callbacks find them at once; loggers get them when the step is done.
         """
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
@@ -272,7 +274,19 @@ class Task(lightning.LightningModule):
             lrs = {"train/lr": max(rates)}
             if min(rates) < max(rates):
                 lrs["train/lr_lowest"] = min(rates)
-            self.log_dict(values | lrs, on_step=True, on_epoch=False, batch_size=1)
+            self._unlogged = values | lrs
+            self.trainer.callback_metrics.update(
+                {name: torch.as_tensor(value) for name, value in self._unlogged.items()}
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Give the loggers what `log_gated` was told."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Batches whose gradients are only accumulated leave the step as it is.
+        if self._unlogged and self.trainer.global_step % every == 0:
+            values = {name: float(value) for name, value in self._unlogged.items()}
+            self._unlogged = {}
+            log_to_all(self.trainer, values)
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; what is not trained stays in evaluation mode."""

@@ -9,7 +9,8 @@ Command
     python experiments/bench/clip_training.py --peer FOLDER --quick    # one short pair
 
     FOLDER holds open_clip and the webdataset it needs (mmlight needs a newer one):
-    `pip install --no-deps --target FOLDER open_clip_torch==3.3.0 webdataset==0.2.86 braceexpand pandas`.
+    `pip install --no-deps --target FOLDER open_clip_torch==3.3.0 webdataset==0.2.86 braceexpand`,
+    and pandas.
 
 Hardware
     Any CPU; one thread and one worker process for either side. Where other programs use the

@@ -46,8 +46,16 @@ class _Movable:
         """Return some rows of every tensor."""
         return self._map(lambda t: t[start:stop])
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """Return a copy whose tensors are on `device`."""
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Self:
+        """Return a copy whose tensors are on `device`.
+
+        Args:
+            device: where to.
+            non_blocking: let the host go on while page-locked memory is copied; None does that on
+                the way to an accelerator. (On the way back, nobody would wait for the values.)
+        """
+        if non_blocking is None:
+            non_blocking = torch.device(device).type != "cpu"
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:

@@ -17,6 +17,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mmlight.batch import Batch
 from mmlight.data.dataset import EvalBatches, Refusal, TrainBatches
+from mmlight.data.prefetch import prefetch
 from mmlight.errors import UserError
 
 
@@ -86,7 +87,7 @@ class TrainLoader:
         dataset: batches by number.
         position: tells the number of the next batch, counted over all epochs.
         num_workers: worker processes; 0 to decode in this process.
-        pin_memory: copy batches to page-locked memory, for the way to a GPU.
+        device: a GPU that batches are brought to ahead of their use; None leaves them in memory.
 
     Attributes:
         waited_s: how long training has waited for batches so far.
@@ -98,13 +99,14 @@ class TrainLoader:
         *,
         position: Callable[[], int],
         num_workers: int,
-        pin_memory: bool,
+        device: torch.device | None,
     ) -> None:
         self.dataset = dataset
+        self._device = device
         self._position = position
         self._counter = _CountUp()
         self._loader = _data_loader(
-            dataset, self._counter, num_workers=num_workers, pin_memory=pin_memory
+            dataset, self._counter, num_workers=num_workers, pin_memory=device is not None
         )
         self._stream: Iterator[Any] | None = None
         self._next = -1
@@ -116,6 +118,10 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches from the position on."""
+        batches = self._batches()
+        return batches if self._device is None else prefetch(batches, self._device)
+
+    def _batches(self) -> Iterator[Batch]:
         # A generator runs only when asked for its first batch. Lightning makes (and drops)
         # iterators before it restores a checkpoint, and must not start workers with these.
         number = self._position()

@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakSet
 
 import lightning
+import torch
 
 from mmlight.batch import Batch, Modality, Text
 from mmlight.data.audio import AudioSettings
@@ -204,7 +205,7 @@ class ShardDataModule(lightning.LightningDataModule):
             self.train_batches(self._rank()),
             position=self._position.next_batch,
             num_workers=self.num_workers,
-            pin_memory=self._on_gpu(),
+            device=self._gpu(),
         )
         self._loaders.add(loader)
         return loader
@@ -471,7 +472,8 @@ class ShardDataModule(lightning.LightningDataModule):
 
     def _eval_loader(self, name: str) -> EvalLoader:
         dataset = self._eval_batches(name)
-        loader = EvalLoader(dataset, num_workers=self.num_workers, pin_memory=self._on_gpu())
+        on_gpu = self._gpu() is not None
+        loader = EvalLoader(dataset, num_workers=self.num_workers, pin_memory=on_gpu)
         self._loaders.add(loader)
         return loader
 
@@ -516,8 +518,9 @@ class ShardDataModule(lightning.LightningDataModule):
             return Rank()
         return Rank(self.trainer.global_rank, self.trainer.world_size)
 
-    def _on_gpu(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+    def _gpu(self) -> torch.device | None:
+        device = self.trainer.strategy.root_device if self.trainer is not None else None
+        return device if device is not None and device.type == "cuda" else None
 
     def _count_bad(self) -> BadSamples:
         if self._bad is None:

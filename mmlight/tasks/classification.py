@@ -207,9 +207,7 @@ class Classification(Task):
             return torch.tensor(rows, device=batch.index_B.device)
         if batch.label_B is None:
             raise UserError("the data has no labels; name the member in data.members.label")
-        # Reading a value waits for a GPU, so there it is not done in every training step.
-        waits = batch.label_B.is_cuda and self.training
-        if not (waits and self.global_step % 100) and int(batch.label_B.max()) >= self.num_classes:
+        if self.may_read(batch.label_B) and int(batch.label_B.max()) >= self.num_classes:
             raise UserError(
                 f"a sample has label {int(batch.label_B.max())}, but there are "
                 f"{self.num_classes} classes (labels count from 0)"
@@ -225,8 +223,8 @@ class Classification(Task):
         else:
             target_BK = labels.clamp(min=0).float()
         target_BK = target_BK * counted_B[:, None]
-        if self.mixing is not None and bool(counted_B.all()):
-            batch, target_BK = self.mixing(batch, target_BK)
+        if self.mixing is not None:
+            batch, target_BK = self.mixing(batch, target_BK, counted_B=counted_B)
         loss: Tensor = self.objective(self.logits(batch), target_BK, counted_B=counted_B)
         self.log_gated({"train/loss": loss.detach()})
         return loss

@@ -40,12 +40,15 @@ class Mixing:
         if not 0 < self.probability <= 1:
             raise UserError(f"model.mixing.probability: {self.probability} must be in (0, 1]")
 
-    def __call__(self, batch: Batch, target_BK: Tensor) -> tuple[Batch, Tensor]:
+    def __call__(
+        self, batch: Batch, target_BK: Tensor, *, counted_B: Tensor
+    ) -> tuple[Batch, Tensor]:
         """Return the mixed batch and targets; random numbers come from torch's generator.
 
         Args:
             batch: with images, sounds or both.
             target_BK: 0 to 1.
+            counted_B: bool, False for samples without a label, which stay as they are.
         """
         if torch.rand(()) >= self.probability:
             return batch, target_BK
@@ -54,6 +57,7 @@ class Mixing:
         alpha = self.mixup_alpha if kind == "mixup" else self.cutmix_alpha
         share = float(torch.distributions.Beta(alpha, alpha).sample())
         other_B = torch.randperm(batch.size).to(target_BK.device)
+        other_B = _stay(other_B, counted_B)
         # A missing input is zeros: mixed with one, a sample would only fade.
         for name in batch.modalities():
             other_B = _stay(other_B, batch.present(name))

@@ -263,6 +263,13 @@ class Task(lightning.LightningModule):
         mixed = (seed * 1_000_003 + batch.epoch) * 1_000_003 + batch.step
         _seed_generators((mixed * 1_009 + comm.rank()) % 2**63)
 
+    def may_read(self, tensor: Tensor) -> bool:
+        """Tell whether a check may read values: on a GPU in every hundredth step of training.
+
+        Reading waits until the GPU has done all that it was given.
+        """
+        return not (tensor.is_cuda and self.training and self.global_step % 100)
+
     def log_gated(self, values: dict[str, Tensor]) -> None:
         """Log training values and the learning rate, in steps whose values are kept.
 

@@ -244,7 +244,7 @@ class Transcription(Task):
         settings = self.preprocessing["audio"]
         seconds = settings["max_seconds"]
         cut_B = audio.length_B >= round(seconds * settings["sample_rate_hz"])
-        if "cut" not in self._warned and bool(cut_B.any()):
+        if "cut" not in self._warned and self.may_read(cut_B) and bool(cut_B.any()):
             self._warned.add("cut")
             warnings.warn(
                 f"clip {batch.keys[int(cut_B.nonzero()[0])]} fills data.audio.max_seconds "
@@ -257,7 +257,7 @@ class Transcription(Task):
     def _warn_impossible(
         self, emissions: Emissions, target: Transcripts, counted_B: Tensor, batch: Batch
     ) -> None:
-        if "impossible" in self._warned:
+        if "impossible" in self._warned or not self.may_read(counted_B):
             return
         needed_B = target.frames_needed()
         short_B = counted_B & (needed_B > emissions.frames_B)

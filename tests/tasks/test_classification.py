@@ -175,7 +175,7 @@ def test_mixing_keeps_targets_with_their_pixels():
     mixed_any = 0
     for kind in (dict(mixup_alpha=1.0), dict(cutmix_alpha=1.0)):
         for _ in range(20):
-            mixed, targets = Mixing(**kind)(batch, target_BK)
+            mixed, targets = Mixing(**kind)(batch, target_BK, counted_B=torch.ones(4).bool())
             share_B = mixed.image.pixels_BCHW.float().mean((1, 2, 3)) / 200
             torch.testing.assert_close(share_B, targets[:, 1])
             mixed_any += int(((share_B > 0) & (share_B < 1)).any())
@@ -183,13 +183,17 @@ def test_mixing_keeps_targets_with_their_pixels():
     assert torch.equal(batch.image.pixels_BCHW, pixels)
 
 
-def test_mixing_leaves_samples_without_the_modality_alone():
+def test_mixing_leaves_samples_without_the_modality_or_a_label_alone():
     batch = without(tiny.batch(size=4), "audio", [0, 1, 2])
     target_BK = torch.eye(4)
     for seed in range(5):
         torch.manual_seed(seed)
-        _, targets = Mixing(mixup_alpha=1.0)(batch, target_BK)
+        mixing = Mixing(mixup_alpha=1.0)
+        _, targets = mixing(batch, target_BK, counted_B=torch.ones(4).bool())
         assert torch.equal(targets, target_BK)
+        counted_B = torch.tensor([True, False, True, True])
+        _, targets = mixing(tiny.batch(size=4), target_BK, counted_B=counted_B)
+        assert torch.equal(targets[1], target_BK[1]) and not targets[[0, 2, 3], 1].any()
 
 
 @pytest.mark.parametrize(

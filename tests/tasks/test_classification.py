@@ -53,8 +53,9 @@ def built(*args, **settings):
     return task
 
 
-def trainer(folder):
+def trainer(folder, **settings):
     return lightning.Trainer(
+        **settings,
         accelerator="cpu",
         max_steps=3,
         logger=False,
@@ -162,6 +163,27 @@ def test_several_labels_by_name_or_number(tmp_path):
     assert set(task.predict_step(batch, 0)[0]) == {"key", "labels", "probabilities"}
     with pytest.raises(UserError, match="'cow' is no class"):
         task.labels(replace(batch, fields={"labels": [["cow"]] * 6}))
+
+
+class _Norms(lightning.Callback):
+    def __init__(self):
+        self.found = []
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        grads = [p.grad.norm() for p in pl_module.parameters() if p.grad is not None]
+        if grads:
+            self.found.append(float(torch.stack(grads).norm()))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_for_a_fused_optimiser_in_mixed_precision_too(tmp_path, precision):
+    norms = _Norms()
+    run = trainer(tmp_path, precision=precision, gradient_clip_val=0.01, callbacks=[norms])
+    task = classifier(("image",))
+    run.fit(task, batches(*[replace(tiny.batch(), label_B=LABELS)] * 4))
+    assert run.optimizers[0].param_groups[0]["fused"]
+    assert norms.found == pytest.approx([0.01] * len(norms.found), rel=1e-3)
+    assert len(norms.found) >= 2
 
 
 def test_mixing_keeps_targets_with_their_pixels():

@@ -374,6 +374,7 @@ def quieten() -> None:
     for told in (  # a run that goes on in its own folder; an evaluation, which saves nothing
         "Checkpoint directory .* exists and is not empty",
         "Be aware that when using `ckpt_path`, callbacks",
+        "The `srun` command is available",  # said once a stage on any machine of a cluster
     ):
         warnings.filterwarnings("ignore", message=told)
     # No validation split is an answer, not an oversight.

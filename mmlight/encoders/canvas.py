@@ -10,18 +10,19 @@ frames) of the map.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.eval_mode import eval_mode
 from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel_timm import MelTimm
+from mmlight.encoders.text_cnn import TextCnn
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.encoders.wave_frames import frame_lengths, shortest_input
 from mmlight.errors import UserError
@@ -100,7 +101,7 @@ def read_canvas(encoder: Encoder, inputs: Any) -> Canvas:
         encoder(inputs)
     values, length_B = seen[0]
     row_axis, column_axis = _axes(encoder)
-    if isinstance(encoder, HfText):
+    if isinstance(encoder, HfText | TextCnn):
         length_B = inputs.mask_NL.sum(1)
     elif isinstance(encoder, HfAudio) and encoder.raw:
         shortest = shortest_input(encoder.model.config)
@@ -126,6 +127,15 @@ def replaced(encoder: Encoder, values: Tensor) -> Iterator[None]:
 
     with _at_input(encoder, put):
         yield
+
+
+def token_embeddings(encoder: Encoder) -> nn.Module:
+    """Return the module of a text encoder that turns token ids into vectors."""
+    if isinstance(encoder, TextCnn):
+        return encoder.embeddings
+    assert isinstance(encoder, HfText)
+    table: nn.Module = encoder.model.get_input_embeddings()
+    return table
 
 
 def _axes(encoder: Encoder) -> tuple[int | None, int]:
@@ -183,12 +193,12 @@ def _at_input(
             return output if new is None else replace(output, values=new)
 
         handle = encoder.features.register_forward_hook(on_features)
-    elif isinstance(encoder, HfText):
-        handle = encoder.model.get_input_embeddings().register_forward_hook(
+    elif isinstance(encoder, HfText | TextCnn):
+        handle = token_embeddings(encoder).register_forward_hook(
             lambda module, args, output: change(output, None)
         )
         try:
-            with encoder.kept_padded():
+            with encoder.kept_padded() if isinstance(encoder, HfText) else nullcontext():
                 yield
         finally:
             handle.remove()

@@ -12,6 +12,7 @@ from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel_timm import MelTimm
+from mmlight.encoders.text_cnn import TextCnn
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
 
@@ -61,7 +62,7 @@ def token_grid(encoder: Encoder, canvas: Canvas) -> TokenGrid | None:
         # Whisper's convolutions halve the frames of its log-mel.
         frames = canvas.columns if encoder.raw else (canvas.columns - 1) // 2 + 1
         return TokenGrid(0, 1, frames, covers)
-    if isinstance(encoder, HfText):
+    if isinstance(encoder, HfText | TextCnn):
         return TokenGrid(0, 1, canvas.columns, covers)
     return None
 

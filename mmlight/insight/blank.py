@@ -1,13 +1,12 @@
 """What stands in the place of what is taken away from a sample, and where gradients begin."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmlight.encoders.canvas import read_canvas
+from mmlight.encoders.canvas import read_canvas, token_embeddings
 from mmlight.insight.settings import ImageBlank
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens
@@ -45,8 +44,7 @@ def blank_canvas(
 
 
 def _blank_caption(subject: Subject, tokens: Tokens) -> Tensor:
-    encoder: Any = subject.encoder
-    embed = encoder.model.get_input_embeddings()
+    embed = token_embeddings(subject.encoder)
     blank = embed(torch.tensor([[tokens.blank_id]], device=subject.canvas.values.device))
     says = [bool(piece.strip()) for piece in tokens.pieces]
     says_K = torch.tensor(says, device=subject.canvas.values.device)

@@ -4,9 +4,10 @@ from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel_gru import MelGru
 from mmlight.encoders.mel_timm import MelTimm
+from mmlight.encoders.text_cnn import TextCnn
 from mmlight.encoders.timm_image import TimmImage
 
-CLASSES = (TimmImage, HfText, MelTimm, MelGru, HfAudio)
+CLASSES = (TimmImage, HfText, TextCnn, MelTimm, MelGru, HfAudio)
 
 
 def test_no_two_encoders_share_a_parameter_name():

@@ -16,6 +16,7 @@ from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_timm import MelTimm
+from mmlight.encoders.text_cnn import TextCnn
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
 from mmlight.insight.explain import explain
@@ -61,6 +62,7 @@ CASES = {
         if name != "hubert"
     },
     **{name: ("text", partial(HfText, text_config=c), FLOW) for name, c in TEXT_CONFIGS.items()},
+    "text-cnn": ("text", partial(TextCnn, cnn_vocab_size=50, cnn_filters=8), MAPS[1:]),
 }
 
 

@@ -1,0 +1,134 @@
+"""A convolutional text encoder: token embeddings, convolutions of several widths, maxima.
+
+Shapes: N captions, L tokens, E embedding width, F filters of a width, D feature width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmlight.batch import Text
+from mmlight.encoders.depth import cut_into_blocks
+from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.encoders.pool import masked_max
+from mmlight.errors import UserError
+
+
+class TextCnn(Encoder):
+    """The CNN of Kim (arXiv 1408.5882): what n-grams of several lengths say, wherever they stand.
+
+    For small data without pretrained weights, where a transformer remembers its training set.
+    Departs from the paper in a token feature at every place (a filter sees as much on its left as
+    on its right, so that the maximum is over L places and not L - width + 1), in dropout of whole
+    embedding channels, and in no limit on the weights' norm.
+
+    A caption gives the same features whatever it is batched with.
+
+    Args:
+        cnn_vocab_size: number of token ids.
+        cnn_embed_dim: width E of the embeddings.
+        cnn_widths: how many tokens the filters of each convolution see; ascending.
+        cnn_filters: number F of filters of each convolution; D is this times their number.
+        cnn_dropout: rate at which channels of the embeddings are dropped, for a whole caption.
+        cnn_token_dropout: rate at which tokens are hidden.
+
+    Attributes:
+        vocab_size: number of token ids.
+
+    Raises:
+        UserError: settings out of range.
+    """
+
+    modality = "text"
+
+    def __init__(
+        self,
+        *,
+        cnn_vocab_size: int,
+        cnn_embed_dim: int = 300,
+        cnn_widths: Sequence[int] = (3, 4, 5),
+        cnn_filters: int = 100,
+        cnn_dropout: float = 0.0,
+        cnn_token_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("cnn_vocab_size", cnn_vocab_size),
+            ("cnn_embed_dim", cnn_embed_dim),
+            ("cnn_filters", cnn_filters),
+            *(("cnn_widths", width) for width in cnn_widths or [0]),
+        ):
+            if value < 1:
+                raise UserError(f"{name}: {value} must be 1 or more")
+        for name, rate in (
+            ("cnn_dropout", cnn_dropout),
+            ("cnn_token_dropout", cnn_token_dropout),
+        ):
+            if not 0 <= rate < 1:
+                raise UserError(f"{name}: {rate} must be at least 0 and below 1")
+        self.vocab_size = cnn_vocab_size
+        self.out_dim = cnn_filters * len(cnn_widths)
+        self.embeddings = nn.Embedding(cnn_vocab_size, cnn_embed_dim)
+        nn.init.uniform_(self.embeddings.weight, -0.25, 0.25)  # as the paper's
+        self.convs = nn.ModuleList(
+            [nn.Conv1d(cnn_embed_dim, cnn_filters, width, padding="same") for width in cnn_widths]
+        )
+        self.channel_dropout = nn.Dropout1d(cnn_dropout)
+        self.token_dropout = cnn_token_dropout
+        self._checkpointing = False
+        self._init_args = {
+            "cnn_vocab_size": cnn_vocab_size,
+            "cnn_embed_dim": cnn_embed_dim,
+            "cnn_widths": list(cnn_widths),
+            "cnn_filters": cnn_filters,
+            "cnn_dropout": cnn_dropout,
+            "cnn_token_dropout": cnn_token_dropout,
+        }
+
+    def forward(self, inputs: Text, *, tokens: bool = False) -> Encoded:
+        """Encode captions.
+
+        Args:
+            inputs: token ids (N, L), padded on the right, and their mask.
+            tokens: also return what the filters see at each token; zeros where there is padding.
+        """
+        mask_NL = inputs.mask_NL
+        embedded_NLE = self.embeddings(inputs.token_ids_NL)
+        keep_NL = mask_NL
+        if self.training and self.token_dropout:
+            keep_NL = mask_NL & (
+                torch.rand(mask_NL.shape, device=mask_NL.device) >= self.token_dropout
+            )
+        # Padding counts as zeros, as beyond a caption's ends.
+        embedded_NEL = (embedded_NLE * keep_NL.unsqueeze(-1)).transpose(1, 2)
+        embedded_NEL = self.channel_dropout(embedded_NEL)
+        seen = [self._convolve(conv, embedded_NEL) for conv in self.convs]
+        features_NLD = torch.relu(torch.cat(seen, 1)).transpose(1, 2)
+        pooled_ND = masked_max(features_NLD, mask_NL)
+        if not tokens:
+            return Encoded(pooled_ND)
+        return Encoded(pooled_ND, features_NLD * mask_NL.unsqueeze(-1), mask_NL)
+
+    def _convolve(self, conv: nn.Module, embedded_NEL: Tensor) -> Tensor:
+        if self._checkpointing and self.training:
+            recomputed: Tensor = checkpoint(conv, embedded_NEL, use_reentrant=False)
+            return recomputed
+        features_NFL: Tensor = conv(embedded_NEL)
+        return features_NFL
+
+    def blocks(self) -> list[Block]:
+        """Return the embeddings, then the convolutions, which stand side by side."""
+        names = [name for name, _ in self.named_parameters()]
+        groups = [[n for n in names if n.startswith(p)] for p in ("embeddings.", "convs.")]
+        return cut_into_blocks(self, groups)
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Recompute the convolutions in backward."""
+        self._checkpointing = enabled
+
+    def rebuild_args(self) -> dict[str, Any]:
+        """Return init arguments that rebuild this architecture."""
+        return dict(self._init_args)

@@ -1,0 +1,109 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from encoder_inputs import (
+    assert_bf16_is_finite,
+    assert_blocks_partition,
+    assert_checkpointing_keeps_gradients,
+    captions,
+)
+
+from mmlight.encoders.text_cnn import TextCnn
+from mmlight.errors import UserError
+
+SMALL = dict(cnn_vocab_size=50, cnn_embed_dim=8, cnn_filters=6, cnn_widths=[2, 3])
+
+
+def make(**more):
+    torch.manual_seed(0)
+    return TextCnn(**(SMALL | more))
+
+
+def test_shapes_and_blocks():
+    encoder = make().eval()
+    encoded = encoder(captions((5, 3)), tokens=True)
+    assert encoded.tokens_BLD.shape == (2, 5, 12)
+    assert encoded.mask_BL.sum(1).tolist() == [5, 3]
+    assert encoded.pooled_BD.shape == (2, encoder.out_dim)
+    assert_blocks_partition(encoder)
+    assert encoder.blocks()[0].name == "embeddings"
+
+
+def test_features_are_the_maxima_of_ngrams():
+    """Against sums written out, in float64: each filter at each place, padding as zeros."""
+    encoder = make().double().eval()
+    text = captions((4,))
+    table = encoder.embeddings.weight
+    words = [table[i] for i in text.token_ids_NL[0].tolist()]
+    expected = []
+    for conv in encoder.convs:
+        width = conv.kernel_size[0]
+        before = (width - 1) // 2
+        for weight, bias in zip(conv.weight, conv.bias, strict=True):
+            places = []
+            for place in range(4):
+                total = bias.clone()
+                for offset in range(width):
+                    at = place + offset - before
+                    if 0 <= at < 4:
+                        total = total + (weight[:, offset] * words[at]).sum()
+                places.append(F.relu(total))
+            expected.append(max(places))
+    torch.testing.assert_close(
+        encoder(text).pooled_BD[0], torch.stack(expected), atol=1e-12, rtol=1e-12
+    )
+
+
+def test_a_caption_gives_the_same_features_in_any_batch():
+    encoder = make().eval()
+    alone = encoder(captions((3,)), tokens=True)
+    together = encoder(captions((3, 9), padded_to=12), tokens=True)
+    torch.testing.assert_close(together.pooled_BD[0], alone.pooled_BD[0])
+    torch.testing.assert_close(together.tokens_BLD[0, :3], alone.tokens_BLD[0])
+    assert not together.tokens_BLD[0, 3:].any()
+
+
+def test_dropout_works_in_training_only():
+    plain = make()
+    for setting in ("cnn_dropout", "cnn_token_dropout"):
+        dropping = make(**{setting: 0.6})
+        expected = plain(captions()).pooled_BD
+        assert not torch.allclose(dropping.train()(captions()).pooled_BD, expected)
+        assert torch.equal(dropping.eval()(captions()).pooled_BD, expected)
+
+
+def test_hidden_tokens_leave_no_trace():
+    encoder = make(cnn_token_dropout=0.999).train()
+    silent = encoder(captions((5,)), tokens=True).tokens_BLD
+    biases = F.relu(torch.cat([conv.bias for conv in encoder.convs]))
+    torch.testing.assert_close(silent[0], biases.expand(5, -1))
+
+
+def test_all_parameters_learn_and_checkpointing_changes_no_gradient():
+    assert_checkpointing_keeps_gradients(make(cnn_dropout=0.2), captions())
+
+
+def test_rebuild_args_rebuild():
+    first = make(cnn_dropout=0.1).eval()
+    second = TextCnn(**first.rebuild_args()).eval()
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(captions()).pooled_BD, second(captions()).pooled_BD)
+
+
+def test_captions_without_tokens_and_bf16_are_finite():
+    assert make()(captions((0, 2))).pooled_BD.isfinite().all()
+    assert_bf16_is_finite(make(), captions())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(cnn_widths=[]), "cnn_widths: 0 must be"),
+        (dict(cnn_widths=[3, 0]), "cnn_widths: 0 must be"),
+        (dict(cnn_vocab_size=0), "cnn_vocab_size: 0 must be"),
+        (dict(cnn_token_dropout=1.0), "cnn_token_dropout: 1.0 must be"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        make(**arguments)

@@ -1,5 +1,6 @@
 """What ran: the code's commit, what was uncommitted, packages, machine, command line."""
 
+import json
 import os
 import platform
 import shlex
@@ -18,6 +19,11 @@ PACKAGES = (
     "mmlight torch torchvision torchaudio lightning torchmetrics transformers tokenizers timm "
     "webdataset wandb jsonargparse numpy pyarrow pillow soundfile soxr scikit-learn"
 ).split()
+# A job runs a copy of the code, in the folder that this variable names; what git said of the code
+# when it was copied lies in it.
+SNAPSHOT = "MMLIGHT_SNAPSHOT"
+SNAPSHOT_GIT = "snapshot.json"
+SNAPSHOT_PATCH = "snapshot.patch"
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,12 @@ def read_git(folder: Path) -> Git | None:
     """Return the state of the work tree that holds `folder`; None without git or a commit.
 
     Args:
-        folder: a folder in the work tree.
+        folder: a folder in the work tree, or the copy of one that a job runs.
     """
+    if (folder / SNAPSHOT_GIT).exists():
+        described = json.loads((folder / SNAPSHOT_GIT).read_text())
+        patch = (folder / SNAPSHOT_PATCH).read_bytes().decode(errors="surrogateescape")
+        return Git(**described, patch=patch)
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -72,9 +82,11 @@ def read_git(folder: Path) -> Git | None:
 def code_folder() -> Path:
     """Return the folder whose git state counts.
 
-    That is the package's own, where git tracks it; else the current folder, which is the user's
-    project when mmlight is an installed package.
+    That is the copy that a job runs; else the package's own, where git tracks it; else the current
+    folder, which is the user's project when mmlight is an installed package.
     """
+    if copied := os.environ.get(SNAPSHOT):
+        return Path(copied)
     package = Path(__file__).resolve().parents[1]
     tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
     return package if tracked else Path.cwd()

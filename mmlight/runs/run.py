@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mmlight.errors import UserError
+from mmlight.runs.attempts import ATTEMPTS
 
 RUN_ID = "MMLIGHT_RUN_ID"
 _OWNER = "MMLIGHT_RUN_OWNER"
@@ -178,6 +179,16 @@ class RunFolder:
     def mistakes(self) -> Path:
         """The folder of those samples' pictures and sounds."""
         return self.path / "mistakes"
+
+    @property
+    def attempts(self) -> Path:
+        """Each start and end, and what the job made of it (`mmlight.runs.attempts`)."""
+        return self.path / ATTEMPTS
+
+    @property
+    def cancelled(self) -> Path:
+        """A marker: a user cancelled the run, and no job may bring it back."""
+        return self.path / "cancelled"
 
     @property
     def embeddings(self) -> Path:

@@ -28,18 +28,18 @@ class Git:
         branch: the branch, or ``HEAD`` where none is checked out.
         dirty: tracked files differ from the commit.
         untracked: number of files that git neither tracks nor ignores.
-        left_out: those of them that are too large for the patch.
-        prefix: the folder that was looked at, relative to the top of the work tree.
         patch: the difference from the commit, with the untracked files; empty where there is none.
+        left_out: untracked files that are too large for the patch.
+        prefix: the folder that was looked at, relative to the top of the work tree.
     """
 
     commit: str
     branch: str
     dirty: bool
     untracked: int
-    left_out: tuple[str, ...]
-    prefix: str
     patch: str
+    left_out: tuple[str, ...] = ()
+    prefix: str = ""
 
     def described(self) -> dict[str, Any]:
         """Return everything but the patch, of which there is a hash."""

@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || echo 2)
 # More than eight processes spend their time on importing torch.
 JOBS ?= $(shell [ $(CORES) -gt 8 ] && echo 8 || echo $(CORES))
-SCRIPTS = $(shell grep -lE '^\#!.*\<(ba|da)?sh\>' .ci/* $(wildcard slurm/*))
+SCRIPTS = $(shell grep -slE '^\#!.*\<(ba|da)?sh\>' .ci/* $(wildcard slurm/*))
 
 .PHONY: quickstart install install-dev test lint slow clean
 

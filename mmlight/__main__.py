@@ -28,6 +28,10 @@ OTHER_VERBS = {
     "bench": ("commands.bench", "what training steps cost here: mmlight bench -c FILE"),
     "folds": ("commands.folds", "cross-validate:                mmlight folds -c FILE --k 5"),
     "sweep": ("commands.sweep", "try many settings:             mmlight sweep -c FILE"),
+    "reproduce": (
+        "commands.reproduce",
+        "run a recorded run again:      mmlight reproduce RUN --check 50",
+    ),
     "robustness": (
         "commands.robustness",
         "score on spoiled test data:    mmlight robustness -c FILE --ckpt_path last",

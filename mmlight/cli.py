@@ -259,6 +259,7 @@ class MmlightCLI(LightningCLI):
             wandb=settings.wandb,
             wandb_project=settings.wandb_project,
             wandb_entity=settings.wandb_entity,
+            ckpt_path=self._get(self.config, "ckpt_path"),
         )
         callbacks: list[Callback] = [Progress(), self.record]
         if verb == "fit":

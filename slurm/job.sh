@@ -1,0 +1,1 @@
+../mmlight/runs/slurm/job.sh

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from mmlight.errors import UserError, nearest
+from mmlight.signals import is_wanted, note_signals
 
 TRAINING_VERBS = {
     "fit": "train a model:                 mmlight fit -c experiments/pretrain/scenes.yaml",
@@ -35,6 +36,10 @@ OTHER_VERBS = {
     "logs": ("commands.logs", "what a run prints:             mmlight logs -f RUN"),
     "cancel": ("commands.cancel", "end runs:                      mmlight cancel RUN"),
     "resume": ("commands.resume", "go on with a run that ended:   mmlight resume RUN"),
+    "reproduce": (
+        "commands.reproduce",
+        "run a recorded run again:      mmlight reproduce RUN --check 50",
+    ),
     "robustness": (
         "commands.robustness",
         "score on spoiled test data:    mmlight robustness -c FILE --ckpt_path last",
@@ -70,6 +75,8 @@ def _verb(name: str) -> Callable[[Sequence[str]], int]:
     # Before torch is loaded: its threads wait for one another without spinning. On two busy
     # cores a spinning thread keeps the working one from running: 27 against 107 samples/s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if name == "fit" and is_wanted(os.environ):
+        note_signals()
     if name in TRAINING_VERBS:
         from mmlight import cli
 

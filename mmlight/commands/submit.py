@@ -53,8 +53,8 @@ def main(argv: Sequence[str]) -> int:
         _note(note)
     if code is None:
         _note("no git here: the job runs the mmlight that is installed, not a copy of the code")
-    elif code.left_out:
-        _note(f"too large to be code, so not copied: {', '.join(code.left_out)}")
+    elif code.git.left_out:
+        _note(f"too large to be code, so not copied: {', '.join(code.git.left_out)}")
     if options.dry_run:
         return _show(launch, known=before if not options.again else [])
     if before and not options.again:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     label = f"{submission.name}/{submission.id}"
     print(f"{label}: job {submission.jobs[-1]}, {launch.resources}, {site.time} at a time")
     if code is not None:
-        print(f"code: {code.git.commit[:12]}{' and what is uncommitted' * code.git.dirty}")
+        print(f"code: {code.git.commit[:12]}{' and what is uncommitted' * bool(code.git.patch)}")
     print(f"mmlight logs -f {label}   mmlight ps   mmlight cancel {label}")
     return 0
 

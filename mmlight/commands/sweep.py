@@ -1,11 +1,7 @@
 """``mmlight sweep``: runs one experiment with many settings, one after another."""
 
 import argparse
-import os
 import shlex
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ import yaml
 from rich.console import Console
 
 from mmlight.errors import UserError
+from mmlight.runs.child import run_child
 from mmlight.runs.files import write_text
 from mmlight.runs.metrics_log import read_rows
 from mmlight.runs.plots.sweep import plot_sweep
@@ -32,9 +29,6 @@ from mmlight.runs.sweep_results import (
 )
 from mmlight.runs.sweep_wandb import wandb_config
 from mmlight.runs.table import format_value
-
-_POLL_S = 2.0
-_GRACE_S = 60.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -101,36 +95,14 @@ def launch(
     Returns:
         Whether the run was stopped.
     """
-    command = [sys.executable, "-m", "mmlight", *arguments(run, sweep, folder)]
-    # An id of this process's own surroundings (a SLURM job) is not the run's.
-    environment = {**os.environ, RUN_ID: run.id}
+    command = arguments(run, sweep, folder)
     if RunFolder(folder.run_path(run)).newest_checkpoint() is not None:
         command += ["--ckpt_path", "last"]
-    stopped = False
-    with folder.log(run).open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            while process.poll() is None:
-                try:
-                    process.wait(_POLL_S)
-                except subprocess.TimeoutExpired:
-                    if not stopped and should_stop():
-                        stopped = True
-                        _end(process)
-        except BaseException:
-            # Ctrl-C reaches the run too, which then writes its summary.
-            _end(process)
-            raise
-    return stopped
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    # An id of this process's own surroundings (a SLURM job) is not the run's.
+    ended = run_child(
+        command, environment={RUN_ID: run.id}, log=folder.log(run), should_stop=should_stop
+    )
+    return ended.stopped
 
 
 def _run(sweep: Sweep, folder: SweepFolder) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmlight.runs.provenance import SNAPSHOT
+from mmlight.runs.git import SNAPSHOT
 from mmlight.runs.slurm.profile import Profile
 
 # What a run's process does: it goes on from the newest checkpoint of this run, if there is one.

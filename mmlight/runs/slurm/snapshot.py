@@ -1,19 +1,15 @@
 """A copy of the code, which a job runs whatever is edited while it waits."""
 
-import hashlib
-import os
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from mmlight.runs.files import write_json, write_text
-from mmlight.runs.provenance import SNAPSHOT_GIT, SNAPSHOT_PATCH, Git
+from mmlight.runs.git import SNAPSHOT_GIT, SNAPSHOT_PATCH, Git, read_git, run_git, top_folder
 
 FOLDER = ".snapshots"
-# An untracked file that is larger is data, not code.
-_MAX_UNTRACKED_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -24,19 +20,17 @@ class Code:
         top: the work tree.
         git: its commit, and the patch that leads from there to now, untracked files included.
         files: what belongs to it, relative to `top`.
-        left_out: untracked files that are too large to be code.
     """
 
     top: Path
     git: Git
     files: tuple[str, ...]
-    left_out: tuple[str, ...]
 
     @property
     def key(self) -> str:
         """The commit, and a hash of the patch where there is one."""
         patch = self.git.patch.encode(errors="surrogateescape")
-        return self.git.commit[:12] + (f"-{hashlib.sha256(patch).hexdigest()[:8]}" if patch else "")
+        return self.git.commit[:12] + (f"-{sha256(patch).hexdigest()[:8]}" if patch else "")
 
     def folder(self, root: Path) -> Path:
         """Return where its copy lies.
@@ -56,6 +50,10 @@ class Code:
         if target.exists():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
+        ignored = root / ".gitignore"
+        if not ignored.exists():
+            # Else the next copy would hold this one.
+            write_text(ignored, "# Written by mmlight: runs are no code.\n*\n")
         part = Path(tempfile.mkdtemp(dir=target.parent, prefix=".part-"))
         try:
             part.chmod(0o755)  # labs share their run folders
@@ -67,7 +65,7 @@ class Code:
             write_text(part / SNAPSHOT_PATCH, self.git.patch)
             try:
                 part.rename(target)
-            except OSError:
+            except OSError:  # another submission has made it meanwhile
                 if not target.exists():
                     raise
         finally:
@@ -82,61 +80,16 @@ def read_code(folder: Path, *, root: Path) -> Code | None:
         folder: a folder in the work tree.
         root: the folder of all runs, which is no code wherever it lies.
     """
-    try:
-        top = Path(os.fsdecode(_git(folder, "rev-parse", "--show-toplevel").strip()))
-        commit = _git(top, "rev-parse", "HEAD").decode().strip()
-    except (OSError, subprocess.CalledProcessError):
+    git, top = read_git(folder), top_folder(folder)
+    if git is None or top is None:
         return None
-    branch = _git(top, "rev-parse", "--abbrev-ref", "HEAD").decode().strip()
-    tracked = _names(top, "--cached")
-    runs = root.resolve()
-    untracked = [
-        name
-        for name in _names(top, "--others", "--exclude-standard")
-        if _is_file(top / name) and not (top / name).resolve().is_relative_to(runs)
-    ]
-    large = [n for n in untracked if (top / n).stat().st_size > _MAX_UNTRACKED_BYTES]
-    code = [name for name in untracked if name not in large]
-    patch = _patch(top, code)
-    git = Git(
-        commit=commit,
-        branch=branch,
-        dirty=bool(patch),
-        untracked=len(code),
-        patch=patch.decode(errors="surrogateescape"),
-    )
-    present = [n for n in tracked if (top / n).is_symlink() or (top / n).is_file()]
-    return Code(top, git, tuple(sorted({*present, *code})), tuple(large))
+    listed = run_git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or ""
+    runs, large = root.resolve(), set(git.left_out)
+    names = {name for name in listed.split("\0") if name and name not in large}
+    files = [name for name in names if _is_code(top / name, runs=runs)]
+    return Code(top, git, tuple(sorted(files)))
 
 
-def _patch(top: Path, untracked: list[str]) -> bytes:
-    """Return the difference from the commit, new files included, and leave git's index alone."""
-    index = top / os.fsdecode(_git(top, "rev-parse", "--git-path", "index").strip())
-    with tempfile.TemporaryDirectory() as folder:
-        copied = Path(folder) / "index"
-        if index.exists():
-            shutil.copyfile(index, copied)
-        if untracked:
-            named = b"\0".join(os.fsencode(name) for name in untracked)
-            options = ("--pathspec-from-file=-", "--pathspec-file-nul")
-            _git(top, "add", "--intent-to-add", *options, index=copied, given=named)
-        return _git(top, "diff", "--binary", "--no-ext-diff", "HEAD", index=copied)
-
-
-def _names(top: Path, *options: str) -> list[str]:
-    said = _git(top, "ls-files", "-z", *options)
-    return [os.fsdecode(name) for name in said.split(b"\0") if name]
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
-def _git(top: Path, *arguments: str, index: Path | None = None, given: bytes = b"") -> bytes:
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "1"}
-    if index is not None:
-        environment["GIT_INDEX_FILE"] = str(index)
-    done = subprocess.run(
-        ["git", *arguments], cwd=top, env=environment, input=given, capture_output=True, check=True
-    )
-    return done.stdout
+def _is_code(path: Path, *, runs: Path) -> bool:
+    # A submodule and a file that was removed are listed too.
+    return (path.is_symlink() or path.is_file()) and not path.absolute().is_relative_to(runs)

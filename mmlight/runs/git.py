@@ -22,8 +22,8 @@ _DIFF = (
 # A job runs a copy of the code, in the folder that this variable names; what git said of the code
 # when it was copied lies in it.
 SNAPSHOT = "MMLIGHT_SNAPSHOT"
-SNAPSHOT_GIT = "snapshot.json"
-SNAPSHOT_PATCH = "snapshot.patch"
+SNAPSHOT_GIT = ".mmlight-snapshot.json"
+SNAPSHOT_PATCH = ".mmlight-snapshot.patch"
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,8 @@ def read_git(folder: Path) -> Git | None:
     Args:
         folder: a folder in the work tree, or the copy of one that a job runs.
     """
-    if (folder / SNAPSHOT_GIT).exists():
-        described = json.loads((folder / SNAPSHOT_GIT).read_text())
-        del described["patch_sha256"]
-        described["left_out"] = tuple(described["left_out"])
-        patch = (folder / SNAPSHOT_PATCH).read_bytes().decode(errors="surrogateescape")
-        return Git(**described, patch=patch)
+    if (copied := _read_copied(folder)) is not None:
+        return copied
     commit = run_git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -90,6 +86,18 @@ def read_git(folder: Path) -> Git | None:
         prefix=(run_git(folder, "rev-parse", "--show-prefix") or "").strip(),
         patch=_patch(folder, new) if dirty or new else "",
     )
+
+
+def _read_copied(folder: Path) -> Git | None:
+    """Return what git said of the work tree that `folder` lies in a copy of."""
+    for above in (folder, *folder.parents):
+        if (above / SNAPSHOT_GIT).exists():
+            described = json.loads((above / SNAPSHOT_GIT).read_text())
+            del described["patch_sha256"]
+            described["left_out"] = tuple(described["left_out"])
+            patch = (above / SNAPSHOT_PATCH).read_bytes().decode(errors="surrogateescape")
+            return Git(**described, patch=patch)
+    return None
 
 
 def top_folder(folder: Path) -> Path | None:

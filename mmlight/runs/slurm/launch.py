@@ -32,7 +32,7 @@ class Launch:
         changes: values in place of the profile's, by key.
         profile: the profile, with these values.
         resources: what it needs.
-        snapshot: folder of the code that it runs; None for the installed package.
+        snapshot: where Python imports its code from; None for the installed package.
         cwd: where relative paths in the configuration begin.
     """
 

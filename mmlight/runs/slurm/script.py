@@ -65,7 +65,7 @@ def render(
         nodes: number of machines.
         tasks_per_node: processes on each.
         gpus_per_node: GPUs of each.
-        snapshot: folder of the code to run; None for the installed package.
+        snapshot: where Python imports the code from; None for the installed package.
         cwd: where relative paths begin; None for the current folder.
         command: what follows ``python -m mmlight``, as words of the shell. It may use the
             variables ``root``, ``name``, ``id`` and ``run`` (the run's folder).

@@ -20,11 +20,13 @@ class Code:
         top: the work tree.
         git: its commit, and the patch that leads from there to now, untracked files included.
         files: what belongs to it, relative to `top`.
+        source: the folder that Python imports from, relative to `top`.
     """
 
     top: Path
     git: Git
     files: tuple[str, ...]
+    source: str
 
     @property
     def key(self) -> str:
@@ -33,22 +35,22 @@ class Code:
         return self.git.commit[:12] + (f"-{sha256(patch).hexdigest()[:8]}" if patch else "")
 
     def folder(self, root: Path) -> Path:
-        """Return where its copy lies.
+        """Return where Python will import its copy from.
 
         Args:
             root: the folder of all runs.
         """
-        return root.absolute() / FOLDER / self.key
+        return root.absolute() / FOLDER / self.key / self.source
 
     def copy(self, root: Path) -> Path:
-        """Make the copy, unless there is one; return its folder.
+        """Make the copy, unless there is one; return where Python will import it from.
 
         Args:
             root: the folder of all runs.
         """
-        target = self.folder(root)
+        target = root.absolute() / FOLDER / self.key
         if target.exists():
-            return target
+            return self.folder(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         ignored = root / ".gitignore"
         if not ignored.exists():
@@ -70,7 +72,7 @@ class Code:
                     raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        return target
+        return self.folder(root)
 
 
 def read_code(folder: Path, *, root: Path) -> Code | None:
@@ -87,7 +89,9 @@ def read_code(folder: Path, *, root: Path) -> Code | None:
     runs, large = root.resolve(), set(git.left_out)
     names = {name for name in listed.split("\0") if name and name not in large}
     files = [name for name in names if _is_code(top / name, runs=runs)]
-    return Code(top, git, tuple(sorted(files)))
+    here = Path(git.prefix)
+    is_package = (top / here / "__init__.py").exists()
+    return Code(top, git, tuple(sorted(files)), str(here.parent if is_package else here))
 
 
 def _is_code(path: Path, *, runs: Path) -> bool:

@@ -28,7 +28,7 @@ class Submission:
         config: the configuration that it runs with.
         cwd: where relative paths in it begin.
         changes: values in place of the profile's, by key.
-        snapshot: folder of the code that it runs; None for the installed package.
+        snapshot: where Python imports its code from; None for the installed package.
         max_steps: optimiser steps it will make, where the configuration says so.
         monitor: the metric by which its best checkpoint is chosen.
     """

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from mmlight.runs.scan import ScannedRun, run_folders
@@ -15,6 +15,11 @@ from mmlight.runs.slurm.state import State, jobs_of, state_of
 from mmlight.runs.table import format_value
 
 _RECENT_S = 24 * 3600.0
+# The table's columns, and whether they hold numbers.
+_COLUMNS = {
+    **{"run": False, "state": False, "job": False, "step": True, "left": True, "restarts": True},
+    **{"last": False, "why": False},
+}
 _ORDER = ("running", "ending", "waiting", "failed", "stopped", "unknown", "cancelled", "finished")
 _STYLES = {"running": "green", "waiting": "yellow", "failed": "red", "stopped": "red"}
 
@@ -57,26 +62,33 @@ def _tell(missing: str) -> None:
 
 
 def _table(stated: Sequence[tuple[ScannedRun, State]], *, metric: str | None) -> Table:
+    rows = [_row(run, state, metric=metric) for run, state in stated]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("run", "state", "job"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("step", "left", "restarts"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("last")
-    table.add_column("why", overflow="fold")
-    for run, state in stated:
-        style = _STYLES.get(state.word, "")
-        table.add_row(
-            run.label,
-            f"[{style}]{state.word}[/]" if style else state.word,
-            run.jobs[-1] if run.jobs else "-",
-            _steps(run),
-            _left(run, state),
-            str(run.attempts.restarts or "-"),
-            _last(run, metric=metric),
-            state.why.replace("[", r"\["),
-        )
+    for number, (heading, right) in enumerate(_COLUMNS.items()):
+        # A column without anything in it takes the room of those that have.
+        if any(row[number] for row in rows):
+            align: JustifyMethod = "right" if right else "left"
+            table.add_column(heading, justify=align, no_wrap=heading != "why", overflow="fold")
+        else:
+            for row in rows:
+                row[number] = None
+    for row in rows:
+        table.add_row(*(cell for cell in row if cell is not None))
     return table
+
+
+def _row(run: ScannedRun, state: State, *, metric: str | None) -> list[str | None]:
+    style = _STYLES.get(state.word, "")
+    return [
+        run.label,
+        f"[{style}]{state.word}[/]" if style else state.word,
+        run.jobs[-1] if run.jobs else "",
+        _steps(run),
+        _left(run, state),
+        str(run.attempts.restarts or ""),
+        _last(run, metric=metric),
+        state.why.replace("[", r"\["),
+    ]
 
 
 def _steps(run: ScannedRun) -> str:
@@ -86,7 +98,7 @@ def _steps(run: ScannedRun) -> str:
 
 def _left(run: ScannedRun, state: State) -> str:
     seconds = seconds_left(run) if state.word == "running" else None
-    return "-" if seconds is None else readable(seconds)
+    return "" if seconds is None else readable(seconds)
 
 
 def _last(run: ScannedRun, *, metric: str | None) -> str:
@@ -97,5 +109,9 @@ def _last(run: ScannedRun, *, metric: str | None) -> str:
     found = {name: final.get(name, None) for name in wanted}
     if run.touched_at > run.ended_at or not final:
         found |= {name: v for name in wanted if (v := run.last(name)) is not None}
-    said = [f"{n} {format_value(n, float(v))}" for n, v in found.items() if v is not None]
+    said = [
+        f"{n.removeprefix('train/')} {format_value(n, float(v))}"
+        for n, v in found.items()
+        if v is not None
+    ]
     return ", ".join(said)

@@ -128,7 +128,8 @@ def _launched(run: ScannedRun) -> str:
             "same experiment with --again"
         )
     state = state_of(run, jobs_of([run.submission], missing=_note))
-    further = "" if state.is_active else f"`mmlight resume {run.label}` goes on with it, "
+    is_over = state.is_active or state.word == "finished"
+    further = "" if is_over else f"`mmlight resume {run.label}` goes on with it, "
     return (
         f"the same experiment was launched before: {run.label} is {state}; {further}--again "
         "launches another run of it"

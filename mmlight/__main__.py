@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from mmlight.errors import UserError, nearest
+from mmlight.signals import is_wanted, note_signals
 
 TRAINING_VERBS = {
     "fit": "train a model:                 mmlight fit -c experiments/pretrain/scenes.yaml",
@@ -66,6 +67,8 @@ def _verb(name: str) -> Callable[[Sequence[str]], int]:
     # Before torch is loaded: its threads wait for one another without spinning. On two busy
     # cores a spinning thread keeps the working one from running: 27 against 107 samples/s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if name == "fit" and is_wanted(os.environ):
+        note_signals()
     if name in TRAINING_VERBS:
         from mmlight import cli
 

@@ -7,10 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from mmlight.runs.files import sync_folder
 from mmlight.tasks.saved import read_checkpoint
 from mmlight.tasks.sharded import is_sharded
 
@@ -44,8 +46,42 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(target)
+            sync_folder(target.parent)
         finally:
             part.unlink(missing_ok=True)
+
+
+class Newest(ModelCheckpoint):
+    """Keeps the newest checkpoints, also one of the last step and one at any step on demand."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(monitor="step", mode="max", **options)
+        self._last_step: float = 0
+
+    @property
+    def state_key(self) -> str:
+        """The key that runs had before this class was a class of its own."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note how long training is."""
+        super().on_train_start(trainer, pl_module)
+        self._last_step = trainer.estimated_stepping_batches
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Save at the steps that were asked for, and at the last one."""
+        super().on_train_batch_end(trainer, *args, **kwargs)
+        if trainer.global_step >= self._last_step and self._every_n_epochs < 1:
+            self.save_now(trainer)
+
+    def save_now(self, trainer: pl.Trainer) -> None:
+        """Save, on all ranks, unless this step was saved already.
+
+        Args:
+            trainer: at the end of a training batch.
+        """
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 @dataclass
@@ -71,12 +107,10 @@ class CheckpointSettings:
     def callbacks(self, folder: Path) -> list[ModelCheckpoint]:
         """Return the callbacks that do it."""
         minutes = self.every_n_minutes
-        newest = ModelCheckpoint(
+        newest = Newest(
             dirpath=folder,
             filename="step-{step:08d}",
             auto_insert_metric_name=False,
-            monitor="step",
-            mode="max",
             save_top_k=self.keep,
             every_n_train_steps=self.every_n_steps,
             train_time_interval=None if minutes is None else timedelta(minutes=minutes),

@@ -102,6 +102,19 @@ class Record(pl.Callback):
         console.print(format_table(summary))
         console.print(f"run: {self.run.path}\nreport: {report}", highlight=False)
 
+    def hand_on(self, trainer: pl.Trainer) -> None:
+        """Close W&B, where another job will go on with this run. Every rank may call it.
+
+        Args:
+            trainer: the trainer that was used.
+        """
+        if not trainer.is_global_zero:
+            return
+        for logger in self._loggers:
+            logger.finalize("success")
+            if isinstance(logger, WandbRun):
+                logger.finish(exit_code=1)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write what is known before anything runs."""
         for logger in trainer.loggers:

@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _runs(root: str, names: Sequence[str]) -> list[ScannedRun]:
-    paths = (path for name in names or [None] for path in run_folders(root, name=name))
+    only: Sequence[str | None] = names or [None]
+    paths = (path for name in only for path in run_folders(root, name=name))
     return [ScannedRun(path) for path in paths]
 
 

@@ -109,10 +109,11 @@ class ScannedRun:
         return max(int(self.last_row.get("step", 0)), self.attempts.step or 0)
 
     def last(self, metric: str) -> float | None:
-        """Return the last value of a metric among `rows`."""
-        for row in reversed(self.rows):
-            if metric in row:
-                return float(row[metric])
+        """Return the last value of a metric among `rows`; only rows that may hold it are parsed."""
+        quoted = json.dumps(metric)
+        for line in reversed(self._tail):
+            if quoted in line and (found := _lines([line])) and metric in found[0]:
+                return float(found[0][metric])
         return None
 
     def last_metrics(self) -> dict[str, float]:

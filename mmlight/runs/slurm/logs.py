@@ -43,4 +43,5 @@ def last_words(logs: Sequence[Path]) -> str | None:
     said = [line.removeprefix(_OURS) for line in lines if line.startswith(_OURS)]
     causes = [line for line in said if not line.startswith(_NO_CAUSE)]
     errors = [line.strip() for line in lines if _ERROR.fullmatch(line.strip())]
-    return (causes or errors or [None])[-1]
+    found = causes or errors
+    return found[-1] if found else None

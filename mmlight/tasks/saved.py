@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmlight.errors import UserError
-from mmlight.tasks.sharded import find_damage, is_sharded, read_shards
+from mmlight.tasks.sharded import is_sharded, read_shards
 
 CHECKPOINT_KEY = "mmlight"
 CHECKPOINT_VERSION = 1
@@ -57,29 +58,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             return read_shards(path)
         # Mapped: a check of what it is must not read gigabytes that Lightning reads again.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises several kinds for a damaged or unsafe file
-        said = str(error).split("\n")[0]
-        raise UserError(f"checkpoint {path}: cannot be read safely ({said})") from error
+    except UnpicklingError as error:
+        raise UserError(
+            f"checkpoint {path}: holds more than tensors and plain values, or is damaged; nothing "
+            "of it was run"
+        ) from error
+    except Exception as error:  # torch raises several kinds for a damaged file
+        said = str(error).split(".")[0].split("\n")[0]
+        raise UserError(f"checkpoint {path}: is damaged or cut short ({said})") from error
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
         raise UserError(f"checkpoint {path}: was not written by mmlight")
     return checkpoint
-
-
-def check_whole(path: Path) -> None:
-    """Refuse a checkpoint that is damaged, without reading its tensors.
-
-    Of a checkpoint in one file the directory and everything but the tensors is read; of one in
-    parts the sizes of its files are compared with what the ranks wrote.
-
-    Raises:
-        UserError: no such file, not a checkpoint, not one of mmlight, or damaged.
-    """
-    if not path.is_dir():
-        read_checkpoint(path)
-        return
-    problem = find_damage(path)
-    if problem is not None:
-        raise UserError(f"checkpoint {path}: {problem}")
 
 
 def different_tensors(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:

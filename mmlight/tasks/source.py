@@ -50,7 +50,9 @@ def find_saved(given: str, *, key: str) -> Path:
     if path.is_file() or (path / "model.safetensors").is_file():
         return path
     if not path.is_dir():
-        raise UserError(f"{key}: {given}: no such run folder, checkpoint or exported folder")
+        raise UserError(
+            f"{key}: {given}: no such run folder, checkpoint or exported folder{_of_a_hub(key)}"
+        )
     found = [RunFolder(run).newest_checkpoint() for run in (path, *path.glob("*/"))]
     complete = [file for file in found if file is not None]
     if found[0] is not None:
@@ -58,6 +60,15 @@ def find_saved(given: str, *, key: str) -> Path:
     if not complete:
         raise UserError(f"{key}: {given} holds no complete checkpoint (checkpoints/*.ckpt)")
     return max(complete, key=lambda file: file.stat().st_mtime_ns)
+
+
+def _of_a_hub(key: str) -> str:
+    if not key.endswith(".from_run"):
+        return ""
+    return (
+        " (weights of timm or the hub are named in the tower's encoder: timm_pretrained: true, "
+        "text_pretrained: NAME, audio_pretrained: NAME)"
+    )
 
 
 def read_source(given: str, modality: Modality) -> Source:

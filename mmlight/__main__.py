@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from mmlight.errors import UserError, nearest
+from mmlight.signals import is_wanted, note_signals
 
 TRAINING_VERBS = {
     "fit": "train a model:                 mmlight fit -c experiments/pretrain/scenes.yaml",
@@ -27,6 +28,10 @@ OTHER_VERBS = {
     "bench": ("commands.bench", "what training steps cost here: mmlight bench -c FILE"),
     "folds": ("commands.folds", "cross-validate:                mmlight folds -c FILE --k 5"),
     "sweep": ("commands.sweep", "try many settings:             mmlight sweep -c FILE"),
+    "reproduce": (
+        "commands.reproduce",
+        "run a recorded run again:      mmlight reproduce RUN --check 50",
+    ),
     "robustness": (
         "commands.robustness",
         "score on spoiled test data:    mmlight robustness -c FILE --ckpt_path last",
@@ -62,6 +67,8 @@ def _verb(name: str) -> Callable[[Sequence[str]], int]:
     # Before torch is loaded: its threads wait for one another without spinning. On two busy
     # cores a spinning thread keeps the working one from running: 27 against 107 samples/s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if name == "fit" and is_wanted(os.environ):
+        note_signals()
     if name in TRAINING_VERBS:
         from mmlight import cli
 

@@ -18,12 +18,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import Strategy
 
-from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
+from mmlight.callbacks.checkpoints import CheckpointSettings
 from mmlight.callbacks.early_stopping import EarlyStopping
 from mmlight.callbacks.ema import Ema
 from mmlight.callbacks.embeddings import EmbeddingWriter
 from mmlight.callbacks.errors_table import ErrorsTable
 from mmlight.callbacks.explain import Explain
+from mmlight.callbacks.guard import Guard
+from mmlight.callbacks.newest import find_whole
 from mmlight.callbacks.pictures import Pictures
 from mmlight.callbacks.predictions import Predictions
 from mmlight.callbacks.probe import Probe
@@ -32,6 +34,7 @@ from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.zero_shot import ZeroShot
 from mmlight.cli_arguments import (
+    AUTO,
     INLINE,
     LAST,
     check_top_keys,
@@ -44,9 +47,10 @@ from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import own_config
 from mmlight.runs.run import RunFolder
+from mmlight.signals import is_wanted
 from mmlight.strategies.ddp import Ddp
 from mmlight.strategies.fsdp import Fsdp
-from mmlight.tasks.saved import read_checkpoint
+from mmlight.tasks.saved import check_whole
 from mmlight.tasks.task import Task
 
 _SCORING = ("fit", "validate", "test")
@@ -80,6 +84,8 @@ class RunSettings:
         wandb_project: W&B's project.
         wandb_entity: W&B's user or team; None takes the account's default.
         test: after training, score the test set with the final weights.
+        guard: whether USR1 and TERM make a training save, leave in order and be handed on; None: as
+            `MMLIGHT_GUARD` (1 or 0) says, else under SLURM only.
     """
 
     name: str | None = None
@@ -89,6 +95,7 @@ class RunSettings:
     wandb_project: str = "mmlight"
     wandb_entity: str | None = None
     test: bool = False
+    guard: bool | None = None
 
 
 class MmlightCLI(LightningCLI):
@@ -99,6 +106,7 @@ class MmlightCLI(LightningCLI):
     """
 
     below: ClassVar[str | None] = None
+    guard: Guard | None = None
 
     def __init__(self, arguments: Sequence[str], *, default_name: str) -> None:
         self._default_name = default_name
@@ -169,7 +177,13 @@ class MmlightCLI(LightningCLI):
         name = settings["name"] or self._default_name
         settings["name"] = name
         asked = config.get("ckpt_path")
-        if asked == LAST:
+        if asked == AUTO:
+            if verb != "fit":
+                raise UserError(f"--ckpt_path {AUTO} is for fit; {verb} takes a file or '{LAST}'")
+            self.run = RunFolder.create(settings["root"], name=name, run_id=settings["id"])
+            newest = find_whole(self.run)
+            config["ckpt_path"] = str(newest) if newest is not None else None
+        elif asked == LAST:
             self.run = RunFolder.latest(settings["root"], name=name)
             config["ckpt_path"] = str(self.run.newest_checkpoint())
         else:
@@ -181,7 +195,7 @@ class MmlightCLI(LightningCLI):
                 )
             self.run = RunFolder.create(settings["root"], name=name, run_id=settings["id"])
         if config.get("ckpt_path") is not None:
-            read_checkpoint(Path(config["ckpt_path"]))
+            check_whole(Path(config["ckpt_path"]))
         if verb != "fit" and asked == LAST:
             # What an evaluation writes lies beside what training wrote, not over it.
             self.run = self.run.below(self.below or verb)
@@ -194,7 +208,11 @@ class MmlightCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self._mistakes():
-            super()._run_subcommand(subcommand)
+            if self.guard is None:
+                super()._run_subcommand(subcommand)
+                return
+            with self.guard.watch(self.trainer, last_words=self.record.hand_on):
+                super()._run_subcommand(subcommand)
 
     @contextmanager
     def _mistakes(self) -> Iterator[None]:
@@ -241,6 +259,7 @@ class MmlightCLI(LightningCLI):
             wandb=settings.wandb,
             wandb_project=settings.wandb_project,
             wandb_entity=settings.wandb_entity,
+            ckpt_path=self._get(self.config, "ckpt_path"),
         )
         callbacks: list[Callback] = [Progress(), self.record]
         if verb == "fit":
@@ -255,12 +274,16 @@ class MmlightCLI(LightningCLI):
             if extra is not None and verb in verbs:
                 callbacks.append(extra)
         if verb == "fit":
+            asked = settings.guard if settings.guard is not None else is_wanted(os.environ)
+            self.guard = Guard(self.run) if asked else None
+            callbacks += [self.guard] if self.guard is not None else []
             callbacks += checkpoint.callbacks(self.run.checkpoints)
         return callbacks, list(self.record.loggers())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with everything of the run in the run's folder."""
         callbacks, loggers = self.watchers()
+        checkpoint: CheckpointSettings = self._get(self.config_init, "checkpoint")
         trainer = dict(self._get(self.config_init, "trainer", default={}))
         own = trainer.pop("callbacks", None) or []
         plugins = trainer.pop("plugins", None) or []
@@ -272,7 +295,7 @@ class MmlightCLI(LightningCLI):
         trainer |= {
             "callbacks": [*callbacks, *(own if isinstance(own, list) else [own])],
             "plugins": [
-                AtomicCheckpointIO(),
+                checkpoint.writer(),
                 *(plugins if isinstance(plugins, list) else [plugins]),
             ],
             "logger": loggers,
@@ -287,6 +310,12 @@ class MmlightCLI(LightningCLI):
         if isinstance(trainer.get("strategy"), Fsdp):
             # What is gathered in inference mode could not be trained with afterwards.
             trainer["inference_mode"] = False
+            if checkpoint.asynchronous and trainer["strategy"].sharded_checkpoints:
+                raise UserError(
+                    "checkpoint.asynchronous has no effect on checkpoints in parts, which all "
+                    "ranks write together; leave it out, or give the strategy "
+                    "sharded_checkpoints: false"
+                )
         try:
             return Trainer(**trainer, **kwargs)
         except (TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ from mmlight import compose
 from mmlight.errors import UserError, nearest
 
 LAST = "last"
+AUTO = "auto"
 INLINE = "--config="
 _TOWER = re.compile(r"--model\.(?:init_args\.)?towers\.(\w+)")
 

@@ -1,6 +1,8 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import slurm_cluster
 
 
 @pytest.fixture(scope="session")
@@ -10,3 +12,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory) -> Iterator[slurm_cluster.Cluster]:
+    """A real cluster of two nodes with 4 CPUs and 2 fake GPUs each; skipped without SLURM."""
+    folder = tmp_path_factory.mktemp("slurm")
+    with slurm_cluster.cluster(folder, options=("--cpus", "4", "--gpus", "2")) as cluster:
+        yield cluster

@@ -39,6 +39,7 @@ class Record(pl.Callback):
         wandb: whether W&B gets what the run folder gets; `offline` needs no network.
         wandb_project: W&B's project.
         wandb_entity: W&B's user or team; None takes the account's default.
+        ckpt_path: the checkpoint that this start goes on from.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Record(pl.Callback):
         wandb: Literal["off", "online", "offline"] = "off",
         wandb_project: str = "mmlight",
         wandb_entity: str | None = None,
+        ckpt_path: str | None = None,
     ) -> None:
         self.run = run
+        self._ckpt_path = ckpt_path
         self._verb = verb
         self._config = config
         self._loggers: list[Logger] = [RunLogger(run)]
@@ -99,6 +102,19 @@ class Record(pl.Callback):
         console.print(format_table(summary))
         console.print(f"run: {self.run.path}\nreport: {report}", highlight=False)
 
+    def hand_on(self, trainer: pl.Trainer) -> None:
+        """Close W&B, where another job will go on with this run. Every rank may call it.
+
+        Args:
+            trainer: the trainer that was used.
+        """
+        if not trainer.is_global_zero:
+            return
+        for logger in self._loggers:
+            logger.finalize("success")
+            if isinstance(logger, WandbRun):
+                logger.finish(exit_code=1)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write what is known before anything runs."""
         for logger in trainer.loggers:
@@ -110,10 +126,14 @@ class Record(pl.Callback):
         fingerprint = getattr(_data(trainer), "fingerprint", None)
         if fingerprint is not None:
             self._data["fingerprint"] = fingerprint()
-        self._provenance = provenance.collect(devices=_devices(trainer), patch=self.run.patch)
+        self._provenance = provenance.collect(
+            devices=_devices(trainer), num_threads=torch.get_num_threads(), patch=self.run.patch
+        )
         self._provenance["num_devices"] = trainer.world_size
         self._provenance["precision"] = str(trainer.precision)
         described = {
+            "verb": self._verb,
+            "ckpt_path": self._began_from(),
             **self._provenance,
             "data": self._data,
             "seed": self._config.get("seed_everything"),
@@ -143,6 +163,14 @@ class Record(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the summary of a run that has done what it should."""
         self._write(trainer, status="finished", error=None)
+
+    def _began_from(self) -> str | None:
+        """Return the checkpoint of another run that this one began from, at its first start."""
+        path = Path(self._ckpt_path).resolve() if self._ckpt_path else None
+        if path is None or not path.is_relative_to(self.run.path.resolve()):
+            return str(path) if path else None
+        before = self.run.provenance
+        return json.loads(before.read_text()).get("ckpt_path") if before.exists() else None
 
     def _write(self, trainer: pl.Trainer, *, status: str, error: str | None) -> None:
         if not trainer.is_global_zero:

@@ -19,6 +19,7 @@ from mmlight.batch import Batch
 from mmlight.data.dataset import EvalBatches, Refusal, TrainBatches
 from mmlight.data.prefetch import prefetch
 from mmlight.errors import UserError
+from mmlight.signals import shield_worker
 
 
 class _CountUp(Sampler[int]):
@@ -35,6 +36,7 @@ def _init_worker(worker: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C reaches the whole process group; the main process ends the workers in order
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    shield_worker()
 
 
 def _data_loader(

@@ -42,6 +42,19 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """See that names in a folder, such as a renamed file's, are on the disk too.
+
+    Args:
+        folder: the folder.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON that every parser reads (see `plain`).
 

@@ -5,14 +5,17 @@ import re
 import secrets
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from mmlight.errors import UserError
+from mmlight.runs.attempts import ATTEMPTS
 
 RUN_ID = "MMLIGHT_RUN_ID"
 _OWNER = "MMLIGHT_RUN_OWNER"
+_STEP = re.compile(r"-(\d+)(?:-v\d+)?\.ckpt$")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -180,23 +183,45 @@ class RunFolder:
         return self.path / "mistakes"
 
     @property
+    def attempts(self) -> Path:
+        """Each start and end, and what the job made of it (`mmlight.runs.attempts`)."""
+        return self.path / ATTEMPTS
+
+    @property
+    def cancelled(self) -> Path:
+        """A marker: a user cancelled the run, and no job may bring it back."""
+        return self.path / "cancelled"
+
+    @property
     def embeddings(self) -> Path:
         """The folder of embeddings that `mmlight predict` writes."""
         return self.path / "embeddings"
 
-    def newest_checkpoint(self) -> Path | None:
-        """Return the newest complete checkpoint of this run; one cut short by a kill is passed.
+    def checkpoints_by_age(self) -> list[Path]:
+        """Return what bears a checkpoint's name, the newest first, damaged ones too.
 
         Periodic checkpoints (``step-*.ckpt``) come before the best ones, which were written in the
         middle of a validation.
         """
-        paths = list(self.checkpoints.glob("*.ckpt"))
-        paths.sort(
-            key=lambda p: (p.name.startswith("step-"), p.stat().st_mtime_ns, p.name), reverse=True
-        )
+        found: list[tuple[bool, int, str, Path]] = []
+        for path in self.checkpoints.glob("*.ckpt"):
+            with suppress(FileNotFoundError):  # another rank has just put a damaged one aside
+                age = path.stat().st_mtime_ns
+                found.append((path.name.startswith("step-"), age, path.name, path))
+        return [path for *_, path in sorted(found, reverse=True)]
+
+    def newest_checkpoint(self) -> Path | None:
+        """Return the newest complete checkpoint of this run; one cut short by a kill is passed."""
         # A checkpoint in one file is a zip archive, whose directory stands at its end; one in
         # parts is a folder, which is named when it is whole.
-        return next((p for p in paths if p.is_dir() or zipfile.is_zipfile(p)), None)
+        whole = (p for p in self.checkpoints_by_age() if p.is_dir() or zipfile.is_zipfile(p))
+        return next(whole, None)
+
+    def checkpoint_step(self) -> int:
+        """Return the step of the newest complete checkpoint; 0 where there is none."""
+        newest = self.newest_checkpoint()
+        found = _STEP.search(newest.name) if newest is not None else None
+        return int(found[1]) if found else 0
 
 
 def agreed_id(environ: Mapping[str, str]) -> str | None:

@@ -1,14 +1,16 @@
 """Optuna proposes the combinations of a sweep; its journal file makes that resumable (no torch)."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 from mmlight.errors import UserError
 from mmlight.runs.sweep import Choices, Range, Sweep, as_argument, rounded
-from mmlight.runs.sweep_results import Result
+from mmlight.runs.sweep_results import Result, State
 
 _FEW = 10  # as many are drawn by chance before the sampler has a model
+_DRAWN_WITHIN_S = 60.0  # runs of a trial with several seeds may begin at once
 _JUDGED = 3  # finished runs, with which the median means something
 
 
@@ -48,31 +50,61 @@ class OptunaSearch:
         )
         self._trial: Any = None
 
-    def known(self) -> list[Result]:
-        """Return the trials that are over, as Optuna remembers them, without their scores."""
+    def trials(self) -> list[Result]:
+        """Return all trials as Optuna remembers them, without their scores."""
         state = self._optuna.trial.TrialState
-        over = {state.COMPLETE: "finished", state.PRUNED: "pruned", state.FAIL: "failed"}
+        words: dict[Any, State] = {
+            state.WAITING: "new",
+            state.RUNNING: "running",
+            state.COMPLETE: "finished",
+            state.PRUNED: "pruned",
+            state.FAIL: "failed",
+        }
         return [
-            Result(number=t.number, values=self._values(t), state=over[t.state])  # type: ignore[arg-type]
+            Result(number=t.number, values=self._values(t), state=words[t.state])
             for t in self._study.get_trials(deepcopy=False)
-            if t.state in over
         ]
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Return the number and the values of the next trial: first one that was broken off."""
-        running = self._study.get_trials(
-            deepcopy=False, states=(self._optuna.trial.TrialState.RUNNING,)
-        )
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = self._optuna.samplers.TPESampler(
-            seed=(self._sweep.seed * 1_000_003 + number) % 2**32, n_startup_trials=_FEW
-        )
-        self._trial = (
-            self._optuna.trial.Trial(self._study, running[0]._trial_id)
-            if running
-            else self._study.ask()
-        )
+        states = self._optuna.trial.TrialState
+        trials = self._study.get_trials(deepcopy=False)
+        begun = [t for t in trials if t.state == states.RUNNING]
+        begun += [t for t in trials if t.state == states.WAITING]
+        if begun:
+            return begun[0].number, self.claim(begun[0].number)
+        self._draw_from(len(trials))
+        self._trial = self._study.ask()
         return self._trial.number, self._values(self._trial)
+
+    def reserve(self, count: int) -> None:
+        """Make sure that there are `count` trials; those without values get them when claimed."""
+        for _ in range(len(self._study.get_trials(deepcopy=False)), count):
+            self._study.enqueue_trial({})
+
+    def claim(self, number: int) -> dict[str, Any]:
+        """Return the values of one trial; the first process that asks draws them.
+
+        Args:
+            number: of a trial that there is (see `reserve`).
+        """
+        states = self._optuna.trial.TrialState
+        trial = self._study.get_trials(deepcopy=False)[number]
+        if trial.state.is_finished():
+            return self._values(trial)
+        storage = self._study._storage
+        is_first = trial.state == states.WAITING and storage.set_trial_state_values(
+            trial._trial_id, state=states.RUNNING
+        )
+        until = time.monotonic() + _DRAWN_WITHIN_S
+        while not is_first and time.monotonic() < until:
+            drawn = self._study.get_trials(deepcopy=False)[number]
+            if len(drawn.params) == len(self._sweep.parameters) or not self._sweep.seeds:
+                break  # without seeds a trial has one process: one that was broken off
+            time.sleep(0.5)
+        self._draw_from(number)
+        self._trial = self._optuna.trial.Trial(self._study, trial._trial_id)
+        return self._values(self._trial)
 
     def should_stop(self, values: dict[int, float]) -> bool:
         """Report the metric's values by step so far; return whether the trial is hopeless."""
@@ -83,14 +115,23 @@ class OptunaSearch:
         return self._trial.should_prune()
 
     def tell(self, result: Result) -> None:
-        """Say how the trial that was asked for last has ended."""
-        assert self._trial is not None
-        state = self._optuna.trial.TrialState
+        """Say how a trial has ended; of one that was told before, nothing changes."""
+        states = self._optuna.trial.TrialState
+        if self._study.get_trials(deepcopy=False)[result.number].state.is_finished():
+            return
         if result.score is not None:
-            self._study.tell(self._trial, result.score)
+            self._study.tell(result.number, result.score, skip_if_finished=True)
         else:
-            pruned = result.state == "pruned"
-            self._study.tell(self._trial, state=state.PRUNED if pruned else state.FAIL)
+            state = states.PRUNED if result.state == "pruned" else states.FAIL
+            self._study.tell(result.number, state=state, skip_if_finished=True)
+
+    def _draw_from(self, number: int) -> None:
+        # Trials that run elsewhere count as bad: their neighbourhood is not tried a second time.
+        self._study.sampler = self._optuna.samplers.TPESampler(
+            seed=(self._sweep.seed * 1_000_003 + number) % 2**32,
+            n_startup_trials=_FEW,
+            constant_liar=True,
+        )
 
     def _values(self, trial: Any) -> dict[str, Any]:
         """Return the values of a trial, drawing those that it has not yet."""

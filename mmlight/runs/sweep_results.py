@@ -17,10 +17,14 @@ from rich.table import Table
 from mmlight.compose import EXTENDS
 from mmlight.errors import UserError, nearest
 from mmlight.runs.files import write_text
-from mmlight.runs.sweep import Sweep, TrialRun
+from mmlight.runs.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.table import format_value
 
-State = Literal["new", "running", "finished", "pruned", "failed"]
+State = Literal["new", "waiting", "running", "finished", "pruned", "failed", "stopped", "cancelled"]
+# What the state of a combination is called, of those of its runs.
+_WORST_FIRST: tuple[State, ...] = (
+    *("failed", "stopped", "cancelled", "pruned", "running", "waiting", "new", "finished"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,16 @@ class Result:
     def score(self) -> float | None:
         """The mean of the scores of a finished combination."""
         return mean(self.scores) if self.state == "finished" else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do, or can be done."""
+        return self.state in ("finished", "pruned", "failed")
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it was begun and has not come to its end, where none of its runs is active."""
+        return self.state in ("failed", "stopped", "running")
 
 
 @dataclass(frozen=True)
@@ -114,6 +128,8 @@ def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep) -> Result:
     path = folder.run_path(run)
     summary_file = path / "summary.json"
     if not summary_file.exists():
+        if not path.exists() and (log := folder.log(run)).exists():  # a mistake leaves no folder
+            return replace(result, state="failed", error=last_line(log))
         return replace(result, state="running" if path.exists() else "new")
     summary = json.loads(summary_file.read_text())
     result = replace(result, wall_s=float(summary.get("wall_s") or 0.0), error=summary["error"])
@@ -133,13 +149,29 @@ def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep) -> Result:
     return replace(result, state="finished", scores=(score,))
 
 
+def read_combination(
+    folder: SweepFolder, number: int, values: Mapping[str, Any], sweep: Sweep
+) -> Result:
+    """Return how the runs of one combination did, from their folders."""
+    return joined([read_run(folder, run, sweep) for run in trial_runs(sweep, number, values)])
+
+
+def last_line(log: Path) -> str:
+    """Return the last line that a run has printed.
+
+    Args:
+        log: what it printed.
+    """
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("mmlight: ") if lines else "it printed nothing"
+
+
 def joined(results: Sequence[Result]) -> Result:
     """Return the result of a combination from those of its runs."""
     states = [result.state for result in results]
-    order: tuple[State, ...] = ("failed", "pruned", "running", "new", "finished")
     return replace(
         results[0],
-        state=next(state for state in order if state in states),
+        state=next(state for state in _WORST_FIRST if state in states),
         scores=tuple(score for result in results for score in result.scores),
         wall_s=sum(result.wall_s for result in results),
         error=next((result.error for result in results if result.error), None),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmlight.errors import UserError
-from mmlight.tasks.sharded import is_sharded, read_shards
+from mmlight.tasks.sharded import find_damage, is_sharded, read_shards
 
 CHECKPOINT_KEY = "mmlight"
 CHECKPOINT_VERSION = 1
@@ -69,6 +69,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
         raise UserError(f"checkpoint {path}: was not written by mmlight")
     return checkpoint
+
+
+def check_whole(path: Path) -> None:
+    """Refuse a checkpoint that is damaged, without reading its tensors.
+
+    Of a checkpoint in one file the directory and everything but the tensors is read; of one in
+    parts the sizes of its files are compared with what the ranks wrote.
+
+    Raises:
+        UserError: no such file, not a checkpoint, not one of mmlight, or damaged.
+    """
+    if not path.is_dir():
+        read_checkpoint(path)
+        return
+    problem = find_damage(path)
+    if problem is not None:
+        raise UserError(f"checkpoint {path}: {problem}")
 
 
 def different_tensors(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:

@@ -29,6 +29,23 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
+def find_damage(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint in parts, or None; tensors are not read."""
+    if not is_sharded(path):
+        return "is not whole"
+    try:
+        read_meta(path)
+        parts = FileSystemReader(path).read_metadata().storage_data or {}
+    except Exception as error:  # torch raises several kinds for a damaged file
+        said = str(error).split("\n")[0]
+        return f"cannot be read ({said})"
+    for part in parts.values():
+        file = path / part.relative_path
+        if not file.is_file() or file.stat().st_size < part.offset + part.length:
+            return f"{part.relative_path} is cut short"
+    return None
+
+
 def read_shards(path: Path) -> dict[str, Any]:
     """Return the whole checkpoint on one process, as a run that is not sharded writes it."""
     found: dict[str, Any] = {}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mmlight.__main__ import main
-from mmlight.commands import sweep as sweep_command
+from mmlight.runs import sweep_local
 from mmlight.runs.sweep import load
 from mmlight.runs.sweep_results import SweepFolder
 
@@ -62,7 +62,7 @@ def sweep_file(tmp_path, monkeypatch):
 
 def run(path, monkeypatch, *arguments, fails=()):
     runs = Runs(fails)
-    monkeypatch.setattr(sweep_command, "launch", runs)
+    monkeypatch.setattr(sweep_local, "launch", runs)
     assert main(["sweep", "-c", str(path), *arguments]) == 0
     return runs.done
 
@@ -88,8 +88,35 @@ def test_a_failed_run_is_told_and_the_sweep_goes_on(sweep_file, monkeypatch, cap
     assert run(sweep_file(), monkeypatch) == ["trial-002"]
 
 
+@pytest.mark.parametrize("searcher", ["random", "optuna"])
+def test_failed_runs_alone_are_run_again(sweep_file, monkeypatch, capsys, tmp_path, searcher):
+    if searcher == "optuna":
+        pytest.importorskip("optuna")
+    run(sweep_file(searcher=searcher), monkeypatch, fails=["trial-002", "trial-004"])
+    more = sweep_file(searcher=searcher, trials=7)
+    retried = run(more, monkeypatch, "--retry-failed", fails=["trial-004"])
+    assert retried == ["trial-002", "trial-004"]
+    capsys.readouterr()
+    assert run(more, monkeypatch, "--retry-failed") == ["trial-004"]
+    table = (tmp_path / "runs/mine/results.csv").read_text()
+    assert table.count("finished") == 5 and "failed" not in table
+    assert "trial 4 (again): lr " in capsys.readouterr().out
+    assert run(more, monkeypatch, "--retry-failed") == []
+    assert "no run of the sweep has failed" in capsys.readouterr().out
+
+
+def test_a_run_that_left_no_folder_has_failed(sweep_file, monkeypatch, tmp_path):
+    path = sweep_file()
+    run(path, monkeypatch)
+    (tmp_path / "runs/mine/trial-003.log").write_text("mmlight: trainer.lr: unknown key\n")
+    for file in (tmp_path / "runs/mine/trial-003").iterdir():
+        file.unlink()
+    (tmp_path / "runs/mine/trial-003").rmdir()
+    assert run(path, monkeypatch, "--retry-failed") == ["trial-003"]
+
+
 def test_a_first_run_that_fails_ends_the_sweep(sweep_file, monkeypatch, capsys):
-    monkeypatch.setattr(sweep_command, "launch", Runs(fails=["trial-000"]))
+    monkeypatch.setattr(sweep_local, "launch", Runs(fails=["trial-000"]))
     assert main(["sweep", "-c", str(sweep_file())]) == 2
     said = capsys.readouterr().err
     assert "first run of the sweep failed: trainer.max_steps: must be a whole number" in said
@@ -127,7 +154,7 @@ def test_optuna_goes_on_as_if_it_had_not_been_broken_off(sweep_file, monkeypatch
                 raise Broken
             return super().__call__(run, *args, **kwargs)
 
-    monkeypatch.setattr(sweep_command, "launch", Cut())
+    monkeypatch.setattr(sweep_local, "launch", Cut())
     with pytest.raises(Broken):
         main(["sweep", "-c", str(path), "--root", "cut"])
     assert run(path, monkeypatch, "--root", "cut") == ["trial-011", "trial-012", "trial-013"]

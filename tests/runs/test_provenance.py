@@ -1,41 +1,62 @@
-import subprocess
+from hashlib import sha256
 
+import git_data
 import pytest
 
 from mmlight.runs import provenance
-
-
-def git(folder, *arguments):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+from mmlight.runs.git import read_git
 
 
 @pytest.fixture
 def work_tree(tmp_path):
-    folder = tmp_path / "code"
-    folder.mkdir()
-    git(folder, "init", "-b", "main")
-    (folder / "a.txt").write_text("one\n")
-    git(folder, "add", "a.txt")
-    git(folder, "commit", "-m", "begin")
-    return folder
+    return git_data.make_repository(tmp_path / "code", {"a.txt": "one\n"})
 
 
 def test_clean_tree(work_tree):
-    state = provenance.read_git(work_tree)
+    state = read_git(work_tree)
     assert len(state.commit) == 40 and state.branch == "main"
     assert not state.dirty and state.patch == "" and state.untracked == 0
 
 
 def test_uncommitted_change_is_kept_as_a_patch_that_applies(work_tree, tmp_path, monkeypatch):
     (work_tree / "a.txt").write_bytes(b"two \xff\n")
-    (work_tree / "b.txt").write_text("new\n")
+    (work_tree / "new").mkdir()
+    (work_tree / "new/b c.txt").write_bytes(b"new \x00\xff")
+    index = (work_tree / ".git/index").read_bytes()
     monkeypatch.setattr(provenance, "code_folder", lambda: work_tree)
-    described = provenance.collect(devices=["cpu"], patch=tmp_path / "git.patch")
-    assert described["git"]["dirty"] and described["git"]["untracked"] == 1
-    git(work_tree, "checkout", "a.txt")
-    git(work_tree, "apply", str(tmp_path / "git.patch"))
+    described = provenance.collect(devices=["cpu"], patch=tmp_path / "git.patch")["git"]
+    assert described["dirty"] and described["untracked"] == 1 and described["left_out"] == []
+    patch = (tmp_path / "git.patch").read_bytes()
+    assert described["patch_sha256"] == sha256(patch).hexdigest()
+    assert (work_tree / ".git/index").read_bytes() == index
+    git_data.git(work_tree, "checkout", "a.txt")
+    (work_tree / "new/b c.txt").unlink()
+    git_data.git(work_tree, "apply", str(tmp_path / "git.patch"))
     assert (work_tree / "a.txt").read_bytes() == b"two \xff\n"
+    assert (work_tree / "new/b c.txt").read_bytes() == b"new \x00\xff"
+
+
+def test_large_new_files_are_named_instead_of_kept(work_tree):
+    (work_tree / "data.tar").write_bytes(b"\0" * (2**20 + 1))
+    (work_tree / "b.txt").write_text("new\n")
+    state = read_git(work_tree)
+    assert state.left_out == ("data.tar",) and state.untracked == 2
+    assert "b.txt" in state.patch and "data.tar" not in state.patch
+
+
+def test_a_settled_change_leaves_no_old_patch(work_tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "code_folder", lambda: work_tree)
+    (tmp_path / "git.patch").write_text("of an earlier start")
+    assert provenance.collect(patch=tmp_path / "git.patch")["git"]["patch_sha256"] is None
+    assert not (tmp_path / "git.patch").exists()
+
+
+def test_own_diff_settings_do_not_spoil_the_patch(work_tree):
+    (work_tree / "a.txt").write_text("two\n")
+    plain = read_git(work_tree).patch
+    for setting in ("diff.noprefix=true", "color.ui=always", "diff.mnemonicPrefix=true"):
+        git_data.git(work_tree, "config", *setting.split("="))
+    assert read_git(work_tree).patch == plain
 
 
 def test_outside_git_nothing_fails(tmp_path, monkeypatch):

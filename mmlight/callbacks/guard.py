@@ -1,0 +1,226 @@
+"""Stops training between two steps when the job is told to, with everything saved."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from mmlight import signals
+from mmlight.callbacks.checkpoints import Newest
+from mmlight.errors import UserError
+from mmlight.runs.attempts import append_event
+from mmlight.runs.run import RunFolder
+
+
+class Agreement:
+    """A number that all ranks have agreed on: the greatest that any of them gave.
+
+    It goes over the network between the hosts' processors, in its own group of gloo, while the next
+    step computes: `ask` begins it, the next `ask` returns what came out of it. So a GPU is never
+    waited for, and all ranks hear the same answer after the same step. A lone process hears its
+    own number at once.
+
+    Called by all ranks, in the same order.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = None
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            self._group = dist.new_group(backend="gloo")
+        self._value = torch.zeros(1, dtype=torch.int64)
+        self._work: Any = None
+
+    def ask(self, value: int) -> int:
+        """Give a number; return what was agreed on at the last call (a lone process: now)."""
+        if self._group is None:
+            return value
+        before = self._answer()
+        self._value = torch.tensor([value])
+        self._work = dist.all_reduce(
+            self._value, dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return before
+
+    def ask_now(self, value: int) -> int:
+        """Give a number and wait for all ranks."""
+        answer = self.ask(value)
+        return answer if self._group is None else self._answer()
+
+    def close(self) -> None:
+        """Wait for all ranks, and leave the group: gloo aborts where one leaves early."""
+        if self._group is not None:
+            self._answer()
+            dist.barrier(group=self._group)
+            dist.destroy_process_group(self._group)
+            self._group = None
+
+    def _answer(self) -> int:
+        if self._work is None:
+            return 0
+        self._work.wait()
+        self._work = None
+        return int(self._value)
+
+
+class Guard(pl.Callback):
+    """Hands a run on: agree, save, leave `fit`; what is on the disk then is all that was done.
+
+    It takes the place of Lightning's own handling of signals, which saves from within a handler,
+    on some ranks only, and in worker processes too. Ranks agree at the end of each optimiser step
+    on the most urgent signal that any of them noted (`mmlight.signals`). When there is one, the
+    newest checkpoint is written, the step's metrics are logged, a validation that is due runs, and
+    `fit` raises Lightning's `SIGTERMException` on all ranks; `handed_on` then says why.
+
+    Args:
+        run: the run's folder; each start is noted in its log of attempts.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.handed_on: str | None = None
+        self._agreement: Agreement | None = None
+        self._seen_step = 0
+        self._last_step: float = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take over the handling of signals, and stop at once where one has come already."""
+        if stage != "fit":
+            return
+        signals.note_signals()
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment):
+            environment.auto_requeue = False
+        trainer._signal_connector = _NoHandlers(trainer)
+        # Lightning would broadcast a flag from the GPU, and wait for it, before each batch.
+        loop = trainer.fit_loop.epoch_loop
+        loop._broadcast_sigterm_tensor = MethodType(_do_nothing, loop)  # type: ignore[method-assign]
+        self._agreement = Agreement()
+        self._stop_before_training()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the start, and see that all ranks begin at the same step."""
+        assert self._agreement is not None
+        step = trainer.global_step
+        self._seen_step, self._last_step = step, trainer.estimated_stepping_batches
+        least, greatest = -self._agreement.ask_now(-step), self._agreement.ask_now(step)
+        if least != greatest:
+            raise RuntimeError(
+                f"the ranks start from different checkpoints, of steps {least} and {greatest}; is "
+                f"{self.run.checkpoints} the same folder on all nodes?"
+            )
+        if trainer.is_global_zero:
+            append_event(
+                self.run.path,
+                "start",
+                job=os.environ.get("SLURM_JOB_ID"),
+                restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+                step=step,
+                host=socket.gethostname(),
+            )
+        self._stop_before_training()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Agree, after a step of the optimiser; where the answer is to stop, save."""
+        step = trainer.global_step
+        if step == self._seen_step or self.handed_on is not None:
+            return
+        self._seen_step = step
+        assert self._agreement is not None
+        heard = self._agreement.ask(signals.noted())
+        if not heard or step >= self._last_step:  # the last step ends training anyway
+            return
+        self.handed_on = signals.NAMES[heard]
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Newest):
+                callback.save_now(trainer)
+        loop = trainer.fit_loop
+        assert loop._data_fetcher is not None
+        if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            self._leave(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave after the validation that was due."""
+        if self.handed_on is not None and trainer.state.fn == "fit":
+            self._leave(trainer)
+
+    @contextmanager
+    def watch(
+        self, trainer: pl.Trainer, *, last_words: Callable[[pl.Trainer], None]
+    ) -> Iterator[None]:
+        """Wrap all that a run does: note how it ends, and swallow the exception of a hand-on.
+
+        Args:
+            trainer: the trainer.
+            last_words: called on every rank before the end is noted; flushes what is not yet
+                where it should be.
+        """
+        try:
+            yield
+        except SIGTERMException:
+            if self.handed_on is None:
+                raise
+            last_words(trainer)
+        except BaseException as error:
+            mistake = isinstance(error, UserError)
+            if trainer.is_global_zero or mistake:
+                said = " ".join(f"failed: {type(error).__name__}: {error}".split())
+                self._note_end(trainer, said, mistake=mistake)
+            raise
+        if self._agreement is not None:
+            self._agreement.close()
+            self._agreement = None
+        if trainer.is_global_zero:
+            self._note_end(trainer, self.handed_on or "finished")
+            if self.handed_on is not None:
+                print(
+                    f"stopped at step {trainer.global_step:,}, saved ({self.handed_on})", flush=True
+                )
+
+    def _note_end(self, trainer: pl.Trainer, reason: str, **more: bool) -> None:
+        handed_on = self.handed_on is not None
+        append_event(
+            self.run.path, "end", step=trainer.global_step, reason=reason, hand_on=handed_on, **more
+        )
+
+    def _stop_before_training(self) -> None:
+        assert self._agreement is not None
+        heard = self._agreement.ask_now(signals.noted())
+        if heard:
+            self.handed_on = signals.NAMES[heard]
+            raise SIGTERMException
+
+    @staticmethod
+    def _leave(trainer: pl.Trainer) -> None:
+        # Lightning's loops look at this when the step's metrics have been logged, and raise.
+        trainer._signal_connector.received_sigterm = True
+
+
+class _NoHandlers(_SignalConnector):
+    """Leaves the process's signals alone."""
+
+    def register_signal_handlers(self) -> None:
+        """Register nothing."""
+        self.received_sigterm = False
+
+    def teardown(self) -> None:
+        """Restore nothing."""
+
+
+def _do_nothing(self: Any) -> None:
+    pass

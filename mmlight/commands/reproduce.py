@@ -1,0 +1,230 @@
+"""``mmlight reproduce``: runs a recorded run again, by its own code and settings."""
+
+import argparse
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from mmlight.errors import UserError
+from mmlight.runs.child import Ended, run_child
+from mmlight.runs.losses import Logged, first_parting, read_losses
+from mmlight.runs.provenance import code_folder
+from mmlight.runs.reproduce import (
+    Difference,
+    Recorded,
+    differences_after,
+    differences_before,
+    read_recorded,
+)
+from mmlight.runs.run import RUN_ID, RunFolder
+from mmlight.runs.worktree import checked_out
+
+_POLL_S = 0.5
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight reproduce``.
+
+    Raises:
+        UserError: a folder that holds no run, or code that this repository lacks.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmlight reproduce",
+        description="Run a recorded run again in a fresh run folder beside it: its commit with "
+        "what was uncommitted, checked out into a temporary work tree, and its resolved "
+        "configuration. Says which packages, devices and data differ from those recorded.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder: runs/NAME/ID")
+    parser.add_argument(
+        "--check",
+        type=int,
+        metavar="N",
+        help="stop after the first N logged losses (every trainer.log_every_n_steps steps), or at "
+        "the first that is not equal to the recorded one bit for bit; exit code 1 if there is one",
+    )
+    parser.add_argument("--root", help="the folder of all runs (default: that of RUN)")
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        help="a clone that has the run's commit (default: that of this mmlight)",
+    )
+    options = parser.parse_args(argv)
+    if options.check is not None and options.check < 1:
+        raise UserError(f"--check {options.check}: must be 1 or more")
+    recorded = read_recorded(options.run)
+    losses = read_losses(recorded.run.metrics_jsonl)
+    if options.check is not None and not losses:
+        raise UserError(
+            f"--check: {options.run} has logged no loss; it logs one every "
+            f"{recorded.config['trainer'].get('log_every_n_steps') or 50} steps"
+        )
+    root = Path(options.root) if options.root else recorded.run.path.resolve().parents[1]
+    console = Console(soft_wrap=True, highlight=False)
+    again = RunFolder(
+        root / recorded.run.path.resolve().parent.name / f"{recorded.run.path.resolve().name}"
+        f"-again-{secrets.token_hex(2)}"
+    )
+    with _terminated_as_interrupted(), _code(recorded, options.repository, console) as code:
+        _tell(differences_before(recorded), console)
+        watch = _Watch(recorded, again, losses=losses, check=options.check, console=console)
+        ended = _run(recorded, again, code=code, check=options.check, watch=watch)
+    watch.tell_differences()
+    return _conclude(watch, ended, console)
+
+
+class _Watch:
+    """Follows the new run: tells what differs as soon as it is known, and compares losses."""
+
+    def __init__(
+        self,
+        recorded: Recorded,
+        again: RunFolder,
+        *,
+        losses: list[Logged],
+        check: int | None,
+        console: Console,
+    ) -> None:
+        self.recorded, self.again, self.check = recorded, again, check
+        self.losses = losses[:check]
+        self._console = console
+        self._told = False
+
+    def __call__(self) -> bool:
+        """Return whether the run has shown what was asked."""
+        self.tell_differences()
+        if self.check is None:
+            return False
+        now = self.now()
+        return len(now) == len(self.losses) or first_parting(self.losses, now) is not None
+
+    def now(self) -> list[Logged]:
+        return read_losses(self.again.metrics_jsonl)[: len(self.losses)]
+
+    def tell_differences(self) -> None:
+        if not self._told and self.again.provenance.exists():
+            self._told = True
+            _tell(differences_after(self.recorded, self.again), self._console)
+
+
+def _run(
+    recorded: Recorded, again: RunFolder, *, code: Path, check: int | None, watch: _Watch
+) -> Ended:
+    nodes = int(recorded.config["trainer"].get("num_nodes") or 1)
+    if nodes > 1:
+        raise UserError(
+            f"run {recorded.run.path}: trained on {nodes} nodes, and this starts processes on one "
+            "only; submit its config.yaml from its commit instead"
+        )
+    arguments = [
+        *("fit", "-c", str(recorded.run.config.resolve())),
+        *(f"--run.root={again.path.parents[1]}", f"--run.name={again.name}"),
+        f"--run.id={again.id}",
+    ]
+    if recorded.ckpt_path:
+        arguments.append(f"--ckpt_path={recorded.ckpt_path}")
+    if check is not None:
+        arguments.append("--run.wandb=off")
+    return run_child(
+        arguments,
+        environment={
+            **_environment(recorded.provenance, code=code),
+            RUN_ID: again.id,
+        },
+        folder=recorded.folder,
+        should_stop=watch,
+        poll_s=_POLL_S,
+    )
+
+
+def _environment(provenance: Mapping[str, Any], *, code: Path) -> dict[str, str]:
+    """Return the variables that the run was made under; sums depend on the number of threads."""
+    paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own: dict[str, str] = dict(provenance.get("environment") or {})
+    own.pop("CUDA_VISIBLE_DEVICES", None)  # which of equal devices are free is another matter
+    if provenance.get("num_threads"):
+        own["OMP_NUM_THREADS"] = str(provenance["num_threads"])
+    return {**own, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+@contextmanager
+def _code(recorded: Recorded, repository: Path | None, console: Console) -> Iterator[Path]:
+    git = recorded.git
+    if git is None:
+        console.print("code: the run recorded no commit, so it is the present code")
+        yield Path(__file__).resolve().parents[2]
+        return
+    where = repository or code_folder()
+    patch = recorded.patch
+    changed = " with what was uncommitted" if patch else ""
+    console.print(f"code: commit {git['commit'][:12]}{changed}")
+    if git.get("dirty") and patch is None:
+        raise UserError(
+            f"run {recorded.run.path}: was made with uncommitted changes, and its git.patch is gone"
+        )
+    if git.get("left_out"):
+        console.print(f"code: not recorded, as too large: {', '.join(git['left_out'])}")
+    with checked_out(where, commit=git["commit"], patch=patch) as tree:
+        # The package's folder, or that of a project that uses an installed mmlight.
+        prefix = Path(git.get("prefix", "mmlight"))
+        yield tree / (prefix.parent if (tree / prefix / "__main__.py").exists() else prefix)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Turn SIGTERM into an exit that cleans up."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell(found: Sequence[Difference], console: Console) -> None:
+    if not found:
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("differs", "recorded", "now"):
+        table.add_column(heading)
+    for difference in found:
+        table.add_row(difference.what, difference.before, difference.now)
+    console.print(table)
+
+
+def _conclude(watch: _Watch, ended: Ended, console: Console) -> int:
+    console.print(f"recorded: {watch.recorded.run.path}\nagain:    {watch.again.path}")
+    now = watch.now()
+    parting = first_parting(watch.losses, now)
+    if parting is not None:
+        console.print(
+            f"step {parting.step}: {parting.name} was {_shown(parting.before)}, now it is "
+            f"{_shown(parting.now)}: the first that differs"
+        )
+        return 1 if watch.check is not None else ended.code
+    if now:
+        console.print(
+            f"{len(now)} of {len(watch.losses)} logged losses: equal bit for bit (to step "
+            f"{now[-1].step})"
+        )
+    if watch.check is None:
+        return ended.code
+    if len(watch.losses) < watch.check:
+        console.print(f"--check {watch.check}: the run has logged {len(watch.losses)} only")
+    if len(now) < len(watch.losses):
+        console.print(
+            f"the run ended with code {ended.code} after {len(now)} logged losses, too few to tell"
+        )
+        return 1
+    return 0
+
+
+def _shown(value: float | str | None) -> str:
+    return "not logged" if value is None else repr(value)

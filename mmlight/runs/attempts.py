@@ -1,0 +1,106 @@
+"""The attempts of a run: each start, each end and what the job made of it, a line each.
+
+`attempts.jsonl` lies in the run folder. The training process appends ``start`` and ``end``, the
+job script's last command (`mmlight.runs.after_srun`) appends ``requeued``, ``resubmitted`` or
+``gave up``. A start without an end was killed.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mmlight.runs.files import plain
+
+ATTEMPTS = "attempts.jsonl"
+Event = Literal["start", "end", "requeued", "resubmitted", "gave up"]
+_DECISIONS = ("requeued", "resubmitted", "gave up")
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What happened to a run so far.
+
+    Attributes:
+        events: as they were appended; each has at least `event` and `time` (seconds since 1970).
+    """
+
+    events: tuple[dict[str, Any], ...]
+
+    @property
+    def restarts(self) -> int:
+        """How often the run was started again."""
+        return max(0, sum(e["event"] == "start" for e in self.events) - 1)
+
+    @property
+    def step(self) -> int | None:
+        """The step at the last start or end; None before the first start."""
+        steps = [e["step"] for e in self.events if e["event"] in ("start", "end")]
+        return int(steps[-1]) if steps else None
+
+    @property
+    def hand_ons(self) -> int:
+        """How often the job was handed on: requeued, or a job submitted in its place."""
+        return sum(e["event"] in ("requeued", "resubmitted") for e in self.events)
+
+    @property
+    def last_decision(self) -> dict[str, Any] | None:
+        """What the job script decided last."""
+        return next((e for e in reversed(self.events) if e["event"] in _DECISIONS), None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last attempt did all that it should."""
+        last = self.events[-1] if self.events else {}
+        return last.get("event") == "end" and last.get("reason") == "finished"
+
+    @property
+    def problem(self) -> str | None:
+        """Why the run has stopped: it failed or the job gave up; None where it goes on."""
+        last = self.events[-1] if self.events else {}
+        reason = str(last.get("reason", ""))
+        failed = last.get("event") == "end" and reason.startswith("failed")
+        return reason if failed or last.get("event") == "gave up" else None
+
+
+def append_event(run: Path, event: Event, **fields: Any) -> None:
+    """Append one line; it is on the disk when this returns.
+
+    Args:
+        run: the run's folder.
+        event: what happened.
+        fields: what else to note: `step`, `reason`, `hand_on`, `job`, ...
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(plain({"event": event, "time": round(time.time(), 3), **fields})) + "\n"
+    path = run / ATTEMPTS
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a line that a killed process began
+                line = "\n" + line
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_attempts(run: Path) -> Attempts:
+    """Return what happened to a run; a line cut short is passed over.
+
+    Args:
+        run: the run's folder; one without attempts has no events.
+    """
+    path = run / ATTEMPTS
+    if not path.exists():
+        return Attempts(())
+    events: list[dict[str, Any]] = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and "event" in found:
+            events.append(found)
+    return Attempts(tuple(events))

@@ -1,0 +1,152 @@
+"""The state of the code in git: its commit, and what is uncommitted as a patch (no torch)."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+# New files are part of the patch, but data that lie in the work tree are not.
+_LARGEST_NEW_FILE = 2**20
+_LARGEST_NEW_FILES = 2**24
+# Whatever the user's own settings are, `git apply` must read it.
+_DIFF = (
+    *("diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative"),
+    *("--src-prefix=a/", "--dst-prefix=b/"),
+)
+
+
+@dataclass(frozen=True)
+class Git:
+    """The state of a git work tree.
+
+    Attributes:
+        commit: full hash of HEAD.
+        branch: the branch, or ``HEAD`` where none is checked out.
+        dirty: tracked files differ from the commit.
+        untracked: number of files that git neither tracks nor ignores.
+        patch: the difference from the commit, with the untracked files; empty where there is none.
+        left_out: untracked files that are too large for the patch.
+        prefix: the folder that was looked at, relative to the top of the work tree.
+    """
+
+    commit: str
+    branch: str
+    dirty: bool
+    untracked: int
+    patch: str
+    left_out: tuple[str, ...] = ()
+    prefix: str = ""
+
+    def described(self) -> dict[str, Any]:
+        """Return everything but the patch, of which there is a hash."""
+        patch = self.patch.encode(errors="surrogateescape")
+        return {
+            "commit": self.commit,
+            "branch": self.branch,
+            "dirty": self.dirty,
+            "untracked": self.untracked,
+            "left_out": list(self.left_out),
+            "prefix": self.prefix,
+            "patch_sha256": sha256(patch).hexdigest() if patch else None,
+        }
+
+
+def read_git(folder: Path) -> Git | None:
+    """Return the state of the work tree that holds `folder`; None without git or a commit.
+
+    Args:
+        folder: a folder in the work tree.
+    """
+    commit = run_git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    listed = ("ls-files", "-z", "--others", "--exclude-standard", "--full-name", ":/")
+    untracked = (run_git(folder, *listed) or "").split("\0")
+    new, left_out = _small_enough(folder, [name for name in untracked if name])
+    dirty = bool(run_git(folder, "diff", "--name-only", "HEAD"))
+    return Git(
+        commit=commit.strip(),
+        branch=(run_git(folder, "rev-parse", "--abbrev-ref", "HEAD") or "HEAD").strip(),
+        dirty=dirty,
+        untracked=len(new) + len(left_out),
+        left_out=tuple(left_out),
+        prefix=(run_git(folder, "rev-parse", "--show-prefix") or "").strip(),
+        patch=_patch(folder, new) if dirty or new else "",
+    )
+
+
+def top_folder(folder: Path) -> Path | None:
+    """Return the top of the work tree that holds `folder`; None where there is none.
+
+    Args:
+        folder: a folder in the work tree.
+    """
+    top = run_git(folder, "rev-parse", "--show-toplevel")
+    return Path(top.rstrip("\n")) if top else None
+
+
+def _small_enough(folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
+    """Return those of the untracked files that the patch takes, and the others."""
+    taken: list[str] = []
+    others: list[str] = []
+    top, room = top_folder(folder), _LARGEST_NEW_FILES
+    for name in names:
+        path = (top or folder) / name
+        # A work tree within this one is listed as its folder.
+        size = path.lstat().st_size if path.is_file() or path.is_symlink() else room + 1
+        fits = size <= min(room, _LARGEST_NEW_FILE)
+        (taken if fits else others).append(name)
+        room -= size if fits else 0
+    return taken, others
+
+
+def _patch(folder: Path, new: list[str]) -> str:
+    """Return the difference from the commit; the user's own index is not touched."""
+    index = run_git(folder, "rev-parse", "--path-format=absolute", "--git-path", "index")
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "index"
+        if index is not None and Path(index.strip()).exists():
+            # With its time: git takes a file changed within that second for unchanged otherwise.
+            shutil.copy2(index.strip(), copy)
+        top, own = top_folder(folder) or folder, {"GIT_INDEX_FILE": str(copy)}
+        if new:
+            # Only the names: nothing is written to git's objects.
+            names = "\0".join(new)
+            run_git(
+                top,
+                *("--literal-pathspecs", "add", "--intent-to-add"),
+                *("--pathspec-from-file=-", "--pathspec-file-nul"),
+                given=names,
+                **own,
+            )
+        return run_git(top, *_DIFF, "HEAD", **own) or ""
+
+
+def run_git(folder: Path, *arguments: str, given: str = "", **own: str) -> str | None:
+    """Return what git printed; None where it failed or is not installed.
+
+    Args:
+        folder: where it runs.
+        arguments: of git.
+        given: its standard input.
+        own: further environment variables.
+    """
+    # No optional locks: several runs may look at one work tree at once.
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **own}
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            env=environment,
+            input=given.encode(errors="surrogateescape"),
+            capture_output=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="surrogateescape")

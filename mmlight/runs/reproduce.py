@@ -1,0 +1,121 @@
+"""A run as it was recorded, and what differs from it now (no torch)."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmlight import compose
+from mmlight.errors import UserError
+from mmlight.runs.provenance import package_versions
+from mmlight.runs.run import RunFolder
+
+# What `provenance.json` says of the place, and that changes results.
+_PLACE = ("platform", "devices", "num_devices", "precision", "num_threads")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that is not as it was.
+
+    Attributes:
+        what: such as ``torch`` or ``data: train``.
+        before: as it was recorded.
+        now: as it is.
+    """
+
+    what: str
+    before: str
+    now: str
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run folder says of how the run was made.
+
+    Attributes:
+        run: the folder.
+        config: the resolved configuration.
+        provenance: the code, the packages, the place, the data.
+        ckpt_path: the checkpoint that training started from, if any.
+    """
+
+    run: RunFolder
+    config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    ckpt_path: str | None
+
+    @property
+    def git(self) -> Mapping[str, Any] | None:
+        """The state of the code; None where no commit was recorded."""
+        git: Mapping[str, Any] | None = self.provenance.get("git")
+        return git
+
+    @property
+    def patch(self) -> Path | None:
+        """What was uncommitted; None where nothing was."""
+        return self.run.patch if self.run.patch.exists() else None
+
+    @property
+    def folder(self) -> Path:
+        """Where it ran, which relative paths refer to; the current folder where that is gone."""
+        folder = Path(self.provenance.get("folder") or ".")
+        return folder if folder.is_dir() else Path.cwd()
+
+
+def read_recorded(path: Path) -> Recorded:
+    """Read a training's run folder.
+
+    Raises:
+        UserError: it is no run folder, or that of an evaluation.
+    """
+    run = RunFolder(path)
+    for file in (run.config, run.provenance):
+        if not file.is_file():
+            raise UserError(
+                f"run {path}: has no {file.name}; give a run's folder, such as runs/NAME/ID"
+            )
+    provenance = json.loads(run.provenance.read_text())
+    if provenance.get("verb", "fit") != "fit":
+        raise UserError(
+            f"run {path}: is an evaluation ({provenance['verb']}); only trainings are run again"
+        )
+    return Recorded(run, compose.read(run.config), provenance, provenance.get("ckpt_path"))
+
+
+def differences_before(recorded: Recorded) -> list[Difference]:
+    """Return what differs as far as that is known before the run starts: packages, Python."""
+    now = {"python": platform.python_version(), **package_versions()}
+    before = {"python": recorded.provenance.get("python"), **recorded.provenance["packages"]}
+    return _differences(before, now)
+
+
+def differences_after(recorded: Recorded, again: RunFolder) -> list[Difference]:
+    """Return what else differs, once the other run has written its own record: place and data."""
+    provenance = json.loads(again.provenance.read_text())
+    found = _differences(
+        *({k: p.get(k) for k in _PLACE} for p in (recorded.provenance, provenance))
+    )
+    splits = [
+        (p.get("data") or {}).get("fingerprint") or {} for p in (recorded.provenance, provenance)
+    ]
+    data = [{f"data: {name}": str(v)[:12] for name, v in split.items()} for split in splits]
+    return found + _differences(*data)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    found = []
+    for what in dict.fromkeys([*before, *now]):
+        old, new = before.get(what), now.get(what)
+        # What an older record does not say is not known to differ.
+        if old is not None and old != new:
+            found.append(Difference(what, _text(old), _text(new)))
+    return found
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

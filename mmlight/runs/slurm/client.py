@@ -1,0 +1,159 @@
+"""SLURM's commands: submit, ask, cancel. Needs neither sacct nor SLURM's Python package."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmlight.errors import UserError
+
+MISSING = "SLURM is not on this machine (no `{}` here)"
+# Options of a surrounding job would become options of the new one; these say where SLURM is.
+_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
+_COLUMNS = {
+    "id": "%i",
+    "state": "%T",
+    "nodes": "%N",
+    "start": "%S",
+    "end": "%e",
+    "elapsed": "%M",
+    "time_limit": "%l",
+    "reason": "%r",
+}
+ACTIVE = frozenset(
+    "PENDING RUNNING CONFIGURING COMPLETING SUSPENDED REQUEUED REQUEUE_HOLD RESIZING SIGNALING "
+    "STAGE_OUT STOPPED SPECIAL_EXIT REQUEUE_FED RESV_DEL_HOLD".split()
+)
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """What SLURM knows of a job; it forgets one some minutes after the job's end.
+
+    Attributes:
+        id: the job's id; of an array's task, ``123_4``.
+        state: such as ``RUNNING``.
+        nodes: names of its nodes, in SLURM's short form; empty while it waits.
+        start: when it began or is expected to, ``2026-01-31T12:00:00`` or ``N/A``.
+        end: when it ended or will have to.
+        elapsed: how long it has run, ``1-02:03:04``.
+        time_limit: how long it may run.
+        reason: why it waits.
+    """
+
+    id: str
+    state: str
+    nodes: str
+    start: str
+    end: str
+    elapsed: str
+    time_limit: str
+    reason: str
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it runs, waits, or will run again."""
+        return self.state in ACTIVE
+
+
+def is_here(command: str = "sbatch") -> bool:
+    """Return whether SLURM's commands are on this machine."""
+    return shutil.which(command) is not None
+
+
+def submit(script: Path, *, options: Sequence[str] = ()) -> str:
+    """Hand a job script to `sbatch`; return the job's id.
+
+    Args:
+        script: the script.
+        options: further options of sbatch.
+
+    Raises:
+        UserError: SLURM is not here, or refuses the job; the message says why.
+    """
+    said = run("sbatch", "--parsable", *options, str(script))
+    return said.strip().splitlines()[-1].partition(";")[0]
+
+
+def would_start(script: Path) -> str:
+    """Ask SLURM whether it would take a job script; return what it says of the start.
+
+    Raises:
+        UserError: it would not, and why.
+    """
+    return run("sbatch", "--test-only", str(script), told="stderr")
+
+
+def queue(*, jobs: Iterable[str] = (), users: Iterable[str] = ()) -> dict[str, QueuedJob]:
+    """Return the jobs SLURM knows, by id, those that ended within minutes too. One `squeue`.
+
+    Args:
+        jobs: only these; unknown ones are left out.
+        users: only theirs.
+    """
+    asked = ["--noheader", "--array", "--states=all", f"--format={'|'.join(_COLUMNS.values())}"]
+    if of := sorted(set(jobs)):
+        asked.append(f"--jobs={','.join(of)}")
+    if by := sorted(set(users)):
+        asked.append(f"--user={','.join(by)}")
+    try:
+        said = run("squeue", *asked)
+    except UserError as error:
+        if "Invalid job id" in str(error):  # said of a single one that SLURM has forgotten
+            return {}
+        raise
+    # The reason comes last: it alone may hold a `|`.
+    rows = [line.split("|", len(_COLUMNS) - 1) for line in said.splitlines() if line]
+    found = [QueuedJob(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+    return {job.id: job for job in found}
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """End jobs, waiting ones too."""
+    run("scancel", *jobs)
+
+
+def show(kind: str, name: str) -> dict[str, str]:
+    """Return `scontrol show KIND NAME` as keys and values; empty where there is none such.
+
+    Args:
+        kind: ``job``, ``node`` or ``partition``.
+        name: which one.
+    """
+    try:
+        said = run("scontrol", "--oneliner", "show", kind, name)
+    except UserError:
+        if not is_here("scontrol"):
+            raise
+        return {}
+    words = [word.partition("=") for word in said.split()]
+    return {key: value for key, equals, value in words if equals}
+
+
+def run(command: str, *arguments: str, told: str = "stdout") -> str:
+    """Run one of SLURM's commands; return what it prints.
+
+    Args:
+        command: such as ``scontrol``.
+        arguments: its arguments.
+        told: which of its two outputs is returned.
+
+    Raises:
+        UserError: it is not here, does not answer, or refuses.
+    """
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in _KEPT}
+    try:
+        done = subprocess.run(
+            [command, *arguments], env=kept, capture_output=True, text=True, timeout=60
+        )
+    except FileNotFoundError:
+        raise UserError(MISSING.format(command)) from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command} has not answered for 60 s: is SLURM's controller up?") from None
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        said = " ".join(line.removeprefix(f"{command}: ").removeprefix("error: ") for line in lines)
+        raise UserError(f"{command} refuses: {said}")
+    return done.stderr if told == "stderr" else done.stdout

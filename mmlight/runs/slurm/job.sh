@@ -1,0 +1,36 @@
+#!/bin/bash
+# The job of a run, as `mmlight submit` and `mmlight sweep` hand it to sbatch. They replace each
+# line that begins with `#@` by what the cluster's profile and the experiment say;
+# `mmlight submit --dry-run` prints the result.
+# shellcheck disable=SC2154  # the variables that are assigned on the lines put in
+#@ options
+
+# Which run: its folder, which the job of every restart shares.
+#@ run
+run=$root/$name/$id
+export MMLIGHT_RUN_ID=$id
+cd "$cwd" || exit
+
+# How often it may go on, and how.
+#@ bounds
+
+# What the cluster needs before Python starts.
+#@ setup
+
+# The first node leads, found by its address: its name need not resolve on the others. A port of
+# this job's own, below those that systems hand out by themselves.
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+export MASTER_ADDR=${address:-$first}
+export MASTER_PORT=$((12000 + SLURM_JOB_ID % 20000))
+
+# A warning (USR1 before the time is up or at a preemption, TERM) is for the training processes,
+# which save and end. This shell outlives them: without a trap it would end at once.
+trap : USR1 TERM
+
+#@ command
+srun "${srun[@]}" "${python[@]}" -P -m mmlight "${command[@]}"
+code=$?
+
+# Finished, to go on in a further job, or given up? The answer's exit code is the job's.
+"$host_python" -P -m mmlight.runs.after_srun "$run" "$code"

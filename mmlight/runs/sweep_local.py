@@ -1,0 +1,220 @@
+"""A sweep on this machine: its runs one after another (no torch)."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from mmlight.errors import UserError
+from mmlight.runs.child import run_child
+from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.plots.sweep import plot_sweep
+from mmlight.runs.run import RUN_ID, RunFolder
+from mmlight.runs.sweep import Sweep, TrialRun, trial_runs
+from mmlight.runs.sweep_optuna import OptunaSearch
+from mmlight.runs.sweep_results import (
+    Result,
+    SweepFolder,
+    best,
+    format_results,
+    joined,
+    last_line,
+    read_combination,
+    read_run,
+    short_names,
+    write_results,
+)
+from mmlight.runs.table import format_value
+
+
+def arguments(run: TrialRun, sweep: Sweep, folder: SweepFolder) -> list[str]:
+    """Return the arguments of ``mmlight`` that do one run from its beginning."""
+    return [
+        *("fit", "-c", str(sweep.experiment), f"--run.root={folder.root}"),
+        *(f"--run.name={folder.name}", f"--run.id={run.id}", *run.overrides()),
+    ]
+
+
+def launch(
+    run: TrialRun,
+    sweep: Sweep,
+    folder: SweepFolder,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Do one run in a process of its own, from its newest checkpoint where it has one.
+
+    Args:
+        run: what to run.
+        sweep: the sweep's settings.
+        folder: where its runs are; what the run prints goes into its log there.
+        should_stop: asked every two seconds.
+
+    Returns:
+        Whether the run was stopped.
+    """
+    command = arguments(run, sweep, folder)
+    if RunFolder(folder.run_path(run)).newest_checkpoint() is not None:
+        command += ["--ckpt_path", "last"]
+    # An id of this process's own surroundings (a SLURM job) is not the run's.
+    ended = run_child(
+        command, environment={RUN_ID: run.id}, log=folder.log(run), should_stop=should_stop
+    )
+    return ended.stopped
+
+
+def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) -> int:
+    """Do the runs that are not finished, one after another; return the exit code.
+
+    Args:
+        sweep: the settings.
+        folder: of the sweep, opened.
+        failed_only: only the runs that were begun before and have not finished.
+
+    Raises:
+        UserError: the first run fails, which tells of a mistake in the settings.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    search = OptunaSearch(sweep, journal=folder.journal) if sweep.searcher == "optuna" else None
+    known = {r.number: r for r in known_results(sweep, folder, search=search)}
+    results = {n: r for n, r in known.items() if failed_only or (search and r.is_over)}
+    if failed_only:
+        failed = [r for r in known.values() if r.is_broken]
+        if not failed:
+            console.print("no run of the sweep has failed")
+        proposals: Iterator[tuple[int, Mapping[str, Any]]] = ((r.number, r.values) for r in failed)
+    else:
+        proposals = _proposals(sweep, search, done=len(results))
+    total = sweep.trials or len(sweep.combinations())
+    for number, values in proposals:
+        again = "again" if failed_only else f"{len(results) + 1} of {total}"
+        console.print(f"trial {number} ({again}): {described(sweep, values)}")
+        result = _try(sweep, folder, number, values, search=None if failed_only else search)
+        results[number] = result
+        if search:
+            search.tell(result)
+        ordered = [results[n] for n in sorted(results)]
+        write_results(folder, ordered, sweep)
+        console.print(f"  {_told(result, sweep, best(ordered, sweep))}")
+        if result.state == "failed" and len(results) == 1:
+            raise UserError(
+                f"the first run of the sweep failed: {result.error}; all of it is in "
+                f"{folder.log(trial_runs(sweep, number, values)[0])}"
+            )
+    return conclude([results[n] for n in sorted(results)], sweep, folder, console=console)
+
+
+def conclude(
+    results: Sequence[Result], sweep: Sweep, folder: SweepFolder, *, console: Console
+) -> int:
+    """Write the table and the plot, and print the table and the best; return the exit code.
+
+    Args:
+        results: all combinations.
+        sweep: the settings.
+        folder: of the sweep.
+        console: where it is printed.
+    """
+    write_results(folder, results, sweep)
+    plot_sweep(results, sweep, folder.path / "sweep.png")
+    console.print(format_results(results, sweep))
+    found = best(results, sweep)
+    if found is None:
+        console.print(f"no run finished; see {folder.path}")
+        return 1
+    console.print(f"best: mmlight fit -c {folder.best_yaml}   ({described(sweep, found.values)})")
+    console.print(f"sweep: {folder.path}")
+    return 0
+
+
+def known_results(
+    sweep: Sweep, folder: SweepFolder, *, search: OptunaSearch | None
+) -> list[Result]:
+    """Return what is known of all combinations, as far as they are decided.
+
+    Args:
+        sweep: the settings.
+        folder: of the sweep.
+        search: Optuna's, where it is the searcher.
+    """
+    if search is None:
+        combinations = list(enumerate(sweep.combinations()))
+        return [read_combination(folder, n, values, sweep) for n, values in combinations]
+    found = []
+    for trial in search.trials():
+        read = read_combination(folder, trial.number, trial.values, sweep)
+        is_decided = read.state == "finished" or trial.state in ("new", "running")
+        found.append(read if is_decided else trial)
+    return found
+
+
+def _proposals(
+    sweep: Sweep, search: OptunaSearch | None, *, done: int
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if search is None:
+        yield from enumerate(sweep.combinations())
+        return
+    assert sweep.trials is not None
+    for _ in range(done, sweep.trials):
+        yield search.ask()
+
+
+def _try(
+    sweep: Sweep,
+    folder: SweepFolder,
+    number: int,
+    values: Mapping[str, Any],
+    *,
+    search: OptunaSearch | None,
+) -> Result:
+    """Run what has not finished of a combination; return how it did."""
+    found = []
+    for run in trial_runs(sweep, number, values):
+        result = read_run(folder, run, sweep)
+        if result.state != "finished":
+            stopped = launch(
+                run, sweep, folder, should_stop=_pruner(run, sweep, folder, search=search)
+            )
+            result = read_run(folder, run, sweep)
+            if stopped:
+                result = Result(number, values, "pruned", wall_s=result.wall_s)
+            elif result.state != "finished":
+                said = result.error or last_line(folder.log(run))
+                result = Result(number, values, "failed", wall_s=result.wall_s, error=said)
+        found.append(result)
+        if result.state != "finished":
+            break
+    return joined(found)
+
+
+def _pruner(
+    run: TrialRun, sweep: Sweep, folder: SweepFolder, *, search: OptunaSearch | None
+) -> Callable[[], bool]:
+    if search is None or not sweep.prune:
+        return lambda: False
+    log, seen = RunFolder(folder.run_path(run)).metrics_jsonl, set[int]()
+
+    def should_stop() -> bool:
+        rows = [r for r in read_rows(log) if sweep.metric in r and r["step"] not in seen]
+        seen.update(row["step"] for row in rows)
+        if not rows:
+            return False
+        return search.should_stop({row["step"]: float(row[sweep.metric]) for row in rows})
+
+    return should_stop
+
+
+def described(sweep: Sweep, values: Mapping[str, Any]) -> str:
+    """Return the values of a combination that differ from run to run."""
+    names = short_names(sweep.varied)
+    return "  ".join(f"{n} {values[k]}" for n, k in zip(names, sweep.varied, strict=True))
+
+
+def _told(result: Result, sweep: Sweep, found: Result | None) -> str:
+    minutes = f"({result.wall_s / 60:.1f} min)"
+    if result.score is None:
+        return f"{result.state} {minutes}" + (f": {result.error}" if result.error else "")
+    said = f"{sweep.metric} {format_value(sweep.metric, result.score)} {minutes}"
+    if found is None or found.number == result.number:
+        return f"{said}, the best so far"
+    return f"{said}; best is trial {found.number}: {format_value(sweep.metric, found.score or 0)}"

@@ -1,0 +1,131 @@
+"""The job script: what it asks for, and that a shell reads it as it is meant."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from mmlight.runs.slurm.profile import Container, Profile
+from mmlight.runs.slurm.script import Array, render, template
+
+
+def rendered(tmp_path, profile=None, **changes):
+    given = {"name": "scenes", "run_id": "ab12", "root": tmp_path / "my runs"} | changes
+    if given.get("array"):
+        given["run_id"] = None
+    return render(profile or Profile(), folder=tmp_path / "my runs/scenes/ab12/slurm", **given)
+
+
+def options(script):
+    return [line.removeprefix("#SBATCH ") for line in script.splitlines() if "#SBATCH" in line]
+
+
+def run(script, folder, **environment):
+    """Run the script with stand-ins for SLURM's commands; return what each was given."""
+    (folder / "bin").mkdir()
+    log = folder / "called"
+    for name, body in {
+        "srun": f'printf "%s\\n" "$@" RUN_ID="$MMLIGHT_RUN_ID" '
+        f'MASTER="$MASTER_ADDR:$MASTER_PORT" >> "{log}"; exit 7',
+        "scontrol": "case $* in *hostnames*) echo node1; echo node2;; "
+        '*) echo "NodeName=node1 CPUAlloc=0 NodeAddr=10.0.0.5 Port=1";; esac',
+        "python": f'printf "after %s\\n" "$*" >> "{log}"; exit 7',
+    }.items():
+        path = folder / "bin" / name
+        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.chmod(0o755)
+    path = folder / "job.sh"
+    path.write_text(script)
+    done = subprocess.run(
+        ["bash", str(path)],
+        env={"PATH": f"{folder}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "1001", **environment},
+        capture_output=True,
+        text=True,
+    )
+    return done, log.read_text().splitlines()
+
+
+def test_asks_for_what_profile_and_run_need(tmp_path):
+    profile = Profile(partition="gpu", gres="gpu:a100", memory_per_node="0", signal_lead_s=300)
+    asked = options(rendered(tmp_path, profile, nodes=2, tasks_per_node=4, gpus_per_node=4))
+    for option in (
+        *("--requeue", "--open-mode=append", "--signal=USR1@300", "--nodes=2"),
+        *("--ntasks-per-node=4", "--gres=gpu:a100:4", "--mem=0", "--partition=gpu"),
+        f'--output="{tmp_path}/my runs/scenes/ab12/slurm/%j.out"',
+    ):
+        assert option in asked
+
+
+def test_asks_for_nothing_that_the_profile_leaves_open(tmp_path):
+    names = {option.partition("=")[0] for option in options(rendered(tmp_path))}
+    assert not names & {"--account", "--qos", "--gres", "--mem", "--array", "--constraint"}
+
+
+def test_the_run_is_started_and_its_end_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    done, called = run(rendered(tmp_path, cwd=tmp_path), tmp_path)
+    folder = f"{tmp_path}/my runs/scenes/ab12"
+    assert done.returncode == 7
+    assert called[0] == "--kill-on-bad-exit=1"
+    assert called[called.index("-c") + 1] == f"{folder}/submitted.yaml"
+    assert called[called.index("--ckpt_path") + 1] == "auto"
+    assert "RUN_ID=ab12" in called
+    assert "MASTER=10.0.0.5:13001" in called
+    assert called[-1] == f"after -P -m mmlight.runs.after_srun {folder} 7"
+
+
+def test_each_task_of_an_array_is_a_run_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    array = Array(["trial-000", "trial-001", "trial-002"], tasks=[0, 2], max_concurrent=1)
+    script = rendered(tmp_path, array=array, cwd=tmp_path)
+    assert "--array=0,2%1" in options(script)
+    assert any(option.endswith('/%A_%a.out"') for option in options(script))
+    _, called = run(script, tmp_path, SLURM_ARRAY_TASK_ID="2")
+    assert "RUN_ID=trial-002" in called
+    assert called[-1].endswith("my runs/scenes/trial-002 7")
+
+
+def test_ranges_of_an_array_are_joined():
+    assert Array(["x"] * 9, tasks=[0, 1, 2, 5, 7, 8]).option() == "0-2,5,7-8"
+
+
+def test_modules_environment_and_setup_come_before_training(tmp_path):
+    profile = Profile(
+        modules=["cuda/12.4", "gcc"], environment={"NCCL_DEBUG": "IN FO"}, setup=["ulimit -l 1"]
+    )
+    lines = rendered(tmp_path, profile, snapshot=tmp_path / "code").splitlines()
+    found = [
+        lines.index(line)
+        for line in (
+            "module load cuda/12.4 gcc",
+            "export NCCL_DEBUG='IN FO'",
+            f"export PYTHONPATH={tmp_path}/code",
+            "ulimit -l 1",
+        )
+    ]
+    assert found == sorted(found)
+    assert found[-1] < next(i for i, line in enumerate(lines) if line.startswith("srun "))
+
+
+@pytest.mark.parametrize("runtime", ["apptainer", "pyxis"])
+def test_a_container_sees_runs_code_and_data(tmp_path, runtime):
+    container = Container(runtime=runtime, image="a b.sif", mounts=["/data"], options=["--nv"])
+    profile = Profile(container=container, python="python3")
+    script = rendered(tmp_path, profile, snapshot=tmp_path / "code", cwd=tmp_path)
+    starts = ("python=(app", "srun=(--k")
+    line = next(s for s in script.splitlines() if s.startswith(starts) and "a b" in s)
+    for part in ("a b.sif", "/data", str(tmp_path / "code"), "my runs", "--nv"):
+        assert part in line
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck")
+@pytest.mark.parametrize("array", [None, Array(["a", "b c"])])
+def test_shellcheck_finds_nothing(tmp_path, array):
+    profile = Profile(
+        modules=["cuda"], environment={"A": "b c"}, container=Container("apptainer", "a.sif")
+    )
+    path = tmp_path / "job.sh"
+    path.write_text(rendered(tmp_path, profile, array=array, snapshot=tmp_path / "it's"))
+    for script in (path, template()):
+        done = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout

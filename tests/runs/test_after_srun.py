@@ -1,0 +1,149 @@
+"""What the job script decides when srun has returned."""
+
+import zipfile
+
+import pytest
+
+from mmlight.errors import UserError
+from mmlight.runs.after_srun import decide, job_name, main
+from mmlight.runs.attempts import append_event, read_attempts
+from mmlight.runs.run import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "name" / "id")
+
+
+def start(run, step=0):
+    append_event(run.path, "start", job="7", restart=0, step=step, host="a")
+
+
+def end(run, step, reason, *, hand_on=False, **more):
+    append_event(run.path, "end", step=step, reason=reason, hand_on=hand_on, **more)
+
+
+def save(run, step):
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(run.checkpoints / f"step-{step:08d}.ckpt", "w") as file:
+        file.writestr("data", "")
+
+
+def decided(run, code, *, max_requeues=50, max_stuck=2):
+    decision = decide(run, code, max_requeues=max_requeues, max_stuck=max_stuck)
+    if decision.action == "hand on":
+        append_event(run.path, "requeued", step=decision.step, stuck=decision.stuck)
+    return decision
+
+
+def test_finished_run_is_left(run):
+    start(run)
+    save(run, 9)
+    end(run, 9, "finished")
+    assert decided(run, 0).action == "leave"
+    assert decided(run, 0).exit_code == 0
+
+
+def test_run_told_to_stop_is_handed_on_with_exit_code_0(run):
+    start(run)
+    save(run, 9)
+    end(run, 9, "USR1", hand_on=True)
+    decision = decided(run, 0)
+    assert (decision.action, decision.reason, decision.exit_code) == ("hand on", "USR1", 0)
+    assert (decision.step, decision.stuck) == (9, 0)
+
+
+def test_rank_that_crashes_after_all_was_saved_changes_nothing(run):
+    start(run)
+    save(run, 9)
+    end(run, 9, "TERM", hand_on=True)
+    assert decided(run, 134).action == "hand on"
+
+
+def test_crash_is_handed_on_while_checkpoints_advance(run):
+    for step in (5, 10, 15):
+        start(run, step - 5)
+        save(run, step)
+        assert decided(run, 137).action == "hand on"
+    start(run, 15)
+    assert decided(run, 137).action == "hand on"  # the first start without a new checkpoint
+    start(run, 15)
+    decision = decided(run, 137)
+    assert (decision.action, decision.exit_code) == ("give up", 137)
+    assert "no progress beyond step 15 in 2 starts in a row" in decision.reason
+    assert "killed by signal 9" in decision.reason
+
+
+def test_progress_after_a_stuck_start_counts_anew(run):
+    start(run)
+    assert decided(run, 1).stuck == 1
+    start(run)
+    save(run, 3)
+    assert decided(run, 1).stuck == 0
+    start(run, 3)
+    assert decided(run, 1).action == "hand on"
+
+
+def test_stop_before_the_first_step_is_a_failure_when_it_repeats(run):
+    end(run, 0, "USR1", hand_on=True)
+    assert decided(run, 0).action == "hand on"
+    end(run, 0, "USR1", hand_on=True)
+    decision = decided(run, 0)
+    assert (decision.action, decision.exit_code) == ("give up", 1)
+
+
+def test_number_of_hand_ons_is_bounded(run):
+    for step in (1, 2, 3):
+        start(run, step - 1)
+        save(run, step)
+        end(run, step, "USR1", hand_on=True)
+        decision = decided(run, 0, max_requeues=2)
+    assert (decision.action, decision.exit_code) == ("give up", 1)
+    assert "handed on 2 times" in decision.reason
+
+
+@pytest.mark.parametrize("code", [2, 143])
+def test_mistake_of_a_user_is_not_tried_again(run, code):
+    start(run)
+    save(run, 3)
+    if code != 2:  # srun tells the code of a rank that it killed
+        end(run, 3, "failed: UserError: no such metric", mistake=True)
+    decision = decided(run, code)
+    assert (decision.action, decision.exit_code) == ("give up", code)
+
+
+def test_cancelled_run_stays_cancelled(run):
+    start(run)
+    save(run, 3)
+    end(run, 3, "TERM", hand_on=True)
+    run.cancelled.touch()
+    assert decided(run, 0).action == "leave"
+
+
+def test_run_started_again_after_giving_up_has_a_new_chance(run):
+    start(run)
+    decided(run, 1)
+    start(run)
+    assert decided(run, 1).action == "give up"
+    append_event(run.path, "gave up", reason="no progress")
+    start(run)
+    assert decided(run, 1).action == "hand on"
+
+
+def test_giving_up_is_noted(run, capsys):
+    start(run)
+    code = main([str(run.path), "1"], {"MMLIGHT_MAX_STUCK": "1"})
+    assert code == 1
+    assert "no progress" in read_attempts(run.path).problem
+    assert "mmlight: gave up: no progress" in capsys.readouterr().out
+
+
+def test_bound_that_is_no_number_is_refused(run):
+    with pytest.raises(UserError, match="MMLIGHT_MAX_STUCK is 'two'"):
+        main([str(run.path), "1"], {"MMLIGHT_MAX_STUCK": "two"})
+
+
+def test_task_of_an_array_is_named_as_slurm_names_it():
+    assert job_name({"SLURM_JOB_ID": "12"}) == "12"
+    task = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3"}
+    assert job_name(task) == "9_3"

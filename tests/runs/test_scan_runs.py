@@ -1,0 +1,77 @@
+"""Run folders are read quickly, and whatever state a killed process left them in."""
+
+import json
+import time
+
+import pytest
+
+from mmlight.runs.scan import scan
+from mmlight.runs.slurm.submission import Submission
+
+
+def log(folder, rows, *, tail=""):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + tail)
+
+
+def rows(steps):
+    return [
+        {"step": s, "epoch": 0, "samples": 8 * s, "wall_s": s / 10, "train/loss": 1 / s}
+        for s in range(1, steps + 1)
+    ]
+
+
+def test_only_runs_are_found(tmp_path):
+    log(tmp_path / "a/1", rows(2))
+    (tmp_path / "a/plots").mkdir()
+    (tmp_path / "a/sweep.json").touch()
+    log(tmp_path / ".snapshots/1", rows(1))
+    assert [run.label for run in scan(tmp_path)] == ["a/1"]
+    assert scan(tmp_path / "none") == []
+    assert [r.label for r in scan(tmp_path, name="b")] == []
+
+
+def test_torn_last_row_is_passed_over(tmp_path):
+    log(tmp_path / "a/1", rows(5), tail='{"step": 6, "train/lo')
+    (run,) = scan(tmp_path)
+    assert run.step == 5
+    assert run.last("train/loss") == pytest.approx(0.2)
+    assert list(run.last_metrics()) == ["train/loss"]
+
+
+def test_long_log_is_read_from_its_end(tmp_path):
+    log(tmp_path / "a/1", rows(20_000))
+    (run,) = scan(tmp_path)
+    assert run.step == 20_000
+    assert run.rows[0]["step"] > 18_000
+    assert [r["step"] for r in run.rows] == list(range(run.rows[0]["step"], 20_001))
+
+
+def test_broken_files_are_as_missing_ones(tmp_path):
+    log(tmp_path / "a/1", [])
+    for name in ("summary.json", "submission.json", "attempts.jsonl"):
+        (tmp_path / "a/1" / name).write_text('{"step"')
+    (run,) = scan(tmp_path)
+    assert (run.summary, run.submission, run.events, run.step) == (None, None, [], 0)
+
+
+def test_submission_comes_back_as_it_was_written(tmp_path):
+    run = tmp_path / "a/1"
+    run.mkdir(parents=True)
+    given = Submission("1", "a", "x.yaml", ("12", "13_4"), 1.5, "me", 2, 0, 1, "c.yaml", "s", 9)
+    given.write(run)
+    assert scan(tmp_path)[0].submission == given
+    assert given.with_job("14").jobs == ("12", "13_4", "14")
+    assert given.with_job("12") is given
+
+
+def test_a_thousand_runs_are_read_within_two_seconds(tmp_path):
+    summary = json.dumps({"status": "finished", "final": {f"val/{i}": i for i in range(60)}})
+    for number in range(1000):
+        folder = tmp_path / f"exp{number % 10}" / f"{number:04d}"
+        log(folder, rows(100))
+        (folder / "summary.json").write_text(summary)
+    began = time.perf_counter()
+    found = scan(tmp_path)
+    assert len([(run.summary, run.submission, run.events, run.step) for run in found]) == 1000
+    assert time.perf_counter() - began < 2

@@ -35,7 +35,7 @@ def find_damage(path: Path) -> str | None:
         return "is not whole"
     try:
         read_meta(path)
-        parts = FileSystemReader(path).read_metadata().storage_data or {}
+        parts = ShardReader(path).read_metadata().storage_data or {}
     except Exception as error:  # torch raises several kinds for a damaged file
         said = str(error).split("\n")[0]
         return f"cannot be read ({said})"

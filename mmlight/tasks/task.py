@@ -138,6 +138,7 @@ class Task(lightning.LightningModule):
             described["init_args"]["towers"][name] |= {
                 "encoder": describe_call(type(encoder), encoder.rebuild_args()),
                 "from_run": None,
+                "changes": None,
             }
         return described
 

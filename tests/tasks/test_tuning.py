@@ -231,6 +231,34 @@ def test_tower_of_a_run_brings_encoder_and_projection(tmp_path):
     assert described["encoder"]["class_path"].endswith("TimmImage")
 
 
+def test_settings_of_a_runs_encoder_can_change(tmp_path):
+    source, run = saved_run(tmp_path)
+    hidden = {"spec_augment": {"time_masks": 1, "time_width": 1.0}}
+    audio = TowerSettings(from_run=str(run), changes=hidden)
+    task = classifier(towers=Towers(audio=audio))
+    encoder = task.tower("audio").encoder
+    assert encoder.spec_augment.time_masks == 1
+    assert source.tower("audio").encoder.spec_augment is None
+    described = task.rebuild_description()["init_args"]["towers"]["audio"]
+    assert described["changes"] is None
+    assert described["encoder"]["init_args"]["spec_augment"]["time_width"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(changes={"spec_augmnt": {}}), r"no setting 'spec_augmnt' \(did you mean 'spec_aug"),
+        (dict(changes={"mel": {"n_mels": 20}}, from_run=None), "there is no from_run"),
+        (dict(changes={"audio_pool": "attention"}), r"does not fit the changes: it lacks pool\."),
+    ],
+)
+def test_changes_that_do_not_fit_are_refused(tmp_path, settings, message):
+    _, run = saved_run(tmp_path)
+    audio = TowerSettings(**{"from_run": str(run)} | settings)
+    with pytest.raises(UserError, match=message):
+        classifier(towers=Towers(audio=audio))
+
+
 def test_tower_of_an_adapted_run_is_merged(tmp_path):
     pytest.importorskip("peft")
     _, run = saved_run(tmp_path, tuning=Tuning(method="lora"))

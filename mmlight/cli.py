@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import Strategy
 
-from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
+from mmlight.callbacks.checkpoints import CheckpointSettings
 from mmlight.callbacks.early_stopping import EarlyStopping
 from mmlight.callbacks.ema import Ema
 from mmlight.callbacks.embeddings import EmbeddingWriter
@@ -283,6 +283,7 @@ class MmlightCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with everything of the run in the run's folder."""
         callbacks, loggers = self.watchers()
+        checkpoint: CheckpointSettings = self._get(self.config_init, "checkpoint")
         trainer = dict(self._get(self.config_init, "trainer", default={}))
         own = trainer.pop("callbacks", None) or []
         plugins = trainer.pop("plugins", None) or []
@@ -294,7 +295,7 @@ class MmlightCLI(LightningCLI):
         trainer |= {
             "callbacks": [*callbacks, *(own if isinstance(own, list) else [own])],
             "plugins": [
-                AtomicCheckpointIO(),
+                checkpoint.writer(),
                 *(plugins if isinstance(plugins, list) else [plugins]),
             ],
             "logger": loggers,
@@ -309,6 +310,12 @@ class MmlightCLI(LightningCLI):
         if isinstance(trainer.get("strategy"), Fsdp):
             # What is gathered in inference mode could not be trained with afterwards.
             trainer["inference_mode"] = False
+            if checkpoint.asynchronous and trainer["strategy"].sharded_checkpoints:
+                raise UserError(
+                    "checkpoint.asynchronous has no effect on checkpoints in parts, which all "
+                    "ranks write together; leave it out, or give the strategy "
+                    "sharded_checkpoints: false"
+                )
         try:
             return Trainer(**trainer, **kwargs)
         except (TypeError, ValueError) as error:

@@ -2,6 +2,8 @@
 
 import os
 import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from mmlight.runs.files import sync_folder
 from mmlight.tasks.saved import read_checkpoint
@@ -49,6 +52,67 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             sync_folder(target.parent)
         finally:
             part.unlink(missing_ok=True)
+
+
+class BackgroundCheckpointIO(AtomicCheckpointIO):
+    """Copies a checkpoint and writes the copy in a thread, while training goes on.
+
+    The copy costs memory of the checkpoint's size on rank 0's host. A save waits for the one before
+    it; what is to be removed goes when everything before has been written; the end of `fit`, in
+    whatever way, waits for all of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread: ThreadPoolExecutor | None = None
+        self._written: Future[None] | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Copy now, write later; raise what went wrong with the one before."""
+        self.wait()
+        copied = apply_to_collection(checkpoint, torch.Tensor, _copy)
+        self._written = self._start(super().save_checkpoint, copied, path, storage_options)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove, after what is being written: a killed process must leave one of the two."""
+        if self._written is None:
+            super().remove_checkpoint(path)
+            return
+        written, remove = self._written, super().remove_checkpoint
+
+        def in_turn() -> None:
+            written.result()
+            remove(path)
+
+        self._written = self._start(in_turn)
+
+    def wait(self) -> None:
+        """Wait until everything is on the disk.
+
+        Raises:
+            OSError: it could not be written, or whatever else went wrong with it.
+        """
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def teardown(self) -> None:
+        """Wait; Lightning calls it when a stage ends or fails."""
+        self.wait()
+
+    def _start(self, function: Callable[..., None], *arguments: Any) -> Future[None]:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        return self._thread.submit(function, *arguments)
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 class Newest(ModelCheckpoint):
@@ -95,6 +159,8 @@ class CheckpointSettings:
         monitor: also keep the best by this metric, such as `val/image_to_text/recall_at_1`.
         monitor_mode: whether the larger or the smaller value is better.
         keep_best: how many of the best are kept; has an effect only with `monitor`.
+        asynchronous: write in the background while training goes on, from a copy in the host's
+            memory.
     """
 
     every_n_steps: int | None = None
@@ -103,6 +169,11 @@ class CheckpointSettings:
     monitor: str | None = None
     monitor_mode: Literal["max", "min"] = "max"
     keep_best: int = 1
+    asynchronous: bool = False
+
+    def writer(self) -> AtomicCheckpointIO:
+        """Return what writes them."""
+        return BackgroundCheckpointIO() if self.asynchronous else AtomicCheckpointIO()
 
     def callbacks(self, folder: Path) -> list[ModelCheckpoint]:
         """Return the callbacks that do it."""

@@ -7,7 +7,6 @@ whose settings are wrong is not.
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Literal
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event, read_attempts
 from mmlight.runs.run import RunFolder
+from mmlight.runs.slurm import client
+from mmlight.runs.slurm.submission import Submission
 
 MAX_REQUEUES = "MMLIGHT_MAX_REQUEUES"
 MAX_STUCK = "MMLIGHT_MAX_STUCK"
@@ -103,31 +104,37 @@ def hand_on(run: RunFolder, decision: Decision, environ: Mapping[str, str]) -> i
     about = {"reason": decision.reason, "step": decision.step, "stuck": decision.stuck}
     job = job_name(environ)
     if environ.get(ON_PREEMPTION, "requeue") == "requeue":
-        # Noted first: this process is killed as soon as the controller has heard.
+        # Said first: this process is killed as soon as the controller has heard.
         append_event(run.path, "requeued", job=job, **about)
         _say(f"requeueing job {job} at step {decision.step} ({decision.reason})")
-        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-        if asked.returncode == 0:
+        try:
+            client.run("scontrol", "requeue", job)
             return 0
-        _say(f"scontrol requeue {job}: {asked.stderr.strip()}; submitting another job instead")
-    script = environ.get(JOB_SCRIPT)
-    if script is None:
-        raise UserError(f"{JOB_SCRIPT} is not set; it names the script to submit again")
-    command = ["sbatch", "--parsable", f"--dependency=afterany:{job}"]
-    if "_" in job:
-        command.append(f"--array={environ['SLURM_ARRAY_TASK_ID']}")
-    asked = subprocess.run([*command, script], capture_output=True, text=True)
-    if asked.returncode != 0:
-        said = f"could not be handed on: {' '.join(asked.stderr.split())}"
-        append_event(run.path, "gave up", reason=said)
-        _say(said)
+        except UserError as error:
+            _say(f"{error}; submitting another job instead")
+    try:
+        new = _submit_again(job, environ)
+    except UserError as error:
+        append_event(run.path, "gave up", reason=f"could not be handed on: {error}")
+        _say(str(error))
         return 1
-    new = asked.stdout.strip().split(";")[0]
-    if "_" in job:
-        new = f"{new}_{environ['SLURM_ARRAY_TASK_ID']}"
     append_event(run.path, "resubmitted", job=new, **about)
+    submission = Submission.read(run.path)
+    if submission is not None:
+        submission.with_job(new).write(run.path)
     _say(f"job {new} goes on at step {decision.step} ({decision.reason})")
     return 0
+
+
+def _submit_again(job: str, environ: Mapping[str, str]) -> str:
+    if JOB_SCRIPT not in environ:
+        raise UserError(f"{JOB_SCRIPT} is not set; it names the script to submit again")
+    options = [f"--dependency=afterany:{job}"]
+    task = environ.get("SLURM_ARRAY_TASK_ID")
+    if task is not None:
+        options.append(f"--array={task}")
+    new = client.submit(Path(environ[JOB_SCRIPT]), options=options)
+    return new if task is None else f"{new}_{task}"
 
 
 def job_name(environ: Mapping[str, str]) -> str:

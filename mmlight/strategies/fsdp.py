@@ -58,7 +58,7 @@ class Fsdp(ModelParallelStrategy):
         sharded_checkpoints: bool = True,
     ) -> None:
         super().__init__(tensor_parallel_size=1)
-        self._sharded_checkpoints = sharded_checkpoints
+        self.sharded_checkpoints = sharded_checkpoints
         self._cpu_offload = cpu_offload
         self._reshard = reshard_after_forward
         self._sharded: list[FSDPModule] = []
@@ -119,7 +119,7 @@ class Fsdp(ModelParallelStrategy):
     ) -> None:
         """Write a folder, or one file; whole or not at all."""
         path = Path(self.broadcast(filepath))
-        if self._sharded_checkpoints:
+        if self.sharded_checkpoints:
             save_sharded(checkpoint, path)
             return
         whole = gather_whole(checkpoint)

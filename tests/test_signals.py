@@ -1,0 +1,111 @@
+"""Signals that ask a run to stop end neither it nor its workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmlight import signals
+from mmlight.data.loader import _init_worker
+
+
+class Pids(Dataset):
+    def __len__(self):
+        return 10**6
+
+    def __getitem__(self, number):
+        return torch.tensor([os.getpid(), number])
+
+
+@pytest.fixture
+def worker():
+    loader = DataLoader(Pids(), batch_size=None, num_workers=1, worker_init_fn=_init_worker)
+    batches = iter(loader)
+    yield int(next(batches)[0]), batches
+    batches._shutdown_workers()
+
+
+def send_from_elsewhere(number, pid):
+    subprocess.run(["kill", f"-{number}", str(pid)], check=True)
+    time.sleep(0.2)
+
+
+def test_worker_outlives_the_signals_of_the_job(worker):
+    pid, batches = worker
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        send_from_elsewhere(number, pid)
+    assert [int(next(batches)[0]) for _ in range(20)] == [pid] * 20
+
+
+def test_worker_ends_when_its_parent_says_so(worker):
+    pid, batches = worker
+    (process,) = batches._workers
+    assert process.pid == pid
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        process.terminate()
+        process.join(10)
+        for _ in range(20):
+            next(batches)
+    assert process.exitcode == 0
+
+
+NOTE = """
+import os, signal, sys
+from mmlight import signals
+signals.note_signals()
+for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+    os.kill(os.getpid(), number)
+    print(signals.noted(), flush=True)
+if os.fork() == 0:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(0 if signals.noted() == 0 else 1)
+print(os.wait()[1])
+"""
+
+
+def test_the_most_urgent_signal_is_noted_by_the_process_itself_only():
+    done = subprocess.run([sys.executable, "-c", NOTE], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "2", "2", "0"]
+
+
+EARLY = """
+import sys, types
+import mmlight
+from mmlight.__main__ import main
+from mmlight.signals import are_noted
+assert not are_noted()
+cli = types.ModuleType("mmlight.cli")
+cli.main = lambda arguments: print(are_noted(), "torch" in sys.modules) or 0
+sys.modules["mmlight.cli"] = mmlight.cli = cli
+main(["fit"])
+"""
+
+
+def test_signals_are_noted_before_anything_heavy_is_imported():
+    for guard, noted in (("1", "True"), ("0", "False")):
+        done = subprocess.run(
+            [sys.executable, "-c", EARLY],
+            env={**os.environ, "MMLIGHT_GUARD": guard},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == [noted, "False"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "7"}, True),
+        ({"MMLIGHT_GUARD": "1"}, True),
+        ({"SLURM_JOB_ID": "7", "MMLIGHT_GUARD": "0"}, False),
+    ],
+)
+def test_training_is_guarded_under_slurm_or_where_asked(environ, wanted):
+    assert signals.is_wanted(environ) is wanted

@@ -90,13 +90,13 @@ def render(
             f"root={_quoted(root)}",
             f"name={_quoted(name)}",
             *(
-                [f"ids=({shlex.join(array.ids)})", "id=${ids[SLURM_ARRAY_TASK_ID]}"]
+                [f"ids=({_joined(array.ids)})", "id=${ids[SLURM_ARRAY_TASK_ID]}"]
                 if array
                 else [f"id={_quoted(run_id)}"]
             ),
         ],
         "setup": [
-            *([f"module load {shlex.join(profile.modules)}"] if profile.modules else []),
+            *([f"module load {_joined(profile.modules)}"] if profile.modules else []),
             *_exports(profile.environment),
             *(_exports({"PYTHONPATH": snapshot, SNAPSHOT: snapshot}) if snapshot else []),
             *profile.setup,
@@ -192,7 +192,7 @@ def _srun(profile: Profile, *, mounts: Iterable[Path]) -> str:
             f"--container-mounts={','.join(bound)}",
             *container.options,
         ]
-    return shlex.join([*words, *profile.srun])
+    return _joined([*words, *profile.srun])
 
 
 def _python(profile: Profile, interpreter: str, *, mounts: Iterable[Path | None]) -> str:
@@ -202,7 +202,7 @@ def _python(profile: Profile, interpreter: str, *, mounts: Iterable[Path | None]
         bound = [*(str(m.absolute()) for m in mounts if m), *container.mounts]
         words = ["apptainer", "exec", *(f"--bind={m}" for m in bound), *container.options]
         words.append(container.image)
-    return shlex.join([*words, interpreter])
+    return _joined([*words, interpreter])
 
 
 def _ranges(tasks: Iterable[int]) -> str:
@@ -220,5 +220,11 @@ def _exports(values: Mapping[str, object]) -> list[str]:
     return [f"export {name}={_quoted(value)}" for name, value in values.items()]
 
 
+def _joined(words: Iterable[object]) -> str:
+    return " ".join(map(_quoted, words))
+
+
 def _quoted(value: object) -> str:
-    return shlex.quote(str(value))
+    quoted = shlex.quote(str(value))
+    # A bare comma in an array of the shell looks like a mistake.
+    return f"'{quoted}'" if "," in quoted and quoted[0] != "'" else quoted

@@ -33,7 +33,7 @@ def lab(tmp_path, slurm):
 
 
 @pytest.fixture
-def mmlight(monkeypatch, capsys):
+def mmlight(lab, monkeypatch, capsys):
     """Runs a command as a user in the lab would; returns what it prints."""
     monkeypatch.chdir(lab)
 

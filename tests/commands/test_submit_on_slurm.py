@@ -48,7 +48,7 @@ def mmlight(lab, monkeypatch, capsys):
 
 
 @pytest.fixture
-def submit(mmlight):
+def submit(lab, mmlight):
     """Submits the experiment; returns its run's folder, its job and what was said."""
 
     def run(*more, code=0):

@@ -32,5 +32,7 @@ trap : USR1 TERM
 srun "${srun[@]}" "${python[@]}" -P -m mmlight "${command[@]}"
 code=$?
 
-# Finished, to go on in a further job, or given up? The answer's exit code is the job's.
+# Finished, to go on in a further job, or given up? The answer's exit code is the job's. SLURM may
+# send TERM to all processes more than once: what is started from here on does not hear it.
+trap '' USR1 TERM
 "$host_python" -P -m mmlight.runs.after_srun "$run" "$code"

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.plots.sweep import plot_sweep
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm.client import QueuedJob
 from mmlight.runs.slurm.state import State, jobs_of, state_of
@@ -98,6 +97,8 @@ def record_results(
         results = read_results(sweep, folder, queue=queue, search=search)
         write_results(folder, results, sweep)
         if not any(r.state in ("new", "waiting", "running") for r in results):
+            from mmlight.runs.plots.sweep import plot_sweep  # loads matplotlib
+
             plot_sweep(results, sweep, folder.path / "sweep.png")
     return results
 

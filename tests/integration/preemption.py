@@ -21,7 +21,7 @@ from mmlight.runs.slurm.profile import Profile
 from mmlight.runs.slurm.script import render
 
 # A restart is nearly all import of packages, on a machine whose cores the ranks share.
-START_S = 240
+START_S = 400
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -101,7 +101,7 @@ class Job:
         """Wait until the run was handed on so often; return the end that led to it, if noted."""
         wait_for(
             lambda: self.attempts().hand_ons >= number,
-            seconds=90,
+            seconds=START_S,
             what=f"hand-on {number}\n{self.log()}",
         )
         ends = [e for e in self.attempts().events if e["event"] == "end"]
@@ -139,6 +139,11 @@ class Lab:
     cluster: Cluster
     folder: Path
 
+    def prepare(self) -> Path:
+        """Make the data, once; return its folder."""
+        data = self.folder / "data"
+        return data if data.exists() else cli_data.write_data(data)
+
     def submit(
         self,
         run_id: str,
@@ -159,9 +164,7 @@ class Lab:
             options: of sbatch.
             changes: of the experiment, with ``__`` for dots.
         """
-        data = self.folder / "data"
-        if not data.exists():
-            cli_data.write_data(data)
+        data = self.prepare()
         run = RunFolder(self.folder / "my runs" / "tiny" / run_id)
         values = cli_data.changed(
             cli_data.experiment(data, run.path.parent.parent),

@@ -28,6 +28,14 @@ OTHER_VERBS = {
     "bench": ("commands.bench", "what training steps cost here: mmlight bench -c FILE"),
     "folds": ("commands.folds", "cross-validate:                mmlight folds -c FILE --k 5"),
     "sweep": ("commands.sweep", "try many settings:             mmlight sweep -c FILE"),
+    "submit": (
+        "commands.submit",
+        "give an experiment to SLURM:   mmlight submit -c FILE --cluster FILE",
+    ),
+    "ps": ("commands.ps", "what runs, waits, has ended:   mmlight ps"),
+    "logs": ("commands.logs", "what a run prints:             mmlight logs -f RUN"),
+    "cancel": ("commands.cancel", "end runs:                      mmlight cancel RUN"),
+    "resume": ("commands.resume", "go on with a run that ended:   mmlight resume RUN"),
     "reproduce": (
         "commands.reproduce",
         "run a recorded run again:      mmlight reproduce RUN --check 50",

@@ -403,6 +403,8 @@ def quieten() -> None:
     for told in (  # a run that goes on in its own folder; an evaluation, which saves nothing
         "Checkpoint directory .* exists and is not empty",
         "Be aware that when using `ckpt_path`, callbacks",
+        # Every rank has the same scores: they are computed of what all ranks gathered.
+        r"It is recommended to use `self.log\(.*sync_dist=True",
         "The `srun` command is available",  # said once a stage on any machine of a cluster
     ):
         warnings.filterwarnings("ignore", message=told)

@@ -124,6 +124,7 @@ class Guard(pl.Callback):
                 job=os.environ.get("SLURM_JOB_ID"),
                 restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
                 step=step,
+                max_steps=self._last_step if isinstance(self._last_step, int) else None,
                 host=socket.gethostname(),
             )
         self._stop_before_training()

@@ -13,7 +13,8 @@ class LrRange(pl.Callback):
     """Raises the learning rate from step to step and notes the loss (arXiv 1506.01186).
 
     Groups of parameters keep the ratios of their rates; the schedule has no say. Training stops
-    after `num_steps` optimiser steps, when the run is over, or when the loss has diverged.
+    after `num_steps` optimiser steps, be the run itself shorter or longer, or when the loss has
+    diverged.
 
     Args:
         lowest: rate of the first step.
@@ -34,12 +35,12 @@ class LrRange(pl.Callback):
         self._batches: list[float] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Note the ratios of the learning rates, and how many steps there are."""
+        """Note the ratios of the learning rates, and set how many steps there are."""
         base = pl_module.optimizer_settings.lr
         self.ratios = [g["initial_lr"] / base for g in trainer.optimizers[0].param_groups]
-        self.num_steps = int(min(self.num_steps, trainer.estimated_stepping_batches))
-        # Not the trainer's setting, by which the schedule checks its own.
+        # Not the trainer's settings, by which the schedule checks its own.
         trainer.fit_loop.epoch_loop.max_steps = self.num_steps
+        trainer.fit_loop.max_epochs = -1
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any

@@ -65,7 +65,8 @@ class Progress(ProgressBar):
             kwargs: ignored.
         """
         if self._enabled:
-            self._console.print(*args, markup=False, highlight=False)
+            # A line is a line, however long: paths are copied out of log files.
+            self._console.print(*args, markup=False, highlight=False, soft_wrap=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""

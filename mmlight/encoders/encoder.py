@@ -48,15 +48,17 @@ class Encoder(nn.Module, ABC):
     """A backbone for one modality.
 
     Subclasses set `modality` and `out_dim` (and `is_pretrained` where they start from weights that
-    somebody trained), and take plain settings (numbers, strings, dicts) in ``__init__``, so that a
-    checkpoint can rebuild them. Parameter names of ``__init__`` are distinct between encoders (a
-    swapped `class_path` keeps values of equal names). `frame_ms` is the distance of two tokens
-    where these are frames in order of time, real ones first.
+    somebody trained; `origin` then says in a line what was loaded), and take plain settings
+    (numbers, strings, dicts) in ``__init__``, so that a checkpoint can rebuild them. Parameter
+    names of ``__init__`` are distinct between encoders (a swapped `class_path` keeps values of
+    equal names). `frame_ms` is the distance of two tokens where these are frames in order of time,
+    real ones first.
     """
 
     modality: ClassVar[Modality]
     out_dim: int
     is_pretrained: bool = False
+    origin: str | None = None
     frame_ms: float | None = None
 
     @abstractmethod

@@ -4,6 +4,7 @@ Shapes as in `mmlight.batch`: B samples, T waveform samples, L frames, D feature
 """
 
 import math
+from functools import partial
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
@@ -130,7 +131,9 @@ class HfAudio(Encoder):
             config.update({name: off for name, off in _QUIET.items() if name not in asked})
             if getattr(config, "add_adapter", False):
                 raise UserError(f"{key}: add_adapter is not supported; set it to false")
-        self.model = _build(config, pretrained=audio_pretrained, key=key)
+        told: list[str] = []
+        self.model = _build(config, pretrained=audio_pretrained, key=key, told=told)
+        self.origin = "; ".join(told) or None
         config = self.model.config
         kind = config.model_type
         own = _own_parameters(config)
@@ -240,22 +243,23 @@ class HfAudio(Encoder):
         }
 
 
-def _build(config: Any, *, pretrained: str | None, key: str) -> Any:
+def _build(config: Any, *, pretrained: str | None, key: str, told: list[str]) -> Any:
     """Create the audio part of a model."""
+    build = partial(build_model, key=key, told=told)
     kind = config.model_type
     if kind == "whisper":
         if pretrained is None:
-            return build_model(WhisperEncoder, config, pretrained=None, key=key)
-        return build_model(WhisperModel, config, pretrained=pretrained, key=key).get_encoder()
+            return build(WhisperEncoder, config, pretrained=None)
+        return build(WhisperModel, config, pretrained=pretrained).get_encoder()
     if kind == "clap":
         if pretrained is None:
             raise UserError(f"{key}: 'clap' has a text model too; use clap_audio_model")
-        model = build_model(ClapModel, config, pretrained=pretrained, key=key).audio_model
+        model = build(ClapModel, config, pretrained=pretrained).audio_model
     elif kind == "clap_audio_model":
-        model = build_model(ClapAudioModel, config, pretrained=pretrained, key=key)
+        model = build(ClapAudioModel, config, pretrained=pretrained)
     else:
         classes: dict[str, Any] = {"wav2vec2": Wav2Vec2Model, "hubert": HubertModel}
-        return build_model(classes.get(kind, ASTModel), config, pretrained=pretrained, key=key)
+        return build(classes.get(kind, ASTModel), config, pretrained=pretrained)
     embed = model.audio_encoder.patch_embed
     if embed.enable_fusion:
         # Reads clips longer than the model's duration, of which there are none.

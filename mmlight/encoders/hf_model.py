@@ -1,6 +1,8 @@
 """Builds models of transformers from a config or a checkpoint, and cuts them into layers."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,14 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging
 
 from mmlight.errors import UserError, nearest
 
 _SHOWN = 5
+_NO_FIELDS = ("transformers_version", "architectures", "dtype")
+# Fields of older releases, with the value that is all that today's classes do.
+_FORMER = {"gradient_checkpointing": False, "position_embedding_type": "absolute"}
 _DECAY_FREE = (
     "position_embedding",
     "embed_positions",
@@ -50,8 +56,11 @@ def read_config(source: dict[str, Any] | str, *, key: str, changes: dict[str, An
         if model_type is None:
             raise UserError(f"{key}: needs a model_type, such as bert or clip_text_model")
         # What a config that was saved says about its origin is no field of the class.
-        for name in ("transformers_version", "architectures", "dtype"):
+        for name in _NO_FIELDS:
             fields.pop(name, None)
+        for name, value in _FORMER.items():
+            if fields.get(name) == value:
+                del fields[name]
         try:
             default = AutoConfig.for_model(model_type)
         except ValueError as error:
@@ -82,14 +91,23 @@ def read_config(source: dict[str, Any] | str, *, key: str, changes: dict[str, An
 def _check_fields(fields: dict[str, Any], config: PreTrainedConfig, *, key: str) -> None:
     known = set(config.to_dict()) | set(config.attribute_map)
     for name in fields:
-        if name not in known and not hasattr(config, name):
+        if not _is_field(name, config):
             raise UserError(
                 f"{key}: '{config.model_type}' has no field '{name}'{nearest(name, known)}"
             )
 
 
+def _is_field(name: str, config: PreTrainedConfig) -> bool:
+    return name in config.to_dict() or name in config.attribute_map or hasattr(config, name)
+
+
 def build_model(
-    model_class: Any, config: PreTrainedConfig, *, pretrained: str | None, key: str
+    model_class: Any,
+    config: PreTrainedConfig,
+    *,
+    pretrained: str | None,
+    key: str,
+    told: list[str] | None = None,
 ) -> Any:
     """Create a model, with random weights or those of a checkpoint, in float32.
 
@@ -98,6 +116,7 @@ def build_model(
         config: its config.
         pretrained: folder or hub id of the weights; None for random ones.
         key: the setting that names the config or the checkpoint, for messages.
+        told: gets a line that says what was loaded, what is new and what was left over.
 
     Raises:
         UserError: no such checkpoint, or one that lacks weights of the model.
@@ -114,26 +133,48 @@ def build_model(
         except (ValueError, AssertionError) as error:
             raise UserError(f"{key}: {_first_line(error)}") from error
     try:
-        model, report = model_class.from_pretrained(
-            pretrained,
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options | _no_pooler(model_class, config),
-        )
+        with _own_report():
+            model, report = model_class.from_pretrained(
+                pretrained,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options | _no_pooler(model_class, config),
+            )
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: other shapes
         raise UserError(f"{key}: cannot load '{pretrained}': {_first_line(error)}") from error
     lacking = sorted(report["missing_keys"]) + [
         str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]
     ]
     if lacking:
-        more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
         raise UserError(
             f"{key}: '{pretrained}' lacks weights of a {type(model).__name__}, or has them in "
-            f"another shape: {', '.join(lacking[:_SHOWN])}{more}"
+            f"another shape: {_some(lacking)}"
+        )
+    if told is not None:
+        left = sorted(report["unexpected_keys"])
+        told.append(
+            f"{len(model.state_dict())} tensors of {pretrained}; new: none; left over there: "
+            f"{_some(left)}"
         )
     return model.train()
+
+
+@contextmanager
+def _own_report() -> Iterator[None]:
+    """Keep transformers from printing its table of tensors, which our line replaces."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or "none") + more
 
 
 def _class_of(model_class: Any, config: PreTrainedConfig) -> Any:
@@ -231,12 +272,18 @@ def undecayed(root: nn.Module) -> set[str]:
 
 
 def plain_config(model: PreTrainedModel) -> dict[str, Any]:
-    """Return a model's config as a dict that `read_config` takes."""
+    """Return a model's config as a dict that `read_config` takes.
+
+    Fields of a checkpoint's config that the class does not know have no effect, and are left out.
+    """
     settings: dict[str, Any] = model.config.to_dict()
-    for name in list(settings):
-        if name.startswith("_") or name in ("transformers_version", "architectures", "dtype"):
-            del settings[name]
-    return settings
+    default = AutoConfig.for_model(model.config.model_type)
+    return {
+        name: value
+        for name, value in settings.items()
+        if name == "model_type"
+        or (_is_field(name, default) and not name.startswith("_") and name not in _NO_FIELDS)
+    }
 
 
 def read_extractor(

@@ -111,7 +111,11 @@ class HfText(Encoder):
                 f"text_pool: cls is the first token, which in a causal '{config.model_type}' sees "
                 "no other; use last, mean or attention"
             )
-        self.model = build_model(text_class(config), config, pretrained=text_pretrained, key=key)
+        told: list[str] = []
+        self.model = build_model(
+            text_class(config), config, pretrained=text_pretrained, key=key, told=told
+        )
+        self.origin = "; ".join(told) or None
         if text_pretrained is None and config.model_type == "clip_text_model":
             init_as_open_clip(self.model)
         self.is_pretrained = text_pretrained is not None

@@ -21,6 +21,7 @@ from mmlight.encoders.timm_model import (
     load_weights,
     timm_groups,
     timm_no_weight_decay,
+    timm_origin,
     to_tokens,
 )
 from mmlight.errors import UserError
@@ -95,7 +96,9 @@ class MelTimm(Encoder):
             | (audio_timm_kwargs or {}),
         )
         if audio_timm_weights:
-            load_weights(self.model, audio_timm_weights, key="audio_timm_weights")
+            self.origin = load_weights(self.model, audio_timm_weights, key="audio_timm_weights")
+        elif audio_timm_pretrained:
+            self.origin = timm_origin(self.model)
         self._check_size(audio_timm_name, settings.n_mels, audio_frames)
         self.log_mel = LogMel(settings)
         self.sample_rate_hz = settings.sample_rate_hz

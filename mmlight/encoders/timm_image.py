@@ -22,6 +22,7 @@ from mmlight.encoders.timm_model import (
     load_weights,
     timm_groups,
     timm_no_weight_decay,
+    timm_origin,
     to_tokens,
 )
 from mmlight.errors import UserError
@@ -107,7 +108,9 @@ class TimmImage(Encoder):
                 raise UserError("image_stem: small replaces layers that timm_pretrained would load")
             make_small_stem(self.model, name=timm_name)
         if timm_weights:
-            load_weights(self.model, timm_weights, key="timm_weights")
+            self.origin = load_weights(self.model, timm_weights, key="timm_weights")
+        elif timm_pretrained:
+            self.origin = timm_origin(self.model)
         self.is_pretrained = timm_pretrained or timm_weights is not None
         self.img_size = (img_size, img_size) if img_size else fixed_size(self.model)
         self.in_chans = in_chans

@@ -1,6 +1,5 @@
 """Creates timm models, loads weights into them from a file, and cuts them into groups."""
 
-import logging
 import re
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from mmlight.errors import UserError, nearest
 
-_log = logging.getLogger(__name__)
 _SHOWN = 5
 
 
@@ -56,16 +54,18 @@ def create_timm(name: str, *, key: str, pretrained: bool, options: dict[str, Any
     raise UserError(f"{key}: timm model '{name}' takes no '{refused}' ({given[refused]!r})")
 
 
-def load_weights(model: Any, path: str, *, key: str) -> None:
+def load_weights(model: Any, path: str, *, key: str) -> str:
     """Load a local file of weights (safetensors, or a state dict read without unpickling).
 
-    Position embeddings are resized and first convolutions adapted to the number of channels. One
-    log line says how many tensors were loaded, which are new and which of the file are left over.
+    Position embeddings are resized and first convolutions adapted to the number of channels.
 
     Args:
         model: a timm model.
         path: the file.
         key: the setting that holds the path, for messages.
+
+    Returns:
+        A line: how many tensors were loaded, which are new and which of the file are left over.
 
     Raises:
         UserError: no such file, not a file of weights, or tensors of other shapes.
@@ -98,17 +98,23 @@ def load_weights(model: Any, path: str, *, key: str) -> None:
         )
     loaded = {name: tensor for name, tensor in state.items() if name in wanted}
     new = [name for name in wanted if name not in loaded]
-    left = [name for name in state if name not in wanted]
+    left = sorted(name for name in state if name not in wanted)
     if not loaded:
         raise UserError(
             f"{key}: no tensor of {path} fits the model; the file has {_some(left)}, "
             f"the model {_some(new)}"
         )
     model.load_state_dict(loaded, strict=False)
-    _log.info(
-        "%s: loaded %d tensors of %s; new: %s; left over: %s",
-        *(key, len(loaded), path, _some(new), _some(left)),
-    )
+    return f"{len(loaded)} tensors of {path}; new: {_some(new)}; left over there: {_some(left)}"
+
+
+def timm_origin(model: Any) -> str:
+    """Return a line that says where timm took its own weights for a model from."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    name = f"{config.get('architecture', '')}.{config.get('tag', '')}".strip(".")
+    where = config.get("hf_hub_id") or config.get("url") or config.get("file") or "its cache"
+    count = len(model.state_dict())
+    return f"{count} tensors of {name} in timm ({where}); its classifier is left over there"
 
 
 def _read(path: str, *, key: str) -> dict[str, Tensor]:

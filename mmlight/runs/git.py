@@ -1,5 +1,6 @@
 """The state of the code in git: its commit, and what is uncommitted as a patch (no torch)."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,12 @@ _DIFF = (
     *("diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative"),
     *("--src-prefix=a/", "--dst-prefix=b/"),
 )
+
+# A job runs a copy of the code, in the folder that this variable names; what git said of the code
+# when it was copied lies in it.
+SNAPSHOT = "MMLIGHT_SNAPSHOT"
+SNAPSHOT_GIT = ".mmlight-snapshot.json"
+SNAPSHOT_PATCH = ".mmlight-snapshot.patch"
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,10 @@ def read_git(folder: Path) -> Git | None:
     """Return the state of the work tree that holds `folder`; None without git or a commit.
 
     Args:
-        folder: a folder in the work tree.
+        folder: a folder in the work tree, or the copy of one that a job runs.
     """
+    if (copied := _read_copied(folder)) is not None:
+        return copied
     commit = run_git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -77,6 +86,18 @@ def read_git(folder: Path) -> Git | None:
         prefix=(run_git(folder, "rev-parse", "--show-prefix") or "").strip(),
         patch=_patch(folder, new) if dirty or new else "",
     )
+
+
+def _read_copied(folder: Path) -> Git | None:
+    """Return what git said of the work tree that `folder` lies in a copy of."""
+    for above in (folder, *folder.parents):
+        if (above / SNAPSHOT_GIT).exists():
+            described = json.loads((above / SNAPSHOT_GIT).read_text())
+            del described["patch_sha256"]
+            described["left_out"] = tuple(described["left_out"])
+            patch = (above / SNAPSHOT_PATCH).read_bytes().decode(errors="surrogateescape")
+            return Git(**described, patch=patch)
+    return None
 
 
 def top_folder(folder: Path) -> Path | None:

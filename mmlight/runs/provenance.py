@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.runs.files import write_text
-from mmlight.runs.git import read_git, run_git
+from mmlight.runs.git import SNAPSHOT, read_git, run_git
 
 PACKAGES = (
     "mmlight torch torchvision torchaudio lightning torchmetrics transformers tokenizers timm "
@@ -27,9 +27,11 @@ ENVIRONMENT = (
 def code_folder() -> Path:
     """Return the folder whose git state counts.
 
-    That is the package's own, where git tracks it; else the current folder, which is the user's
-    project when mmlight is an installed package.
+    That is the copy that a job runs; else the package's own, where git tracks it; else the current
+    folder, which is the user's project when mmlight is an installed package.
     """
+    if copied := os.environ.get(SNAPSHOT):
+        return Path(copied)
     package = Path(__file__).resolve().parents[1]
     tracked = run_git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
     return package if tracked else Path.cwd()

@@ -49,7 +49,7 @@ class RunFolder:
             UserError: `name` or the id is unfit for a folder, or several processes were started
                 without anything to agree on.
         """
-        folder = Path(root) / _checked("name", name)
+        folder = Path(root) / checked("name", name)
         known = run_id or agreed_id(os.environ)
         if known is None:
             if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -59,7 +59,7 @@ class RunFolder:
                     "--rdzv-id"
                 )
             known = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        run = cls(folder / _checked("id", known))
+        run = cls(folder / checked("id", known))
         run.path.mkdir(parents=True, exist_ok=True)
         _export(run.id)
         return run
@@ -78,7 +78,7 @@ class RunFolder:
         Raises:
             UserError: there is no complete checkpoint to continue from.
         """
-        folder = Path(root) / _checked("name", name)
+        folder = Path(root) / checked("name", name)
         agreed = agreed_id(os.environ)
         candidates = [folder / agreed] if agreed else sorted(folder.glob("*/"))
         found: list[tuple[int, RunFolder]] = []
@@ -249,7 +249,16 @@ def _export(run_id: str) -> None:
     os.environ[_OWNER] = str(os.getpid())
 
 
-def _checked(what: str, value: str) -> str:
+def checked(what: str, value: str) -> str:
+    """Return a name or an id, refusing one that cannot name a folder.
+
+    Args:
+        what: ``name`` or ``id``.
+        value: it.
+
+    Raises:
+        UserError: it holds other characters, or begins with one that a folder's should not.
+    """
     if not _NAME.fullmatch(value):
         raise UserError(
             f"run {what} {value!r} cannot name a folder; use letters, digits, '.', '-' and '_', "

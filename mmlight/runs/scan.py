@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmlight.runs.attempts import Attempts, read_attempts
 from mmlight.runs.metrics_log import AXES
 from mmlight.runs.slurm.submission import CANCELLED, Submission
 
@@ -56,9 +57,18 @@ class ScannedRun:
             return None
 
     @cached_property
-    def events(self) -> list[dict[str, Any]]:
-        """The lines of `attempts.jsonl`: how each of its processes began and ended."""
-        return _lines(_read_text(self.path / "attempts.jsonl").splitlines())
+    def attempts(self) -> Attempts:
+        """How its processes began and ended."""
+        return read_attempts(self.path)
+
+    @property
+    def jobs(self) -> list[str]:
+        """Its jobs, the newest last: those submitted, and those that a job submitted after it."""
+        events = self.attempts.events
+        later = [str(e["job"]) for e in events if e["event"] == "resubmitted" and "job" in e]
+        first = self.submission.jobs if self.submission else ()
+        # Job ids rise; a task of an array stands by its array's.
+        return sorted({*first, *later}, key=lambda job: [int(part) for part in job.split("_")])
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -88,17 +98,22 @@ class ScannedRun:
         times = (_mtime(self.path / name) for name in ("metrics.jsonl", "attempts.jsonl"))
         return max((t for t in times if t is not None), default=_mtime(self.path) or 0.0)
 
+    @cached_property
+    def ended_at(self) -> float:
+        """When the summary was written, seconds since 1970; 0 where there is none."""
+        return _mtime(self.path / "summary.json") or 0.0
+
     @property
     def step(self) -> int:
         """Optimiser steps made, as far as is logged."""
-        ends = [e["step"] for e in self.events if isinstance(e.get("step"), int)]
-        return max(int(self.last_row.get("step", 0)), ends[-1] if ends else 0)
+        return max(int(self.last_row.get("step", 0)), self.attempts.step or 0)
 
     def last(self, metric: str) -> float | None:
-        """Return the last value of a metric among `rows`."""
-        for row in reversed(self.rows):
-            if metric in row:
-                return float(row[metric])
+        """Return the last value of a metric among `rows`; only rows that may hold it are parsed."""
+        quoted = json.dumps(metric)
+        for line in reversed(self._tail):
+            if quoted in line and (found := _lines([line])) and metric in found[0]:
+                return float(found[0][metric])
         return None
 
     def last_metrics(self) -> dict[str, float]:
@@ -167,13 +182,6 @@ def _tail(path: Path) -> str:
         return ""
     # The first line is whole only where the file begins with it.
     return text if size <= _TAIL_BYTES else text.partition("\n")[2]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
 
 
 def _read_json(path: Path) -> Mapping[str, Any] | None:

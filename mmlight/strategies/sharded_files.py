@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -29,6 +28,7 @@ from torch.optim import Optimizer
 from mmlight import comm
 from mmlight.errors import UserError
 from mmlight.tasks.saved import check_same_model
+from mmlight.tasks.shard_reader import GivenPlanner, ShardReader
 from mmlight.tasks.sharded import AVERAGE, META, OPTIMIZERS, STATE, by_name, by_number, read_meta
 
 
@@ -99,10 +99,10 @@ def load_sharded(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) 
         UserError: the checkpoint is of another model.
     """
     meta = read_meta(path)
-    stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    stored = ShardReader(path).read_metadata().state_dict_metadata
     state: dict[str, Any] = get_model_state_dict(model)
     _check_model(stored, state)
-    load({STATE: state}, checkpoint_id=path)
+    _load({STATE: state}, path)
     set_model_state_dict(model, state)
     for i, optimizer in enumerate(optimizers):
         own: dict[str, Any] = get_optimizer_state_dict(model, optimizer)
@@ -112,7 +112,7 @@ def load_sharded(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) 
             for name, values in own["state"].items()
         }
         states = {name: values for name, values in states.items() if values}
-        load({OPTIMIZERS: {str(i): states}}, checkpoint_id=path)
+        _load({OPTIMIZERS: {str(i): states}}, path)
         given = {"state": states, "param_groups": meta[OPTIMIZERS][i]}
         set_optimizer_state_dict(model, optimizer, given)
     checkpoint = {**meta, STATE: state}
@@ -125,7 +125,7 @@ def load_sharded(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) 
                     name = key.removeprefix(prefix)
                     like = state[name].detach()
                     tensors[name] = torch.empty_like(like, dtype=about.properties.dtype)
-        load({AVERAGE: average}, checkpoint_id=path)
+        _load({AVERAGE: average}, path)
         checkpoint[AVERAGE] = {**average, **meta[AVERAGE]}
     return checkpoint
 
@@ -173,6 +173,10 @@ def part_of(whole: Tensor, like: Tensor) -> Tensor:
         shape=like.shape,
         stride=like.stride(),
     )
+
+
+def _load(tensors: dict[str, Any], path: Path) -> None:
+    load(tensors, storage_reader=ShardReader(path), planner=GivenPlanner())
 
 
 def _check_model(stored: dict[str, Any], wanted: dict[str, Tensor]) -> None:

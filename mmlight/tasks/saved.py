@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -57,9 +58,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             return read_shards(path)
         # Mapped: a check of what it is must not read gigabytes that Lightning reads again.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises several kinds for a damaged or unsafe file
-        said = str(error).split("\n")[0]
-        raise UserError(f"checkpoint {path}: cannot be read safely ({said})") from error
+    except UnpicklingError as error:
+        raise UserError(
+            f"checkpoint {path}: holds more than tensors and plain values, or is damaged; nothing "
+            "of it was run"
+        ) from error
+    except Exception as error:  # torch raises several kinds for a damaged file
+        said = str(error).split(".")[0].split("\n")[0]
+        raise UserError(f"checkpoint {path}: is damaged or cut short ({said})") from error
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
         raise UserError(f"checkpoint {path}: was not written by mmlight")
     return checkpoint

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+from mmlight.tasks.shard_reader import ShardReader, WholePlanner
 
 META = "meta.pt"
 # The entries of a checkpoint that hold tensors of the model's size.
@@ -34,7 +35,7 @@ def find_damage(path: Path) -> str | None:
         return "is not whole"
     try:
         read_meta(path)
-        parts = FileSystemReader(path).read_metadata().storage_data or {}
+        parts = ShardReader(path).read_metadata().storage_data or {}
     except Exception as error:  # torch raises several kinds for a damaged file
         said = str(error).split("\n")[0]
         return f"cannot be read ({said})"
@@ -48,12 +49,12 @@ def find_damage(path: Path) -> str | None:
 def read_shards(path: Path) -> dict[str, Any]:
     """Return the whole checkpoint on one process, as a run that is not sharded writes it."""
     found: dict[str, Any] = {}
-    _load_state_dict(
-        found,
-        storage_reader=FileSystemReader(path),
-        planner=_EmptyStateDictLoadPlanner(),
-        no_dist=True,
-    )
+    reader = ShardReader(path)
+    reader.read_metadata()  # says what is wrong; torch would say that there is none
+    try:
+        _load_state_dict(found, storage_reader=reader, planner=WholePlanner(), no_dist=True)
+    except CheckpointException as error:  # no Exception, so nobody expects it
+        raise next(iter(error.failures.values()))[0] from error
     meta = read_meta(path)
     checkpoint = {**meta, STATE: found[STATE]}
     if OPTIMIZERS in meta:

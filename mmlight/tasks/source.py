@@ -1,5 +1,6 @@
 """Takes a tower from what an earlier run, or an export, left on disk."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from mmlight.batch import Modality
 from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.lora import LoraSettings, add_adapters, merge_adapters
-from mmlight.errors import UserError
+from mmlight.errors import UserError, nearest
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.runs.run import RunFolder
 from mmlight.tasks.saved import Saved, different_tensors, read_saved
@@ -50,7 +51,9 @@ def find_saved(given: str, *, key: str) -> Path:
     if path.is_file() or (path / "model.safetensors").is_file():
         return path
     if not path.is_dir():
-        raise UserError(f"{key}: {given}: no such run folder, checkpoint or exported folder")
+        raise UserError(
+            f"{key}: {given}: no such run folder, checkpoint or exported folder{_of_a_hub(key)}"
+        )
     found = [RunFolder(run).newest_checkpoint() for run in (path, *path.glob("*/"))]
     complete = [file for file in found if file is not None]
     if found[0] is not None:
@@ -60,15 +63,28 @@ def find_saved(given: str, *, key: str) -> Path:
     return max(complete, key=lambda file: file.stat().st_mtime_ns)
 
 
-def read_source(given: str, modality: Modality) -> Source:
+def _of_a_hub(key: str) -> str:
+    if not key.endswith(".from_run"):
+        return ""
+    return (
+        " (weights of timm or the hub are named in the tower's encoder: timm_pretrained: true, "
+        "text_pretrained: NAME, audio_pretrained: NAME)"
+    )
+
+
+def read_source(
+    given: str, modality: Modality, *, changes: Mapping[str, Any] | None = None
+) -> Source:
     """Read a tower.
 
     Args:
         given: as for `find_saved`.
         modality: which tower.
+        changes: settings of the encoder that are other than there.
 
     Raises:
-        UserError: nothing there, no tower for this modality, or a damaged file.
+        UserError: nothing there, no tower for this modality, a damaged file, or changes to what the
+            encoder has not, or that its weights do not fit.
     """
     key = f"model.towers.{modality}.from_run"
     path = find_saved(given, key=key)
@@ -79,7 +95,9 @@ def read_source(given: str, modality: Modality) -> Source:
         raise UserError(
             f"{key}: {path} has no {modality} tower; it has {', '.join(towers) or 'none'}"
         )
-    encoder = _trained_encoder(saved, modality, towers[modality]["encoder"], key=key)
+    encoder = _trained_encoder(
+        saved, modality, towers[modality]["encoder"], key=key, changes=changes or {}
+    )
     projection = under(saved.tensors, f"towers.{modality}.projection.")
     kept = f"towers.{modality}."
     others = {".".join(n.split(".")[: 2 if n.startswith("towers.") else 1]) for n in saved.tensors}
@@ -118,9 +136,32 @@ def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
+def _merged(own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(own)
+    for name, value in changes.items():
+        before = own.get(name)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(before, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
 def _trained_encoder(
-    saved: Saved, modality: Modality, described: dict[str, Any], *, key: str
+    saved: Saved,
+    modality: Modality,
+    described: dict[str, Any],
+    *,
+    key: str,
+    changes: Mapping[str, Any],
 ) -> Encoder:
+    if changes:
+        own = described["init_args"]
+        unknown = next((name for name in changes if name not in own), None)
+        if unknown is not None:
+            raise UserError(
+                f"model.towers.{modality}.changes: the encoder has no setting '{unknown}'"
+                f"{nearest(unknown, own)}; it has {', '.join(own)}"
+            )
+        described = {**described, "init_args": _merged(own, changes)}
     encoder: Encoder = rebuild(described, base=Encoder)
     tensors = under(saved.tensors, f"towers.{modality}.encoder.")
     tuning = saved.description["init_args"].get("tuning") or {}
@@ -128,7 +169,8 @@ def _trained_encoder(
         add_adapters(encoder, LoraSettings(**(tuning["lora"] or {})), method=tuning["method"])
     problem = different_tensors(tensors, encoder.state_dict())
     if problem:
-        raise UserError(f"{key}: the {modality} tower of the file does not fit itself: {problem}")
+        other = "the changes" if changes else "itself"
+        raise UserError(f"{key}: the {modality} tower of the file does not fit {other}: {problem}")
     encoder.load_state_dict(tensors)
     merge_adapters(encoder)
     return encoder

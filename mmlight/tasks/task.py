@@ -138,6 +138,7 @@ class Task(lightning.LightningModule):
             described["init_args"]["towers"][name] |= {
                 "encoder": describe_call(type(encoder), encoder.rebuild_args()),
                 "from_run": None,
+                "changes": None,
             }
         return described
 
@@ -158,7 +159,9 @@ class Task(lightning.LightningModule):
         return self.trained is not None and self.trained.changes
 
     def on_fit_start(self) -> None:
-        """Refuse a DDP that would wait for gradients which do not come."""
+        """Refuse settings without effect, and a DDP that would wait for what does not come."""
+        assert self.trained is not None
+        self.trained.check_effect()
         strategy = self.trainer.strategy
         if not isinstance(strategy, DDPStrategy) or not self.has_unused_parameters():
             return
@@ -223,6 +226,7 @@ class Task(lightning.LightningModule):
         self.train()
         for note in self.trained.notes:
             self.print(note)
+        self.print(self.trained.summary())
         configs = self.trainer.lr_scheduler_configs
         for optimizer, config in zip(self.trainer.optimizers, configs, strict=True):
             scheduler: Any = config.scheduler

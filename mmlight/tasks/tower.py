@@ -21,6 +21,8 @@ class TowerSettings:
             that of `from_run`.
         from_run: take the encoder's weights (and the projection's, where it is the same) from this
             run folder, checkpoint or exported folder.
+        changes: settings of `from_run`'s encoder that are other than there, such as
+            ``{spec_augment: {time_masks: 2}}`` or ``{drop_path_rate: 0.1}``; mappings are merged.
         projection: maps the encoder's features to the joint width: one matrix, two with a GELU
             between them, or nothing (then the encoder's width must be the joint width). Tasks with
             a head of their own have no projection.
@@ -32,6 +34,7 @@ class TowerSettings:
 
     encoder: Callable[[], Encoder] | None = None
     from_run: str | None = None
+    changes: dict[str, Any] | None = None
     projection: Literal["linear", "mlp", "none"] = "linear"
     locked: bool = False
     checkpointing: bool = False
@@ -78,7 +81,16 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         where = f"model.towers.{modality}"
-        self.source = read_source(settings.from_run, modality) if settings.from_run else None
+        if settings.changes and (settings.from_run is None or settings.encoder is not None):
+            raise UserError(
+                f"{where}.changes: has an effect only on the encoder that from_run brings; here "
+                f"{'encoder is set: change that' if settings.encoder else 'there is no from_run'}"
+            )
+        self.source = (
+            read_source(settings.from_run, modality, changes=settings.changes)
+            if settings.from_run
+            else None
+        )
         if settings.encoder is not None:
             encoder = settings.encoder()
         elif self.source is not None:

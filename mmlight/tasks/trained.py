@@ -39,15 +39,21 @@ class TrainedParts:
     ) -> None:
         self._task = [task]  # in a list: a module would register it as its child
         self._towers = towers
+        self._tuning = tuning
         self.notes: list[str] = [line for name in towers for line in _origin(name, towers[name])]
+        if self.notes:
+            self.notes.append(_new_parts(task))
         free = {name: tower.encoder for name, tower in towers.items() if not tower.locked}
+        self._free = free
         if tuning != Tuning() and not free:
             raise UserError("model.tuning has no effect: every tower is locked")
         if tuning.adapts:
             for name, encoder in free.items():
                 assert tuning.method == "lora" or tuning.method == "dora"
                 count = add_adapters(encoder, tuning.lora or LoraSettings(), method=tuning.method)
-                self.notes.append(f"towers.{name}: adapters beside {count} layers")
+                self.notes.append(
+                    f"towers.{name}: adapters beside {count} layers, learning rate {lr:.3g}"
+                )
         locked = {id(p) for t in towers.values() if t.locked for p in t.encoder.parameters()}
         self._first_step = first_steps(task, free, tuning)
         for name, parameter in task.named_parameters():
@@ -101,6 +107,24 @@ class TrainedParts:
         """Whether more parameters are trained later on than at the start."""
         return len(self._starts) > 1
 
+    def check_effect(self) -> None:
+        """Refuse settings that change nothing, before training.
+
+        Not when a task is built: one from a checkpoint is no longer told where its weights came
+        from.
+
+        Raises:
+            UserError: a setting for pretrained encoders where there are none.
+        """
+        if not self._free or any(encoder.is_pretrained for encoder in self._free.values()):
+            return
+        for key in ("backbone_lr", "layer_decay", "batch_norm"):
+            if getattr(self._tuning, key) != getattr(Tuning(), key):
+                raise UserError(
+                    f"model.tuning.{key} has no effect: no encoder is pretrained (from_run, or "
+                    "weights named in the encoder)"
+                )
+
     def _scales(self, free: Mapping[str, Any], *, tuning: Tuning, lr: float) -> dict[str, float]:
         scales: dict[str, float] = {}
         for name, encoder in free.items():
@@ -119,13 +143,6 @@ class TrainedParts:
             scales |= {prefix + n: top / lr * decay ** (last - at[n]) for n in own}
             falling = f", {decay:g} of it from block to block below" if decay != 1 else ""
             self.notes.append(f"towers.{name}.encoder: learning rate {top:.3g}{why}{falling}")
-        for key in ("backbone_lr", "layer_decay", "batch_norm"):
-            differs = getattr(tuning, key) != getattr(Tuning(), key)
-            if differs and not any(encoder.is_pretrained for encoder in free.values()):
-                raise UserError(
-                    f"model.tuning.{key} has no effect: no encoder is pretrained (from_run, or "
-                    "weights named in the encoder)"
-                )
         return {name: scale for name, scale in scales.items() if scale != 1.0}
 
     def _backbone_lr(self, name: str, *, tuning: Tuning, lr: float) -> tuple[float, str]:
@@ -150,10 +167,21 @@ def _learns(module: nn.Module) -> bool:
     return not parameters or any(p.requires_grad for p in parameters)
 
 
+def _new_parts(task: nn.Module) -> str:
+    counts = {
+        name: sum(p.numel() for p in child.parameters())
+        for name, child in task.named_children()
+        if name != "towers"
+    }
+    parts = [f"{name} ({count:,})" for name, count in counts.items() if count]
+    return f"new: {', '.join(parts) or 'nothing'} (parameters)"
+
+
 def _origin(name: str, tower: Tower) -> list[str]:
     source = tower.source
     if source is None:
-        return []
+        told = tower.encoder.origin
+        return [f"towers.{name}.encoder: {told}"] if told else []
     state = tower.encoder.state_dict()
     count = sum(p.numel() for p in tower.encoder.parameters())
     lines = [f"towers.{name}.encoder: {len(state)} tensors ({count:,} parameters) of {source.path}"]

@@ -58,6 +58,18 @@ def test_training_afterwards_is_what_it_was_before(folder, tmp_path):
     assert len(cli_data.losses(run)) == 31
 
 
+def test_a_short_run_does_not_shorten_the_test(folder, tmp_path):
+    path = folder / "tiny.yaml"
+    short = ("--trainer.max_steps=5", "--trainer.max_epochs=1", "--run.root", tmp_path)
+    schedule = ("--model.schedule.warmup_steps=2",)
+    asked = ("--steps=30", "--highest=1e-3")
+    assert cli_data.run_in_process("lr-find", "-c", path, *short, *schedule, *asked) == 0
+    with (cli_data.only_run(tmp_path) / "lr_find.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 30
+    assert float(rows[-1]["lr"]) == pytest.approx(1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

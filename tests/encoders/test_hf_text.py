@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 import transformers
@@ -135,9 +137,26 @@ def test_a_checkpoint_with_a_pooler_and_a_head_is_taken_without_them(tmp_path):
     config = AutoConfig.for_model("bert", **fields)
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "masked")
     AutoModel.from_config(config).save_pretrained(tmp_path / "pooler")
-    for folder in ("masked", "pooler"):
+    for folder, left in (("masked", "cls.predictions.bias"), ("pooler", "pooler.dense.bias")):
         encoder = HfText(text_pretrained=str(tmp_path / folder))
+        assert "tensors of" in encoder.origin and "new: none" in encoder.origin
+        assert f"left over there: {left}" in encoder.origin
         assert not any("pooler" in name for name, _ in encoder.named_parameters())
+
+
+def test_fields_of_older_releases_do_not_stop_a_rebuild(tmp_path):
+    make("bert").model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    old = {"gradient_checkpointing": False, "position_embedding_type": "absolute", "mine": 3}
+    path.write_text(json.dumps(json.loads(path.read_text()) | old))
+    first = HfText(text_pretrained=str(tmp_path))
+    rebuilt = first.rebuild_args()
+    assert not old.keys() & rebuilt["text_config"].keys()
+    del old["mine"]  # but those of older releases are in checkpoints that were written before
+    again = HfText(**rebuilt | {"text_config": rebuilt["text_config"] | old})
+    again.load_state_dict(first.state_dict())
+    batch = captions()
+    assert torch.equal(again.eval()(batch).pooled_BD, first.eval()(batch).pooled_BD)
 
 
 def test_a_checkpoint_of_another_size_is_refused(tmp_path):

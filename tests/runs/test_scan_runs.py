@@ -52,7 +52,8 @@ def test_broken_files_are_as_missing_ones(tmp_path):
     for name in ("summary.json", "submission.json", "attempts.jsonl"):
         (tmp_path / "a/1" / name).write_text('{"step"')
     (run,) = scan(tmp_path)
-    assert (run.summary, run.submission, run.events, run.step) == (None, None, [], 0)
+    assert (run.summary, run.submission, run.step) == (None, None, 0)
+    assert run.attempts.events == ()
 
 
 def test_submission_comes_back_as_it_was_written(tmp_path):
@@ -73,5 +74,5 @@ def test_a_thousand_runs_are_read_within_two_seconds(tmp_path):
         (folder / "summary.json").write_text(summary)
     began = time.perf_counter()
     found = scan(tmp_path)
-    assert len([(run.summary, run.submission, run.events, run.step) for run in found]) == 1000
+    assert len([(run.summary, run.submission, run.attempts, run.step) for run in found]) == 1000
     assert time.perf_counter() - began < 2

@@ -9,6 +9,7 @@ from tasks import tiny
 from mmlight.errors import UserError
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.tasks.classification import Classification
+from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.tasks.tuning import LoraSettings, Tuning
 
@@ -186,13 +187,31 @@ def test_settings_without_sense_are_refused(settings, message):
     [
         (dict(freeze="first 9 blocks"), "the image encoder has 2 blocks"),
         (dict(unfreeze={0: "hed"}), "model.tuning.unfreeze.0: 'hed' is none of"),
-        (dict(layer_decay=0.9), "layer_decay has no effect: no encoder is pretrained"),
         (dict(method="lora", lora=LoraSettings(target=["*nothing"])), "'\\*nothing' is no layer"),
     ],
 )
 def test_settings_that_do_not_fit_the_model_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         classifier(tuning=Tuning(**settings))
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(backbone_lr=1e-4), dict(layer_decay=0.9), dict(batch_norm="frozen")]
+)
+def test_settings_of_pretrained_towers_alone(tmp_path, settings):
+    task = classifier(tuning=Tuning(**settings))
+    (key,) = settings
+    with pytest.raises(UserError, match=f"{key} has no effect: no encoder is pretrained"):
+        task.trained.check_effect()
+    # A task that is rebuilt no longer knows that its tower was pretrained.
+    tuned = pretrained(tmp_path, **settings)
+    tuned.trained.check_effect()
+    checkpoint = {"state_dict": tuned.state_dict()}
+    tuned.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "tuned.ckpt")
+    again = load_task(tmp_path / "tuned.ckpt")
+    batch = tiny.batch()
+    assert torch.equal(again.logits(batch), tuned.eval().logits(batch))
 
 
 def test_tower_of_a_run_brings_encoder_and_projection(tmp_path):
@@ -205,10 +224,39 @@ def test_tower_of_a_run_brings_encoder_and_projection(tmp_path):
     notes = "\n".join(again.trained.notes)
     assert "towers.image.projection: of the same file" in notes
     assert "left over there: objective, towers.audio, towers.text" in notes
+    assert "\nnew: objective (" in notes
     # What is written of it names no other file.
     described = again.rebuild_description()["init_args"]["towers"]["image"]
     assert described["from_run"] is None
     assert described["encoder"]["class_path"].endswith("TimmImage")
+
+
+def test_settings_of_a_runs_encoder_can_change(tmp_path):
+    source, run = saved_run(tmp_path)
+    hidden = {"spec_augment": {"time_masks": 1, "time_width": 1.0}}
+    audio = TowerSettings(from_run=str(run), changes=hidden)
+    task = classifier(towers=Towers(audio=audio))
+    encoder = task.tower("audio").encoder
+    assert encoder.spec_augment.time_masks == 1
+    assert source.tower("audio").encoder.spec_augment is None
+    described = task.rebuild_description()["init_args"]["towers"]["audio"]
+    assert described["changes"] is None
+    assert described["encoder"]["init_args"]["spec_augment"]["time_width"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(changes={"spec_augmnt": {}}), r"no setting 'spec_augmnt' \(did you mean 'spec_aug"),
+        (dict(changes={"mel": {"n_mels": 20}}, from_run=None), "there is no from_run"),
+        (dict(changes={"audio_pool": "attention"}), r"does not fit the changes: it lacks pool\."),
+    ],
+)
+def test_changes_that_do_not_fit_are_refused(tmp_path, settings, message):
+    _, run = saved_run(tmp_path)
+    audio = TowerSettings(**{"from_run": str(run)} | settings)
+    with pytest.raises(UserError, match=message):
+        classifier(towers=Towers(audio=audio))
 
 
 def test_tower_of_an_adapted_run_is_merged(tmp_path):

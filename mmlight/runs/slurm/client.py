@@ -12,6 +12,11 @@ from mmlight.errors import UserError
 MISSING = "SLURM is not on this machine (no `{}` here)"
 # Options of a surrounding job would become options of the new one; these say where SLURM is.
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
+# What its commands say where they have no cluster to talk to, and what is said of that.
+_NO_CLUSTER = {
+    "configuration source": "SLURM is not set up on this machine (its commands find no slurm.conf)",
+    "Unable to contact slurm controller": "SLURM's controller does not answer",
+}
 _COLUMNS = {
     "id": "%i",
     "state": "%T",
@@ -26,6 +31,10 @@ ACTIVE = frozenset(
     "PENDING RUNNING CONFIGURING COMPLETING SUSPENDED REQUEUED REQUEUE_HOLD RESIZING SIGNALING "
     "STAGE_OUT STOPPED SPECIAL_EXIT REQUEUE_FED RESV_DEL_HOLD".split()
 )
+
+
+class Unreachable(UserError):
+    """SLURM is not on this machine, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +133,9 @@ def show(kind: str, name: str) -> dict[str, str]:
     """
     try:
         said = run("scontrol", "--oneliner", "show", kind, name)
+    except Unreachable:
+        raise
     except UserError:
-        if not is_here("scontrol"):
-            raise
         return {}
     words = [word.partition("=") for word in said.split()]
     return {key: value for key, equals, value in words if equals}
@@ -141,7 +150,8 @@ def run(command: str, *arguments: str, told: str = "stdout") -> str:
         told: which of its two outputs is returned.
 
     Raises:
-        UserError: it is not here, does not answer, or refuses.
+        Unreachable: it is not here or does not answer.
+        UserError: it refuses.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in _KEPT}
     try:
@@ -149,11 +159,16 @@ def run(command: str, *arguments: str, told: str = "stdout") -> str:
             [command, *arguments], env=kept, capture_output=True, text=True, timeout=60
         )
     except FileNotFoundError:
-        raise UserError(MISSING.format(command)) from None
+        raise Unreachable(MISSING.format(command)) from None
     except subprocess.TimeoutExpired:
-        raise UserError(f"{command} has not answered for 60 s: is SLURM's controller up?") from None
+        raise Unreachable(
+            f"{command} has not answered for 60 s: is SLURM's controller up?"
+        ) from None
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        for told, meaning in _NO_CLUSTER.items():
+            if any(told in line for line in lines):
+                raise Unreachable(meaning)
         said = " ".join(line.removeprefix(f"{command}: ").removeprefix("error: ") for line in lines)
         raise UserError(f"{command} refuses: {said}")
     return done.stderr if told == "stderr" else done.stdout

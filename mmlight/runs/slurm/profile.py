@@ -2,7 +2,7 @@
 
 import re
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from mmlight import compose
 from mmlight.config_errors import one_line
 from mmlight.errors import UserError, nearest
 
+_CHANGE = "--cluster."
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
@@ -151,6 +152,24 @@ def _texts(values: dict[str, Any]) -> dict[str, Any]:
         k: str(v) if k in textual and isinstance(v, int) and not isinstance(v, bool) else v
         for k, v in values.items()
     }
+
+
+def take_changes(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Split off ``--cluster.KEY VALUE``, which replaces a value of the profile.
+
+    Returns:
+        The other arguments, and the values by key.
+    """
+    kept: list[str] = []
+    changes: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if not flag.startswith(_CHANGE):
+            kept.append(argument)
+            continue
+        changes[flag.removeprefix(_CHANGE)] = value if equals else next(rest, "")
+    return kept, changes
 
 
 def seconds(time: str) -> int:

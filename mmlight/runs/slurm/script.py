@@ -2,10 +2,11 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmlight.runs.git import SNAPSHOT
 from mmlight.runs.slurm.profile import Profile
 
 # What a run's process does: it goes on from the newest checkpoint of this run, if there is one.
@@ -64,7 +65,7 @@ def render(
         nodes: number of machines.
         tasks_per_node: processes on each.
         gpus_per_node: GPUs of each.
-        snapshot: folder of the code to run; None for the installed package.
+        snapshot: where Python imports the code from; None for the installed package.
         cwd: where relative paths begin; None for the current folder.
         command: what follows ``python -m mmlight``, as words of the shell. It may use the
             variables ``root``, ``name``, ``id`` and ``run`` (the run's folder).
@@ -73,6 +74,7 @@ def render(
     interpreter = profile.python or sys.executable
     here = (cwd or Path.cwd()).absolute()
     root, folder = root.absolute(), folder.absolute()
+    snapshot = snapshot.absolute() if snapshot else None
     filled = {
         "options": _options(
             profile,
@@ -95,15 +97,19 @@ def render(
         ],
         "setup": [
             *([f"module load {shlex.join(profile.modules)}"] if profile.modules else []),
-            *(f"export {k}={_quoted(v)}" for k, v in profile.environment.items()),
-            *([f"export PYTHONPATH={_quoted(snapshot.absolute())}"] if snapshot else []),
+            *_exports(profile.environment),
+            *(_exports({"PYTHONPATH": snapshot, SNAPSHOT: snapshot}) if snapshot else []),
             *profile.setup,
         ],
         "bounds": [
-            f"export MMLIGHT_MAX_REQUEUES={profile.max_requeues}",
-            f"export MMLIGHT_MAX_STUCK={profile.max_stuck}",
-            f"export MMLIGHT_ON_PREEMPTION={profile.on_preemption}",
-            f"export MMLIGHT_JOB_SCRIPT={_quoted(folder / 'job.sh')}",
+            *_exports(
+                {
+                    "MMLIGHT_MAX_REQUEUES": profile.max_requeues,
+                    "MMLIGHT_MAX_STUCK": profile.max_stuck,
+                    "MMLIGHT_ON_PREEMPTION": profile.on_preemption,
+                    "MMLIGHT_JOB_SCRIPT": folder / "job.sh",
+                }
+            )
         ],
         "command": [
             f"host_python={_quoted(sys.executable)}",
@@ -208,6 +214,10 @@ def _ranges(tasks: Iterable[int]) -> str:
         else:
             found.append([task, task])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
+
+
+def _exports(values: Mapping[str, object]) -> list[str]:
+    return [f"export {name}={_quoted(value)}" for name, value in values.items()]
 
 
 def _quoted(value: object) -> str:

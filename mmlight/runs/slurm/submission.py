@@ -1,7 +1,8 @@
 """What was launched: `submission.json` in the folder of a run that was given to SLURM."""
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from mmlight.runs.files import write_json
@@ -25,8 +26,11 @@ class Submission:
         gpus_per_node: GPUs of each; 0 for training on CPUs.
         tasks_per_node: processes on each.
         config: the configuration that it runs with.
-        snapshot: folder of the code that it runs; None for the installed package.
+        cwd: where relative paths in it begin.
+        changes: values in place of the profile's, by key.
+        snapshot: where Python imports its code from; None for the installed package.
         max_steps: optimiser steps it will make, where the configuration says so.
+        monitor: the metric by which its best checkpoint is chosen.
     """
 
     id: str
@@ -39,13 +43,11 @@ class Submission:
     gpus_per_node: int
     tasks_per_node: int
     config: str
+    cwd: str
+    changes: Mapping[str, str] = field(default_factory=dict)
     snapshot: str | None = None
     max_steps: int | None = None
-
-    @property
-    def job(self) -> str:
-        """The newest job."""
-        return self.jobs[-1]
+    monitor: str | None = None
 
     def with_job(self, job: str) -> "Submission":
         """Return this submission with one more job."""
@@ -74,9 +76,3 @@ class Submission:
 def script_file(run: Path) -> Path:
     """Return the path of the job script of a run."""
     return run / "slurm" / "job.sh"
-
-
-def log_files(run: Path) -> list[Path]:
-    """Return the logs of a run's jobs, the oldest first."""
-    found = (run / "slurm").glob("*.out")
-    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))

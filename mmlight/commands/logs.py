@@ -1,0 +1,133 @@
+"""``mmlight logs``: what the jobs of a run have printed, and print."""
+
+import argparse
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mmlight.errors import UserError
+from mmlight.runs.find import find
+from mmlight.runs.scan import ScannedRun
+from mmlight.runs.slurm.logs import log_files
+from mmlight.runs.slurm.state import State, jobs_of, state_of
+
+_POLL_S = 0.5
+# Questions to SLURM's controller, which all users share.
+_ASK_S = 10.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight logs``.
+
+    Raises:
+        UserError: no such run, or one without a log.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmlight logs",
+        description="Print what the jobs of a run have printed, over all of its restarts.",
+    )
+    parser.add_argument("run", metavar="RUN", help="NAME/ID, ID, a path, or its begin")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+    parser.add_argument("-n", "--lines", type=int, help="only the last N lines")
+    parser.add_argument("--root", default="runs", help="the folder of all runs (default: runs)")
+    options = parser.parse_args(argv)
+    path = find(options.run, root=options.root).path
+    printer = Printer(path)
+    printer.skip(options.lines)
+    printer.print_new()
+    if options.follow:
+        try:
+            follow(printer, lambda: _state(path))
+        except KeyboardInterrupt:
+            return 130
+        return 0
+    if not printer.offsets:
+        state = _state(path)
+        if not state.is_active:
+            raise UserError(f"{path.parent.name}/{path.name} has printed nothing: it is {state}")
+        _note(f"{path.parent.name}/{path.name} has printed nothing yet: it is {state}")
+    return 0
+
+
+class Printer:
+    """Prints what is new in the logs of a run.
+
+    Args:
+        run: the run's folder.
+
+    Attributes:
+        offsets: bytes printed, by file.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.offsets: dict[Path, int] = {}
+
+    def skip(self, lines: int | None) -> None:
+        """Leave out all but the last lines of what is there; None leaves out none."""
+        files = self._files()
+        if lines is None or not files:
+            return
+        *old, newest = files
+        self.offsets |= {path: path.stat().st_size for path in old}
+        with newest.open("rb") as file:
+            kept = deque(file, maxlen=lines) if lines > 0 else ()
+            self.offsets[newest] = file.seek(0, 2) - sum(map(len, kept))
+
+    def print_new(self) -> bool:
+        """Print what has come since; return whether anything has."""
+        anything = False
+        for path in self._files():
+            with path.open("rb") as file:
+                file.seek(self.offsets.setdefault(path, 0))
+                while chunk := file.read(1 << 16):
+                    sys.stdout.write(chunk.decode(errors="replace"))
+                    self.offsets[path] += len(chunk)
+                    anything = True
+        sys.stdout.flush()
+        return anything
+
+    def _files(self) -> list[Path]:
+        return log_files(self.run, ScannedRun(self.run).jobs)
+
+
+def follow(
+    printer: Printer, state: Callable[[], State], *, poll_s: float = _POLL_S, ask_s: float = _ASK_S
+) -> None:
+    """Print what comes until the run has ended.
+
+    Args:
+        printer: prints it.
+        state: asks for the run's state.
+        poll_s: seconds between two looks at the files.
+        ask_s: seconds between two questions for the state.
+    """
+    told = ""
+    due = 0.0
+    while True:
+        if time.monotonic() >= due:
+            now = state()
+            due = time.monotonic() + ask_s
+            if now.word != told:
+                told = now.word
+                _note(str(now))
+            if not now.is_active:
+                printer.print_new()
+                return
+        printer.print_new()
+        time.sleep(poll_s)
+
+
+def _state(path: Path) -> State:
+    run = ScannedRun(path)
+    return state_of(run, jobs_of([run.submission] if run.submission else [], missing=_pass))
+
+
+def _pass(missing: str) -> None:
+    """The run's folder tells enough."""
+
+
+def _note(text: str) -> None:
+    print(f"mmlight: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,112 @@
+"""``mmlight resume``: goes on with a run that has ended before its time."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmlight.compose import diff
+from mmlight.errors import UserError
+from mmlight.runs.find import find
+from mmlight.runs.provenance import code_folder
+from mmlight.runs.scan import ScannedRun
+from mmlight.runs.slurm import client, profile
+from mmlight.runs.slurm.launch import Launch
+from mmlight.runs.slurm.resources import plan
+from mmlight.runs.slurm.signature import signature
+from mmlight.runs.slurm.snapshot import read_code
+from mmlight.runs.slurm.state import jobs_of, state_of
+from mmlight.runs.slurm.submission import Submission
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight resume``.
+
+    Raises:
+        UserError: SLURM is not here, or the run is active, finished, or was not given to it.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmlight resume",
+        description="Submit one more job of a run that was cancelled, failed or ran out of "
+        "restarts. It goes on from the run's newest checkpoint, in the same folder, with the code "
+        "it was submitted with. Number of nodes and devices may be changed (--trainer.num_nodes "
+        "2), other settings make another experiment.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="NAME/ID, ID, a path, or its begin")
+    add("--cluster", type=Path, help="another cluster's profile")
+    add("--cluster.KEY", metavar="VALUE", help="a value in place of the profile's")
+    add("--new-code", action="store_true", help="run the code as it is now")
+    add("--root", default="runs", help="the folder of all runs (default: runs)")
+    given, changes = profile.take_changes(argv)
+    options, rest = parser.parse_known_args(given)
+    run = ScannedRun(find(options.run, root=options.root).path)
+    before = run.submission
+    if before is None:
+        raise UserError(f"{run.label} was not given to SLURM; go on with it here: {_here(run)}")
+    if not client.is_here():
+        raise UserError(f"{client.MISSING.format('sbatch')}; go on with it here: {_here(run)}")
+    state = state_of(run, jobs_of([before]))
+    if state.is_active or state.word == "finished":
+        raise UserError(f"{run.label} is {state}: there is nothing to resume")
+    config = _config(before, rest)
+    cluster = options.cluster or Path(before.cluster)
+    # Changes of the profile last, unless the profile is another one.
+    changes = changes if options.cluster else {**before.changes, **changes}
+    site = profile.read(cluster, changes=changes)
+    launch = Launch(
+        run=run.path.absolute(),
+        config=config,
+        cluster=cluster,
+        changes=changes,
+        profile=site,
+        resources=plan(config, site),
+        snapshot=_snapshot(before, run, new=options.new_code),
+        cwd=Path(before.cwd),
+    )
+    submission = launch.submit_again(replace(before, jobs=tuple(run.jobs)))
+    print(f"{run.label}: job {submission.jobs[-1]}, {launch.resources}, from step {run.step}")
+    return 0
+
+
+def _config(before: Submission, arguments: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(Path(before.config).read_text())
+    if not arguments:
+        return values
+    from mmlight import cli  # loads torch
+
+    changed, _ = cli.resolve(["fit", "-c", before.config, *arguments])
+    if signature(changed) != signature(values):
+        keys = ", ".join(list(diff(values, changed))[:3])
+        raise UserError(
+            f"{keys}: changed, it would be another experiment; mmlight submit -c {before.config} "
+            f"{shlex.join(arguments)} launches that"
+        )
+    return changed
+
+
+def _snapshot(before: Submission, run: ScannedRun, *, new: bool) -> Path | None:
+    root = run.path.absolute().parents[1]
+    if new:
+        code = read_code(code_folder(), root=root)
+        return code.copy(root) if code else None
+    if before.snapshot is None:
+        return None
+    if not Path(before.snapshot).exists():
+        raise UserError(
+            f"the code it was submitted with is gone ({before.snapshot}); --new-code takes the "
+            "code as it is now"
+        )
+    return Path(before.snapshot)
+
+
+def _here(run: ScannedRun) -> str:
+    config = run.path / ("config.yaml" if run.submission is None else "submitted.yaml")
+    words = ["mmlight", "fit", "-c", str(config), "--run.root", str(run.path.parents[1])]
+    words += ["--run.name", run.name, "--run.id", run.id, "--ckpt_path", "auto"]
+    return shlex.join(words)

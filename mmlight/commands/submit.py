@@ -1,0 +1,157 @@
+"""``mmlight submit``: gives an experiment to SLURM."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mmlight.errors import UserError
+from mmlight.runs.provenance import code_folder
+from mmlight.runs.run import checked
+from mmlight.runs.scan import ScannedRun
+from mmlight.runs.slurm import client, profile
+from mmlight.runs.slurm.launch import Launch
+from mmlight.runs.slurm.resources import notes, plan
+from mmlight.runs.slurm.signature import signature
+from mmlight.runs.slurm.snapshot import Code, read_code
+from mmlight.runs.slurm.state import jobs_of, state_of
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight submit``.
+
+    Raises:
+        UserError: SLURM is not here, anything `mmlight fit` refuses, settings that the cluster
+            cannot serve, or an experiment that was launched before.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmlight submit",
+        description="Give an experiment to SLURM. Takes what `mmlight fit` takes, and checks it "
+        "before it is submitted. The job runs a copy of the code as it is now, warns itself before "
+        "its time is up, and goes on in the next job until the training is finished.",
+        epilog="example: mmlight submit -c experiments/pretrain/NAME.yaml --cluster "
+        "slurm/clusters/SITE.yaml --cluster.time 12:00:00 --trainer.num_nodes 2 --dry-run",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--cluster", type=Path, required=True, help="the cluster's profile, a YAML file")
+    add("--cluster.KEY", metavar="VALUE", help="a value in place of the profile's")
+    add("--dry-run", action="store_true", help="print the job script, and submit nothing")
+    add("--again", action="store_true", help="though the same experiment was launched before")
+    given, changes = profile.take_changes(argv)
+    options, rest = parser.parse_known_args(given)
+    if not options.dry_run and not client.is_here():
+        raise UserError(client.MISSING.format("sbatch") + "; --dry-run prints the job script")
+    launch, code = prepare(rest, cluster=options.cluster, changes=changes)
+    site = launch.profile
+    before = launched_before(launch.run)
+    if options.again:
+        launch = numbered(launch, len(before) + 1)
+    for note in notes(launch.config, site):
+        _note(note)
+    if code is None:
+        _note("no git here: the job runs the mmlight that is installed, not a copy of the code")
+    elif code.git.left_out:
+        _note(f"too large to be code, so not copied: {', '.join(code.git.left_out)}")
+    if options.dry_run:
+        return _show(launch, known=before if not options.again else [])
+    if before and not options.again:
+        raise UserError(_launched(before[-1]))
+    if code is not None:
+        code.copy(launch.run.parents[1])
+    submission = launch.submit()
+    label = f"{submission.name}/{submission.id}"
+    print(f"{label}: job {submission.jobs[-1]}, {launch.resources}, {site.time} at a time")
+    if code is not None:
+        print(f"code: {code.git.commit[:12]}{' and what is uncommitted' * bool(code.git.patch)}")
+    print(f"mmlight logs -f {label}   mmlight ps   mmlight cancel {label}")
+    return 0
+
+
+def prepare(
+    arguments: Sequence[str], *, cluster: Path, changes: Mapping[str, str]
+) -> tuple[Launch, Code | None]:
+    """Resolve an experiment and check it against a cluster.
+
+    Args:
+        arguments: what `mmlight fit` takes.
+        cluster: path of the cluster's profile.
+        changes: values in place of the profile's, by key.
+
+    Returns:
+        The run as it would be launched for the first time, and the code it would run.
+    """
+    site = profile.read(cluster, changes=changes)
+    from mmlight import cli  # loads torch
+
+    config, name = cli.resolve(["fit", *arguments])
+    resources = plan(config, site)
+    root = Path(config["run"]["root"]).absolute()
+    name = checked("name", config["run"]["name"] or name)
+    code = read_code(code_folder(), root=root)
+    launch = Launch(
+        run=root / name / (config["run"]["id"] or signature(config)),
+        config=config,
+        cluster=cluster,
+        changes=changes,
+        profile=site,
+        resources=resources,
+        snapshot=code.folder(root) if code else None,
+        cwd=Path.cwd(),
+    )
+    return launch, code
+
+
+def launched_before(run: Path) -> list[ScannedRun]:
+    """Return the runs of the same experiment, the first one and those with a number behind."""
+    found = [run, *(run.with_name(f"{run.name}-{n}") for n in range(2, 1000))]
+    there = []
+    for path in found:
+        if not path.exists():
+            break
+        there.append(ScannedRun(path))
+    return there
+
+
+def numbered(launch: Launch, number: int) -> Launch:
+    """Return the launch of one more run of the same experiment."""
+    run = launch.run
+    return replace(launch, run=run if number == 1 else run.with_name(f"{run.name}-{number}"))
+
+
+def _launched(run: ScannedRun) -> str:
+    if run.submission is None:
+        return (
+            f"{run.path} exists, but was never submitted: remove it, or launch another run of the "
+            "same experiment with --again"
+        )
+    state = state_of(run, jobs_of([run.submission], missing=_note))
+    is_over = state.is_active or state.word == "finished"
+    further = "" if is_over else f"`mmlight resume {run.label}` goes on with it, "
+    return (
+        f"the same experiment was launched before: {run.label} is {state}; {further}--again "
+        "launches another run of it"
+    )
+
+
+def _show(launch: Launch, *, known: Sequence[ScannedRun]) -> int:
+    script = launch.script()
+    sys.stdout.write(script)
+    sys.stdout.flush()
+    _note(f"{launch.run.parent.name}/{launch.run.name}: {launch.resources}")
+    if known:
+        _note(_launched(known[-1]))
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        try:
+            _note(client.would_start(Path(file.name)).strip().removeprefix("sbatch: "))
+        except client.Unreachable as error:
+            _note(f"{error}, so nobody was asked whether the job would be taken")
+    return 0
+
+
+def _note(text: str) -> None:
+    print(f"mmlight: {text}", file=sys.stderr)

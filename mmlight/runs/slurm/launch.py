@@ -1,0 +1,129 @@
+"""Giving a run to SLURM: the files in its folder, and the job."""
+
+import getpass
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmlight.errors import UserError
+from mmlight.runs.files import write_text
+from mmlight.runs.slurm import client
+from mmlight.runs.slurm.profile import Profile
+from mmlight.runs.slurm.resources import Resources
+from mmlight.runs.slurm.script import render
+from mmlight.runs.slurm.submission import CANCELLED, Submission, script_file
+
+CONFIG = "submitted.yaml"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A run that could be given to SLURM.
+
+    Attributes:
+        run: its folder.
+        config: the resolved configuration.
+        cluster: path of the cluster's profile.
+        changes: values in place of the profile's, by key.
+        profile: the profile, with these values.
+        resources: what it needs.
+        snapshot: where Python imports its code from; None for the installed package.
+        cwd: where relative paths in the configuration begin.
+    """
+
+    run: Path
+    config: Mapping[str, Any]
+    cluster: Path
+    changes: Mapping[str, str]
+    profile: Profile
+    resources: Resources
+    snapshot: Path | None
+    cwd: Path
+
+    def script(self) -> str:
+        """Return the job script."""
+        return render(
+            self.profile,
+            root=self.run.parents[1],
+            name=self.run.parent.name,
+            run_id=self.run.name,
+            folder=script_file(self.run).parent,
+            nodes=self.resources.nodes,
+            tasks_per_node=self.resources.tasks_per_node,
+            gpus_per_node=self.resources.gpus_per_node,
+            snapshot=self.snapshot,
+            cwd=self.cwd,
+        )
+
+    def submit(self) -> Submission:
+        """Make the run's folder and submit its job.
+
+        Raises:
+            UserError: the folder is there already, or SLURM refuses the job; then no folder stays.
+        """
+        try:
+            self.run.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(
+                f"{self.run} exists, but was never submitted: remove it, or launch another run of "
+                "the same experiment with --again"
+            ) from None
+        try:
+            return self._submit(())
+        except BaseException:
+            shutil.rmtree(self.run, ignore_errors=True)
+            raise
+
+    def submit_again(self, before: Submission) -> Submission:
+        """Submit one more job of a run that has ended; it goes on from the newest checkpoint.
+
+        Args:
+            before: how it was submitted.
+        """
+        (self.run / CANCELLED).unlink(missing_ok=True)
+        return self._submit(before.jobs, submitted_at=before.submitted_at)
+
+    def _submit(self, jobs: tuple[str, ...], *, submitted_at: float | None = None) -> Submission:
+        path = self.run / CONFIG
+        write_text(path, yaml.safe_dump(self._config(), sort_keys=False))
+        script = script_file(self.run)
+        write_text(script, self.script())
+        submission = Submission(
+            id=self.run.name,
+            name=self.run.parent.name,
+            cluster=str(self.cluster.absolute()),
+            jobs=(*jobs, client.submit(script)),
+            submitted_at=submitted_at or time.time(),
+            user=getpass.getuser(),
+            nodes=self.resources.nodes,
+            gpus_per_node=self.resources.gpus_per_node,
+            tasks_per_node=self.resources.tasks_per_node,
+            config=str(path.absolute()),
+            cwd=str(self.cwd),
+            changes=dict(self.changes),
+            snapshot=str(self.snapshot) if self.snapshot else None,
+            max_steps=_max_steps(self.config),
+            monitor=(self.config.get("checkpoint") or {}).get("monitor"),
+        )
+        submission.write(self.run)
+        return submission
+
+    def _config(self) -> dict[str, Any]:
+        trainer = {**self.config["trainer"], **self.resources.trainer()}
+        run = {
+            **(self.config.get("run") or {}),
+            "root": str(self.run.parents[1]),
+            "name": self.run.parent.name,
+            "id": self.run.name,
+        }
+        return {**self.config, "trainer": trainer, "run": run}
+
+
+def _max_steps(config: Mapping[str, Any]) -> int | None:
+    steps = config["trainer"].get("max_steps")
+    return steps if isinstance(steps, int) and steps > 0 else None

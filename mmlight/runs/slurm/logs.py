@@ -1,0 +1,47 @@
+"""What the jobs of a run have printed."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+_TAIL_BYTES = 1 << 14
+_OURS = "mmlight: "
+# What the job script's end says of what it does is no cause.
+_NO_CAUSE = ("gave up", "requeueing", "job ")
+_ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*")
+
+
+def log_files(run: Path, jobs: Sequence[str]) -> list[Path]:
+    """Return the logs of a run's jobs, the oldest first.
+
+    Args:
+        run: the run's folder.
+        jobs: its jobs; the log of an array's task lies beside the runs of the array.
+    """
+    found = [
+        path
+        for job in jobs
+        for folder in (run, run.parent)
+        if (path := folder / "slurm" / f"{job}.out").exists()
+    ]
+    local = run.parent / f"{run.name}.log"
+    return found or ([local] if local.exists() else [])
+
+
+def last_words(logs: Sequence[Path]) -> str | None:
+    """Return what a failed run said last of its reason: mmlight's own line, else an exception's.
+
+    Args:
+        logs: as `log_files` returns them.
+    """
+    if not logs:
+        return None
+    with logs[-1].open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    said = [line.removeprefix(_OURS) for line in lines if line.startswith(_OURS)]
+    causes = [line for line in said if not line.startswith(_NO_CAUSE)]
+    errors = [line.strip() for line in lines if _ERROR.fullmatch(line.strip())]
+    found = causes or errors
+    return found[-1] if found else None

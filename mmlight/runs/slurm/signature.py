@@ -1,0 +1,41 @@
+"""The id of an experiment: equal for equal settings, so that none is launched twice unawares."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from mmlight.runs.files import plain
+
+# Where a run lives, who hears of it, and on what and how fast it runs: not what is computed.
+LEFT_OUT = (
+    "run",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.enable_progress_bar",
+    "data.init_args.num_workers",
+)
+_DIGITS = 8
+
+
+def signature(config: Mapping[str, Any]) -> str:
+    """Return the signature of an experiment, 8 hexadecimal digits.
+
+    It is a hash of the resolved configuration, the seed included, but for `LEFT_OUT`. The code is
+    not part of it: with changed code an experiment is launched again when asked to.
+
+    Args:
+        config: the configuration with every default filled in.
+    """
+    values = deepcopy(dict(config))
+    for key in LEFT_OUT:
+        *above, last = key.split(".")
+        place: Any = values
+        for part in above:
+            place = place.get(part) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.pop(last, None)
+    text = json.dumps(plain(values), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]

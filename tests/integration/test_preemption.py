@@ -20,7 +20,7 @@ from mmlight.runs.slurm.profile import Profile
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3000)]
 
 TIMES = int(os.environ.get("MMLIGHT_PREEMPTIONS", "3"))
-STEPS = 100 + 40 * TIMES
+STEPS = 80 + 20 * TIMES
 CALLBACKS = "integration.preemption_callbacks"
 FSDP = {"trainer__strategy": "fsdp"}
 
@@ -68,7 +68,8 @@ def test_signals_at_random_steps(lab, whole):
 
     def signalled(name: str, num_workers: int, times: int) -> int:
         run_id = f"{name}-{num_workers}"
-        job = lab.submit(run_id, steps=STEPS, data__init_args__num_workers=num_workers)
+        workers = {"data__init_args__num_workers": num_workers}
+        job = lab.submit(run_id, steps=STEPS, **workers, **slow(0.1))
         draws = random.Random(f"{seed} {run_id}")
         for line in job.interrupt(name, times=times, draws=draws):
             print(f"{num_workers} workers, {line}")
@@ -85,7 +86,7 @@ def test_signals_at_random_steps(lab, whole):
 
 def test_signals_under_fsdp(lab):
     whole = run_whole(lab, "fsdp-whole", **FSDP)
-    job = lab.submit("fsdp", steps=STEPS, **FSDP)
+    job = lab.submit("fsdp", steps=STEPS, **FSDP, **slow(0.1))
     told = job.interrupt("USR1", times=2, draws=random.Random(0))
     print(*told, sep="\n")
     check(job, whole, restarts=2)
@@ -93,7 +94,7 @@ def test_signals_under_fsdp(lab):
 
 def test_checkpoints_written_in_the_background(lab, whole):
     settings = {"every_n_steps": 3, "keep": 2, "asynchronous": True}
-    job = lab.submit("background", steps=STEPS, checkpoint=settings)
+    job = lab.submit("background", steps=STEPS, checkpoint=settings, **slow(0.1))
     job.interrupt("USR1", times=1, draws=random.Random(1))
     began = job.wait_for_start(2)
     job.wait_for_step(began + 15)
@@ -103,7 +104,9 @@ def test_checkpoints_written_in_the_background(lab, whole):
 
 
 def test_preemption_by_a_higher_partition_with_grace(lab, whole):
-    job = lab.submit("grace", steps=STEPS, profile=profile(partition="grace", cpus_per_task=4))
+    job = lab.submit(
+        "grace", steps=STEPS, profile=profile(partition="grace", cpus_per_task=4), **slow(0.1)
+    )
     job.wait_for_start(1)
     job.wait_for_step(5)
     high = ("-p", "high", "-N2", "--ntasks-per-node=1", "--cpus-per-task=4", "-t1")
@@ -123,7 +126,7 @@ def test_time_limit(lab, whole):
 
 
 def test_node_killed(lab, whole):
-    job = lab.submit("node", steps=STEPS)
+    job = lab.submit("node", steps=STEPS, **slow(0.1))
     job.wait_for_start(1)
     job.wait_for_step(30)
     lab.cluster.tool("kill-node", "node2")
@@ -139,7 +142,7 @@ def test_node_killed(lab, whole):
 
 
 def test_rank_killed(lab, whole):
-    job = lab.submit("rank", steps=STEPS)
+    job = lab.submit("rank", steps=STEPS, **slow(0.1))
     job.wait_for_start(1)
     job.wait_for_step(30)
     job.kill_rank(1)
@@ -161,7 +164,7 @@ def test_signal_during_imports(lab, whole):
 
 
 def test_killed_while_a_checkpoint_is_saved(lab, whole):
-    job = lab.submit("saving", steps=STEPS, checkpoint={"every_n_steps": 1, "keep": 2})
+    job = lab.submit("saving", steps=STEPS, **slow(0.1), checkpoint={"every_n_steps": 1, "keep": 2})
     job.wait_for_start(1)
     job.wait_for_step(10)
     pid = job.pids()[0]
@@ -179,7 +182,7 @@ def test_killed_while_a_checkpoint_is_saved(lab, whole):
 
 
 def test_newest_checkpoint_cut_in_half(lab, whole):
-    job = lab.submit("cut", steps=STEPS)
+    job = lab.submit("cut", steps=STEPS, **slow(0.1))
     job.wait_for_start(1)
     job.wait_for_step(30)
     job.send("USR1")
@@ -216,7 +219,9 @@ def test_job_whose_settings_are_wrong_is_not_tried_again(lab):
 
 
 def test_another_job_goes_on_where_preemption_cancels(lab, whole):
-    job = lab.submit("resubmit", steps=STEPS, profile=profile(on_preemption="resubmit"))
+    job = lab.submit(
+        "resubmit", steps=STEPS, **slow(0.1), profile=profile(on_preemption="resubmit")
+    )
     job.wait_for_start(1)
     job.wait_for_step(10)
     job.send("USR1")

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mmlight.errors import UserError
 from mmlight.runs.child import Ended, run_child
+from mmlight.runs.find import find
 from mmlight.runs.losses import Logged, first_parting, read_losses
 from mmlight.runs.provenance import code_folder
 from mmlight.runs.reproduce import (
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         "what was uncommitted, checked out into a temporary work tree, and its resolved "
         "configuration. Says which packages, devices and data differ from those recorded.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder: runs/NAME/ID")
+    parser.add_argument("run", metavar="RUN", help="NAME/ID, ID, a path, or its begin")
     parser.add_argument(
         "--check",
         type=int,
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         help="stop after the first N logged losses (every trainer.log_every_n_steps steps), or at "
         "the first that is not equal to the recorded one bit for bit; exit code 1 if there is one",
     )
-    parser.add_argument("--root", help="the folder of all runs (default: that of RUN)")
+    parser.add_argument("--root", default="runs", help="the folder of all runs (default: runs)")
     parser.add_argument(
         "--repository",
         type=Path,
@@ -60,19 +61,16 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.check is not None and options.check < 1:
         raise UserError(f"--check {options.check}: must be 1 or more")
-    recorded = read_recorded(options.run)
-    losses = read_losses(recorded.run.metrics_jsonl)
+    run = find(options.run, root=options.root)
+    recorded = read_recorded(run.path)
+    losses = read_losses(run.metrics_jsonl)
     if options.check is not None and not losses:
         raise UserError(
-            f"--check: {options.run} has logged no loss; it logs one every "
+            f"--check: {run.path} has logged no loss; it logs one every "
             f"{recorded.config['trainer'].get('log_every_n_steps') or 50} steps"
         )
-    root = Path(options.root) if options.root else recorded.run.path.resolve().parents[1]
     console = Console(soft_wrap=True, highlight=False)
-    again = RunFolder(
-        root / recorded.run.path.resolve().parent.name / f"{recorded.run.path.resolve().name}"
-        f"-again-{secrets.token_hex(2)}"
-    )
+    again = RunFolder(run.path.resolve().with_name(f"{run.id}-again-{secrets.token_hex(2)}"))
     with _terminated_as_interrupted(), _code(recorded, options.repository, console) as code:
         _tell(differences_before(recorded), console)
         watch = _Watch(recorded, again, losses=losses, check=options.check, console=console)
@@ -166,6 +164,8 @@ def _code(recorded: Recorded, repository: Path | None, console: Console) -> Iter
     patch = recorded.patch
     changed = " with what was uncommitted" if patch else ""
     console.print(f"code: commit {git['commit'][:12]}{changed}")
+    if recorded.is_first:
+        console.print("code: that of the run's first start; other code has gone on with it since")
     if git.get("dirty") and patch is None:
         raise UserError(
             f"run {recorded.run.path}: was made with uncommitted changes, and its git.patch is gone"

@@ -17,6 +17,7 @@ from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event, read_attempts
 from mmlight.runs.run import RunFolder
 from mmlight.runs.slurm import client
+from mmlight.runs.slurm.ending import Ending, ending
 from mmlight.runs.slurm.submission import Submission
 
 MAX_REQUEUES = "MMLIGHT_MAX_REQUEUES"
@@ -93,13 +94,16 @@ def decide(run: RunFolder, code: int, *, max_requeues: int, max_stuck: int) -> D
     return decision("hand on", reason, 0)
 
 
-def hand_on(run: RunFolder, decision: Decision, environ: Mapping[str, str]) -> int:
+def hand_on(
+    run: RunFolder, decision: Decision, environ: Mapping[str, str], *, by_slurm: bool = False
+) -> int:
     """Requeue the job, or submit one that begins when this one has gone; return the exit code.
 
     Args:
         run: the run.
         decision: to hand on.
         environ: the job's environment.
+        by_slurm: SLURM requeues the job already.
     """
     about = {"reason": decision.reason, "step": decision.step, "stuck": decision.stuck}
     job = job_name(environ)
@@ -107,6 +111,8 @@ def hand_on(run: RunFolder, decision: Decision, environ: Mapping[str, str]) -> i
         # Said first: this process is killed as soon as the controller has heard.
         append_event(run.path, "requeued", job=job, **about)
         _say(f"requeueing job {job} at step {decision.step} ({decision.reason})")
+        if by_slurm:
+            return 0
         try:
             client.run("scontrol", "requeue", job)
             return 0
@@ -124,6 +130,15 @@ def hand_on(run: RunFolder, decision: Decision, environ: Mapping[str, str]) -> i
         submission.with_job(new).write(run.path)
     _say(f"job {new} goes on at step {decision.step} ({decision.reason})")
     return 0
+
+
+def _ended_by(environ: Mapping[str, str]) -> Ending:
+    """Return who ends this job; nobody, where SLURM cannot be asked."""
+    try:
+        told = client.show("job", job_name(environ))
+    except client.Unreachable:
+        return "nobody"
+    return ending(told, restart=int(environ.get("SLURM_RESTART_COUNT") or 0))
 
 
 def _submit_again(job: str, environ: Mapping[str, str]) -> str:
@@ -154,7 +169,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
         max_stuck=_number(environ, MAX_STUCK, 2),
     )
     if decision.action == "hand on":
-        return hand_on(run, decision, environ)
+        ended_by = _ended_by(environ)
+        if ended_by == "cancelled":
+            run.cancelled.touch()
+            _say(f"job {job_name(environ)} was cancelled: it is not handed on")
+            return decision.exit_code
+        return hand_on(run, decision, environ, by_slurm=ended_by == "requeued")
     if decision.action == "give up":
         append_event(
             run.path, "gave up", reason=decision.reason, step=decision.step, stuck=decision.stuck
@@ -171,8 +191,8 @@ def _name(code: int) -> str:
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
     value = environ.get(name, str(default))
-    if not value.isdigit() or int(value) < 1:
-        raise UserError(f"{name} is {value!r}; it must be a number, 1 or more")
+    if not value.isdigit():
+        raise UserError(f"{name} is {value!r}; it must be a number, 0 or more")
     return int(value)
 
 

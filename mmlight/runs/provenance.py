@@ -1,5 +1,6 @@
 """What ran: the code's commit, what was uncommitted, packages, machine, command line."""
 
+import json
 import os
 import platform
 import shlex
@@ -10,8 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmlight.runs.files import write_text
-from mmlight.runs.git import SNAPSHOT, read_git, run_git
+from mmlight.runs.files import write_bytes, write_text
+from mmlight.runs.git import SNAPSHOT, Git, read_git, run_git
+from mmlight.runs.run import RunFolder
 
 PACKAGES = (
     "mmlight torch torchvision torchaudio lightning torchmetrics transformers tokenizers timm "
@@ -45,10 +47,12 @@ def collect(
     Args:
         devices: names of the accelerators, as the caller's framework gives them.
         num_threads: threads that the framework computes with on the CPU.
-        patch: write what is uncommitted to this file; where nothing is, it is removed.
+        patch: write what is uncommitted to this file of a run folder; where nothing is, it is
+            removed. A run that other code goes on with keeps the record of its first start.
     """
     git = read_git(code_folder())
     if patch is not None:
+        _keep_first(RunFolder(patch.parent), git)
         if git is not None and git.patch:
             write_text(patch, git.patch)
         else:
@@ -67,6 +71,17 @@ def collect(
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "packages": package_versions(),
     }
+
+
+def _keep_first(run: RunFolder, git: Git | None) -> None:
+    if not run.provenance.exists() or run.first_provenance.exists():
+        return
+    before = json.loads(run.provenance.read_text()).get("git") or {}
+    now = git.described() if git else {}
+    if any(before.get(key) != now.get(key) for key in ("commit", "patch_sha256")):
+        if run.patch.exists():
+            write_bytes(run.first_patch, run.patch.read_bytes())
+        write_bytes(run.first_provenance, run.provenance.read_bytes())
 
 
 def package_versions() -> dict[str, str]:

@@ -40,12 +40,14 @@ class Recorded:
         config: the resolved configuration.
         provenance: the code, the packages, the place, the data.
         ckpt_path: the checkpoint that training started from, if any.
+        is_first: whether other code has gone on with the run since; this is of its first start.
     """
 
     run: RunFolder
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     ckpt_path: str | None
+    is_first: bool
 
     @property
     def git(self) -> Mapping[str, Any] | None:
@@ -56,7 +58,8 @@ class Recorded:
     @property
     def patch(self) -> Path | None:
         """What was uncommitted; None where nothing was."""
-        return self.run.patch if self.run.patch.exists() else None
+        patch = self.run.first_patch if self.is_first else self.run.patch
+        return patch if patch.exists() else None
 
     @property
     def folder(self) -> Path:
@@ -77,12 +80,15 @@ def read_recorded(path: Path) -> Recorded:
             raise UserError(
                 f"run {path}: has no {file.name}; give a run's folder, such as runs/NAME/ID"
             )
-    provenance = json.loads(run.provenance.read_text())
+    is_first = run.first_provenance.exists()
+    record = run.first_provenance if is_first else run.provenance
+    provenance = json.loads(record.read_text())
     if provenance.get("verb", "fit") != "fit":
         raise UserError(
             f"run {path}: is an evaluation ({provenance['verb']}); only trainings are run again"
         )
-    return Recorded(run, compose.read(run.config), provenance, provenance.get("ckpt_path"))
+    config = compose.read(run.config)
+    return Recorded(run, config, provenance, provenance.get("ckpt_path"), is_first)
 
 
 def differences_before(recorded: Recorded) -> list[Difference]:

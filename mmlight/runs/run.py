@@ -148,6 +148,16 @@ class RunFolder:
         return self.path / "git.patch"
 
     @property
+    def first_provenance(self) -> Path:
+        """What ran first, where other code has gone on with the run since."""
+        return self.path / "provenance-first.json"
+
+    @property
+    def first_patch(self) -> Path:
+        """What that code had uncommitted."""
+        return self.path / "git-first.patch"
+
+    @property
     def report(self) -> Path:
         """The page that shows all of it."""
         return self.path / "report.html"

@@ -144,13 +144,18 @@ class TrialRun:
         """The id of its run folder."""
         return f"trial-{self.number:03d}" + ("" if self.seed is None else f"-seed{self.seed}")
 
-    def overrides(self) -> list[str]:
-        """Return the command-line arguments that make this run differ from the experiment."""
-        seeds = []
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes this run differ from the experiment, by full key."""
+        seeds = {}
         if self.seed is not None:
             # Weights and dropout are drawn from the first, order and crops from the second.
-            seeds = [f"--seed_everything={self.seed}", f"--data.init_args.seed={self.seed}"]
-        return [*(f"--{key}={as_argument(value)}" for key, value in self.values.items()), *seeds]
+            seeds = {"seed_everything": self.seed, "data.init_args.seed": self.seed}
+        return {**self.values, **seeds}
+
+    def overrides(self) -> list[str]:
+        """Return the command-line arguments that make this run differ from the experiment."""
+        return [f"--{key}={as_argument(value)}" for key, value in self.settings.items()]
 
 
 def trial_runs(sweep: Sweep, number: int, values: Mapping[str, Any]) -> list[TrialRun]:

@@ -10,6 +10,8 @@ from mmlight.runs.child import run_child
 from mmlight.runs.metrics_log import read_rows
 from mmlight.runs.plots.sweep import plot_sweep
 from mmlight.runs.run import RUN_ID, RunFolder
+from mmlight.runs.scan import ScannedRun
+from mmlight.runs.slurm.state import state_of
 from mmlight.runs.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.sweep_optuna import OptunaSearch
 from mmlight.runs.sweep_results import (
@@ -24,6 +26,7 @@ from mmlight.runs.sweep_results import (
     short_names,
     write_results,
 )
+from mmlight.runs.sweep_status import jobs_now, read_results
 from mmlight.runs.table import format_value
 
 
@@ -75,11 +78,12 @@ def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) ->
         UserError: the first run fails, which tells of a mistake in the settings.
     """
     console = Console(soft_wrap=True, highlight=False)
+    _check_idle(folder)
     search = OptunaSearch(sweep, journal=folder.journal) if sweep.searcher == "optuna" else None
-    known = {r.number: r for r in known_results(sweep, folder, search=search)}
-    results = {n: r for n, r in known.items() if failed_only or (search and r.is_over)}
+    results = {r.number: r for r in _remembered(sweep, folder, search)}
     if failed_only:
-        failed = [r for r in known.values() if r.is_broken]
+        results = {r.number: r for r in read_results(sweep, folder, search=search)}
+        failed = [r for r in results.values() if r.is_broken]
         if not failed:
             console.print("no run of the sweep has failed")
         proposals: Iterator[tuple[int, Mapping[str, Any]]] = ((r.number, r.values) for r in failed)
@@ -101,13 +105,15 @@ def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) ->
                 f"the first run of the sweep failed: {result.error}; all of it is in "
                 f"{folder.log(trial_runs(sweep, number, values)[0])}"
             )
-    return conclude([results[n] for n in sorted(results)], sweep, folder, console=console)
+    ordered = [results[n] for n in sorted(results)]
+    write_results(folder, ordered, sweep)
+    return conclude(ordered, sweep, folder, console=console)
 
 
 def conclude(
     results: Sequence[Result], sweep: Sweep, folder: SweepFolder, *, console: Console
 ) -> int:
-    """Write the table and the plot, and print the table and the best; return the exit code.
+    """Draw the plot, print the table and the best; return the exit code, 1 without a finished run.
 
     Args:
         results: all combinations.
@@ -115,7 +121,6 @@ def conclude(
         folder: of the sweep.
         console: where it is printed.
     """
-    write_results(folder, results, sweep)
     plot_sweep(results, sweep, folder.path / "sweep.png")
     console.print(format_results(results, sweep))
     found = best(results, sweep)
@@ -127,25 +132,12 @@ def conclude(
     return 0
 
 
-def known_results(
-    sweep: Sweep, folder: SweepFolder, *, search: OptunaSearch | None
-) -> list[Result]:
-    """Return what is known of all combinations, as far as they are decided.
-
-    Args:
-        sweep: the settings.
-        folder: of the sweep.
-        search: Optuna's, where it is the searcher.
-    """
-    if search is None:
-        combinations = list(enumerate(sweep.combinations()))
-        return [read_combination(folder, n, values, sweep) for n, values in combinations]
-    found = []
-    for trial in search.trials():
-        read = read_combination(folder, trial.number, trial.values, sweep)
-        is_decided = read.state == "finished" or trial.state in ("new", "running")
-        found.append(read if is_decided else trial)
-    return found
+def _remembered(sweep: Sweep, folder: SweepFolder, search: OptunaSearch | None) -> Iterator[Result]:
+    """Yield the trials that are over, as Optuna knows; it does not know what ran again since."""
+    for trial in search.trials() if search else ():
+        if trial.is_over:
+            read = read_combination(folder, trial.number, trial.values, sweep)
+            yield read if read.state == "finished" else trial
 
 
 def _proposals(
@@ -208,6 +200,17 @@ def described(sweep: Sweep, values: Mapping[str, Any]) -> str:
     """Return the values of a combination that differ from run to run."""
     names = short_names(sweep.varied)
     return "  ".join(f"{n} {values[k]}" for n, k in zip(names, sweep.varied, strict=True))
+
+
+def _check_idle(folder: SweepFolder) -> None:
+    scanned = [ScannedRun(path.parent) for path in folder.path.glob("*/submission.json")]
+    queue = jobs_now(folder)
+    active = [run for run in scanned if state_of(run, queue).is_active]
+    if active:
+        raise UserError(
+            f"{len(active)} runs of {folder.path} wait or run on SLURM: --status shows them, "
+            "`mmlight cancel` ends them"
+        )
 
 
 def _told(result: Result, sweep: Sweep, found: Result | None) -> str:

@@ -237,7 +237,9 @@ def format_results(results: Sequence[Result], sweep: Sweep) -> Table:
             cell = format_value(sweep.metric, result.score)
             if len(result.scores) > 1:
                 cell += f" ± {format_value(sweep.metric, float(spread(result)))}"
-        values = [str(result.values.get(key, "")) for key in sweep.varied]
+        # Optuna has not drawn yet what is None.
+        drawn = [result.values.get(key) for key in sweep.varied]
+        values = ["" if value is None else str(value) for value in drawn]
         table.add_row(str(result.number), *values, cell, f"{result.wall_s / 60:.1f}")
     return table
 

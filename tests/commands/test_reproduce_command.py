@@ -22,7 +22,8 @@ run = os.path.join(given["run.root"], given["run.name"], given["run.id"])
 os.makedirs(run)
 data = {"fingerprint": {"train": open("data.txt").read()}}
 json.dump({"data": data, "num_threads": int(os.environ["OMP_NUM_THREADS"])},
-          open(run + "/provenance.json", "w"))
+          open(run + "/part", "w"))
+os.rename(run + "/part", run + "/provenance.json")
 with open(run + "/metrics.jsonl", "w") as log:
     for step in range(1, 200):
         row = {"step": step * 10, "wall_s": 1, "train/loss": FACTOR / step, "val/loss": 1.0}
@@ -110,6 +111,18 @@ def test_check_names_the_first_step_that_differs_in_the_last_digit(record, repos
     assert expected in capfd.readouterr().out
 
 
+def test_a_run_that_other_code_went_on_with_is_run_by_its_first(record, repository, capfd):
+    run = record()
+    (run / "git.patch").rename(run / "git-first.patch")
+    (run / "provenance-first.json").write_text((run / "provenance.json").read_text())
+    provenance = json.loads((run / "provenance.json").read_text())
+    provenance["git"] |= {"commit": "1" * 40, "dirty": False}
+    (run / "provenance.json").write_text(json.dumps(provenance))
+    assert reproduce(run, repository, "--check", "6") == 0
+    out = capfd.readouterr().out
+    assert "other code has gone on with it since" in out and "6 of 6 logged losses" in out
+
+
 def test_what_differs_is_told(record, repository, capfd, tmp_path):
     packages = package_versions() | {"torch": "1.13.0", "horovod": "0.2"}
     run = record(packages=packages, python="3.9.1")
@@ -154,9 +167,10 @@ def test_what_cannot_be_run_again_is_refused(record, repository, capfd, changes,
     assert said in capfd.readouterr().err
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
-    assert main(["reproduce", str(tmp_path)]) == 2
-    assert "has no config.yaml; give a run's folder" in capsys.readouterr().err
+def test_a_run_that_recorded_nothing_is_refused(tmp_path, capsys):
+    cli_data.write_yaml(tmp_path / "runs/tiny/one/config.yaml", {"trainer": {}})
+    assert main(["reproduce", "tiny/one", "--root", str(tmp_path / "runs")]) == 2
+    assert "has no provenance.json; give a run's folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ import git_data
 import pytest
 
 from mmlight.runs import provenance
+from mmlight.runs.files import write_json
 from mmlight.runs.git import read_git
+from mmlight.runs.run import RunFolder
 
 
 @pytest.fixture
@@ -49,6 +51,27 @@ def test_a_settled_change_leaves_no_old_patch(work_tree, tmp_path, monkeypatch):
     (tmp_path / "git.patch").write_text("of an earlier start")
     assert provenance.collect(patch=tmp_path / "git.patch")["git"]["patch_sha256"] is None
     assert not (tmp_path / "git.patch").exists()
+
+
+def test_a_run_that_other_code_goes_on_with_keeps_its_first_record(
+    work_tree, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(provenance, "code_folder", lambda: work_tree)
+    run = RunFolder(tmp_path / "run")
+
+    def start(text):
+        (work_tree / "a.txt").write_text(text)
+        write_json(run.provenance, provenance.collect(patch=run.patch))
+
+    start("two\n")
+    first, patch = run.provenance.read_text(), run.patch.read_text()
+    start("two\n")
+    assert not run.first_provenance.exists()
+    for text in ("three\n", "one\n"):
+        start(text)
+        assert run.first_provenance.read_text() == first
+        assert run.first_patch.read_text() == patch
+    assert not run.patch.exists()
 
 
 def test_own_diff_settings_do_not_spoil_the_patch(work_tree):

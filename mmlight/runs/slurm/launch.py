@@ -88,32 +88,12 @@ class Launch:
         (self.run / CANCELLED).unlink(missing_ok=True)
         return self._submit(before.jobs, submitted_at=before.submitted_at)
 
-    def _submit(self, jobs: tuple[str, ...], *, submitted_at: float | None = None) -> Submission:
-        path = self.run / CONFIG
-        write_text(path, yaml.safe_dump(self._config(), sort_keys=False))
-        script = script_file(self.run)
-        write_text(script, self.script())
-        submission = Submission(
-            id=self.run.name,
-            name=self.run.parent.name,
-            cluster=str(self.cluster.absolute()),
-            jobs=(*jobs, client.submit(script)),
-            submitted_at=submitted_at or time.time(),
-            user=getpass.getuser(),
-            nodes=self.resources.nodes,
-            gpus_per_node=self.resources.gpus_per_node,
-            tasks_per_node=self.resources.tasks_per_node,
-            config=str(path.absolute()),
-            cwd=str(self.cwd),
-            changes=dict(self.changes),
-            snapshot=str(self.snapshot) if self.snapshot else None,
-            max_steps=_max_steps(self.config),
-            monitor=(self.config.get("checkpoint") or {}).get("monitor"),
-        )
-        submission.write(self.run)
-        return submission
+    def write_config(self) -> None:
+        """Write the configuration that the jobs read, into the run's folder."""
+        write_text(self._config_file, yaml.safe_dump(self.full_config(), sort_keys=False))
 
-    def _config(self) -> dict[str, Any]:
+    def full_config(self) -> dict[str, Any]:
+        """Return the configuration with the run's place and the machines that it gets."""
         trainer = {**self.config["trainer"], **self.resources.trainer()}
         run = {
             **(self.config.get("run") or {}),
@@ -122,6 +102,44 @@ class Launch:
             "id": self.run.name,
         }
         return {**self.config, "trainer": trainer, "run": run}
+
+    def submission(self, jobs: tuple[str, ...], *, submitted_at: float) -> Submission:
+        """Return what is noted of it.
+
+        Args:
+            jobs: ids of its jobs, the newest last.
+            submitted_at: when it was first submitted, seconds since 1970.
+        """
+        return Submission(
+            id=self.run.name,
+            name=self.run.parent.name,
+            cluster=str(self.cluster.absolute()),
+            jobs=jobs,
+            submitted_at=submitted_at,
+            user=getpass.getuser(),
+            nodes=self.resources.nodes,
+            gpus_per_node=self.resources.gpus_per_node,
+            tasks_per_node=self.resources.tasks_per_node,
+            config=str(self._config_file.absolute()),
+            cwd=str(self.cwd),
+            changes=dict(self.changes),
+            snapshot=str(self.snapshot) if self.snapshot else None,
+            max_steps=_max_steps(self.config),
+            monitor=(self.config.get("checkpoint") or {}).get("monitor"),
+        )
+
+    @property
+    def _config_file(self) -> Path:
+        return self.run / CONFIG
+
+    def _submit(self, jobs: tuple[str, ...], *, submitted_at: float | None = None) -> Submission:
+        self.write_config()
+        script = script_file(self.run)
+        write_text(script, self.script())
+        jobs = (*jobs, client.submit(script))
+        submission = self.submission(jobs, submitted_at=submitted_at or time.time())
+        submission.write(self.run)
+        return submission
 
 
 def _max_steps(config: Mapping[str, Any]) -> int | None:

@@ -1,6 +1,5 @@
 """A cluster's profile, `slurm/clusters/SITE.yaml`: what a job has to ask for there."""
 
-import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,9 +12,9 @@ from jsonargparse import ArgumentParser
 from mmlight import compose
 from mmlight.config_errors import one_line
 from mmlight.errors import UserError, nearest
+from mmlight.runs.slurm.time_limit import seconds
 
 _CHANGE = "--cluster."
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -170,25 +169,3 @@ def take_changes(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             continue
         changes[flag.removeprefix(_CHANGE)] = value if equals else next(rest, "")
     return kept, changes
-
-
-def seconds(time: str) -> int:
-    """Return a time limit as SLURM writes it in seconds.
-
-    Args:
-        time: ``MINUTES``, ``MINUTES:SECONDS``, ``HOURS:MINUTES:SECONDS``, ``DAYS-HOURS``,
-            ``DAYS-HOURS:MINUTES`` or ``DAYS-HOURS:MINUTES:SECONDS``.
-
-    Raises:
-        UserError: it is none.
-    """
-    match = _TIME.fullmatch(time)
-    if match is None:
-        raise UserError(f"time: {time!r} is no time limit; write it as 1-12:00:00, 04:00:00 or 90")
-    days = match[1]
-    first, second, third = (int(part) if part else 0 for part in match.groups()[1:])
-    if days is not None:
-        return ((int(days) * 24 + first) * 60 + second) * 60 + third
-    if match[4] is not None:
-        return (first * 60 + second) * 60 + third
-    return first * 60 + second

@@ -75,6 +75,7 @@ def render(
     here = (cwd or Path.cwd()).absolute()
     root, folder = root.absolute(), folder.absolute()
     snapshot = snapshot.absolute() if snapshot else None
+    mounts = _mounts(profile, [here, root, *([snapshot] if snapshot else [])])
     filled = {
         "options": _options(
             profile,
@@ -90,13 +91,13 @@ def render(
             f"root={_quoted(root)}",
             f"name={_quoted(name)}",
             *(
-                [f"ids=({shlex.join(array.ids)})", "id=${ids[SLURM_ARRAY_TASK_ID]}"]
+                [f"ids=({_joined(array.ids)})", "id=${ids[SLURM_ARRAY_TASK_ID]}"]
                 if array
                 else [f"id={_quoted(run_id)}"]
             ),
         ],
         "setup": [
-            *([f"module load {shlex.join(profile.modules)}"] if profile.modules else []),
+            *([f"module load {_joined(profile.modules)}"] if profile.modules else []),
             *_exports(profile.environment),
             *(_exports({"PYTHONPATH": snapshot, SNAPSHOT: snapshot}) if snapshot else []),
             *profile.setup,
@@ -113,8 +114,8 @@ def render(
         ],
         "command": [
             f"host_python={_quoted(sys.executable)}",
-            f"srun=({_srun(profile, mounts=[here, root, *([snapshot] if snapshot else [])])})",
-            f"python=({_python(profile, interpreter, mounts=[here, root, snapshot])})",
+            f"srun=({_srun(profile, mounts=mounts)})",
+            f"python=({_python(profile, interpreter, mounts=mounts)})",
             f"command=({command})",
         ],
     }
@@ -181,28 +182,33 @@ def _option(value: str | int) -> str:
     return f'"{escaped}"'
 
 
-def _srun(profile: Profile, *, mounts: Iterable[Path]) -> str:
+def _mounts(profile: Profile, folders: Sequence[Path]) -> list[str]:
+    """Return the container's mounts as ``FROM:TO``; a folder within another needs none."""
+    own = [m for m in folders if not any(m != n and m.is_relative_to(n) for n in folders)]
+    given = profile.container.mounts if profile.container else []
+    return [*(f"{m}:{m}" for m in own), *(m if ":" in m else f"{m}:{m}" for m in given)]
+
+
+def _srun(profile: Profile, *, mounts: Sequence[str]) -> str:
     # Since SLURM 22.05 a step no longer takes --cpus-per-task from its job.
     words = ["--kill-on-bad-exit=1", f"--cpus-per-task={profile.cpus_per_task}"]
     container = profile.container
     if container is not None and container.runtime == "pyxis":
-        bound = [*(f"{m.absolute()}:{m.absolute()}" for m in mounts), *container.mounts]
         words += [
             f"--container-image={container.image}",
-            f"--container-mounts={','.join(bound)}",
+            f"--container-mounts={','.join(mounts)}",
             *container.options,
         ]
-    return shlex.join([*words, *profile.srun])
+    return _joined([*words, *profile.srun])
 
 
-def _python(profile: Profile, interpreter: str, *, mounts: Iterable[Path | None]) -> str:
+def _python(profile: Profile, interpreter: str, *, mounts: Sequence[str]) -> str:
     container = profile.container
     words: list[str] = []
     if container is not None and container.runtime == "apptainer":
-        bound = [*(str(m.absolute()) for m in mounts if m), *container.mounts]
-        words = ["apptainer", "exec", *(f"--bind={m}" for m in bound), *container.options]
+        words = ["apptainer", "exec", *(f"--bind={m}" for m in mounts), *container.options]
         words.append(container.image)
-    return shlex.join([*words, interpreter])
+    return _joined([*words, interpreter])
 
 
 def _ranges(tasks: Iterable[int]) -> str:
@@ -220,5 +226,11 @@ def _exports(values: Mapping[str, object]) -> list[str]:
     return [f"export {name}={_quoted(value)}" for name, value in values.items()]
 
 
+def _joined(words: Iterable[object]) -> str:
+    return " ".join(map(_quoted, words))
+
+
 def _quoted(value: object) -> str:
-    return shlex.quote(str(value))
+    quoted = shlex.quote(str(value))
+    # A bare comma in an array of the shell looks like a mistake.
+    return f"'{quoted}'" if "," in quoted and quoted[0] != "'" else quoted

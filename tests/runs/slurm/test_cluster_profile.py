@@ -56,20 +56,5 @@ def test_wrong_profile_is_refused_in_a_line(read, text, said):
         read(text + "\n")
 
 
-@pytest.mark.parametrize(
-    ("time", "expected"),
-    [
-        ("90", 5400),
-        ("90:30", 5430),
-        ("01:00:00", 3600),
-        ("2-0", 172800),
-        ("1-12:30", 131400),
-        ("1-00:00:01", 86401),
-    ],
-)
-def test_seconds_of_a_time_limit(time, expected):
-    assert profile.seconds(time) == expected
-
-
 def test_defaults_are_a_valid_profile():
     assert Profile().on_preemption == "requeue"

@@ -111,11 +111,15 @@ def test_modules_environment_and_setup_come_before_training(tmp_path):
 def test_a_container_sees_runs_code_and_data(tmp_path, runtime):
     container = Container(runtime=runtime, image="a b.sif", mounts=["/data"], options=["--nv"])
     profile = Profile(container=container, python="python3")
-    script = rendered(tmp_path, profile, snapshot=tmp_path / "code", cwd=tmp_path)
+    script = rendered(
+        tmp_path, profile, snapshot=tmp_path / "my runs/.snapshots/1", cwd=tmp_path / "lab"
+    )
     starts = ("python=(app", "srun=(--k")
     line = next(s for s in script.splitlines() if s.startswith(starts) and "a b" in s)
-    for part in ("a b.sif", "/data", str(tmp_path / "code"), "my runs", "--nv"):
+    runs, lab = tmp_path / "my runs", tmp_path / "lab"
+    for part in ("a b.sif", "/data:/data", f"{runs}:{runs}", f"{lab}:{lab}", "--nv"):
         assert part in line
+    assert ".snapshots" not in line  # it lies in a folder that is mounted
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck")

@@ -1,0 +1,65 @@
+"""The begin of a sweep's run whose values Optuna draws: `submitted.yaml` (used by job scripts)."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmlight.errors import UserError
+from mmlight.runs.attempts import append_event
+from mmlight.runs.files import write_text
+from mmlight.runs.slurm.launch import CONFIG
+from mmlight.runs.sweep import Sweep, TrialRun, load, trial_runs
+from mmlight.runs.sweep_config import place
+from mmlight.runs.sweep_local import described
+from mmlight.runs.sweep_optuna import OptunaSearch
+from mmlight.runs.sweep_results import SweepFolder
+from mmlight.runs.sweep_status import read_results
+
+BASE = "base.yaml"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw the values of a run and write its configuration, unless it has begun before.
+
+    Args:
+        arguments: the sweep's folder, and the run's id.
+    """
+    path, run_id = Path(arguments[0]), arguments[1]
+    config = path / run_id / CONFIG
+    if config.exists():
+        return 0
+    sweep = load(path / "slurm" / "sweep.yaml")
+    folder = SweepFolder(path.parent, path.name)
+    search = OptunaSearch(sweep, journal=folder.journal)
+    read_results(sweep, folder, search=search)  # what has finished is told to Optuna
+    runs = {r.id: r for n in range(sweep.trials or 0) for r in trial_runs(sweep, n, {})}
+    waiting = runs[run_id]
+    run = TrialRun(waiting.number, search.claim(waiting.number), waiting.seed)
+    print(f"mmlight: trial {run.number}: {described(sweep, run.values)}", flush=True)
+    write_text(config, yaml.safe_dump(_config(sweep, run, path), sort_keys=False))
+    return 0
+
+
+def _config(sweep: Sweep, run: TrialRun, path: Path) -> dict[str, Any]:
+    base: dict[str, Any] = yaml.safe_load((path / "slurm" / BASE).read_text())
+    placed = place(base, {**run.settings, "run.id": run.id})
+    if placed is not None:
+        return placed
+    from mmlight import cli  # loads torch
+
+    config, _ = cli.resolve(["fit", "-c", str(sweep.experiment), *run.overrides()])
+    for key in ("accelerator", "devices", "num_nodes"):
+        config["trainer"][key] = base["trainer"][key]
+    return {**config, "run": {**base["run"], "id": run.id}}
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"mmlight: {error}", file=sys.stderr, flush=True)
+        append_event(Path(sys.argv[1]) / sys.argv[2], "gave up", reason=str(error))
+        sys.exit(2)

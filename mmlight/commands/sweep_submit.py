@@ -1,0 +1,182 @@
+"""``mmlight sweep --cluster``: gives a sweep to SLURM as one array."""
+
+import getpass
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmlight.errors import UserError
+from mmlight.runs.files import write_text
+from mmlight.runs.provenance import code_folder
+from mmlight.runs.slurm import client, profile
+from mmlight.runs.slurm.array import ArrayLaunch
+from mmlight.runs.slurm.launch import Launch
+from mmlight.runs.slurm.resources import plan
+from mmlight.runs.slurm.snapshot import read_code
+from mmlight.runs.sweep import Choices, Sweep, TrialRun, trial_runs
+from mmlight.runs.sweep_config import freeze, place
+from mmlight.runs.sweep_optuna import OptunaSearch
+from mmlight.runs.sweep_results import SweepFolder, read_run
+from mmlight.runs.sweep_status import jobs_now, record_results, run_state, told
+
+# The runs of one array have the same machines.
+_ONE_FOR_ALL = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
+_BEGUN = ("failed", "stopped")
+
+
+def submit_sweep(
+    sweep: Sweep,
+    folder: SweepFolder,
+    *,
+    cluster: Path,
+    changes: Mapping[str, str],
+    max_concurrent: int | None,
+    failed_only: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Submit the runs that have not finished and are not under way; return the exit code.
+
+    Args:
+        sweep: the settings.
+        folder: of the sweep.
+        cluster: path of the cluster's profile.
+        changes: values in place of the profile's, by key.
+        max_concurrent: how many may run at a time; None for no limit.
+        failed_only: only those that have failed or were broken off.
+        dry_run: print the job script, and submit nothing.
+
+    Raises:
+        UserError: SLURM is not here, or the sweep is none for it.
+    """
+    if not dry_run:
+        try:
+            client.queue(users=[getpass.getuser()])
+        except UserError as error:
+            raise UserError(
+                f"{error}; without --cluster the sweep runs here, --dry-run prints the job script"
+            ) from None
+    site = profile.read(cluster, changes=changes)
+    _check(sweep)
+    runs = _runs(sweep)
+    tasks = _tasks(runs, sweep, folder, failed_only=failed_only)
+    if not tasks:
+        said = "no run of the sweep has failed" if failed_only else "nothing is left to submit"
+        print(f"{said}; {told(record_results(sweep, folder, queue=jobs_now(folder)), sweep)}")
+        return 0
+    draws = sweep.searcher == "optuna"
+    experiment = sweep.experiment
+    if not dry_run:
+        folder.open(sweep)
+        experiment = freeze(sweep.experiment, folder.path / "slurm")
+    configs = _configs([runs[t] for t in tasks], sweep, experiment, draws=draws)
+    root = folder.root.absolute()
+    code = read_code(code_folder(), root=root)
+    snapshot = code.folder(root) if code else None
+    launches = {
+        task: Launch(
+            run=root / folder.name / runs[task].id,
+            config=config,
+            cluster=cluster,
+            changes=changes,
+            profile=site,
+            resources=plan(config, site),
+            snapshot=snapshot,
+            cwd=Path.cwd(),
+        )
+        for task, config in zip(tasks, configs, strict=True)
+    }
+    launch = ArrayLaunch(
+        folder=root / folder.name,
+        ids=[run.id for run in runs],
+        launches=launches,
+        max_concurrent=max_concurrent,
+        draws=draws,
+    )
+    if dry_run:
+        sys.stdout.write(launch.script())
+        return 0
+    if code is not None:
+        code.copy(root)
+    _write_shared(sweep, folder, experiment)
+    if draws:
+        OptunaSearch(sweep, journal=folder.journal).reserve(sweep.trials or 0)
+        first = launches[tasks[0]]
+        write_text(
+            folder.path / "slurm" / "base.yaml",
+            yaml.safe_dump(first.full_config(), sort_keys=False),
+        )
+    job = launch.submit()
+    resources = launches[tasks[0]].resources
+    at_once = f", {max_concurrent} at a time" if max_concurrent else ""
+    print(f"{folder.name}: job {job}, {len(tasks)} of {len(runs)} runs{at_once}, {resources} each")
+    print(f"mmlight ps   mmlight logs -f {folder.name}/{runs[tasks[0]].id}")
+    return 0
+
+
+def _check(sweep: Sweep) -> None:
+    if sweep.prune:
+        raise UserError(
+            "prune: true needs one process that watches all runs; leave it out for SLURM, or sweep "
+            "without --cluster"
+        )
+    for key in _ONE_FOR_ALL:
+        parameter = sweep.parameters.get(key)
+        if parameter is not None and not (
+            isinstance(parameter, Choices) and len(parameter.values) == 1
+        ):
+            raise UserError(
+                f"sweep parameters.{key}: the runs of one SLURM array have the same machines; give "
+                "it one value"
+            )
+
+
+def _runs(sweep: Sweep) -> list[TrialRun]:
+    """Return all runs in the order of the array's tasks; Optuna draws their values later."""
+    if sweep.searcher == "optuna":
+        return [run for n in range(sweep.trials or 0) for run in trial_runs(sweep, n, {})]
+    found = enumerate(sweep.combinations())
+    return [run for n, values in found for run in trial_runs(sweep, n, values)]
+
+
+def _tasks(
+    runs: list[TrialRun], sweep: Sweep, folder: SweepFolder, *, failed_only: bool
+) -> list[int]:
+    queue = jobs_now(folder)
+    found = []
+    for task, run in enumerate(runs):
+        if read_run(folder, run, sweep).state == "finished":
+            continue
+        state = run_state(run, folder, queue)
+        if state is None:
+            is_due = not failed_only
+        else:
+            is_due = not state.is_active and (not failed_only or state.word in _BEGUN)
+        if is_due:
+            found.append(task)
+    return found
+
+
+def _configs(
+    runs: list[TrialRun], sweep: Sweep, experiment: Path, *, draws: bool
+) -> list[dict[str, Any]]:
+    """Return the resolved configuration of each run; the parser reads no more than it has to."""
+    from mmlight import cli  # loads torch
+
+    def resolved(run: TrialRun) -> dict[str, Any]:
+        return cli.resolve(["fit", "-c", str(experiment), *run.overrides()])[0]
+
+    if draws:
+        # Any values will do: each run gets its own when it begins.
+        return [resolved(TrialRun(0, sweep.drawn(0), runs[0].seed))] * len(runs)
+    first = resolved(runs[0])
+    return [place(first, run.settings) or resolved(run) for run in runs]
+
+
+def _write_shared(sweep: Sweep, folder: SweepFolder, experiment: Path) -> None:
+    """Write the sweep as its jobs read it: by the copy of the experiment."""
+    shared = folder.path / "slurm" / "sweep.yaml"
+    given = {**sweep.given, "experiment": str(experiment.relative_to(shared.parent))}
+    write_text(shared, yaml.safe_dump(given, sort_keys=False))

@@ -28,6 +28,7 @@ _UNKNOWN = re.compile(r"(?:Group '([^']+)' .*?)?(?:does not accept option|Option
 _UNRECOGNISED = re.compile(r"[Uu]nrecognized arguments: (\S+)")
 _REQUIRED = re.compile(r"arguments are required: (.+)")
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'|No module named '([\w.]+)'")
+_NESTED = re.compile(r"NestedArg\(key='([\w.]+)'")
 _TYPES = {
     "<class 'int'>": "a whole number",
     "<class 'float'>": "a number",
@@ -108,6 +109,13 @@ def _say(text: str, *, where: str, built: str | None, given: str, known: list[st
         return _unknown_top(f"{group}.{key}" if group else key, known)
     if unknown := _UNRECOGNISED.search(text):
         return _unknown_top(unknown[1].lstrip("-").partition("=")[0], known)
+    if nested := _NESTED.search(text):
+        of_run = where.rpartition(".")[0] + ".changes" if where.endswith(".encoder") else ""
+        return (
+            f"{at}no class is named that could have a setting `{nested[1]}`; give "
+            f"{where}.class_path first"
+            + (f", or for a tower that comes from a run {of_run}" if of_run else "")
+        )
     if required := _REQUIRED.search(text):
         if where:
             return f"{at}{required[1].strip()} is not set, but required"

@@ -51,3 +51,23 @@ def test_wrong_type_names_key_and_value():
     assert one_line(message, known_keys=KNOWN) == (
         "model.embed_dim: must be a whole number, not abc"
     )
+
+
+def test_setting_of_a_class_that_is_not_named():
+    message = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'x.Task'>, <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'mmlight.tasks.classification.Classification':
+        Parser key "towers.audio.encoder":
+          Type collections.abc.Callable[[], x.Encoder] expects a function or a callable class: \
+Dict must include a class_path and optionally init_args, but got NestedArg(key='mask', val={}). \
+Got value: Namespace(mask={})
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'jsonargparse._util.NestedArg'>
+  Given value: NestedArg(key='towers.audio.encoder.mask', val={})"""
+    where = "model.towers.audio"
+    assert one_line(message, known_keys=KNOWN) == (
+        f"{where}.encoder: no class is named that could have a setting `mask`; give "
+        f"{where}.encoder.class_path first, or for a tower that comes from a run {where}.changes"
+    )

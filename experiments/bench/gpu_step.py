@@ -185,6 +185,7 @@ def main() -> None:
     steps, warm_up = (2, 1) if args.quick else (args.steps, 5)
     table = Table("model", "means", "batch", "samples/s", "share of the matrix rate", "peak GB")
     figures: dict[str, Any] = {"matmul_tflops": round(rate / 1e12, 1), "torch": torch.__version__}
+    left_out: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -196,7 +197,8 @@ def main() -> None:
             flops, size = flops_per_sample(model), args.batch or model.batch
             for means in MEANS:
                 if time.monotonic() - began > args.seconds:
-                    break
+                    left_out.append(f"{name} {means}")
+                    continue
                 speed, peak = measure(
                     model, means, device=device, size=size, steps=steps, warm_up=warm_up
                 )
@@ -208,6 +210,8 @@ def main() -> None:
                     figures[key]["peak_gb"] = round(peak, 2)
                     torch.cuda.empty_cache()
     Console().print(table)
+    if left_out:
+        print(f"not begun within {args.seconds:.0f} s: {', '.join(left_out)}")
     print(json.dumps(figures))
 
 

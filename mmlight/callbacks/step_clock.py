@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
 
 from mmlight.costs.energy import EnergyMeter
 from mmlight.costs.step_parts import StepParts
@@ -48,12 +47,7 @@ class StepClock(pl.Callback):
         self._is_cuda = device.type == "cuda"
         self._meter = EnergyMeter(device)
         self._stack.enter_context(self.parts.watch_collectives())
-        for name, module in pl_module.named_children():
-            if isinstance(module, nn.ModuleDict):
-                for inner in module.values():
-                    self.parts.watch(inner, "forward")
-            else:
-                self.parts.watch(module, "loss" if name == "objective" else "forward")
+        self.parts.watch_task(pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

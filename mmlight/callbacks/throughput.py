@@ -1,15 +1,19 @@
 """Training speed, and what it is made of."""
 
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
+from mmlight import comm
 from mmlight.costs.energy import EnergyMeter
 from mmlight.costs.memory import peak_bytes
 from mmlight.costs.rates import measure_matmul
+from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.costs.tally import Tally
 from mmlight.runs.summary import SAMPLES_PER_S
 from mmlight.tasks.logged import log_to_all
@@ -30,17 +34,22 @@ class Throughput(pl.Callback):
       measured once.
     - `train/peak_memory_mb`: of the GPU's allocator, else of the process.
     - `train/joules_per_sample` of this rank's GPU, where NVIDIA's library (`pynvml`) tells it.
+    - `train/data_ms`, `forward_ms`, `loss_ms`, `backward_ms`, `optimiser_ms`, `communication_ms`
+      and `other_ms`: this rank's time for each part of the step that is logged.
+    - `train/sent_mb/...`: what this rank gave to each kind of collective in that step.
 
     The clock runs from the end of the first step (so that compilation does not count) and stands
-    still during validation. The device is never waited for: over the many steps between two log
-    steps, the host cannot run away from it. Between log steps only samples are added up.
+    still during validation. The device is waited for at log steps alone. Between them only samples
+    are added up.
 
     Args:
         counts_flops: False leaves `train/flop_share` out. Compiled and sharded models are not
             counted.
+        times_parts: False leaves the parts and what is sent out, as does a profiler of the
+            trainer's own.
     """
 
-    def __init__(self, *, counts_flops: bool = True) -> None:
+    def __init__(self, *, counts_flops: bool = True, times_parts: bool = True) -> None:
         self.samples_per_s: float | None = None
         self._counts_flops = counts_flops
         self._since: float | None = None
@@ -54,6 +63,14 @@ class Throughput(pl.Callback):
         self._waited_s = 0.0
         self._meter: EnergyMeter | None = None
         self._joules: float | None = None
+        self._parts = StepParts() if times_parts else None
+        self._watching = ExitStack()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the place of the profiler that does nothing."""
+        owner: Any = trainer  # whose class does not declare it
+        if self._parts is not None and isinstance(owner.profiler, PassThroughProfiler):
+            owner.profiler = self._parts
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin anew."""
@@ -61,17 +78,24 @@ class Throughput(pl.Callback):
         self._seen_step = trainer.global_step
         self._flops_per_sample = None
         self._meter = EnergyMeter(trainer.strategy.root_device)
+        if getattr(trainer, "profiler", None) is not self._parts:
+            self._parts = None
+        if self._parts is not None:
+            self._parts.watch_task(pl_module)
         if self._matmul_flops is None and self._counts(trainer, pl_module):
             device = trainer.strategy.root_device
             self._matmul_flops = measure_matmul(device, dtype=_dtype(str(trainer.precision)))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
+        self._end_of_timing()
         self._validation_began = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the clock go on."""
         self._paused_s += time.perf_counter() - self._validation_began
+        if not trainer.sanity_checking:
+            self._time_next_step(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -86,6 +110,7 @@ class Throughput(pl.Callback):
     ) -> None:
         """Stop counting."""
         self._stop_counting()
+        self._watching.close()
 
     def on_train_batch_end(
         self,
@@ -101,18 +126,52 @@ class Throughput(pl.Callback):
             self._flops_per_sample = flops / batch.size if flops else None
             self._start_clock(trainer, now=time.perf_counter())
             self._seen_step = trainer.global_step
+            self._end_of_timing()
+            self._time_next_step(trainer)
             return
         self._samples += batch.size
         step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step == self._seen_step or not every or step % every:
+            self._time_next_step(trainer)
             return
         self._seen_step = step
         now = time.perf_counter()
         seconds = max(now - self._since - self._paused_s, 1e-9)
-        values = self._values(trainer, seconds)
+        values = self._values(trainer, seconds) | self._part_values(trainer, pl_module)
         self._start_clock(trainer, now=now)
         log_to_all(trainer, values)
+        self._time_next_step(trainer)
+
+    def _time_next_step(self, trainer: pl.Trainer) -> None:
+        """Begin to time parts, from the next batch on, if its step is one that is logged."""
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        parts = self._parts
+        if parts is None or parts.is_on or not every or (trainer.global_step + 1) % every:
+            return
+        parts.begin(is_cuda=trainer.strategy.root_device.type == "cuda")
+        self._watching.enter_context(parts.watch_collectives())
+
+    def _end_of_timing(self) -> None:
+        self._watching.close()
+        if self._parts is not None:
+            self._parts.end()
+
+    def _part_values(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+        parts = self._parts
+        self._end_of_timing()
+        if parts is None:
+            return {}
+        batches = parts.steps()  # several where gradients accumulate
+        values = {
+            f"train/{part}_ms": 1e3 * sum(batch[part] for batch in batches)
+            for part in PARTS
+            if part != "communication" or comm.is_distributed()
+        }
+        sent = dict(parts.sent_bytes)
+        if gradients := gradient_bytes(pl_module, trainer.strategy):
+            sent["gradients"] = gradients
+        return values | {f"train/sent_mb/{kind}": count / 1e6 for kind, count in sent.items()}
 
     def _values(self, trainer: pl.Trainer, seconds: float) -> dict[str, float]:
         self.samples_per_s = self._samples * trainer.world_size / seconds

@@ -14,14 +14,13 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from mmlight import comm
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.step_clock import StepClock
 from mmlight.cli import MmlightCLI, quieten
 from mmlight.cli_arguments import expand_configs
 from mmlight.costs.memory import peak_bytes, resident_bytes
 from mmlight.costs.rates import measure_matmul, measure_rates
-from mmlight.costs.step_parts import PARTS, StepParts
+from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.errors import UserError
 from mmlight.runs.files import plain, write_json
 
@@ -141,9 +140,8 @@ class BenchCLI(MmlightCLI):
             dtype = torch.bfloat16 if is_bf16 else torch.float16
         matmul = measure_matmul(device, dtype=dtype)
         sent = {kind: count / len(steps) for kind, count in sorted(self._parts.sent_bytes.items())}
-        if comm.is_distributed():
-            trained = [p for p in self.model.parameters() if p.requires_grad]
-            sent["gradients (counted from the parameters)"] = sum(p.nbytes for p in trained)
+        if gradients := gradient_bytes(self.model, self.trainer.strategy):
+            sent["gradients (counted from the parameters)"] = gradients
         samples = clock.num_samples / clock.num_done
         return {
             "device": _name(device),

@@ -9,8 +9,12 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from typing_extensions import override
+
+from mmlight import comm
 
 Part = Literal["data", "forward", "loss", "backward", "optimiser", "communication", "other"]
 PARTS: tuple[Part, ...] = (
@@ -42,38 +46,39 @@ class StepParts(Profiler):
     step waits for the device. Elsewhere they are the host's.
 
     Attributes:
+        is_on: whether it counts now.
         sent_bytes: what this rank gave to collectives that Python called, by kind.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_on = False
         self.sent_bytes: dict[str, float] = {}
         self._is_cuda = False
         self._stack: list[Part] = ["other"]
         # When each stretch of time ended, and whose it was; None ends a step.
         self._marks: list[tuple[Any, Part | None]] = []
-        self._is_on = False
 
     def begin(self, *, is_cuda: bool) -> None:
         """Forget what was, and count steps from now on."""
-        self._is_cuda, self._is_on = is_cuda, True
+        self._is_cuda, self.is_on = is_cuda, True
         self._stack, self._marks, self.sent_bytes = ["other"], [], {}
         self._mark(None)
 
     def end(self) -> None:
         """Count no more."""
-        self._is_on = False
+        self.is_on = False
 
     @override
     def start(self, action_name: str) -> None:
         """Begin an action, within the one that runs."""
-        if self._is_on:
+        if self.is_on:
             self._push(_owner(action_name))
 
     @override
     def stop(self, action_name: str) -> None:
         """End an action."""
-        if self._is_on:
+        if self.is_on:
             self._pop()
             if action_name == _STEP:
                 self._mark(None)
@@ -81,7 +86,7 @@ class StepParts(Profiler):
     @contextmanager
     def within(self, part: Part) -> Iterator[None]:
         """Count what happens in here as a part."""
-        if not self._is_on:
+        if not self.is_on:
             yield
             return
         self._push(part)
@@ -90,15 +95,24 @@ class StepParts(Profiler):
         finally:
             self._pop()
 
-    def watch(self, module: nn.Module, part: Part) -> None:
-        """Count the calls of a module as a part; modules within it may be another's."""
+    def watch_task(self, task: nn.Module) -> None:
+        """Count a built task's towers and head as `forward`, its objective as `loss`."""
+        for name, module in task.named_children():
+            if isinstance(module, nn.ModuleDict):
+                for inner in module.values():
+                    self._watch(inner, "forward")
+            else:
+                self._watch(module, "loss" if name == "objective" else "forward")
+
+    def _watch(self, module: nn.Module, part: Part) -> None:
+        # Modules within it may be another part.
 
         def enter(*_: Any) -> None:
-            if self._is_on:
+            if self.is_on:
                 self._push(part)
 
         def leave(*_: Any) -> None:
-            if self._is_on:
+            if self.is_on:
                 self._pop()
 
         module.register_forward_pre_hook(enter)
@@ -108,27 +122,27 @@ class StepParts(Profiler):
     def watch_collectives(self) -> Iterator[None]:
         """Count collectives that Python calls; DDP's own sums of gradients are not among them."""
         names = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
-        before = {name: getattr(dist, name) for name in names if hasattr(dist, name)}
+        before = [(dist, name) for name in names if hasattr(dist, name)] + [(comm, "shift")]
+        originals = [getattr(module, name) for module, name in before]
 
         def watched(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
             @wraps(collective)
             def call(*args: Any, **kwargs: Any) -> Any:
-                sent = [a for a in args if isinstance(a, torch.Tensor)][-1:]
-                if self._is_on:
+                if self.is_on and comm.is_distributed():
                     so_far = self.sent_bytes.get(name, 0.0)
-                    self.sent_bytes[name] = so_far + sum(t.nbytes for t in sent)
+                    self.sent_bytes[name] = so_far + _given_bytes(args)
                 with self.within("communication"):
                     return collective(*args, **kwargs)
 
             return call
 
-        for name, collective in before.items():
-            setattr(dist, name, watched(name, collective))
+        for (module, name), collective in zip(before, originals, strict=True):
+            setattr(module, name, watched(name, collective))
         try:
             yield
         finally:
-            for name, collective in before.items():
-                setattr(dist, name, collective)
+            for (module, name), collective in zip(before, originals, strict=True):
+                setattr(module, name, collective)
 
     def steps(self) -> list[dict[Part, float]]:
         """Return the seconds of each part in each finished step."""
@@ -158,6 +172,27 @@ class StepParts(Profiler):
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         self._marks.append((event, part))
+
+
+def gradient_bytes(task: nn.Module, strategy: Any) -> float:
+    """Return what DDP gives to its own sums of gradients in a step; 0 for other strategies.
+
+    Args:
+        task: the parameters that require gradients now are counted.
+        strategy: the trainer's.
+    """
+    if not isinstance(strategy, DDPStrategy) or not comm.is_distributed():
+        return 0.0
+    trained = [p for p in task.parameters() if p.requires_grad]
+    halved = strategy._ddp_comm_hook is bf16_compress_hook
+    return sum(p.numel() * (2 if halved else p.element_size()) for p in trained)
+
+
+def _given_bytes(args: tuple[Any, ...]) -> int:
+    """Return the size of what a collective sends: all tensors of a list, else the last tensor."""
+    lists = [a for a in args if isinstance(a, list | tuple)]
+    tensors = [t for given in lists or [args] for t in given if isinstance(t, torch.Tensor)]
+    return sum(t.nbytes for t in (tensors if lists else tensors[-1:]))
 
 
 def _between(before: Any, now: Any) -> float:

@@ -57,14 +57,24 @@ class Fsdp(ModelParallelStrategy):
         reshard_after_forward: bool = True,
         sharded_checkpoints: bool = True,
     ) -> None:
-        super().__init__(tensor_parallel_size=1)
+        # Norms of offloaded gradients are summed between the hosts, which NCCL cannot do.
+        super().__init__(
+            tensor_parallel_size=1,
+            process_group_backend="cpu:gloo,cuda:nccl" if cpu_offload else None,
+        )
         self.sharded_checkpoints = sharded_checkpoints
         self._cpu_offload = cpu_offload
         self._reshard = reshard_after_forward
         self._sharded: list[FSDPModule] = []
 
     def setup_environment(self) -> None:
-        """Meet the other ranks; all of them share the parameters."""
+        """Meet the other ranks; all of them share the parameters.
+
+        Raises:
+            UserError: parameters are to be offloaded from a CPU.
+        """
+        if self._cpu_offload and self.root_device.type == "cpu":
+            raise UserError("fsdp's cpu_offload has no effect on a CPU; leave it out")
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
@@ -139,8 +149,6 @@ class Fsdp(ModelParallelStrategy):
         return load_whole(read_checkpoint(path), task, self.optimizers)
 
     def _check(self, task: Task) -> None:
-        if self._cpu_offload and self.root_device.type == "cpu":
-            raise UserError("fsdp's cpu_offload has no effect on a CPU; leave it out")
         if task.trained is not None and task.trained.changes:
             raise UserError(
                 "model.tuning.unfreeze trains more parameters later on, which fsdp cannot; use "

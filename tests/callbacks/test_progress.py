@@ -8,6 +8,7 @@ from tiny_run import TinyData, TinyTask
 
 from mmlight.callbacks.progress import Progress, summarise_scores
 from mmlight.callbacks.throughput import Throughput
+from mmlight.costs.step_parts import PARTS
 
 
 def fit(progress, **kwargs):
@@ -116,6 +117,9 @@ def test_throughput_leaves_validation_out(monkeypatch):
     assert float(trainer.logged_metrics["train/samples_per_s"]) == pytest.approx(16.0)
     assert float(trainer.logged_metrics["train/peak_memory_mb"]) > 0
     assert float(trainer.logged_metrics["train/flop_share"]) > 0
+    part_ms = {part: float(trainer.logged_metrics.get(f"train/{part}_ms", -1)) for part in PARTS}
+    alone = {"forward": 500.0, "communication": -1.0}
+    assert part_ms == pytest.approx(dict.fromkeys(PARTS, 0.0) | alone)
 
 
 def test_summary_line_names_what_matters():

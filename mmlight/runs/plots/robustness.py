@@ -66,6 +66,6 @@ def plot_robustness(report: Robustness, path: Path) -> Path:
             axes.axhline(
                 scale * report.chance, color=BAD, linewidth=1, linestyle=":", label="chance"
             )
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
         axes.legend(fontsize=8, frameon=False, loc="best")
     return save(figure, path)

@@ -57,7 +57,14 @@ def plot_wise_ft(
         up = [scale * value for value in scores["second"]]
         grid[1].plot(across, up, color=COLORS[0], marker="o", markersize=4, linewidth=1.2)
         for place, label in ((0, "pretrained"), (len(across) - 1, "fine-tuned")):
-            grid[1].annotate(label, (across[place], up[place]), fontsize=8)
+            grid[1].annotate(
+                label,
+                (across[place], up[place]),
+                xytext=(6, 5),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        grid[1].margins(0.15)
         grid[1].set_xlabel(f"{pair} {unit}", fontsize=9)
         grid[1].set_ylabel(f"{second} {unit}", fontsize=9)
     for axes in grid:

@@ -43,6 +43,8 @@ class Contrastive(Task):
         UserError: fewer than two towers, or a tower that does not fit the data.
     """
 
+    job_type = "pretrain"
+
     def __init__(
         self,
         *,

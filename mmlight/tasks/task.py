@@ -53,8 +53,10 @@ class Task(lightning.LightningModule):
         preprocessing: how the data prepares inputs; plain values, kept in checkpoints.
         evaluation: what callbacks make pictures and tables of after an evaluation, on rank 0.
         trained: which parameters are trained at which step.
+        job_type: what training it is called in W&B.
     """
 
+    job_type: ClassVar[Literal["pretrain", "finetune"]] = "finetune"
     _given: ClassVar[dict[str, Any]]
 
     def __new__(cls, **kwargs: Any) -> Self:

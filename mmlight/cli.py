@@ -7,7 +7,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,12 +26,15 @@ from mmlight.callbacks.errors_table import ErrorsTable
 from mmlight.callbacks.explain import Explain
 from mmlight.callbacks.guard import Guard
 from mmlight.callbacks.newest import find_whole
+from mmlight.callbacks.owed_validation import OwedValidation
 from mmlight.callbacks.pictures import Pictures
 from mmlight.callbacks.predictions import Predictions
 from mmlight.callbacks.probe import Probe
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
+from mmlight.callbacks.token_count import TokenCount
+from mmlight.callbacks.wandb_run import JobType, WandbRun
 from mmlight.callbacks.zero_shot import ZeroShot
 from mmlight.cli_arguments import (
     AUTO,
@@ -83,6 +86,10 @@ class RunSettings:
         wandb: whether W&B gets what the run folder gets; `offline` needs no network.
         wandb_project: W&B's project.
         wandb_entity: W&B's user or team; None takes the account's default.
+        job_type: what kind of job W&B lists it as; None: `eval` for a verb other than fit, else
+            as the task says.
+        tags: words to find it by in W&B and by `mmlight runs`.
+        tensorboard: also write TensorBoard's event files, into the run's `tensorboard/`.
         test: after training, score the test set with the final weights.
         guard: whether USR1 and TERM make a training save, leave in order and be handed on; None: as
             `MMLIGHT_GUARD` (1 or 0) says, else under SLURM only.
@@ -94,6 +101,9 @@ class RunSettings:
     wandb: Literal["off", "online", "offline"] = "off"
     wandb_project: str = "mmlight"
     wandb_entity: str | None = None
+    job_type: JobType | None = None
+    tags: list[str] = field(default_factory=list)
+    tensorboard: bool = False
     test: bool = False
     guard: bool | None = None
 
@@ -247,6 +257,20 @@ class MmlightCLI(LightningCLI):
         )
         return {k: v for k, v in values.items() if k not in ("config", "ckpt_path")}
 
+    def _wandb(self, settings: RunSettings) -> WandbRun | None:
+        if settings.wandb == "off":
+            return None
+        own: JobType = self.model.job_type if self.subcommand == "fit" else "eval"
+        return WandbRun(
+            self.run,
+            mode=settings.wandb,
+            config=self.resolved_config(),
+            project=settings.wandb_project,
+            job_type=settings.job_type or own,
+            tags=settings.tags,
+            entity=settings.wandb_entity,
+        )
+
     def watchers(self) -> tuple[list[Callback], list[Any]]:
         """Return the callbacks and the loggers of this run."""
         verb = str(self.subcommand)
@@ -256,14 +280,13 @@ class MmlightCLI(LightningCLI):
             self.run,
             verb=verb,
             config=self.resolved_config(),
-            wandb=settings.wandb,
-            wandb_project=settings.wandb_project,
-            wandb_entity=settings.wandb_entity,
+            wandb=self._wandb(settings),
+            tensorboard=settings.tensorboard,
             ckpt_path=self._get(self.config, "ckpt_path"),
         )
         callbacks: list[Callback] = [Progress(), self.record]
         if verb == "fit":
-            callbacks.append(Throughput())
+            callbacks += [TokenCount(), Throughput()]
         if verb == "predict":
             # A task returns rows or features; each writer takes what is its own.
             callbacks.append(EmbeddingWriter(self.run.embeddings))
@@ -276,6 +299,8 @@ class MmlightCLI(LightningCLI):
         if verb == "fit":
             asked = settings.guard if settings.guard is not None else is_wanted(os.environ)
             self.guard = Guard(self.run) if asked else None
+            # Checkpoints are written from the guard on: what they hold is noted before.
+            callbacks.append(OwedValidation())
             callbacks += [self.guard] if self.guard is not None else []
             callbacks += checkpoint.callbacks(self.run.checkpoints)
         return callbacks, list(self.record.loggers())

@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import cli_data
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from mmlight.interop.embedder import Embedder
+from mmlight.runs.wandb_file import read_segment
 
 
 @pytest.fixture(scope="module")
@@ -226,26 +226,10 @@ def _wandb_config(log: Path) -> dict:
     from wandb.proto import wandb_internal_pb2
 
     config = {}
-    for data in _wandb_records(log):
+    for data in read_segment(log).records:
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         for update in (record.run.config, record.config):
             for item in update.update:
                 config[item.key or item.nested_key[0]] = json.loads(item.value_json)
     return config
-
-
-def _wandb_records(log: Path) -> Iterator[bytes]:
-    """Records of a LevelDB log: blocks of 32 KiB of (crc, length, kind, part of a record)."""
-    data, place, record = log.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        part = data[place + 7 : place + 7 + length]
-        place += 7 + length
-        record = part if kind in (1, 2) else record + part  # whole, first, middle, last
-        if kind in (1, 4):
-            yield record

@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 from mmlight.batch import Batch
-from mmlight.callbacks.run_logger import send_pictures, send_table
+from mmlight.callbacks.media import send_pictures, send_table
 from mmlight.errors import UserError
 from mmlight.metrics.labelled import LabelledEvaluation
 from mmlight.metrics.mistakes import find_mistakes

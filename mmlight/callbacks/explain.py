@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import lightning.pytorch as pl
 
 from mmlight.batch import MODALITIES, Modality
-from mmlight.callbacks.run_logger import send_pictures
+from mmlight.callbacks.media import send_pictures
 from mmlight.errors import UserError, nearest
 from mmlight.insight.settings import (
     METHODS,

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmlight.batch import Batch
 from mmlight.callbacks.box_pictures import draw_boxes
-from mmlight.callbacks.run_logger import send_pictures
+from mmlight.callbacks.media import send_pictures
 from mmlight.errors import UserError
 from mmlight.metrics.boxes import BoxEvaluation
 from mmlight.metrics.calibration import calibration_error, reliability_bins

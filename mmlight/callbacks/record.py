@@ -1,11 +1,13 @@
 """Writes down what ran and what came out: configuration, provenance, summary."""
 
 import json
+import os
 import resource
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -15,30 +17,34 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from mmlight.callbacks.run_logger import RunLogger, WandbRun
+from mmlight.callbacks.run_logger import RunLogger
+from mmlight.callbacks.tensorboard_run import TensorBoardRun
+from mmlight.callbacks.wandb_run import WandbRun
 from mmlight.runs import provenance
-from mmlight.runs.files import plain, write_json, write_text
-from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.files import write_json, write_text
+from mmlight.runs.job import describe_job
+from mmlight.runs.metrics_log import read_entries, read_rows
 from mmlight.runs.report import write_report
 from mmlight.runs.run import RunFolder
 from mmlight.runs.summary import best_values, final_values, typical_samples_per_s
 from mmlight.runs.table import format_table
 
+_LONGEST_PATCH = 20_000
+
 
 class Record(pl.Callback):
     """Keeps a run folder complete, on rank 0; other ranks do nothing.
 
-    When a stage is set up: `config.yaml`, `provenance.json`, the uncommitted patch, and the latter
-    two in W&B's config. When training starts: the log of metrics goes back to the checkpoint's
-    step. When a stage ends, in whatever way: `summary.json`.
+    When a stage is set up: `config.yaml`, `provenance.json`, the uncommitted patch, and all three
+    as W&B's config. When training starts: the log of metrics goes back to the checkpoint's step,
+    and W&B gets what it lacks of it. When a stage ends, in whatever way: `summary.json`.
 
     Args:
         run: the run's folder.
         verb: what is done: ``fit``, ``validate``, ``test`` or ``predict``.
         config: the resolved configuration as nested dictionaries, which runs again as it stands.
-        wandb: whether W&B gets what the run folder gets; `offline` needs no network.
-        wandb_project: W&B's project.
-        wandb_entity: W&B's user or team; None takes the account's default.
+        wandb: W&B's logger, where W&B gets what the run folder gets.
+        tensorboard: whether TensorBoard's event files are written too.
         ckpt_path: the checkpoint that this start goes on from.
     """
 
@@ -48,9 +54,8 @@ class Record(pl.Callback):
         *,
         verb: str,
         config: dict[str, Any],
-        wandb: Literal["off", "online", "offline"] = "off",
-        wandb_project: str = "mmlight",
-        wandb_entity: str | None = None,
+        wandb: WandbRun | None = None,
+        tensorboard: bool = False,
         ckpt_path: str | None = None,
     ) -> None:
         self.run = run
@@ -58,17 +63,10 @@ class Record(pl.Callback):
         self._verb = verb
         self._config = config
         self._loggers: list[Logger] = [RunLogger(run)]
-        if wandb != "off":
-            self._loggers.append(
-                WandbRun(
-                    run,
-                    mode=wandb,
-                    config=config,
-                    project=wandb_project,
-                    entity=wandb_entity,
-                    job_type="pretrain" if verb == "fit" else "eval",
-                )
-            )
+        if wandb is not None:
+            self._loggers.append(wandb)
+        if tensorboard:
+            self._loggers.append(TensorBoardRun(run))
         self._provenance: dict[str, Any] = {}
         self._data: dict[str, Any] = {}
         self._started = datetime.now(UTC)
@@ -90,7 +88,9 @@ class Record(pl.Callback):
         summary = json.loads(self.run.summary.read_text())
         for logger in self._loggers:
             if isinstance(logger, WandbRun):
-                logger.finish(exit_code=0 if summary["status"] == "finished" else 1)
+                if self._verb == "fit":
+                    logger.refer_to(self._kept(summary["checkpoints"]))
+                logger.finish(how="finished" if summary["status"] == "finished" else "failed")
         # Paths are not wrapped: broken ones can't be copied.
         console = Console(soft_wrap=True)
         if self._verb == "predict":
@@ -103,7 +103,9 @@ class Record(pl.Callback):
         console.print(f"run: {self.run.path}\nreport: {report}", highlight=False)
 
     def hand_on(self, trainer: pl.Trainer) -> None:
-        """Close W&B, where another job will go on with this run. Every rank may call it.
+        """Close W&B of a run that another job goes on with. Call it before that job is asked for.
+
+        Every rank may call it; rank 0 acts.
 
         Args:
             trainer: the trainer that was used.
@@ -113,12 +115,12 @@ class Record(pl.Callback):
         for logger in self._loggers:
             logger.finalize("success")
             if isinstance(logger, WandbRun):
-                logger.finish(exit_code=1)
+                logger.finish(how="preempted")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write what is known before anything runs."""
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger | WandbRun):
+            if isinstance(logger, RunLogger | WandbRun | TensorBoardRun):
                 logger.attach(trainer)
         if not trainer.is_global_zero:
             return
@@ -131,6 +133,7 @@ class Record(pl.Callback):
         )
         self._provenance["num_devices"] = trainer.world_size
         self._provenance["precision"] = str(trainer.precision)
+        self._provenance["job"] = describe_job(os.environ)
         described = {
             "verb": self._verb,
             "ckpt_path": self._began_from(),
@@ -141,16 +144,20 @@ class Record(pl.Callback):
         write_json(self.run.provenance, described)
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
-                logger.experiment.config.update(
-                    {"provenance": plain(described)}, allow_val_change=True
-                )
+                logger.describe({**described, "patch": self._short_patch()})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget rows that this training will write again."""
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                if isinstance(logger, RunLogger):
-                    logger.log.rewind(trainer.global_step)
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.log.rewind(trainer.global_step)
+            if isinstance(logger, TensorBoardRun):
+                logger.rewind(trainer.global_step)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                logger.catch_up(read_entries(self.run.metrics_jsonl))
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -193,6 +200,7 @@ class Record(pl.Callback):
             "steps": trainer.global_step,
             "epoch": trainer.current_epoch,
             "samples_seen": rows[-1]["samples"] if rows else 0,
+            "tokens_seen": rows[-1].get("tokens") if rows else None,
             "samples_per_s": typical_samples_per_s(rows),
             "wall_s": wall_s,
             "started": self._started.isoformat(timespec="seconds"),
@@ -206,8 +214,27 @@ class Record(pl.Callback):
         write_json(self.run.summary, summary)
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
-                values = {f"best/{name}": b.value for name, b in best.items()}
-                logger.experiment.summary.update({**values, "status": status})
+                logger.summarise(_listed(summary))
+
+    def _short_patch(self) -> str | None:
+        """What the code had uncommitted, for W&B's config; the run folder has all of it."""
+        if not self.run.patch.exists():
+            return None
+        patch = self.run.patch.read_text(errors="replace")
+        if len(patch) <= _LONGEST_PATCH:
+            return patch
+        return f"{patch[:_LONGEST_PATCH]}\n... {len(patch) - _LONGEST_PATCH} more characters"
+
+    def _kept(self, checkpoints: Mapping[str, str | None]) -> dict[str, Path]:
+        paths = {alias: self.run.path / path for alias, path in checkpoints.items() if path}
+        return {alias: path for alias, path in paths.items() if path.exists()}
+
+
+def _listed(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what W&B lists a run by, which does not depend on the order of its rows."""
+    values = {f"best/{name}": best["value"] for name, best in summary["best"].items()}
+    keys = ("status", "wall_s", "samples_per_s")
+    return {**summary["final"], **values, **{key: summary[key] for key in keys}}
 
 
 def _data(trainer: pl.Trainer) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
-from mmlight.callbacks.run_logger import WandbRun, send_pictures
+from mmlight.callbacks.media import send_pictures
+from mmlight.callbacks.wandb_run import WandbRun
 from mmlight.cli import MmlightCLI, quieten
 from mmlight.cli_arguments import expand_configs
 from mmlight.data.corruptions import KINDS, Corruption

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from mmlight.runs.files import plain, write_text
 
-AXES = ("step", "epoch", "samples", "wall_s")
+AXES = ("step", "epoch", "samples", "tokens", "wall_s")
 
 
 class MetricsLog:
@@ -48,7 +48,15 @@ class MetricsLog:
         """Return one row per step, in order of steps."""
         return [self._rows[step] for step in sorted(self._rows)]
 
-    def append(self, metrics: Mapping[str, float], *, step: int, epoch: int, samples: int) -> None:
+    def append(
+        self,
+        metrics: Mapping[str, float],
+        *,
+        step: int,
+        epoch: int,
+        samples: int,
+        tokens: int | None = None,
+    ) -> None:
         """Log `metrics`.
 
         Args:
@@ -56,8 +64,12 @@ class MetricsLog:
             step: optimiser steps done.
             epoch: the epoch that step belonged to.
             samples: training samples seen by all ranks.
+            tokens: text tokens seen by all ranks; None where there is no text.
         """
-        axes = {"step": step, "epoch": epoch, "samples": samples, "wall_s": round(self.wall_s, 3)}
+        axes: dict[str, float] = {"step": step, "epoch": epoch, "samples": samples}
+        if tokens is not None:
+            axes["tokens"] = tokens
+        axes["wall_s"] = round(self.wall_s, 3)
         entry = plain({**axes, **{k: v for k, v in metrics.items() if k not in AXES}})
         if self._file is None:
             self._jsonl.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +162,9 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     Args:
         rows: as `read_rows` gives them.
     """
-    columns = list(dict.fromkeys([*AXES, *(name for row in rows for name in row)]))
+    names = dict.fromkeys(name for row in rows for name in row)
+    axes = [name for name in AXES if name != "tokens" or name in names]
+    columns = list(dict.fromkeys([*axes, *names]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()

@@ -44,6 +44,7 @@ class Contrastive(Task):
     """
 
     takes_captions = True
+    job_type = "pretrain"
 
     def __init__(
         self,

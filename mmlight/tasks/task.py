@@ -55,9 +55,11 @@ class Task(lightning.LightningModule):
         evaluation: what callbacks make pictures and tables of after an evaluation, on rank 0.
         trained: which parameters are trained at which step.
         takes_captions: whether training takes several captions of a sample at once.
+        job_type: what training it is called in W&B.
     """
 
     takes_captions: ClassVar[bool] = False
+    job_type: ClassVar[Literal["pretrain", "finetune"]] = "finetune"
     _given: ClassVar[dict[str, Any]]
 
     def __new__(cls, **kwargs: Any) -> Self:

@@ -11,6 +11,7 @@ from tiny_run import TinyData, TinyTask
 
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
+from mmlight.callbacks.wandb_run import WandbRun
 from mmlight.runs.run import RunFolder
 
 CONFIG = {"seed_everything": 3, "model": {"towers": {"image": {"width": 8}}}}
@@ -30,7 +31,8 @@ class Stop(Callback):
 def run_record(folder, *, steps=12, ckpt_path=None, extra=(), module=None, wandb="off", **kwargs):
     run = RunFolder(folder / "tiny" / "one")
     run.path.mkdir(parents=True, exist_ok=True)
-    record = Record(run, verb="fit", config=CONFIG, wandb=wandb)
+    logger = None if wandb == "off" else WandbRun(run, mode=wandb, config=CONFIG)
+    record = Record(run, verb="fit", config=CONFIG, wandb=logger)
     checkpoint = ModelCheckpoint(run.checkpoints, every_n_train_steps=5, save_last=True)
     trainer = Trainer(
         accelerator="cpu",

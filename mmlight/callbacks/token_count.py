@@ -1,0 +1,65 @@
+"""Counts the text tokens that training has seen."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from mmlight import comm
+
+
+class TokenCount(pl.Callback):
+    """Counts the real tokens of captions, over all ranks and restarts.
+
+    Each rank adds up its own on its device. The ranks add them together, and the number is read,
+    only at log steps, before a validation and for a checkpoint; every rank comes there.
+
+    Attributes:
+        tokens: tokens trained on by all ranks, as of the last of these.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._pending: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the batch (`mmlight.batch.Batch`)."""
+        text = getattr(batch, "text", None)
+        found = torch.zeros((), dtype=torch.long, device=pl_module.device)
+        if text is not None:
+            found = (text.mask_NL & text.present_N[:, None]).sum()
+        self._pending = found if self._pending is None else self._pending + found
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step % every == 0:
+            self._add_up()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have the rows of the validation tell how many tokens came before it."""
+        self._add_up()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have the rows of the epoch's end tell how many tokens came before it."""
+        self._add_up()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the count, for a checkpoint; every rank calls it."""
+        self._add_up()
+        return {"tokens": self.tokens}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's count."""
+        self.tokens = state_dict["tokens"]
+        self._pending = None
+
+    def _add_up(self) -> None:
+        # Whether there is anything to add is the same on every rank: they train step by step.
+        if self._pending is not None:
+            self.tokens += int(comm.all_reduce_sum(self._pending))
+            self._pending = None

@@ -1,0 +1,87 @@
+"""``mmlight compare``: what came out of several runs, side by side."""
+
+import argparse
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from mmlight.errors import UserError
+from mmlight.runs.compare.run import ComparedRun, read_run
+from mmlight.runs.compare.select import select
+from mmlight.runs.compare.settings import group, ranked, resolve_metrics
+from mmlight.runs.compare.table import settings_grid, terminal
+from mmlight.runs.compare.write import write_comparison
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight compare``.
+
+    Raises:
+        UserError: no such run or metric.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmlight compare",
+        description="Compare runs: settings that differ, final and best scores with their standard "
+        "deviation over seeds, what they cost, curves. Reads run folders only. Prints a table, and "
+        "writes CSV, Markdown, pictures and one page that needs no network.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="NAME/ID, an id, a folder; NAME for all of its runs; or a pattern, 'NAME/2026*'",
+    )
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        help="compare by this one, such as val/recall_at_1 (the mean over pairs where there are "
+        "several); may be given more than once (default: the main scores)",
+    )
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="settings that differ only in this key are one; `code` and `data` too",
+    )
+    parser.add_argument("--root", default="runs", help="the folder of all runs (default: runs)")
+    parser.add_argument(
+        "--out", type=Path, help="where to write (default: ROOT/comparisons/DATE-TIME)"
+    )
+    parser.add_argument(
+        "--wandb",
+        metavar="ENTITY/PROJECT",
+        help="read the runs from W&B instead; RUN is a group, an id, or NAME/ID",
+    )
+    options = parser.parse_args(argv)
+    runs = _from_wandb(options.wandb, options.runs) if options.wandb else _read(options)
+    metrics = resolve_metrics(runs, options.metric)
+    settings = ranked(group(runs, ignore=options.ignore), metrics[0])
+    console = Console(highlight=False)
+    console.print(terminal(settings_grid(settings, metrics), width=console.width))
+    unfinished = [run for run in runs if not run.is_finished]
+    if unfinished:
+        told = ", ".join(f"{run.label} ({run.state})" for run in unfinished)
+        console.print(f"not finished: {told}", soft_wrap=True)
+    out = options.out or Path(options.root) / "comparisons" / f"{datetime.now():%Y%m%d-%H%M%S}"
+    written = write_comparison(settings, metrics, out)
+    console.print(
+        f"page: {written.page}\ntables: {written.folder / 'settings.csv'}, settings.md, runs.csv",
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _read(options: argparse.Namespace) -> list[ComparedRun]:
+    return [read_run(path) for path in select(options.runs, root=options.root)]
+
+
+def _from_wandb(place: str, references: Sequence[str]) -> list[ComparedRun]:
+    if place.count("/") != 1:
+        raise UserError(f"--wandb {place}: name it as ENTITY/PROJECT")
+    from mmlight.runs.wandb_api import fetch
+
+    return fetch(place, references)

@@ -1,0 +1,153 @@
+"""``mmlight runs``: which runs there are."""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from mmlight.errors import UserError, nearest
+from mmlight.runs.config_text import look_up
+from mmlight.runs.listing import Condition, ListedRun, list_runs, metric_names
+from mmlight.runs.summary import direction
+from mmlight.runs.table import format_value
+
+_SHOWN = 40
+_STYLES = {"running": "green", "waiting": "yellow", "failed": "red", "stopped": "red"}
+_UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``mmlight runs``.
+
+    Raises:
+        UserError: a filter that cannot be read, or a metric that no run has.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmlight runs",
+        description="List runs, those that were active last at the end. Reads run folders only "
+        "(and squeue for the state of launched ones).",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="an experiment, NAME/ID, or a pattern of these"
+    )
+    parser.add_argument(
+        "--status",
+        action="append",
+        default=[],
+        choices=("waiting", "running", "finished", "failed", "stopped", "cancelled", "unknown"),
+        help="only runs in this state; may be given more than once",
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only runs with this setting or score: optimizer.lr=0.001, run.tags=paper, "
+        "'val/loss<0.5' (=, !=, <, <=, >, >=); all that are given must hold",
+    )
+    parser.add_argument("--metric", help="show this one, and list the best first")
+    parser.add_argument(
+        "--show", action="append", default=[], metavar="KEY", help="also show this setting"
+    )
+    parser.add_argument("--all", action="store_true", help=f"more than the last {_SHOWN}")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
+        "-q", "--quiet", action="store_true", help="only NAME/ID, as other commands take them"
+    )
+    only.add_argument("--csv", action="store_true", help="as CSV, with all digits")
+    parser.add_argument("--root", default="runs", help="the folder of all runs (default: runs)")
+    options = parser.parse_args(argv)
+    runs = list_runs(
+        options.root,
+        names=options.names,
+        states=options.status,
+        conditions=[Condition.parse(text) for text in options.where],
+        missing=lambda said: print(f"mmlight: {said}", file=sys.stderr),
+    )
+    if options.metric:
+        runs = _by_metric(runs, options.metric)
+    if options.quiet:
+        print("".join(f"{run.label}\n" for run in runs), end="")
+    elif options.csv:
+        _print_csv(runs, options)
+    elif not runs:
+        print(f"no such run in {options.root}")
+    else:
+        _print_table(runs, options)
+    return 0
+
+
+def _by_metric(runs: list[ListedRun], metric: str) -> list[ListedRun]:
+    found = [run for run in runs if metric in run.final]
+    if runs and not found:
+        names = metric_names(runs)
+        raise UserError(f"--metric {metric}: none of these runs has it{nearest(metric, names)}")
+    sign = -1 if direction(metric) == "max" else 1
+
+    def place(run: ListedRun) -> tuple[bool, float]:
+        value = run.final[metric]
+        return (value != value, sign * value)
+
+    return sorted(found, key=place)
+
+
+def _print_table(runs: list[ListedRun], options: argparse.Namespace) -> None:
+    shown = runs
+    if not options.all and len(runs) > _SHOWN:
+        shown = runs[:_SHOWN] if options.metric else runs[-_SHOWN:]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("steps", justify="right", no_wrap=True)
+    for key in options.show:
+        table.add_column(key, justify="right")
+    table.add_column(options.metric or "score", justify="right" if options.metric else "left")
+    table.add_column("ago", justify="right", no_wrap=True)
+    for run in shown:
+        style = _STYLES.get(run.state, "")
+        table.add_row(
+            run.label,
+            f"[{style}]{run.state}[/]" if style else run.state,
+            f"{run.scanned.step:,}",
+            *(_text(look_up(run.values, key)) for key in options.show),
+            _score(run, options.metric),
+            _ago(run.scanned.touched_at),
+        )
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console.print(table)
+    if len(shown) < len(runs):
+        which = "best" if options.metric else "last"
+        console.print(f"the {which} {len(shown)} of {len(runs):,} runs; --all shows all")
+
+
+def _print_csv(runs: list[ListedRun], options: argparse.Namespace) -> None:
+    metrics = [options.metric] if options.metric else metric_names(runs)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["run", "state", "steps", *options.show, *metrics])
+    for run in runs:
+        shown = [_text(look_up(run.values, key)) for key in options.show]
+        values = [run.final.get(name, "") for name in metrics]
+        writer.writerow([run.label, run.state, run.scanned.step, *shown, *values])
+
+
+def _score(run: ListedRun, metric: str | None) -> str:
+    name = metric or run.main_metric
+    if name is None:
+        return ""
+    value = format_value(name, run.final[name])
+    return value if metric else f"{name} {value}"
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value).replace("[", r"\[")
+
+
+def _ago(moment: float) -> str:
+    seconds = max(0.0, time.time() - moment)
+    unit, size = next((u for u in _UNITS if seconds >= u[1]), _UNITS[-1])
+    return f"{seconds / size:.0f} {unit}"

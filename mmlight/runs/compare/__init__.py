@@ -1,0 +1,1 @@
+"""Comparing runs by what their folders, or W&B, hold (no torch)."""

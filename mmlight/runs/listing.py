@@ -1,0 +1,162 @@
+"""Which runs there are: filtered by name, state, settings and scores, quickly for thousands."""
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmlight.errors import UserError
+from mmlight.runs.compare.settings import MAIN_FIRST
+from mmlight.runs.config_text import look_up, raw_values
+from mmlight.runs.scan import ScannedRun, run_folders
+from mmlight.runs.slurm.state import jobs_of, state_of
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    **{"<=": operator.le, ">=": operator.ge, "!=": operator.ne},
+    **{"=": operator.eq, "<": operator.lt, ">": operator.gt},
+}
+_CONDITION = re.compile(r"([^<>=!]+)(<=|>=|!=|=|<|>)(.*)")
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run with its state.
+
+    Attributes:
+        scanned: its folder.
+        state: in a word.
+    """
+
+    scanned: ScannedRun
+    state: str
+
+    @property
+    def label(self) -> str:
+        """What people call it: ``NAME/ID``."""
+        return self.scanned.label
+
+    @cached_property
+    def final(self) -> dict[str, float]:
+        """The last value of each metric; of a run that still goes on, as of now."""
+        told = (self.scanned.summary or {}).get("final") or {}
+        final = {name: float(value) for name, value in told.items()}
+        if self.state != "finished":
+            final |= self.scanned.last_metrics()
+        return final
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """The YAML of each value of its configuration."""
+        for name in ("config.yaml", "submitted.yaml"):
+            file = self.scanned.path / name
+            if file.exists():
+                return raw_values(file.read_text())
+        return {}
+
+    @property
+    def main_metric(self) -> str | None:
+        """The score that a run of its kind is known by."""
+        names = [n for n in self.final if n.startswith(("test/", "val/"))]
+        for score in MAIN_FIRST:
+            if found := [n for n in names if n.rpartition("/")[2] == score]:
+                return found[0]
+        return "train/loss" if "train/loss" in self.final else None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison such as ``optimizer.lr<=0.001`` or ``val/loss<0.5``.
+
+    Attributes:
+        key: a metric, where there is a slash in it; else a key of the configuration.
+        sign: how it is compared.
+        value: with what.
+    """
+
+    key: str
+    sign: str
+    value: Any
+
+    @classmethod
+    def parse(cls, text: str) -> "Condition":
+        """Read what a user typed.
+
+        Raises:
+            UserError: it is no comparison.
+        """
+        match = _CONDITION.fullmatch(text)
+        if match is None:
+            raise UserError(
+                f"--where {text}: write KEY=VALUE, or with !=, <, <=, >, >=; a KEY with a slash is "
+                "a metric"
+            )
+        return cls(match[1].strip(), match[2], yaml.safe_load(match[3]))
+
+    def holds(self, run: ListedRun) -> bool:
+        """Return whether a run is meant; one that lacks the key is not, but for ``!=``."""
+        found = run.final.get(self.key) if "/" in self.key else look_up(run.values, self.key)
+        if found is None and self.value is not None:
+            return self.sign == "!="
+        if isinstance(found, list) and self.sign == "=" and not isinstance(self.value, list):
+            return self.value in found
+        try:
+            return _OPERATORS[self.sign](_number(found), _number(self.value))
+        except TypeError:
+            return False
+
+
+def list_runs(
+    root: str | Path,
+    *,
+    names: Sequence[str] = (),
+    states: Sequence[str] = (),
+    conditions: Sequence[Condition] = (),
+    missing: Callable[[str], None],
+) -> list[ListedRun]:
+    """Return the runs that all filters let through, those that were active last at the end.
+
+    Args:
+        root: the folder of all runs.
+        names: of experiments, or patterns of ``NAME/ID``; none for all.
+        states: words that `mmlight ps` shows too; none for all.
+        conditions: on settings and metrics.
+        missing: is told where SLURM cannot say what becomes of launched runs.
+    """
+    runs = [ScannedRun(path) for path in run_folders(root) if _is_named(path, names)]
+    queue = jobs_of([run.submission for run in runs if run.submission], missing=missing)
+    listed = (ListedRun(run, state_of(run, queue).word) for run in runs)
+    kept = [
+        run
+        for run in listed
+        if (not states or run.state in states) and all(c.holds(run) for c in conditions)
+    ]
+    return sorted(kept, key=lambda run: run.scanned.touched_at)
+
+
+def metric_names(runs: Iterable[ListedRun]) -> list[str]:
+    """Return all metrics that runs have."""
+    return sorted({name for run in runs for name in run.final})
+
+
+def _is_named(path: Path, names: Sequence[str]) -> bool:
+    label = f"{path.parent.name}/{path.name}"
+    return not names or any(
+        fnmatch(label, name if "/" in name else f"{name}/*") or name in (path.name, label)
+        for name in names
+    )
+
+
+def _number(value: Any) -> Any:
+    # YAML takes 1e-3 for a text.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

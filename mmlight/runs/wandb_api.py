@@ -1,0 +1,85 @@
+"""Runs as W&B's own server has them, for comparing what lies in no folder here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mmlight.compose import flatten
+from mmlight.errors import UserError
+from mmlight.runs.compare.run import ComparedRun
+from mmlight.runs.metrics_log import AXES, merge
+
+_STEP = "trainer/global_step"
+
+
+def fetch(place: str, references: Sequence[str]) -> list[ComparedRun]:
+    """Return runs with all that they logged, in the order in which they are named.
+
+    Args:
+        place: ``ENTITY/PROJECT``.
+        references: an experiment (W&B's group), a run's id, or ``NAME/ID``.
+
+    Raises:
+        UserError: no such run, or W&B does not answer.
+    """
+    import wandb
+
+    found: dict[str, ComparedRun] = {}
+    try:
+        api = wandb.Api(timeout=30)
+        for reference in references:
+            wanted = reference.rpartition("/")[2]
+            runs = list(api.runs(place, filters={"$or": [{"group": reference}, {"name": wanted}]}))
+            if not runs:
+                raise UserError(f"no run '{reference}' in {place} at W&B")
+            found |= {run.id: compared(run) for run in sorted(runs, key=lambda r: r.created_at)}
+    except (wandb.Error, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"--wandb {place}: {' '.join(str(error).split())}") from error
+    return list(found.values())
+
+
+def compared(run: Any) -> ComparedRun:
+    """Return what a run of W&B's API is compared by.
+
+    Args:
+        run: as `wandb.Api().runs` gives it, logged by `mmlight.callbacks.wandb_run.WandbRun`.
+    """
+    config = dict(run.config)
+    told = config.pop("provenance", None) or {}
+    git = told.get("git") or {}
+    return ComparedRun(
+        name=run.group or run.name,
+        id=run.id,
+        state={"crashed": "failed", "killed": "stopped"}.get(run.state, run.state),
+        config=flatten({k: v for k, v in config.items() if not k.startswith("_")}),
+        rows=_rows(run.scan_history()),
+        devices=tuple(told.get("devices") or ()),
+        num_devices=int(told.get("num_devices") or 1),
+        commit=git.get("commit"),
+        patch=git.get("patch_sha256") or ("dirty" if git.get("dirty") else None),
+        data=(told.get("data") or {}).get("fingerprint"),
+    )
+
+
+def _rows(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per step; pictures, tables and what W&B adds are left out."""
+    entries = []
+    for found in history:
+        if _STEP not in found:
+            continue
+        entry = {name: found[name] for name in AXES if found.get(name) is not None}
+        entry |= {
+            name: float(value)
+            for name, value in found.items()
+            if "/" in name and name != _STEP and _is_number(value)
+        }
+        entries.append({"samples": 0, "wall_s": 0.0, **entry, "step": int(found[_STEP])})
+    rows = merge(entries)
+    return [rows[step] for step in sorted(rows)]
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | float) or value in ("NaN", "Infinity", "-Infinity")

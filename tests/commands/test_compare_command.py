@@ -1,0 +1,85 @@
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "runs"))
+
+from compare_data import rows_of, twelve, write_run
+
+from mmlight.__main__ import main
+from mmlight.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    twelve(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+def test_table_files_and_page_are_written(root, capsys):
+    assert main(["compare", "grid", "--metric", "val/accuracy", "--out", "out"]) == 0
+    said = capsys.readouterr().out
+    lines = [line.split() for line in said.splitlines() if "±" in line]
+    assert [line[:3] for line in lines] == [
+        ["1", "0.1", "4"],
+        ["2", "0.01", "4"],
+        ["3", "0.001", "4"],
+    ]
+    assert "75.0 ± 5.8 %" in said and "out/compare.html" in said
+    assert all(len(line) <= 80 for line in said.splitlines())
+    names = {path.name for path in Path("out").iterdir()}
+    assert names == {
+        *("compare.html", "settings.csv", "settings.md", "runs.csv"),
+        *("val_accuracy_curves.png", "val_accuracy_bars.png"),
+    }
+
+
+def test_page_needs_no_network(root):
+    main(["compare", "grid", "--out", "out"])
+    page = Path("out/compare.html").read_text()
+    assert not re.search(r"https?://|<script|<link", page)
+    assert page.count("data:image/png;base64,") == 4  # curves and bars of two scores
+    assert "12 runs, 3 settings" in page and "75.0 ± 5.8 %" in page
+
+
+def test_a_sweep_over_two_values_gets_parallel_coordinates(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(6):
+        config = {
+            "model": {
+                "init_args": {"lr": 10.0 ** -(number % 3 + 1), "dropout": 0.1 * (number // 3)}
+            }
+        }
+        rows = rows_of((0.1, 0.2, 0.1 * number), speed=10, seconds=1)
+        write_run(tmp_path / "runs" / "sweep" / f"t{number}", config=config, rows=rows)
+    assert main(["compare", "sweep", "--metric", "val/accuracy", "--out", "out"]) == 0
+    assert (tmp_path / "out" / "val_accuracy_parallel.png").stat().st_size > 5000
+
+
+def test_a_run_that_failed_is_named(root, capsys):
+    rows = rows_of((0.1, 0.2, 0.3), speed=10, seconds=1)
+    config = {"model": {"init_args": {"optimizer": {"lr": 5.0}}}}
+    write_run(root / "grid" / "broken", config=config, rows=rows, status="failed")
+    main(["compare", "grid", "--metric", "val/accuracy", "--out", "out"])
+    assert "not finished: grid/broken (failed)" in capsys.readouterr().out
+
+
+def test_mistakes_are_said_in_a_line(root, capsys):
+    assert main(["compare", "grdi"]) == 2
+    assert "no run 'grdi' in runs" in capsys.readouterr().err
+    assert main(["compare", "grid", "--metric", "val/acuracy"]) == 2
+    assert "did you mean 'val/accuracy'?" in capsys.readouterr().err
+    assert main(["compare", "grid", "--wandb", "mmlight"]) == 2
+    assert "name it as ENTITY/PROJECT" in capsys.readouterr().err
+
+
+def test_an_experiment_that_has_logged_nothing_is_refused(tmp_path):
+    from mmlight.runs.compare.run import read_run
+    from mmlight.runs.compare.settings import resolve_metrics
+
+    run = read_run(write_run(tmp_path / "x" / "one", config={}, rows=[], status=None))
+    with pytest.raises(UserError, match="logged anything"):
+        resolve_metrics([run], [])

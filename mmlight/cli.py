@@ -26,6 +26,7 @@ from mmlight.callbacks.errors_table import ErrorsTable
 from mmlight.callbacks.explain import Explain
 from mmlight.callbacks.guard import Guard
 from mmlight.callbacks.newest import find_whole
+from mmlight.callbacks.owed_validation import OwedValidation
 from mmlight.callbacks.pictures import Pictures
 from mmlight.callbacks.predictions import Predictions
 from mmlight.callbacks.probe import Probe
@@ -298,6 +299,8 @@ class MmlightCLI(LightningCLI):
         if verb == "fit":
             asked = settings.guard if settings.guard is not None else is_wanted(os.environ)
             self.guard = Guard(self.run) if asked else None
+            # Checkpoints are written from the guard on: what they hold is noted before.
+            callbacks.append(OwedValidation())
             callbacks += [self.guard] if self.guard is not None else []
             callbacks += checkpoint.callbacks(self.run.checkpoints)
         return callbacks, list(self.record.loggers())

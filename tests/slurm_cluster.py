@@ -1,6 +1,7 @@
 """A real SLURM cluster for tests, thrown away afterwards: two virtual nodes on this machine."""
 
 import os
+import random
 import shutil
 import subprocess
 import time
@@ -61,7 +62,9 @@ def cluster(folder: Path, *, options: tuple[str, ...] = ()) -> Iterator[Cluster]
     for command in ("slurmctld", "slurmd", "munged", "sbatch"):
         if shutil.which(command, path=paths) is None:
             pytest.skip(f"no {command}: apt-get install slurmctld slurmd slurm-client munge")
-    subprocess.run([TOOL, "up", folder, *options], check=True, capture_output=True)
+    # Jobs take their ports from their ids: those of clusters side by side must differ.
+    first = ("--conf", f"FirstJobId={random.randrange(1000, 60000)}")
+    subprocess.run([TOOL, "up", folder, *first, *options], check=True, capture_output=True)
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     try:

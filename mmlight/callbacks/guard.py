@@ -8,67 +8,16 @@ from types import MethodType
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-import torch.distributed as dist
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mmlight import signals
+from mmlight.callbacks.agreement import Agreement
 from mmlight.callbacks.checkpoints import Newest
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event
 from mmlight.runs.run import RunFolder
-
-
-class Agreement:
-    """A number that all ranks have agreed on: the greatest that any of them gave.
-
-    It goes over the network between the hosts' processors, in its own group of gloo, while the next
-    step computes: `ask` begins it, the next `ask` returns what came out of it. So a GPU is never
-    waited for, and all ranks hear the same answer after the same step. A lone process hears its
-    own number at once.
-
-    Called by all ranks, in the same order.
-    """
-
-    def __init__(self) -> None:
-        self._group: Any = None
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            self._group = dist.new_group(backend="gloo")
-        self._value = torch.zeros(1, dtype=torch.int64)
-        self._work: Any = None
-
-    def ask(self, value: int) -> int:
-        """Give a number; return what was agreed on at the last call (a lone process: now)."""
-        if self._group is None:
-            return value
-        before = self._answer()
-        self._value = torch.tensor([value])
-        self._work = dist.all_reduce(
-            self._value, dist.ReduceOp.MAX, group=self._group, async_op=True
-        )
-        return before
-
-    def ask_now(self, value: int) -> int:
-        """Give a number and wait for all ranks."""
-        answer = self.ask(value)
-        return answer if self._group is None else self._answer()
-
-    def close(self) -> None:
-        """Wait for all ranks, and leave the group: gloo aborts where one leaves early."""
-        if self._group is not None:
-            self._answer()
-            dist.barrier(group=self._group)
-            dist.destroy_process_group(self._group)
-            self._group = None
-
-    def _answer(self) -> int:
-        if self._work is None:
-            return 0
-        self._work.wait()
-        self._work = None
-        return int(self._value)
 
 
 class Guard(pl.Callback):
@@ -77,8 +26,9 @@ class Guard(pl.Callback):
     It takes the place of Lightning's own handling of signals, which saves from within a handler,
     on some ranks only, and in worker processes too. Ranks agree at the end of each optimiser step
     on the most urgent signal that any of them noted (`mmlight.signals`). When there is one, the
-    newest checkpoint is written, the step's metrics are logged, a validation that is due runs, and
-    `fit` raises Lightning's `SIGTERMException` on all ranks; `handed_on` then says why.
+    newest checkpoint is written, the step's metrics are logged, and `fit` raises Lightning's
+    `SIGTERMException` on all ranks; `handed_on` then says why. They agree in evaluations too: a
+    validation is broken off, and made up for by `OwedValidation` when the run goes on.
 
     Args:
         run: the run's folder; each start is noted in its log of attempts.
@@ -88,6 +38,7 @@ class Guard(pl.Callback):
         self.run = run
         self.handed_on: str | None = None
         self._agreement: Agreement | None = None
+        self._first_step: int | None = None
         self._seen_step = 0
         self._last_step: float = 0
 
@@ -110,7 +61,8 @@ class Guard(pl.Callback):
         """Note the start, and see that all ranks begin at the same step."""
         assert self._agreement is not None
         step = trainer.global_step
-        self._seen_step, self._last_step = step, trainer.estimated_stepping_batches
+        self._first_step = self._seen_step = step
+        self._last_step = trainer.estimated_stepping_batches
         least, greatest = -self._agreement.ask_now(-step), self._agreement.ask_now(step)
         if least != greatest:
             raise RuntimeError(
@@ -147,18 +99,24 @@ class Guard(pl.Callback):
         if not heard or step >= self._last_step:  # the last step ends training anyway
             return
         self.handed_on = signals.NAMES[heard]
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, Newest):
-                callback.save_now(trainer)
-        loop = trainer.fit_loop
-        assert loop._data_fetcher is not None
-        if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
-            self._leave(trainer)
+        self._save(trainer)
+        # Lightning's loops look at this when the step's metrics have been logged, and raise.
+        trainer._signal_connector.received_sigterm = True
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave after the validation that was due."""
-        if self.handed_on is not None and trainer.state.fn == "fit":
-            self._leave(trainer)
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Agree; where the answer is to stop, save what came before the validation, and leave."""
+        if self._agreement is None or self.handed_on is not None:
+            return
+        heard = self._agreement.ask(signals.noted())
+        if heard:
+            self.handed_on = signals.NAMES[heard]
+            if trainer.state.fn == "fit" and self._first_step not in (None, trainer.global_step):
+                self._save(trainer)  # a step of this start; otherwise its checkpoint is there
+            raise SIGTERMException
+
+    on_test_batch_end = on_validation_batch_end
 
     @contextmanager
     def watch(
@@ -207,9 +165,10 @@ class Guard(pl.Callback):
             raise SIGTERMException
 
     @staticmethod
-    def _leave(trainer: pl.Trainer) -> None:
-        # Lightning's loops look at this when the step's metrics have been logged, and raise.
-        trainer._signal_connector.received_sigterm = True
+    def _save(trainer: pl.Trainer) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Newest):
+                callback.save_now(trainer)
 
 
 class _NoHandlers(_SignalConnector):

@@ -28,18 +28,26 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="mmlight submit",
+        usage="mmlight submit -c FILE --cluster FILE [--cluster.KEY VALUE] [--dry-run] [--again] "
+        "[--KEY VALUE ...]",
         description="Give an experiment to SLURM. Takes what `mmlight fit` takes, and checks it "
-        "before it is submitted. The job runs a copy of the code as it is now, warns itself before "
+        "before it is submitted. The job runs a copy of the code as it is now, is warned before "
         "its time is up, and goes on in the next job until the training is finished.",
         epilog="example: mmlight submit -c experiments/pretrain/NAME.yaml --cluster "
         "slurm/clusters/SITE.yaml --cluster.time 12:00:00 --trainer.num_nodes 2 --dry-run",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--cluster", type=Path, required=True, help="the cluster's profile, a YAML file")
+    add(
+        "--cluster",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the cluster's profile, a YAML file",
+    )
     add("--cluster.KEY", metavar="VALUE", help="a value in place of the profile's")
     add("--dry-run", action="store_true", help="print the job script, and submit nothing")
-    add("--again", action="store_true", help="though the same experiment was launched before")
+    add("--again", action="store_true", help="launch one more run of an experiment")
     given, changes = profile.take_changes(argv)
     options, rest = parser.parse_known_args(given)
     if not options.dry_run and not client.is_here():

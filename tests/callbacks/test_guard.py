@@ -12,6 +12,7 @@ from mmlight import signals
 from mmlight.callbacks.checkpoints import CheckpointSettings
 from mmlight.callbacks.ema import Ema
 from mmlight.callbacks.guard import Guard
+from mmlight.callbacks.owed_validation import OwedValidation
 from mmlight.runs.run import RunFolder
 
 STEPS = 12  # 5 an epoch
@@ -69,7 +70,8 @@ def train(values, run, *, send=None, every_n_steps=None):
     """Train from the newest checkpoint; return losses, validations and why it was handed on."""
     losses, validations = cli_data.Losses(), Validations()
     guard = Guard(run)
-    callbacks = [losses, validations, Ema(decay=0.9), *([send] if send else []), guard]
+    callbacks = [losses, validations, Ema(decay=0.9), *([send] if send else [])]
+    callbacks += [OwedValidation(), guard]
     callbacks += CheckpointSettings(every_n_steps=every_n_steps).callbacks(run.checkpoints)
     signals._Noted.owner = signals._Noted.code = 0
     newest = run.newest_checkpoint()
@@ -77,7 +79,6 @@ def train(values, run, *, send=None, every_n_steps=None):
         cli_data.fit(values, run.path, callbacks=callbacks, ckpt_path=newest)
     except SIGTERMException:
         assert guard.handed_on
-    guard.close()
     return losses.by_batch, validations.by_step, guard.handed_on
 
 
@@ -106,3 +107,18 @@ def test_run_told_to_stop_at_any_step_goes_on_bit_for_bit(
     assert len(losses) + len(rest) == STEPS
     assert {**validations, **later} == whole[1]
     assert len(validations) + len(later) == len(whole[1])
+
+
+@pytest.mark.parametrize("every_n_steps", [None, 5])
+@pytest.mark.parametrize("step", [5, 10])
+def test_validation_that_is_broken_off_is_made_up_for(values, whole, step, every_n_steps, tmp_path):
+    run = RunFolder(tmp_path)
+    send = Send(step, number=signal.SIGTERM, validating=True)
+    losses, validations, reason = train(values, run, send=send, every_n_steps=every_n_steps)
+    assert (len(losses), reason) == (step, "TERM")
+    assert step not in validations
+    assert [p.name for p in run.checkpoints.glob("*.ckpt")] == [f"step-{step:08d}.ckpt"]
+    rest, later, reason = train(values, run, every_n_steps=every_n_steps)
+    assert {**losses, **rest} == whole[0]
+    assert len(losses) + len(rest) == STEPS
+    assert {**validations, **later} == whole[1]

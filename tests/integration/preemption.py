@@ -1,9 +1,12 @@
 """A tiny training as a job on a real cluster, and what can happen to it."""
 
+import os
 import random
+import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from mmlight.runs.slurm.profile import Profile
 from mmlight.runs.slurm.script import render
 
 # A restart is nearly all import of packages, on a machine whose cores the ranks share.
-START_S = 240
+START_S = 400
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -39,6 +42,33 @@ class Job:
     def step(self) -> int:
         rows = read_rows(self.run.metrics_jsonl)
         return rows[-1]["step"] if rows else 0
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [e for e in self.attempts().events if e["event"] == kind]
+
+    def pids(self) -> list[int]:
+        """Return the processes of the job's ranks, in the order of ranks."""
+        found: list[tuple[int, int]] = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, ValueError):
+                environ = dict(
+                    entry.split("=", 1)
+                    for entry in (path / "environ").read_text().split("\0")
+                    if "=" in entry
+                )
+                words = (path / "cmdline").read_text().split("\0")
+                parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                of_step = environ.get("SLURM_STEP_ID") and environ.get("SLURM_JOB_ID") == self.id
+                ours = environ.get("SLURM_CONF") == os.environ["SLURM_CONF"]
+                # A rank is a child of SLURM's; its own workers have the same command line.
+                by_slurm = "slurmstepd" in Path(f"/proc/{parent}/comm").read_text()
+                if of_step and ours and by_slurm and "mmlight" in words:
+                    found.append((int(environ["SLURM_PROCID"]), int(path.name)))
+        return [pid for _, pid in sorted(found)]
+
+    def kill_rank(self, rank: int) -> None:
+        """Kill one rank without a warning."""
+        os.kill(self.pids()[rank], signal.SIGKILL)
 
     def losses(self) -> dict[int, float]:
         return cli_data.losses(self.run.path)
@@ -63,15 +93,15 @@ class Job:
             time.sleep(0.02)
         assert there(), f"step {step} was not reached\n{self.log()}"
 
-    def send(self, signal: str) -> None:
+    def send(self, name: str) -> None:
         """Send a signal to every process of the job's step, as SLURM's warnings come."""
-        subprocess.run(["scancel", "--signal", signal, self.id], check=True)
+        subprocess.run(["scancel", "--signal", name, self.id], check=True)
 
     def wait_for_hand_on(self, number: int) -> dict[str, Any]:
         """Wait until the run was handed on so often; return the end that led to it, if noted."""
         wait_for(
             lambda: self.attempts().hand_ons >= number,
-            seconds=90,
+            seconds=START_S,
             what=f"hand-on {number}\n{self.log()}",
         )
         ends = [e for e in self.attempts().events if e["event"] == "end"]
@@ -86,17 +116,17 @@ class Job:
         )
         assert self.cluster.job(self.id)["JobState"] in states, self.log()
 
-    def interrupt(self, signal: str, *, times: int, draws: random.Random) -> list[str]:
+    def interrupt(self, name: str, *, times: int, draws: random.Random) -> list[str]:
         """Send a signal at random steps, again after each restart; return a line for each."""
         told = []
         for number in range(1, times + 1):
             began = self.wait_for_start(number)
-            self.wait_for_step(began + draws.randint(1, 20))
-            self.send(signal)
+            self.wait_for_step(began + draws.randint(1, 12))
+            self.send(name)
             end = self.wait_for_hand_on(number)
-            assert end["hand_on"] and end["reason"] == signal, self.log()
+            assert end["hand_on"] and end["reason"] == name, self.log()
             assert self.run.checkpoint_step() == end["step"]
-            told.append(f"{signal}: from step {began}, left at {end['step']}")
+            told.append(f"{name}: from step {began}, left at {end['step']}")
             if number < times:
                 assert self.wait_for_start(number + 1) == end["step"]
         return told
@@ -108,6 +138,11 @@ class Lab:
 
     cluster: Cluster
     folder: Path
+
+    def prepare(self) -> Path:
+        """Make the data, once; return its folder."""
+        data = self.folder / "data"
+        return data if data.exists() else cli_data.write_data(data)
 
     def submit(
         self,
@@ -129,9 +164,7 @@ class Lab:
             options: of sbatch.
             changes: of the experiment, with ``__`` for dots.
         """
-        data = self.folder / "data"
-        if not data.exists():
-            cli_data.write_data(data)
+        data = self.prepare()
         run = RunFolder(self.folder / "my runs" / "tiny" / run_id)
         values = cli_data.changed(
             cli_data.experiment(data, run.path.parent.parent),
@@ -150,6 +183,8 @@ class Lab:
         )
         cli_data.write_yaml(run.path / "submitted.yaml", values)
         profile = profile or Profile(time="30", environment={"OMP_NUM_THREADS": 1})
+        tests = f'export PYTHONPATH="$PYTHONPATH:{REPOSITORY / "tests"}"'
+        profile = replace(profile, setup=[tests])
         script = render(
             profile,
             root=run.path.parent.parent,

@@ -18,11 +18,11 @@ cd "$cwd" || exit
 #@ setup
 
 # The first node leads, found by its address: its name need not resolve on the others. A port of
-# this job's own, below those that systems hand out by themselves.
+# this start's own, below those that systems hand out by themselves.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
 export MASTER_ADDR=${address:-$first}
-export MASTER_PORT=$((12000 + SLURM_JOB_ID % 20000))
+export MASTER_PORT=$((12000 + (SLURM_JOB_ID + 97 * ${SLURM_RESTART_COUNT:-0}) % 20000))
 
 # A warning (USR1 before the time is up or at a preemption, TERM) is for the training processes,
 # which save and end. This shell outlives them: without a trap it would end at once.
@@ -32,5 +32,7 @@ trap : USR1 TERM
 srun "${srun[@]}" "${python[@]}" -P -m mmlight "${command[@]}"
 code=$?
 
-# Finished, to go on in a further job, or given up? The answer's exit code is the job's.
+# Finished, to go on in a further job, or given up? The answer's exit code is the job's. SLURM may
+# send TERM to all processes more than once: what is started from here on does not hear it.
+trap '' USR1 TERM
 "$host_python" -P -m mmlight.runs.after_srun "$run" "$code"

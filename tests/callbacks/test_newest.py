@@ -1,0 +1,98 @@
+"""`--ckpt_path auto`: the newest whole checkpoint of this run, and what is said of damaged ones."""
+
+import logging
+import os
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from mmlight.callbacks.newest import find_whole
+from mmlight.runs.run import RunFolder
+from mmlight.tasks.saved import CHECKPOINT_KEY
+from mmlight.tasks.sharded import META
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path / "name" / "id")
+    run.checkpoints.mkdir(parents=True)
+    return run
+
+
+def save(run, name, *, at):
+    path = run.checkpoints / name
+    torch.save({CHECKPOINT_KEY: {}, "weights": torch.ones(999)}, path)
+    os.utime(path, (at, at))
+    return path
+
+
+def save_in_parts(run, name, *, at):
+    path = run.checkpoints / name
+    dcp.save({"state_dict": {"weights": torch.ones(999)}}, checkpoint_id=path, no_dist=True)
+    torch.save({CHECKPOINT_KEY: {}}, path / META)
+    os.utime(path, (at, at))
+    return path
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def test_run_without_a_checkpoint_starts_afresh(run, caplog):
+    assert find_whole(run) is None
+    assert find_whole(RunFolder(run.path.parent / "other")) is None
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("write", [save, save_in_parts])
+def test_newest_is_taken_without_a_word(run, caplog, write):
+    write(run, "step-00000002.ckpt", at=1)
+    newest = write(run, "step-00000004.ckpt", at=2)
+    save(run, "best-00000009.ckpt", at=3)
+    assert find_whole(run) == newest
+    assert warnings(caplog) == []
+
+
+def test_one_cut_in_half_is_put_aside_for_the_one_before_it(run, caplog):
+    before = save(run, "step-00000002.ckpt", at=1)
+    newest = save(run, "step-00000004.ckpt", at=2)
+    cut(newest)
+    assert find_whole(run) == before
+    assert f"{newest}: cannot be read" in caplog.text
+    assert f"going on from {before}" in caplog.text
+    assert [p.name for p in run.checkpoints_by_age()] == [before.name]
+    assert (run.checkpoints / f".{newest.name}.damaged").exists()
+
+
+def test_one_in_parts_with_a_part_cut_is_put_aside(run, caplog):
+    before = save_in_parts(run, "step-00000002.ckpt", at=1)
+    newest = save_in_parts(run, "step-00000004.ckpt", at=2)
+    (part,) = newest.glob("*.distcp")
+    cut(part)
+    assert find_whole(run) == before
+    assert f"{part.name} is cut short" in caplog.text
+
+
+def test_best_one_is_better_than_none(run, caplog):
+    best = save(run, "best-00000001.ckpt", at=1)
+    cut(save(run, "step-00000004.ckpt", at=2))
+    assert find_whole(run) == best
+
+
+def test_only_damaged_ones_are_as_none_and_this_is_said(run, caplog):
+    cut(save(run, "step-00000004.ckpt", at=2))
+    assert find_whole(run) is None
+    assert "starting afresh" in caplog.text
+
+
+def test_what_a_killed_process_was_writing_is_removed(run):
+    newest = save(run, "step-00000002.ckpt", at=1)
+    (run.checkpoints / ".step-00000004.ckpt.ab12.part").write_bytes(b"half")
+    (run.checkpoints / ".step-00000006.ckpt.cd34.part").mkdir()
+    assert find_whole(run) == newest
+    assert list(run.checkpoints.iterdir()) == [newest]

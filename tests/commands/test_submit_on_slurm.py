@@ -10,6 +10,7 @@ from slurm_cluster import wait_for
 
 from mmlight.runs.attempts import read_attempts
 from mmlight.runs.scan import ScannedRun
+from mmlight.runs.slurm import client
 from mmlight.runs.slurm.state import jobs_of, state_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
@@ -29,7 +30,10 @@ def lab(tmp_path, slurm):
         "time: 60\nsignal_lead_s: 30\nmax_nodes: 2\nmemory_per_node: 1500M\n"
         "environment: {OMP_NUM_THREADS: 1}\n"
     )
-    return folder
+    yield folder
+    # What a failed test leaves behind would take the processors of the next one.
+    if left := [job.id for job in client.queue().values() if job.is_active]:
+        client.cancel(left)
 
 
 @pytest.fixture

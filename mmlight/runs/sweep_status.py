@@ -128,7 +128,9 @@ def _read(
         result = read_run(folder, run, sweep)
         state = run_state(run, folder, queue) if result.state != "finished" else None
         if state is not None and state.word in _WORDS:
-            why = state.why if state.word in ("failed", "stopped") else None
+            why = (
+                state.why.removeprefix("failed: ") if state.word in ("failed", "stopped") else None
+            )
             result = replace(result, state=_WORDS[state.word], error=result.error or why)
         found.append(result)
     return joined(found)

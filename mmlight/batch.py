@@ -3,7 +3,7 @@
 Shape legend, used as suffixes all over the project:
 
     B samples of this rank's batch      C image channels     H, W pixels
-    N captions (N == B in training)     L tokens or frames   T waveform samples
+    N captions (usually B in training)  L tokens or frames   T waveform samples
     D feature width                     P modality pairs     K classes
     G boxes of the sample with most of them
 """
@@ -139,9 +139,9 @@ class Text(_Movable):
         token_ids_NL: int64; padding positions hold the tokenizer's padding id.
         mask_NL: bool, True for real tokens. The last real token of a CLIP-like text is end-of-text.
         present_N: bool, False where the sample has no text (such a row has one masked-in token).
-        item_N: int64, the row of the batch each caption belongs to. In training there is one
-            caption per sample and this is ``arange(B)``; in evaluation a sample has all of its
-            captions.
+        item_N: int64, the row of the batch each caption belongs to, in order. In training every
+            sample has the same number of captions, one unless the data's text settings say
+            otherwise; in evaluation a sample has all of its captions.
         caption_id_N: int64, a hash of the caption's text: equal captions, equal ids.
         offset_NL2: int64, the first character of its caption that each token stands for and the
             one after its last; equal for tokens that stand for none (start, end, padding). None

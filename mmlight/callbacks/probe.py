@@ -4,22 +4,25 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 
 from mmlight import comm
 from mmlight.batch import Batch, Modality
 from mmlight.errors import UserError
-from mmlight.metrics.neighbours import knn_logits, linear_accuracy
-from mmlight.tasks.first_text import with_first_text
+from mmlight.metrics.neighbours import knn_logits, label_figures, linear_labels
+from mmlight.tasks.task import Task
 
 
 class Probe(pl.Callback):
     """Scores each tower's pooled features with classifiers fitted on the training split.
 
     When the test set is scored, and under ``mmlight validate``: it encodes the training split
-    without augmentation, once, and logs ``test/knn/image_accuracy`` and
-    ``test/linear/image_accuracy``. The model itself is not changed. Rank 0 fits the classifiers.
+    without augmentation, once, and logs ``test/knn/image_accuracy``, ``test/linear/image_accuracy``
+    and the same of ``macro_f1``. The classes are the data's labels; where words are tagged, the
+    tags, and the features are those of each word's first token. The model itself is not changed.
+    Rank 0 fits the classifiers.
 
     Args:
         methods: ``knn``: the votes of the nearest training samples; ``linear``: logistic regression
@@ -53,7 +56,8 @@ class Probe(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check that there are labels and a training split."""
         members = _data(trainer).members
-        if members.label is None:
+        own = getattr(type(pl_module), "probe_rows", None) is not Task.probe_rows
+        if members.label is None and not own:
             raise UserError("probe needs labels; name data.members.label (such as cls)")
         if "train" not in _data(trainer).split_names():
             raise UserError("probe fits its classifiers on data.train.shards, which is not set")
@@ -96,27 +100,23 @@ class Probe(pl.Callback):
             if not len(query_QD) or not len(train_ND):
                 continue
             for method in self.methods:
-                scores[f"{stage}/{method}/{name}_accuracy"] = self._score(
-                    method, train_ND, label_N, query_QD, label_Q
-                )
+                found_Q = self._classify(method, train_ND, label_N, query_QD)
+                figures = label_figures(found_Q, label_Q.numpy())
+                scores |= {f"{stage}/{method}/{name}_{k}": v for k, v in figures.items()}
         pl_module.log_dict(scores)
         self._kept = {}
 
     on_validation_epoch_end = on_test_epoch_end
 
-    def _score(
-        self, method: str, train_ND: Tensor, label_N: Tensor, query_QD: Tensor, label_Q: Tensor
-    ) -> float:
+    def _classify(
+        self, method: str, train_ND: Tensor, label_N: Tensor, query_QD: Tensor
+    ) -> np.ndarray:
         if method == "knn":
-            count = int(max(label_N.max(), label_Q.max())) + 1
+            count = int(label_N.max()) + 1
             votes_QK = knn_logits(train_ND, label_N, query_QD, num_classes=count, k=self.k)
-            return float((votes_QK.argmax(1) == label_Q).double().mean())
-        return linear_accuracy(
-            train_ND.numpy(),
-            label_N.numpy(),
-            query_QD.numpy(),
-            label_Q.numpy(),
-            inverse_l2=self.inverse_l2,
+            return votes_QK.argmax(1).numpy()
+        return linear_labels(
+            train_ND.numpy(), label_N.numpy(), query_QD.numpy(), inverse_l2=self.inverse_l2
         )
 
 
@@ -129,16 +129,8 @@ def _data(trainer: pl.Trainer) -> Any:
 
 
 def _encode(task: Any, batch: Batch, *, into: dict[Modality, list[tuple[Tensor, Tensor]]]) -> None:
-    batch = with_first_text(batch)
-    assert batch.label_B is not None
-    for name in batch.modalities():
-        if name not in task.towers:
-            continue
-        keep_B = batch.valid_B & batch.present(name) & (batch.label_B >= 0)
-        pooled_BD = task.tower(name).encoder(getattr(batch, name)).pooled_BD
-        into.setdefault(name, []).append(
-            (pooled_BD[keep_B].detach().float().cpu(), batch.label_B[keep_B].cpu())
-        )
+    for name, (features_ND, label_N) in task.probe_rows(batch).items():
+        into.setdefault(name, []).append((features_ND.detach().float().cpu(), label_N.cpu()))
 
 
 def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

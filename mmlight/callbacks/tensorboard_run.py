@@ -40,13 +40,18 @@ class TensorBoardRun(TensorBoardLogger):
         """
         self._axes = Axes(trainer)
 
+    @rank_zero_only
     def rewind(self, step: int) -> None:
         """Have TensorBoard forget what was logged after `step`; call it before anything is logged.
 
         Args:
             step: optimiser steps in the checkpoint.
         """
-        self._kwargs["purge_step"] = step + 1 if step else 0
+        if self._experiment is not None:
+            # The trainer opens a file before the step is known.
+            self._experiment.close()
+            self._experiment = None
+        self._kwargs["purge_step"] = step + 1
 
     @override
     @rank_zero_only

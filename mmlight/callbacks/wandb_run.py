@@ -1,7 +1,7 @@
 """W&B for one run folder: one run over all restarts, in which every row is once."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from mmlight import signals
 from mmlight.callbacks.axes import Axes
 from mmlight.runs.files import plain
 from mmlight.runs.metrics_log import AXES
@@ -185,8 +186,9 @@ class WandbRun(WandbLogger):
         Args:
             values: by name.
         """
-        if self._experiment is not None:
-            self._experiment.summary.update(plain(dict(values)))
+        run = self._experiment
+        if run is not None:
+            self._try(lambda: run.summary.update(plain(dict(values))))
 
     @rank_zero_only
     def finish(self, *, how: Literal["finished", "failed", "preempted"] = "finished") -> None:
@@ -198,16 +200,29 @@ class WandbRun(WandbLogger):
         self._sent.close()
         if self._experiment is None:
             return
+        run, self._experiment = self._experiment, None
         if how == "preempted":
-            self._experiment.mark_preempting()
-        self._experiment.finish(exit_code=0 if how == "finished" else 1)
-        self._experiment = None
+            self._try(run.mark_preempting)
+        self._try(lambda: run.finish(exit_code=0 if how == "finished" else 1))
 
     def _send(self, values: Mapping[str, Any], axes: Mapping[str, float], *, step: int) -> None:
         run = self.experiment
         self._sent.add(step, values)
         # W&B's own step is the number of the row. It is never the trainer's: a second row of a
         # step would be dropped.
-        run.log({**values, **axes, _STEP: step}, step=self._next_row, commit=True)
+        row = {**values, **axes, _STEP: step}
+        self._try(lambda: run.log(row, step=self._next_row, commit=True))
         if self._next_row is not None:
             self._next_row += 1
+
+    def _try(self, call: Callable[[], object]) -> None:
+        """Tell W&B something, unless the job's end has ended W&B's own process.
+
+        SLURM sends TERM to every process of a job. Training has to save nevertheless; what W&B no
+        longer takes is sent when the run goes on.
+        """
+        try:
+            call()
+        except Exception:
+            if not signals.noted():
+                raise

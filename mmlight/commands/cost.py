@@ -20,6 +20,7 @@ from mmlight.costs.devices import DEVICES, find_device
 from mmlight.costs.foretell import Foretold, Settings, foretell
 from mmlight.costs.memory import resident_bytes
 from mmlight.costs.rates import Rates, between, measure_rates
+from mmlight.data.cursor import default_lanes
 from mmlight.data.dataset import Rank, Refusal
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
@@ -230,6 +231,10 @@ def _batches(data: ShardDataModule, options: CostOptions) -> _Seen:
             f"data.global_batch_size {data.global_batch_size} cannot be divided by --devices "
             f"{options.num_devices}"
         )
+    notes = []
+    if (data.num_lanes or default_lanes(data.global_batch_size)) % options.num_devices:
+        data.num_lanes = options.num_devices
+        notes.append(f"a run on so many devices needs --data.num_lanes {options.num_devices}")
     try:
         data.prepare_data()
         data.setup("fit")
@@ -237,7 +242,7 @@ def _batches(data: ShardDataModule, options: CostOptions) -> _Seen:
         blank = blank_batch(data, share)
         if blank is None:
             raise
-        return _Seen([blank], 0.0, None, [f"no time for loading: {error}"])
+        return _Seen([blank], 0.0, None, [*notes, f"no time for loading: {error}"])
     batches = data.train_batches(Rank(0, options.num_devices))
     per_epoch = batches.order.steps_per_epoch
     chosen = sorted({per_epoch * i // _NUM_BATCHES for i in range(_NUM_BATCHES)})
@@ -251,7 +256,7 @@ def _batches(data: ShardDataModule, options: CostOptions) -> _Seen:
         if isinstance(batch, Refusal):
             raise UserError(batch.message)
         found.append(batch)
-    return _Seen(found[1:], sum(times[1:]) / len(chosen), per_epoch, [])
+    return _Seen(found[1:], sum(times[1:]) / len(chosen), per_epoch, notes)
 
 
 def _num_steps(trainer: Any, steps_per_epoch: int | None, accumulate: int) -> int | None:

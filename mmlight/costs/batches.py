@@ -26,8 +26,10 @@ def blank_batch(data: ShardDataModule, size: int) -> Batch | None:
         pixels = torch.zeros(size, data.image.channels, side, side, dtype=torch.uint8)
         image = Images(pixels, here_B)
     if data.text is not None:
-        ids = torch.ones(size, data.text.max_tokens, dtype=torch.int64)
-        text = Text(ids, torch.ones_like(ids, dtype=torch.bool), here_B, rows_B, rows_B)
+        item_N = rows_B.repeat_interleave(data.text.captions_per_sample)
+        ids = torch.ones(len(item_N), data.text.max_tokens, dtype=torch.int64)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        text = Text(ids, mask, mask[:, 0], item_N, item_N)
     if data.audio is not None:
         length = round(data.audio.max_seconds * data.audio.sample_rate_hz)
         audio = Audio(torch.zeros(size, length), torch.full((size,), length), here_B)
@@ -41,5 +43,5 @@ def blank_batch(data: ShardDataModule, size: int) -> Batch | None:
         text=text,
         audio=audio,
         label_B=torch.zeros(size, dtype=torch.int64) if members.label is not None else None,
-        captions=["a"] * size if text is not None else [],
+        captions=["a"] * len(text.item_N) if text is not None else [],
     )

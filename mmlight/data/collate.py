@@ -141,9 +141,12 @@ def _join_audio(samples: Sequence[Sample]) -> Audio:
 
 
 def _join_text(samples: Sequence[Sample], settings: TextSettings) -> tuple[Text, list[str]]:
-    rows = [(row, text) for row, sample in enumerate(samples) for text in sample.captions or [""]]
+    texts = [sample.captions or [""] * sample.blank_captions for sample in samples]
+    rows = [(row, text) for row, of_sample in enumerate(texts) for text in of_sample]
     captions = [text for _, text in rows]
-    meant = [text for sample in samples for text in sample.meant or sample.captions or [""]]
+    meant = [
+        text for sample, own in zip(samples, texts, strict=True) for text in sample.meant or own
+    ]
     present_N = torch.tensor([bool(samples[row].captions) for row, _ in rows])
     encoding = settings.tokenizer.encode_batch(
         captions, max_tokens=settings.max_tokens, offsets=settings.offsets

@@ -43,6 +43,11 @@ def permutation(
     return np.argsort(bits, kind="stable")
 
 
+def default_lanes(global_batch: int) -> int:
+    """Return how many lanes an order has where nobody says."""
+    return math.gcd(global_batch, _MAX_DEFAULT_LANES)
+
+
 class Order:
     """Order of training: every epoch another, no sample twice in one.
 
@@ -83,11 +88,11 @@ class Order:
         self.global_batch = global_batch
         if global_batch < 1 or window < 1:
             raise UserError(f"global batch ({global_batch}) and window ({window}) are at least 1")
-        self.num_lanes = num_lanes or math.gcd(global_batch, _MAX_DEFAULT_LANES)
+        self.num_lanes = num_lanes or default_lanes(global_batch)
         if self.num_lanes < 1 or global_batch % self.num_lanes:
             raise UserError(
                 f"num_lanes {self.num_lanes} does not divide the global batch of {global_batch}; "
-                f"{math.gcd(global_batch, _MAX_DEFAULT_LANES)} would"
+                f"{default_lanes(global_batch)} would"
             )
         if self.num_samples < global_batch:
             raise UserError(
@@ -110,7 +115,7 @@ class Order:
             else:
                 per_rank, most = self.global_batch // world_size, _MAX_DEFAULT_LANES // world_size
                 share = max(n for n in range(1, max(most, 1) + 1) if per_rank % n == 0)
-                remedy = f"set num_lanes to {world_size * share}"
+                remedy = f"set data.num_lanes to {world_size * share}"
             raise UserError(
                 f"{world_size} ranks can't share a global batch of {self.global_batch} in "
                 f"{self.num_lanes} lanes equally; {remedy}"

@@ -509,6 +509,7 @@ class ShardDataModule(lightning.LightningDataModule):
             image=self.image,
             audio=self.audio,
             clean=self.text.clean if self.text is not None else "none",
+            num_captions=self.text.captions_per_sample if self.text is not None else 1,
             class_names=tuple(self.class_names) or None,
             corruptor=corruptor(self.corruptions, split=name, seed=self.seed),
         )

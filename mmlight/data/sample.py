@@ -36,6 +36,7 @@ class Sample:
         fitted: where they come from and the boxes in them, for images that keep their proportions.
         waveform: float32 samples.
         captions: one in training, all of them in evaluation.
+        blank_captions: rows that stand for them where there are none.
         meant: the captions before they were corrupted on purpose.
         label: class number, -1 where there is none.
         fields: further values by name.
@@ -48,6 +49,7 @@ class Sample:
     fitted: Fitted | None = None
     waveform: Waveform | None = None
     captions: list[str] = field(default_factory=list)
+    blank_captions: int = 1
     meant: list[str] = field(default_factory=list)
     label: int = -1
     fields: dict[str, Any] = field(default_factory=dict)
@@ -110,6 +112,7 @@ class Decoding:
         clean: how captions are cleaned.
         class_names: labels must be below their number; None to take any.
         corruptor: spoils what was decoded; None leaves it as it is.
+        num_captions: captions of a sample in training.
     """
 
     image: ImageSettings | None
@@ -117,6 +120,7 @@ class Decoding:
     clean: Cleaning
     class_names: tuple[str, ...] | None
     corruptor: Corruptor | None = None
+    num_captions: int = 1
 
 
 def decode_sample(
@@ -169,9 +173,9 @@ def decode_sample(
         captions = _class_captions(members.class_captions, sample, decoding.class_names)
     else:
         captions = _attempt("text", lambda: contents.captions(members))
+    sample.blank_captions = decoding.num_captions if draws else 1
     if captions and draws:
-        weights = [weight for _, weight in captions]
-        captions = [captions[draws("text").choice(weights) if len(captions) > 1 else 0]]
+        captions = _drawn(captions, decoding.num_captions, draws=draws("text"))
     sample.captions = [clean_caption(text, decoding.clean) for text, _ in captions]
     sample.meant = sample.captions
     if decoding.corruptor is not None:
@@ -180,6 +184,19 @@ def decode_sample(
     for name, source in members.fields.items():
         sample.fields[name] = _attempt(source, partial(contents.value, source))
     return sample
+
+
+def _drawn(
+    captions: list[tuple[str, float]], count: int, *, draws: Draws
+) -> list[tuple[str, float]]:
+    """Draw captions by their weights, each once before any is drawn again."""
+    drawn: list[tuple[str, float]] = []
+    left: list[tuple[str, float]] = []
+    while len(drawn) < count:
+        left = left or [c for c in captions if c[1] > 0] or list(captions)
+        place = draws.choice([weight for _, weight in left]) if len(left) > 1 else 0
+        drawn.append(left.pop(place))
+    return drawn
 
 
 def _load_fitted(

@@ -81,17 +81,25 @@ class TextSettings:
         clean: clip mends broken Unicode, undoes HTML escapes, folds white space and lowers the
             case, as CLIP does; whitespace only folds white space.
         offsets: also tell which characters of its caption each token stands for; tagging needs it.
+        captions_per_sample: how many captions of a sample training takes at once, for contrastive
+            tasks: all of them are its positives. They are drawn as one is, without repeats while
+            there are others.
     """
 
     tokenizer: Tokenizer
     max_tokens: int = 77
     clean: Cleaning = "none"
     offsets: bool = False
+    captions_per_sample: int = 1
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         if self.max_tokens < 3:
             raise UserError(f"text.max_tokens must be 3 or more, not {self.max_tokens}")
+        if self.captions_per_sample < 1:
+            raise UserError(
+                f"text.captions_per_sample must be 1 or more, not {self.captions_per_sample}"
+            )
         if self.clean not in ("none", "whitespace", "clip"):
             raise UserError(f"text.clean must be none, whitespace or clip, not '{self.clean}'")
         if self.offsets and self.clean != "none":

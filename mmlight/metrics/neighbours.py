@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -47,24 +48,29 @@ def knn_logits(
     return torch.cat(parts)
 
 
-def linear_accuracy(
+def linear_labels(
     train_ND: np.ndarray,
     label_N: np.ndarray,
     query_QD: np.ndarray,
-    query_label_Q: np.ndarray,
     *,
     inverse_l2: float = 1.0,
-) -> float:
-    """Return the accuracy of a logistic regression on standardised features (a linear probe).
+) -> np.ndarray:
+    """Return the classes (Q,) that a logistic regression on standardised features gives.
 
     Args:
         train_ND: features.
         label_N: int64 classes.
         query_QD: features.
-        query_label_Q: int64 classes.
         inverse_l2: scikit-learn's C: smaller means more regularisation.
     """
     scale = StandardScaler().fit(train_ND)
     probe = LogisticRegression(C=inverse_l2, max_iter=1000)
     probe.fit(scale.transform(train_ND), label_N)
-    return float(probe.score(scale.transform(query_QD), query_label_Q))
+    found_Q: np.ndarray = probe.predict(scale.transform(query_QD))
+    return found_Q
+
+
+def label_figures(found_Q: np.ndarray, true_Q: np.ndarray) -> dict[str, float]:
+    """Return accuracy and macro F1 over the classes that occur in either."""
+    macro = f1_score(true_Q, found_Q, average="macro", zero_division=0.0)
+    return {"accuracy": float((found_Q == true_Q).mean()), "macro_f1": float(macro)}

@@ -32,8 +32,8 @@ class Clip(PairObjective):
     Args:
         pairs: weights by pair, such as ``{image-text: 1.0, image-audio: 0.5}``. The loss is their
             mean by weight. None is every pair of the towers, with equal weights.
-        positives: ``sample``: only the same sample; ``caption``: also samples with an equal
-            caption; ``label``: also samples with an equal label.
+        positives: ``sample``: only the same sample, with all of its captions; ``caption``: also
+            samples with an equal caption; ``label``: also samples with an equal label.
         init_temperature: what similarities are divided by at the start, at least 1 / `max_scale`.
         max_scale: upper bound of 1 / temperature, kept after each step.
         learn_temperature: False keeps the temperature where it starts.

@@ -44,16 +44,20 @@ def fetch_columns(
 ) -> dict[Modality, Tensor]:
     """Return the columns by modality: (G, D) of all ranks if gathered, else this rank's (B, D).
 
-    Every rank calls it; a gather is one collective for all modalities. Gradients flow back.
+    Every rank calls it; a gather is one collective for all modalities, and a second one where
+    samples have several captions. Gradients flow back.
     """
     own = {m: features[m] for m in columns}
     if ranks != "gather" or not comm.is_distributed():
         return own
-    if len(columns) == 1:
-        return {columns[0]: comm.gather_with_grad(own[columns[0]])}
-    together_GX = comm.gather_with_grad(torch.cat(list(own.values()), dim=1))
-    widths = [x_BD.shape[1] for x_BD in own.values()]
-    return dict(zip(columns, together_GX.split(widths, dim=1), strict=True))
+    gathered: dict[Modality, Tensor] = {}
+    for length in dict.fromkeys(len(x_BD) for x_BD in own.values()):
+        alike = {m: x_BD for m, x_BD in own.items() if len(x_BD) == length}
+        parts = list(alike.values())
+        together_GX = comm.gather_with_grad(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
+        widths = [x_BD.shape[1] for x_BD in parts]
+        gathered |= zip(alike, together_GX.split(widths, dim=1), strict=True)
+    return gathered
 
 
 class Voyage:

@@ -20,12 +20,19 @@ from mmlight.objectives.pairs import (
     Pair,
     Positives,
     Samples,
+    captions_each,
     gather_rows,
     parse_pairs,
     used_modalities,
 )
 from mmlight.objectives.tiles import Tiling
 from mmlight.objectives.unit_length import unit_length
+
+
+def _beside_captions(features: Tensor, modality: Modality, each: int) -> Tensor:
+    """Return features with a row for each caption of a sample."""
+    return features if modality == "text" or each == 1 else features.repeat_interleave(each, 0)
+
 
 LogitsDtype = Literal["float32", "autocast"]
 
@@ -141,9 +148,14 @@ class PairObjective(Objective):
         the other pairs' gradients do not jump. With ``ranks: local`` nothing is sent, and value,
         logs and gradients are those of this rank's samples alone.
 
+        Where samples have K captions each, a pair with text compares B * K rows: every caption
+        beside its sample's features in the other modality, which all captions of that sample have
+        as a positive, and the other way round.
+
         Args:
-            encode: gives (B, D) features of a modality; called once for each, in a fixed order.
-            batch: one caption per sample.
+            encode: gives (B, D) features of a modality, (B * K, D) of captions; called once for
+                each, in a fixed order.
+            batch: with the same number of captions for every sample, those of one sample together.
 
         Raises:
             UserError: the batch lacks a modality, or what `positives` compares.
@@ -151,7 +163,12 @@ class PairObjective(Objective):
         assert self.pairs, "build() was not called"
         alone = self._ranks == "local"
         used = used_modalities(self.pairs)
-        rows = gather_rows(batch, modalities=used, positives=self._positives, alone=alone)
+        rows = {
+            each: gather_rows(
+                batch, modalities=m, positives=self._positives, alone=alone, each=each
+            )
+            for each, m in self._by_captions(batch).items()
+        }
         encoded = {m: encode(m) for m in used}
         device_type = encoded[used[0]].device.type
         tiling = self._tiling(device_type)
@@ -162,11 +179,12 @@ class PairObjective(Objective):
             parts = []
             for number, pair in enumerate(self.pairs):
                 row, column = sides(pair, chosen)
+                each = captions_each(batch) if pair.has_text else 1
                 part = self.part(
                     number,
-                    features[row],
-                    columns[column],
-                    samples=rows.samples(pair),
+                    _beside_captions(features[row], row, each),
+                    _beside_captions(columns[column], column, each),
+                    samples=rows[each].samples(pair),
                     tiling=tiling,
                     first_is_row=row == pair.first,
                 )
@@ -186,6 +204,13 @@ class PairObjective(Objective):
             for i, pair in enumerate(self.pairs)
         }
         return Loss(value=value, logs=logs)
+
+    def _by_captions(self, batch: Batch) -> dict[int, tuple[Modality, ...]]:
+        """Return the modalities of the pairs whose rows are so many captions of each sample."""
+        found: dict[int, list[Pair]] = {}
+        for pair in self.pairs:
+            found.setdefault(captions_each(batch) if pair.has_text else 1, []).append(pair)
+        return {each: used_modalities(tuple(pairs)) for each, pairs in found.items()}
 
     def _tiling(self, device_type: str) -> Tiling:
         # Under autocast the logits would be bf16: three times the gradient error that bf16

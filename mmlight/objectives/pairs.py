@@ -32,6 +32,11 @@ class Pair:
         """``image-text``, as in settings and logs."""
         return f"{self.first}-{self.second}"
 
+    @property
+    def has_text(self) -> bool:
+        """Whether one of the two is text, of which a sample may have several."""
+        return "text" in (self.first, self.second)
+
 
 def parse_pairs(
     pairs: Mapping[str, float] | None, *, available: tuple[Modality, ...]
@@ -174,16 +179,32 @@ def number_groups(group_G: Tensor, known_G: Tensor) -> Tensor:
     return torch.where(known_G, number_G, torch.arange(size, 2 * size, device=group_G.device))
 
 
+def captions_each(batch: Batch) -> int:
+    """Return how many captions each sample of a training batch has; 1 without text."""
+    if batch.text is None:
+        return 1
+    each, rest = divmod(batch.text.present_N.shape[0], batch.size)
+    assert not rest, "an objective takes the same number of captions for every sample"
+    return each
+
+
 def gather_rows(
-    batch: Batch, *, modalities: tuple[Modality, ...], positives: Positives, alone: bool = False
+    batch: Batch,
+    *,
+    modalities: tuple[Modality, ...],
+    positives: Positives,
+    alone: bool = False,
+    each: int = 1,
 ) -> Rows:
     """Collect masks and groups of all ranks, in one message; every rank calls it.
 
     Args:
-        batch: one caption per sample.
-        modalities: of the pairs.
+        batch: with one caption per sample, or `each`.
+        modalities: of the pairs; those with text are not to be mixed with others where samples
+            have several captions.
         positives: what decides which samples belong together.
         alone: keep to this rank's samples and send nothing.
+        each: captions of a sample. Rows are captions then, and those of a sample belong together.
 
     Raises:
         UserError: the batch lacks a modality, or what `positives` compares.
@@ -195,7 +216,19 @@ def gather_rows(
                 f"{_listed(tuple(batch.modalities()))}; map {modality} in the data settings or "
                 "leave its pairs out"
             )
-    columns = [(batch.present(m) & batch.valid_B).long() for m in modalities]
+    if each > 1 and positives == "caption":
+        raise UserError(
+            "positives: 'caption' and data.text.captions_per_sample above 1 do not go together; "
+            "use 'sample' or 'label'"
+        )
+    size = batch.size * each
+    own_B = torch.arange(batch.size, device=batch.valid_B.device)
+    own_B = own_B + (0 if alone else comm.rank() * batch.size)
+
+    def wide(x: Tensor) -> Tensor:
+        return x if len(x) == size else x.repeat_interleave(each, 0)
+
+    columns = [(wide(batch.present(m)) & wide(batch.valid_B)).long() for m in modalities]
     if positives == "caption":
         if batch.text is None:
             raise UserError("positives: 'caption' compares captions, but the data has no text")
@@ -206,14 +239,23 @@ def gather_rows(
                 "positives: 'label' compares labels, but the data maps none; map a label in the "
                 "data settings or use 'sample' or 'caption'"
             )
-        columns += [(batch.label_B >= 0).long(), batch.label_B]
-    assert all(len(c) == batch.size for c in columns), "an objective takes one caption per sample"
+        known_B = batch.label_B >= 0
+        if each > 1:  # the captions of a sample without a label belong together too
+            columns += [
+                torch.ones_like(columns[0]),
+                wide(torch.where(known_B, batch.label_B, -1 - own_B)),
+            ]
+        else:
+            columns += [known_B.long(), batch.label_B]
+    elif each > 1:
+        columns += [torch.ones_like(columns[0]), wide(own_B)]
+    assert all(len(c) == size for c in columns), "rows are samples, or all of their captions"
     table_BC = torch.stack(columns, dim=1)
     table_GC = table_BC if alone else comm.gather(table_BC)
-    grouped = positives != "sample"
+    grouped = positives != "sample" or each > 1
     return Rows(
         present={m: table_GC[:, i].bool() for i, m in enumerate(modalities)},
         group_G=number_groups(table_GC[:, -1], table_GC[:, -2].bool()) if grouped else None,
-        start=0 if alone else comm.rank() * batch.size,
-        size=batch.size,
+        start=0 if alone else comm.rank() * size,
+        size=size,
     )

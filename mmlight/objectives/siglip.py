@@ -31,8 +31,8 @@ class SigLip(PairObjective):
     Args:
         pairs: weights by pair, such as ``{image-text: 1.0, image-audio: 0.5}``. The loss is their
             mean by weight. None is every pair of the towers, with equal weights.
-        positives: ``sample``: only the same sample; ``caption``: also samples with an equal
-            caption; ``label``: also samples with an equal label.
+        positives: ``sample``: only the same sample, with all of its captions; ``caption``: also
+            samples with an equal caption; ``label``: also samples with an equal label.
         init_scale: what similarities are multiplied by at the start.
         init_bias: what is then added; the default offsets the many negatives.
         logits_dtype: ``float32`` computes similarities in float32 even under autocast;

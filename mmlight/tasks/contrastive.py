@@ -43,6 +43,7 @@ class Contrastive(Task):
         UserError: fewer than two towers, or a tower that does not fit the data.
     """
 
+    takes_captions = True
     job_type = "pretrain"
 
     def __init__(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlight import comm
-from mmlight.batch import Batch, Text
+from mmlight.batch import Batch, Modality, Text
 from mmlight.errors import UserError, nearest
 from mmlight.heads.per_token import PerToken
 from mmlight.metrics.entities import EntityEvaluation
@@ -199,6 +199,18 @@ class Tagging(Task):
             tagged = read_tags(caption, spans, first_W, logits_NLK[row], self.tags)
             rows.append({"key": batch.keys[row], **_as_row(tagged)})
         return rows
+
+    def probe_rows(self, batch: Batch) -> dict[Modality, tuple[Tensor, Tensor]]:
+        """Return the first token's features and the tag of each word."""
+        tokens_NLD = self.tower("text").encoder(_text_of(batch), tokens=True).tokens_BLD
+        found = [
+            (row, place, self._number_of[tag])
+            for row, sentence in self._sentences(batch)
+            for place, tag in zip(sentence.first_W, sentence.gold, strict=True)
+            if place >= 0
+        ]
+        row_M, place_M, tag_M = torch.tensor(found, dtype=torch.int64).view(-1, 3).unbind(1)
+        return {"text": (tokens_NLD[row_M, place_M], tag_M)}
 
     def _finish(self, stage: str) -> None:
         assert self._store is not None

@@ -14,12 +14,13 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 
 from mmlight import comm
-from mmlight.batch import Modality
+from mmlight.batch import Batch, Modality
 from mmlight.encoders.lora import merge_adapters
 from mmlight.errors import UserError
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.schedule import Schedule
+from mmlight.tasks.first_text import with_first_text
 from mmlight.tasks.logged import log_to_all
 from mmlight.tasks.saved import (
     CHECKPOINT_KEY,
@@ -53,9 +54,11 @@ class Task(lightning.LightningModule):
         preprocessing: how the data prepares inputs; plain values, kept in checkpoints.
         evaluation: what callbacks make pictures and tables of after an evaluation, on rank 0.
         trained: which parameters are trained at which step.
+        takes_captions: whether training takes several captions of a sample at once.
         job_type: what training it is called in W&B.
     """
 
+    takes_captions: ClassVar[bool] = False
     job_type: ClassVar[Literal["pretrain", "finetune"]] = "finetune"
     _given: ClassVar[dict[str, Any]]
 
@@ -124,6 +127,18 @@ class Task(lightning.LightningModule):
             self.description["init_args"]["tuning"] = {}
         return count
 
+    def probe_rows(self, batch: Batch) -> dict[Modality, tuple[Tensor, Tensor]]:
+        """Return what a probe learns from: features (M, D) and classes (M,) of each tower."""
+        batch = with_first_text(batch)
+        assert batch.label_B is not None
+        rows: dict[Modality, tuple[Tensor, Tensor]] = {}
+        for name in batch.modalities():
+            if name in self.towers:
+                keep_B = batch.valid_B & batch.present(name) & (batch.label_B >= 0)
+                pooled_BD = self.tower(name).encoder(getattr(batch, name)).pooled_BD
+                rows[name] = (pooled_BD[keep_B], batch.label_B[keep_B])
+        return rows
+
     def no_weight_decay(self) -> set[str]:
         """Return what the encoders exclude from weight decay, under this module's names."""
         return {
@@ -164,6 +179,12 @@ class Task(lightning.LightningModule):
         """Refuse settings without effect, and a DDP that would wait for what does not come."""
         assert self.trained is not None
         self.trained.check_effect()
+        text = getattr(getattr(self.trainer, "datamodule", None), "text", None)
+        if text is not None and text.captions_per_sample > 1 and not self.takes_captions:
+            raise UserError(
+                f"data.text.captions_per_sample: {text.captions_per_sample} has no effect on "
+                f"{type(self).__name__}, which takes one; leave it out"
+            )
         strategy = self.trainer.strategy
         if not isinstance(strategy, DDPStrategy) or not self.has_unused_parameters():
             return

@@ -8,7 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from mmlight.callbacks.probe import Probe
 from mmlight.errors import UserError
-from mmlight.metrics.neighbours import knn_logits, linear_accuracy
+from mmlight.metrics.neighbours import knn_logits, label_figures, linear_labels
 
 
 def blobs(count, seed):
@@ -40,8 +40,10 @@ def test_neighbours_agree_with_scikit_learn():
 
 def test_linear_probe_separates_what_is_separable():
     (train, label), (query, query_label) = blobs(300, 1), blobs(200, 2)
-    assert linear_accuracy(train, label, query, query_label) > 0.7
-    assert linear_accuracy(train, label, query * 0, query_label) < 0.6
+    found = label_figures(linear_labels(train, label, query), query_label)
+    assert found["accuracy"] > 0.7 and found["macro_f1"] > 0.7
+    blind = label_figures(linear_labels(train, label, query * 0), query_label)
+    assert blind["accuracy"] < 0.6 and blind["macro_f1"] < 0.3
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +64,10 @@ def test_towers_are_probed_when_the_test_set_is_scored(values, tmp_path):
     rows = cli_data.read_rows(run / "metrics.jsonl")
     scores = {k: v for row in rows for k, v in row.items() if "/knn/" in k or "/linear/" in k}
     assert set(scores) == {
-        f"test/{method}/{name}_accuracy"
+        f"test/{method}/{name}_{figure}"
         for method in ("knn", "linear")
         for name in ("image", "text", "audio")
+        for figure in ("accuracy", "macro_f1")
     }
     # Four colours: even random encoders tell their images apart.
     assert scores["test/knn/image_accuracy"] > 0.4

@@ -66,6 +66,13 @@ def test_cost_on_devices_that_are_not_here(folder, capsys):
     assert "FSDP" in out and "nowhere" in out
 
 
+def test_cost_on_more_devices_than_the_order_has_lanes(folder, capsys):
+    arguments = ("--device", "h200", "--devices", "64", "--data.global_batch_size=64")
+    arguments += ("--data.train.shards=nowhere/at/all.tar", "--samples", "8000")
+    assert cli_data.run_in_process("cost", "-c", folder / "tiny.yaml", *arguments) == 0
+    assert "needs --data.num_lanes 64" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -102,3 +102,14 @@ def test_offsets_come_with_the_tokens_if_asked_for():
     assert text.offset_NL2[0, :5].tolist() == [[0, 0], [0, 1], [1, 2], [0, 0], [0, 0]]
     assert not text.offset_NL2[1].any(), "a row without text"
     assert text.to("cpu").offset_NL2 is not None
+
+
+def test_every_sample_of_training_has_as_many_rows_of_text():
+    rows = samples()
+    for sample in rows:
+        sample.blank_captions = 2
+    rows[0].captions, rows[2].captions = ["one", "two"], ["three", "four"]
+    text = collate(rows, LAYOUT, epoch=0, step=0).text
+    assert text is not None
+    assert text.item_N.tolist() == [0, 0, 1, 1, 2, 2]
+    assert text.present_N.tolist() == [True, True, False, False, True, True]

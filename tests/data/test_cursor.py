@@ -126,8 +126,8 @@ def test_lanes_must_divide_the_batch():
 @pytest.mark.parametrize(
     ("batch", "world", "remedy"),
     [
-        (96, 6, "set num_lanes to 24"),
-        (96, 48, "set num_lanes to 48"),
+        (96, 6, "set data.num_lanes to 24"),
+        (96, 48, "set data.num_lanes to 48"),
         (32, 3, "a global batch that is a multiple of 3"),
     ],
 )

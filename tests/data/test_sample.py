@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -73,6 +74,26 @@ def test_all_captions_in_evaluation_one_drawn_by_weight_in_training(tmp_path):
     assert np.abs(shares - [0.5, 0.3, 0.1, 0.1]).max() < 0.05
     again = [decode_sample(samples, 0, DECODING, draws=in_epoch(3)).captions for _ in range(2)]
     assert again[0] == again[1]
+
+
+def test_several_captions_are_drawn_without_repeats_while_there_are_others(tmp_path):
+    members = Members(text={"txt": 1.0, "json:alts": 1.0})
+    contents = {"txt": b"t", "json": json.dumps({"alts": ["a", "b"]}).encode()}
+    samples = sample_set(tmp_path, contents, {"cls": b"1"}, members=members)
+    three, five = (replace(DECODING, num_captions=count) for count in (3, 5))
+    orders = set()
+    for epoch in range(20):
+        sample = decode_sample(samples, 0, three, draws=in_epoch(epoch))
+        assert sorted(sample.captions) == ["a", "b", "t"]
+        orders.add(tuple(sample.captions))
+        assert (
+            sample.captions[:1]
+            == decode_sample(samples, 0, DECODING, draws=in_epoch(epoch)).captions
+        )
+    assert len(orders) > 2
+    counts = Counter(decode_sample(samples, 0, five, draws=in_epoch(0)).captions)
+    assert sorted(counts.values()) == [1, 2, 2]
+    assert decode_sample(samples, 1, three, draws=in_epoch(0)).blank_captions == 3
 
 
 def test_captions_made_of_class_names(tmp_path):

@@ -118,7 +118,7 @@ def test_preemption_by_a_higher_partition_with_grace(lab, whole):
 
 
 def test_time_limit(lab, whole):
-    job = lab.submit("limit", steps=STEPS, profile=profile(time="2", signal_lead_s=30), **slow(0.5))
+    job = lab.submit("limit", steps=STEPS, profile=profile(time="3", signal_lead_s=60), **slow(2))
     check(job, whole, restarts=job.attempts().restarts)
     ends = job.events("end")
     assert len(ends) > 1

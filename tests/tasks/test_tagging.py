@@ -80,6 +80,17 @@ def test_loss_is_that_of_the_first_token_of_each_word(task, tmp_path):
     torch.testing.assert_close(loss.double(), torch.stack(expected).mean())
 
 
+@torch.no_grad()
+def test_probe_learns_from_the_first_token_of_each_word(task, tmp_path):
+    (batch,) = batches(tmp_path, SENTENCES)
+    features_MD, tag_M = task.probe_rows(batch)["text"]
+    tags = [task.tags[number] for number in tag_M.tolist()]
+    assert tags == ["B-person", "I-person", "O", "B-place", "O", "O", "B-person"]
+    tokens_NLD = task.tower("text").encoder(batch.text, tokens=True).tokens_BLD
+    assert torch.equal(features_MD[1], tokens_NLD[0, 1 + len("Ann ")])
+    assert task.probe_rows(batches(tmp_path / "none", [tagged()])[0])["text"][0].shape == (0, 32)
+
+
 def test_other_tokens_and_padding_get_no_gradient(task, tmp_path):
     (batch,) = batches(tmp_path, SENTENCES)
     seen = []

@@ -96,7 +96,9 @@ def group(runs: Sequence[ComparedRun], *, ignore: Sequence[str] = ()) -> list[Se
     firsts = [kept[numbers[0]] for numbers in groups.values()]
     differing = [key for key in keys if len({_text(f.get(key)) for f in firsts}) > 1]
     differing = _without_followers(differing, firsts)
-    shown = dict(zip(differing, short_names(differing), strict=True))
+    # An encoder of another class is told by the class.
+    names = short_names([key.removesuffix(".class_path") for key in differing])
+    shown = dict(zip(differing, names, strict=True))
     return [
         Setting(
             number=place,

@@ -18,7 +18,7 @@ _AXES = {"steps": "optimiser steps", "samples": "training samples", "hours": "ho
 _LABEL = 40
 _MANY_POINTS = 40
 # An axis whose values lie further apart is drawn with a logarithm.
-_WIDE = 30
+_WIDE = 9
 
 
 def plot_curves_of(settings: Sequence[Setting], metric: str, path: Path) -> Path | None:

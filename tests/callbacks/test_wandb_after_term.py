@@ -1,0 +1,63 @@
+"""W&B's own process ends with the job's TERM; training must not, and no row may be lost."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mmlight.runs.wandb_file import count_rows
+
+LOG = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from mmlight import signals
+from mmlight.callbacks.wandb_run import WandbRun
+from mmlight.runs.run import RunFolder
+signals.note_signals()
+logger = WandbRun(RunFolder(Path(sys.argv[1])), mode="offline", config={})
+logger.log_metrics({"train/loss": 1.0}, step=1)
+children = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True)
+os.kill(int(children.stdout), signal.SIGTERM)
+if sys.argv[2] == "told":
+    os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(1)
+for step in (2, 3, 4):
+    logger.log_metrics({"train/loss": 1.0}, step=step)
+    time.sleep(0.2)
+logger.finish(how="preempted")
+print("left in order")
+"""
+
+GO_ON = """
+import sys
+from pathlib import Path
+from mmlight.callbacks.wandb_run import WandbRun
+from mmlight.runs.run import RunFolder
+logger = WandbRun(RunFolder(Path(sys.argv[1])), mode="offline", config={})
+axes = {"epoch": 0, "samples": 0, "wall_s": 0.0}
+logger.catch_up([{"step": step, "train/loss": 1.0, **axes} for step in (1, 2, 3, 4)])
+logger.finish()
+"""
+
+
+def run(code, *arguments):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_training_leaves_in_order_and_the_rows_follow_when_it_goes_on(tmp_path):
+    folder = tmp_path / "tiny" / "id1"
+    done = run(LOG, folder, "told")
+    assert done.returncode == 0, done.stderr
+    assert "left in order" in done.stdout
+    assert count_rows(folder / "wandb", run_id="id1") < 4
+    assert run(GO_ON, folder).returncode == 0
+    assert count_rows(folder / "wandb", run_id="id1") == 4
+
+
+@pytest.mark.slow
+def test_loss_of_wandb_without_a_signal_is_an_error(tmp_path):
+    done = run(LOG, tmp_path / "tiny" / "id1", "not told")
+    assert done.returncode != 0
+    assert "left in order" not in done.stdout

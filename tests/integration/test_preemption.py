@@ -52,12 +52,12 @@ def whole(lab):
     return run_whole(lab, "whole")
 
 
-def check(job: Job, whole: dict[int, float], *, restarts: int) -> None:
+def check(job: Job, whole: dict[int, float], *, restarts: int | None) -> None:
     """See that the run has ended complete, with the losses of the other."""
     job.wait_for_end("COMPLETED", seconds=900)
     assert job.losses() == whole, job.log()
     assert job.attempts().finished
-    assert job.attempts().restarts == restarts, job.attempts().events
+    assert restarts in (None, job.attempts().restarts), job.attempts().events
     assert [p.name for p in job.run.checkpoints.glob(".*")] == []
 
 
@@ -119,7 +119,7 @@ def test_preemption_by_a_higher_partition_with_grace(lab, whole):
 
 def test_time_limit(lab, whole):
     job = lab.submit("limit", steps=STEPS, profile=profile(time="3", signal_lead_s=60), **slow(2))
-    check(job, whole, restarts=job.attempts().restarts)
+    check(job, whole, restarts=None)
     ends = job.events("end")
     assert len(ends) > 1
     assert [e["reason"] for e in ends[:-1]] == ["USR1"] * (len(ends) - 1)

@@ -17,7 +17,7 @@ from mmlight.runs.metrics_log import AXES, read_rows
 from mmlight.runs.run import RunFolder
 from mmlight.runs.wandb_file import count_rows
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 STEPS = 48
 # What is measured is not logged at the first step after a start.
 MEASURED = ("_per_s", "_share", "_mb", "_ms")

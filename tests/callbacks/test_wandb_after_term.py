@@ -40,24 +40,35 @@ logger.finish()
 """
 
 
-def run(code, *arguments):
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+def run(code, folder, *arguments):
+    """Run code in a process; return its exit code and what it printed."""
+    command = [sys.executable, "-c", code, str(folder), *arguments]
+    # Not a pipe: a process of W&B that outlives ours would hold it open.
+    with (folder.parent / "said").open("w+") as said:
+        done = subprocess.run(command, stdout=said, stderr=said)
+        said.seek(0)
+        return done.returncode, said.read()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    return tmp_path / "tiny" / "id1"
 
 
 @pytest.mark.slow
-def test_training_leaves_in_order_and_the_rows_follow_when_it_goes_on(tmp_path):
-    folder = tmp_path / "tiny" / "id1"
-    done = run(LOG, folder, "told")
-    assert done.returncode == 0, done.stderr
-    assert "left in order" in done.stdout
+def test_training_leaves_in_order_and_the_rows_follow_when_it_goes_on(folder):
+    code, said = run(LOG, folder, "told")
+    assert code == 0, said
+    assert "left in order" in said
     assert count_rows(folder / "wandb", run_id="id1") < 4
-    assert run(GO_ON, folder).returncode == 0
+    code, said = run(GO_ON, folder)
+    assert code == 0, said
     assert count_rows(folder / "wandb", run_id="id1") == 4
 
 
 @pytest.mark.slow
-def test_loss_of_wandb_without_a_signal_is_an_error(tmp_path):
-    done = run(LOG, tmp_path / "tiny" / "id1", "not told")
-    assert done.returncode != 0
-    assert "left in order" not in done.stdout
+def test_loss_of_wandb_without_a_signal_is_an_error(folder):
+    code, said = run(LOG, folder, "not told")
+    assert code != 0
+    assert "left in order" not in said

@@ -148,3 +148,13 @@ def test_runs_are_selected_by_name_pattern_and_folder(tmp_path, monkeypatch):
     assert select([str(paths[5]), "lr0.1-seed2"]) == [paths[5], paths[2]]
     with pytest.raises(UserError, match="no run in runs is named like 'x\\*'"):
         select(["x*"])
+
+
+def test_repeated_seeds_are_told(tmp_path):
+    rows = rows_of((0.1, 0.2, 0.3), speed=1, seconds=1)
+    runs = [
+        read_run(write_run(tmp_path / "x" / str(n), config={}, rows=rows, seed=n % 2))
+        for n in range(4)
+    ]
+    grid = settings_grid(group(runs), ["val/accuracy"])
+    assert dict(zip(grid.headings, grid.rows[0], strict=True))["runs"] == "4, 2 seeds"

@@ -217,7 +217,10 @@ def _plain(found: Spread) -> str:
 def _runs(setting: Setting) -> str:
     finished = sum(run.is_finished for run in setting.runs)
     total = len(setting.runs)
-    return str(total) if finished == total else f"{finished} of {total}"
+    said = str(total) if finished == total else f"{finished} of {total}"
+    seeds = len({str(run.seed) for run in setting.runs})
+    # The same seed again says nothing of the spread over seeds.
+    return said if seeds == total else f"{said}, {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def _hours(settings: Sequence[Setting]) -> str:

@@ -124,8 +124,9 @@ def test_cancelled_run_saves_and_resumes_where_it_was(submit, mmlight, slurm):
     assert starts[0] == 0
     assert made - 1 <= starts[1] <= made + 1
     assert sorted(cli_data.losses(run)) == list(range(1, 31))
-    log = mmlight("logs", run)
-    assert log.index("stopped at step") < log.index("train 30/30")
+    logs = [(run / f"slurm/{number}.out").read_text() for number in (job, second)]
+    assert mmlight("logs", run) == "".join(logs)
+    assert "train 30/30" in logs[1]
 
 
 def test_a_setting_that_only_training_finds_wrong_fails_the_job(submit, mmlight, slurm):

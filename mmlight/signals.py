@@ -7,7 +7,8 @@ a signal would otherwise end the process.
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import parent_process
 from types import FrameType
 
@@ -54,6 +55,20 @@ def are_noted() -> bool:
 def noted() -> int:
     """Return the most urgent signal so far: a key of `NAMES`, or 0."""
     return _Noted.code if are_noted() else 0
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let signals wait while workers are forked, which then begin with them blocked.
+
+    Libraries start threads in a child before any code of ours runs there (Arrow does), and a signal
+    goes to whichever thread does not block it: `shield_worker` would come too late for these.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _CODES)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def shield_worker() -> None:

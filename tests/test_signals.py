@@ -4,14 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mmlight import signals
-from mmlight.data.loader import _init_worker
+from mmlight.data.loader import ShieldedLoader, _init_worker
 
 
 class Pids(Dataset):
@@ -24,7 +25,7 @@ class Pids(Dataset):
 
 @pytest.fixture
 def worker():
-    loader = DataLoader(Pids(), batch_size=None, num_workers=1, worker_init_fn=_init_worker)
+    loader = ShieldedLoader(Pids(), batch_size=None, num_workers=1, worker_init_fn=_init_worker)
     batches = iter(loader)
     yield int(next(batches)[0]), batches
     batches._shutdown_workers()
@@ -39,6 +40,20 @@ def test_worker_outlives_the_signals_of_the_job(worker):
     pid, batches = worker
     for number in (signal.SIGUSR1, signal.SIGTERM):
         send_from_elsewhere(number, pid)
+    assert [int(next(batches)[0]) for _ in range(20)] == [pid] * 20
+
+
+def test_threads_that_a_library_starts_at_a_fork_leave_a_worker_alive(request):
+    wanted = True
+
+    def start():
+        if wanted:
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+    os.register_at_fork(after_in_child=start)
+    pid, batches = request.getfixturevalue("worker")
+    wanted = False
+    send_from_elsewhere(signal.SIGTERM, pid)
     assert [int(next(batches)[0]) for _ in range(20)] == [pid] * 20
 
 

@@ -19,7 +19,7 @@ from mmlight.batch import Batch
 from mmlight.data.dataset import EvalBatches, Refusal, TrainBatches
 from mmlight.data.prefetch import prefetch
 from mmlight.errors import UserError
-from mmlight.signals import shield_worker
+from mmlight.signals import held, shield_worker
 
 
 class _CountUp(Sampler[int]):
@@ -39,6 +39,14 @@ def _init_worker(worker: int) -> None:
     shield_worker()
 
 
+class ShieldedLoader(DataLoader[Any]):
+    """A DataLoader whose workers never hear the signals that the job is sent."""
+
+    def _get_iterator(self) -> Any:
+        with held():
+            return super()._get_iterator()
+
+
 def _data_loader(
     dataset: TrainBatches | EvalBatches,
     sampler: Sampler[int] | range,
@@ -49,7 +57,7 @@ def _data_loader(
     if num_workers > 0:
         # the tokenizers library has threads, and warns at a fork after it used them
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return DataLoader(
+    return ShieldedLoader(
         dataset,
         batch_size=None,
         sampler=sampler,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mmlight.runs.files import plain
+from mmlight.runs.files import json_objects, plain
 
 ATTEMPTS = "attempts.jsonl"
 Event = Literal["start", "end", "requeued", "resubmitted", "gave up"]
@@ -95,12 +95,5 @@ def read_attempts(run: Path) -> Attempts:
     path = run / ATTEMPTS
     if not path.exists():
         return Attempts(())
-    events: list[dict[str, Any]] = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict) and "event" in found:
-            events.append(found)
-    return Attempts(tuple(events))
+    found = json_objects(path.read_text(errors="replace").splitlines())
+    return Attempts(tuple(event for event in found if "event" in event))

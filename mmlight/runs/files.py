@@ -4,7 +4,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,23 @@ def write_json(path: Path, value: Any) -> None:
         value: dictionaries, lists, numbers, strings, paths.
     """
     write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def json_objects(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the objects in lines of JSON; a line that a kill cut short is passed over.
+
+    Args:
+        lines: an object in each.
+    """
+    found = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
 
 
 def plain(value: Any) -> Any:

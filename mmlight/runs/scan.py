@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmlight.runs.attempts import Attempts, read_attempts
+from mmlight.runs.files import json_objects
 from mmlight.runs.metrics_log import AXES
 from mmlight.runs.slurm.submission import CANCELLED, Submission
 
@@ -73,13 +74,13 @@ class ScannedRun:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The last rows of the log of metrics, as many as 64 KB hold, in order."""
-        return _lines(self._tail)
+        return json_objects(self._tail)
 
     @cached_property
     def last_row(self) -> dict[str, Any]:
         """The last whole row of the log of metrics, without parsing the others; or nothing."""
         for line in reversed(self._tail):
-            if found := _lines([line]):
+            if found := json_objects([line]):
                 return found[0]
         return {}
 
@@ -112,7 +113,7 @@ class ScannedRun:
         """Return the last value of a metric among `rows`; only rows that may hold it are parsed."""
         quoted = json.dumps(metric)
         for line in reversed(self._tail):
-            if quoted in line and (found := _lines([line])) and metric in found[0]:
+            if quoted in line and (found := json_objects([line])) and metric in found[0]:
                 return float(found[0][metric])
         return None
 
@@ -157,19 +158,6 @@ def _folders(above: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [above / name for name in sorted(names)]
-
-
-def _lines(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Parse lines of JSON; one that a killed process left unfinished is passed over."""
-    found = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
 
 
 def _tail(path: Path) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmlight.compose import flatten
 from mmlight.errors import UserError
-from mmlight.runs.compare.run import ComparedRun
+from mmlight.runs.compare.run import ComparedRun, recorded
 from mmlight.runs.metrics_log import AXES, merge
 
 _STEP = "trainer/global_step"
@@ -47,18 +47,13 @@ def compared(run: Any) -> ComparedRun:
     """
     config = dict(run.config)
     told = config.pop("provenance", None) or {}
-    git = told.get("git") or {}
     return ComparedRun(
         name=run.group or run.name,
         id=run.id,
         state={"crashed": "failed", "killed": "stopped"}.get(run.state, run.state),
         config=flatten({k: v for k, v in config.items() if not k.startswith("_")}),
         rows=_rows(run.scan_history()),
-        devices=tuple(told.get("devices") or ()),
-        num_devices=int(told.get("num_devices") or 1),
-        commit=git.get("commit"),
-        patch=git.get("patch_sha256") or ("dirty" if git.get("dirty") else None),
-        data=(told.get("data") or {}).get("fingerprint"),
+        **recorded(told),
     )
 
 

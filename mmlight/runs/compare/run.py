@@ -165,19 +165,33 @@ def read_run(path: Path) -> ComparedRun:
     if not config.exists():
         raise UserError(f"run {path} has no config.yaml: it was never started")
     told = dict(scanned.summary or {}) or _json(path / "provenance.json")
-    git = told.get("git") or {}
     return ComparedRun(
         name=scanned.name,
         id=scanned.id,
         state=state_of(scanned, None).word,
         config=flatten(_yaml(config)),
         rows=read_rows(path / "metrics.jsonl"),
-        devices=tuple(told.get("devices") or ()),
-        num_devices=int(told.get("num_devices") or 1),
-        commit=git.get("commit"),
-        patch=git.get("patch_sha256") or ("dirty" if git.get("dirty") else None),
-        data=(told.get("data") or {}).get("fingerprint"),
+        **recorded(told),
     )
+
+
+def recorded(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record of a run's provenance says of devices, code and data.
+
+    Args:
+        told: as in `provenance.json` and `summary.json`, and as W&B's config holds it.
+
+    Returns:
+        Fields of `ComparedRun`.
+    """
+    git = told.get("git") or {}
+    return {
+        "devices": tuple(told.get("devices") or ()),
+        "num_devices": int(told.get("num_devices") or 1),
+        "commit": git.get("commit"),
+        "patch": git.get("patch_sha256") or ("dirty" if git.get("dirty") else None),
+        "data": (told.get("data") or {}).get("fingerprint"),
+    }
 
 
 def _is_left_out(key: str) -> bool:

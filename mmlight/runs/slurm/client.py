@@ -166,8 +166,8 @@ def run(command: str, *arguments: str, told: str = "stdout") -> str:
         ) from None
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        for told, meaning in _NO_CLUSTER.items():
-            if any(told in line for line in lines):
+        for sign, meaning in _NO_CLUSTER.items():
+            if any(sign in line for line in lines):
                 raise Unreachable(meaning)
         said = " ".join(line.removeprefix(f"{command}: ").removeprefix("error: ") for line in lines)
         raise UserError(f"{command} refuses: {said}")

@@ -15,6 +15,7 @@ from typing import Literal
 
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event, read_attempts
+from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.ending import Ending, ending
@@ -106,7 +107,7 @@ def hand_on(
         by_slurm: SLURM requeues the job already.
     """
     about = {"reason": decision.reason, "step": decision.step, "stuck": decision.stuck}
-    job = job_name(environ)
+    job = _own_job(environ)
     if environ.get(ON_PREEMPTION, "requeue") == "requeue":
         # Said first: this process is killed as soon as the controller has heard.
         append_event(run.path, "requeued", job=job, **about)
@@ -135,7 +136,7 @@ def hand_on(
 def _ended_by(environ: Mapping[str, str]) -> Ending:
     """Return who ends this job; nobody, where SLURM cannot be asked."""
     try:
-        told = client.show("job", job_name(environ))
+        told = client.show("job", _own_job(environ))
     except client.Unreachable:
         return "nobody"
     return ending(told, restart=int(environ.get("SLURM_RESTART_COUNT") or 0))
@@ -152,11 +153,10 @@ def _submit_again(job: str, environ: Mapping[str, str]) -> str:
     return new if task is None else f"{new}_{task}"
 
 
-def job_name(environ: Mapping[str, str]) -> str:
-    """Return the name of this job, or of this task of an array, as SLURM's commands take it."""
-    if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
-        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
-    return environ["SLURM_JOB_ID"]
+def _own_job(environ: Mapping[str, str]) -> str:
+    job = job_name(environ)
+    assert job is not None, "only a job's script calls this"
+    return job
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:

@@ -4,18 +4,26 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def job_name(environ: Mapping[str, str]) -> str | None:
+    """Return the name of this job, or task of an array, as SLURM's commands take it, or None.
+
+    Args:
+        environ: the environment variables.
+    """
+    array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else environ.get("SLURM_JOB_ID") or None
+
+
 def describe_job(environ: Mapping[str, str]) -> dict[str, Any] | None:
     """Return id, restarts, nodes and partition of a SLURM job; None outside of one.
 
     Args:
         environ: the environment variables.
     """
-    job = environ.get("SLURM_JOB_ID")
-    if job is None:
+    if environ.get("SLURM_JOB_ID") is None:
         return None
-    array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
     return {
-        "id": f"{array}_{task}" if array and task else job,
+        "id": job_name(environ),
         "restarts": int(environ.get("SLURM_RESTART_COUNT", "0")),
         "num_nodes": int(environ.get("SLURM_JOB_NUM_NODES", "1")),
         "nodes": environ.get("SLURM_JOB_NODELIST"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.attempts import ATTEMPTS
+from mmlight.runs.job import job_name
 
 RUN_ID = "MMLIGHT_RUN_ID"
 _OWNER = "MMLIGHT_RUN_OWNER"
@@ -243,10 +244,8 @@ def agreed_id(environ: Mapping[str, str]) -> str | None:
     ours = environ.get(_OWNER) == str(os.getpid())  # exported by this process for its children
     if environ.get(RUN_ID) and not ours:
         return environ[RUN_ID]
-    if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
-        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
-    if environ.get("SLURM_JOB_ID"):
-        return environ["SLURM_JOB_ID"]
+    if job := job_name(environ):
+        return job
     if environ.get("TORCHELASTIC_RUN_ID", "none") != "none":
         return environ["TORCHELASTIC_RUN_ID"]
     return None

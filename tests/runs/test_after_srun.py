@@ -5,8 +5,9 @@ import zipfile
 import pytest
 
 from mmlight.errors import UserError
-from mmlight.runs.after_srun import decide, job_name, main
+from mmlight.runs.after_srun import decide, main
 from mmlight.runs.attempts import append_event, read_attempts
+from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
 
 

@@ -47,15 +47,18 @@ class _Movable:
         return self._map(lambda t: t[start:stop])
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Self:
-        """Return a copy whose tensors are on `device`.
+        """Return a batch whose tensors are on `device`: itself, if they are.
 
         Args:
             device: where to.
             non_blocking: let the host go on while page-locked memory is copied; None does that on
                 the way to an accelerator. (On the way back, nobody would wait for the values.)
         """
+        device = torch.device(device)
+        if all(tensor.device == device for tensor in self.tensors()):
+            return self
         if non_blocking is None:
-            non_blocking = torch.device(device).type != "cpu"
+            non_blocking = device.type != "cpu"
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:

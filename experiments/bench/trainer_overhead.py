@@ -2,11 +2,12 @@
 
 Purpose
     How many milliseconds of CPU time the trainer, mmlight's callbacks and its loggers add to a
-    step of about 2 ms. The goal is at most 0.7 ms with logging on, every tenth step.
+    step of about 2 ms. The goal is at most 0.7 ms with logging on.
 
 Command
     python experiments/bench/trainer_overhead.py            # two minutes
     python experiments/bench/trainer_overhead.py --quick    # under a minute: wider spread
+    python experiments/bench/trainer_overhead.py --every 50 # log as rarely as Lightning does
 
 Hardware
     Any CPU, one thread, no GPU.
@@ -19,8 +20,9 @@ What is measured
 
     bare    zero_grad, training_step, backward, the clipping of gradients, the step of the same
             fused AdamW and of its schedule. Nothing is logged.
-    mmlight what `mmlight fit` builds: the trainer with the callbacks Progress, Record, Throughput
-            and the checkpoints, the run folder's logger, and gradient clipping.
+    mmlight what `mmlight fit` builds: the trainer with the callbacks Progress, Record, TokenCount,
+            Throughput, OwedValidation and the checkpoints, the run folder's logger, and gradient
+            clipping.
 
     The two take turns. A measurement is the CPU time of this process over the steps after the
     first tenth. Given are medians over the turns and, in brackets, the extremes; the overhead is
@@ -46,9 +48,11 @@ from torch import Tensor, nn
 
 from mmlight.batch import Batch, Images
 from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
+from mmlight.callbacks.owed_validation import OwedValidation
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
+from mmlight.callbacks.token_count import TokenCount
 from mmlight.cli import look_for_the_driver_once, quieten
 from mmlight.encoders.encoder import Block, Encoded, Encoder
 from mmlight.optim.groups import weight_decay_groups
@@ -162,19 +166,23 @@ def bare(num_steps: int) -> float:
     return 1e3 * (time.process_time() - began) / (num_steps - num_steps // 10)
 
 
-def trained(num_steps: int, folder: Path, *, own: bool = True) -> float:
+def trained(num_steps: int, folder: Path, *, own: bool = True, every: int = 10) -> float:
     """Return the CPU milliseconds of a step in the trainer.
 
     Args:
         num_steps: how many.
         folder: for the run.
-        own: with mmlight's callbacks and logger; without, Lightning alone.
+        own: with mmlight's callbacks and logger; without, Lightning alone, which logs nothing.
+        every: how many steps lie between two that are logged.
     """
     # The last step's checkpoint is left out.
     clock = Clock(num_steps // 10, num_steps - 1)
     run = RunFolder.create(folder, name="overhead", run_id=str(time.monotonic_ns()))
     record = Record(run, verb="fit", config={"seed_everything": 0})
-    callbacks = [Progress(), record, Throughput(), *CheckpointSettings().callbacks(run.checkpoints)]
+    callbacks = [
+        *(Progress(), record, TokenCount(), Throughput(), OwedValidation()),
+        *CheckpointSettings().callbacks(run.checkpoints),
+    ]
     model, data = task(), Batches(num_steps)
     if not own:
         model.log_gated = lambda values: None  # type: ignore[method-assign]
@@ -182,7 +190,7 @@ def trained(num_steps: int, folder: Path, *, own: bool = True) -> float:
         accelerator="cpu",
         devices=1,
         max_steps=num_steps,
-        log_every_n_steps=10,
+        log_every_n_steps=every,
         gradient_clip_val=1.0,
         enable_model_summary=False,
         enable_progress_bar=own,
@@ -203,8 +211,9 @@ def trained(num_steps: int, folder: Path, *, own: bool = True) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps and turns")
-    quick = parser.parse_args().quick
-    num_steps, turns = (250, 4) if quick else (1000, 11)
+    parser.add_argument("--every", type=int, default=10, help="steps from one row to the next")
+    asked = parser.parse_args()
+    num_steps, turns = (250, 4) if asked.quick else (1000, 11)
     torch.set_num_threads(1)
     os.environ.setdefault("PL_GLOBAL_SEED", "0")
     quieten()
@@ -215,7 +224,7 @@ def main() -> None:
             once = {
                 "bare": bare(num_steps),
                 "lightning": trained(num_steps, Path(folder), own=False),
-                "mmlight": trained(num_steps, Path(folder)),
+                "mmlight": trained(num_steps, Path(folder), every=asked.every),
             }
             if turn:  # the first loads what is loaded once
                 for name, value in once.items():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,17 +116,22 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True)
 
 
-class Newest(ModelCheckpoint):
+class KeptCheckpoints(ModelCheckpoint):
+    """Lightning's callback; it works its key out once, which Lightning wants 18 times a step."""
+
+    @cached_property
+    def state_key(self) -> str:
+        """The key of Lightning's class, whichever class this is."""
+        own = super().state_key
+        return own.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+
+class Newest(KeptCheckpoints):
     """Keeps the newest checkpoints, also one of the last step and one at any step on demand."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(monitor="step", mode="max", **options)
         self._last_step: float = 0
-
-    @property
-    def state_key(self) -> str:
-        """The key that runs had before this class was a class of its own."""
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note how long training is."""
@@ -190,7 +196,7 @@ class CheckpointSettings:
         )
         if self.monitor is None:
             return [newest]
-        best = ModelCheckpoint(
+        best = KeptCheckpoints(
             dirpath=folder,
             filename="best-{step:08d}",
             auto_insert_metric_name=False,

@@ -21,6 +21,9 @@ class TokenCount(pl.Callback):
     def __init__(self) -> None:
         self.tokens = 0
         self._pending: torch.Tensor | None = None
+        # Whether batches came since the last sum: the same on every rank, with text or without.
+        self._is_behind = False
+        self._device = torch.device("cpu")
 
     def on_train_batch_end(
         self,
@@ -32,10 +35,10 @@ class TokenCount(pl.Callback):
     ) -> None:
         """Count the batch (`mmlight.batch.Batch`)."""
         text = getattr(batch, "text", None)
-        found = torch.zeros((), dtype=torch.long, device=pl_module.device)
+        self._is_behind, self._device = True, pl_module.device
         if text is not None:
             found = (text.mask_NL & text.present_N[:, None]).sum()
-        self._pending = found if self._pending is None else self._pending + found
+            self._pending = found if self._pending is None else self._pending + found
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step % every == 0:
             self._add_up()
@@ -56,10 +59,13 @@ class TokenCount(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's count."""
         self.tokens = state_dict["tokens"]
-        self._pending = None
+        self._pending, self._is_behind = None, False
 
     def _add_up(self) -> None:
-        # Whether there is anything to add is the same on every rank: they train step by step.
-        if self._pending is not None:
-            self.tokens += int(comm.all_reduce_sum(self._pending))
-            self._pending = None
+        if not self._is_behind:
+            return
+        pending = self._pending
+        if pending is None:
+            pending = torch.zeros((), dtype=torch.long, device=self._device)
+        self.tokens += int(comm.all_reduce_sum(pending))
+        self._pending, self._is_behind = None, False

@@ -1,5 +1,6 @@
 """The base of all tasks: optimiser, schedule, seeds, and self-contained checkpoints."""
 
+import inspect
 import os
 from abc import abstractmethod
 from copy import deepcopy
@@ -62,6 +63,13 @@ class Task(lightning.LightningModule):
     job_type: ClassVar[Literal["pretrain", "finetune"]] = "finetune"
     _given: ClassVar[dict[str, Any]]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep the signature of a training step, which Lightning would inspect in each step."""
+        super().__init_subclass__(**kwargs)
+        if "training_step" in cls.__dict__:
+            step: Any = cls.training_step
+            step.__signature__ = inspect.signature(step)
+
     def __new__(cls, **kwargs: Any) -> Self:
         """Remember the arguments, for checkpoints."""
         task = super().__new__(cls)
@@ -90,6 +98,13 @@ class Task(lightning.LightningModule):
         self._built = False
         self._configured: list[dict[str, Any]] = []
         self._unlogged: dict[str, Any] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; Lightning sets the name of the hook that runs 46 times a step."""
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)  # no parameter, buffer or module
+        else:
+            super().__setattr__(name, value)
 
     @abstractmethod
     def build(self) -> None:

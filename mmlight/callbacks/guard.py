@@ -17,6 +17,7 @@ from mmlight.callbacks.agreement import Agreement
 from mmlight.callbacks.checkpoints import Newest
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event
+from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
 
 
@@ -73,7 +74,7 @@ class Guard(pl.Callback):
             append_event(
                 self.run.path,
                 "start",
-                job=os.environ.get("SLURM_JOB_ID"),
+                job=job_name(os.environ),
                 restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
                 step=step,
                 max_steps=self._last_step if isinstance(self._last_step, int) else None,

@@ -57,13 +57,10 @@ def decide(run: RunFolder, code: int, *, max_requeues: int, max_stuck: int) -> D
         max_stuck: how many starts in a row may end at the same checkpoint.
     """
     step = run.checkpoint_step()
-    events = read_attempts(run.path).events
-    for number, event in enumerate(events):
-        if event["event"] == "gave up":  # whoever started it again gave it a new chance
-            events = events[number + 1 :]
-    decisions = [e for e in events if e["event"] in ("requeued", "resubmitted")]
+    history = read_attempts(run.path).since_given_up
+    hand_ons = history.hand_ons
     ends: list[dict[str, object]] = []
-    for event in events:
+    for event in history.events:
         if event["event"] in ("start", "requeued", "resubmitted"):
             ends = []
         elif event["event"] == "end":
@@ -71,7 +68,7 @@ def decide(run: RunFolder, code: int, *, max_requeues: int, max_stuck: int) -> D
     end = ends[-1] if ends else {}
     hand_on, mistake = bool(end.get("hand_on")), any(e.get("mistake") for e in ends)
     reason = str(end.get("reason") or _name(code))
-    before = decisions[-1] if decisions else {"step": 0, "stuck": 0}
+    before = hand_ons[-1] if hand_ons else {"step": 0, "stuck": 0}
     stuck = 0 if step > int(before.get("step", 0)) else int(before.get("stuck", 0)) + 1
 
     def decision(
@@ -89,8 +86,8 @@ def decide(run: RunFolder, code: int, *, max_requeues: int, max_stuck: int) -> D
     if stuck >= max_stuck:
         said = f"no progress beyond step {step} in {stuck} starts in a row; the last: {reason}"
         return decision("give up", said, code or 1)
-    if len(decisions) >= max_requeues:
-        said = f"handed on {len(decisions)} times already, the most allowed; the last: {reason}"
+    if len(hand_ons) >= max_requeues:
+        said = f"handed on {len(hand_ons)} times already, the most allowed; the last: {reason}"
         return decision("give up", said, code or 1)
     return decision("hand on", reason, 0)
 

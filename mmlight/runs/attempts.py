@@ -16,7 +16,7 @@ from mmlight.runs.files import json_objects, plain
 
 ATTEMPTS = "attempts.jsonl"
 Event = Literal["start", "end", "requeued", "resubmitted", "gave up"]
-_DECISIONS = ("requeued", "resubmitted", "gave up")
+_HAND_ONS = ("requeued", "resubmitted")
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,15 @@ class Attempts:
         return int(steps[-1]) if steps else None
 
     @property
-    def hand_ons(self) -> int:
-        """How often the job was handed on: requeued, or a job submitted in its place."""
-        return sum(e["event"] in ("requeued", "resubmitted") for e in self.events)
+    def hand_ons(self) -> tuple[dict[str, Any], ...]:
+        """Each time that the job was requeued, or that a job was submitted in its place."""
+        return tuple(e for e in self.events if e["event"] in _HAND_ONS)
 
     @property
-    def last_decision(self) -> dict[str, Any] | None:
-        """What the job script decided last."""
-        return next((e for e in reversed(self.events) if e["event"] in _DECISIONS), None)
+    def since_given_up(self) -> "Attempts":
+        """What came after the run was last given up: whoever starts it again gives it a chance."""
+        ends = [n for n, e in enumerate(self.events, 1) if e["event"] == "gave up"]
+        return Attempts(self.events[ends[-1] :]) if ends else self
 
     @property
     def finished(self) -> bool:

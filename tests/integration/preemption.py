@@ -100,7 +100,7 @@ class Job:
     def wait_for_hand_on(self, number: int) -> dict[str, Any]:
         """Wait until the run was handed on so often; return the end that led to it, if noted."""
         wait_for(
-            lambda: self.attempts().hand_ons >= number,
+            lambda: len(self.attempts().hand_ons) >= number,
             seconds=START_S,
             what=f"hand-on {number}\n{self.log()}",
         )

@@ -214,7 +214,7 @@ def test_job_that_makes_no_progress(lab):
 def test_job_whose_settings_are_wrong_is_not_tried_again(lab):
     job = lab.submit("wrong", steps=STEPS, nodes=1, ema={"decay": 7})
     job.wait_for_end("FAILED")
-    assert job.attempts().hand_ons == 0
+    assert not job.attempts().hand_ons
     assert "setting is wrong" in job.attempts().problem or "decay" in job.attempts().problem
 
 
@@ -241,7 +241,7 @@ def test_cancelled_run_stays_cancelled(lab):
     job.run.cancelled.touch()
     job.send("TERM")
     job.wait_for_end("COMPLETED")
-    assert job.attempts().hand_ons == 0
+    assert not job.attempts().hand_ons
     assert job.events("end")[-1]["reason"] == "TERM"
 
 

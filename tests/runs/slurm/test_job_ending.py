@@ -57,4 +57,4 @@ def test_a_job_that_somebody_cancels_is_not_handed_on(slurm, tmp_path):
     assert told["JobState"] == "CANCELLED"
     assert told["Restarts"] == "0"
     assert (run / CANCELLED).exists()
-    assert read_attempts(run).hand_ons == 0
+    assert not read_attempts(run).hand_ons

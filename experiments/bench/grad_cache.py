@@ -1,8 +1,8 @@
 """GradCache against a plain step: time and memory of one contrastive step in chunks.
 
 Purpose
-    A batch in chunks must cost about one more forward pass (4/3 of a plain step) and hold the
-    activations of one chunk.
+    A batch in chunks must cost about one more forward pass (4/3 of a plain step), less one chunk,
+    and hold the activations of one chunk.
 
 Command
     python experiments/bench/grad_cache.py            # about five minutes
@@ -79,7 +79,7 @@ def one_step(task: Contrastive, batch: Batch, *, chunks: int) -> float:
     task.zero_grad()
     task.grad_cache = None if chunks == 1 else batch.size // chunks
     started = time.process_time()
-    task.objective(lambda m: task.features(m, getattr(batch, m)), batch).value.backward()
+    task.loss(batch).value.backward()
     return time.process_time() - started
 
 

@@ -3,7 +3,8 @@
 GradCache (arXiv 2101.06983) computes all features chunk by chunk without keeping activations, the
 loss and its gradients by the features once, and then each chunk again, with gradients. That is a
 checkpoint around each chunk: autograd asks for a chunk's activations when the gradients of its
-features are known. It costs one more forward pass, and gradients reach DDP and FSDP once.
+features are known. It costs one more forward pass, less one chunk, and gradients reach DDP
+and FSDP once.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 
-def encode_in_chunks(tower: nn.Module, inputs: Any, *, size: int) -> Tensor:
+def encode_in_chunks(
+    tower: nn.Module, inputs: Any, *, size: int, keeps_last: bool = False
+) -> Tensor:
     """Return the tower's features (B, D), keeping the activations of `size` rows at a time.
 
     Dropout and whatever else is drawn repeats its numbers in the second pass. Batch norms see one
@@ -26,19 +29,22 @@ def encode_in_chunks(tower: nn.Module, inputs: Any, *, size: int) -> Tensor:
         tower: gives features (rows, D).
         inputs: a part of a `mmlight.batch.Batch`, such as `Images`.
         size: rows of a chunk; the last one may be smaller.
+        keeps_last: keep the activations of the last chunk, which is then not computed twice.
+            Memory holds one chunk all the same where backward begins with it, because nothing
+            was computed after it but the loss.
     """
     rows = len(next(inputs.tensors()))
     # A pass that stops where it has what it needs would skip the hooks that reshard parameters.
     with set_checkpoint_early_stop(False):
-        features = [
-            checkpoint(
-                tower,
-                inputs.rows(start, start + size),
-                use_reentrant=False,
-                context_fn=lambda: _contexts(tower),
+        features = []
+        for start in range(0, rows, size):
+            chunk = inputs.rows(start, start + size)
+            if keeps_last and start + size >= rows:
+                features.append(tower(chunk))
+                continue
+            features.append(
+                checkpoint(tower, chunk, use_reentrant=False, context_fn=lambda: _contexts(tower))
             )
-            for start in range(0, rows, size)
-        ]
     return torch.cat(features)
 
 

@@ -20,7 +20,7 @@ def gradients(task, batch, *, chunk):
     task.zero_grad()
     torch.manual_seed(7)
     task.grad_cache = chunk
-    value = task.objective(lambda m: task.features(m, getattr(batch, m)), batch).value
+    value = task.loss(batch).value
     value.backward()
     return {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}, value
 
@@ -58,12 +58,23 @@ def test_second_pass_repeats_what_was_drawn_in_the_first():
     torch.manual_seed(1)
     wanted_B3 = torch.cat([tower(inputs[i : i + 2]) for i in (0, 2, 4)])
     wanted = torch.autograd.grad(wanted_B3.square().sum(), tower[0].weight)[0]
-    torch.manual_seed(1)
-    found_B3 = encode_in_chunks(tower, Rows(inputs), size=2)
-    torch.manual_seed(99)  # what others draw in between does not matter
-    found = torch.autograd.grad(found_B3.square().sum(), tower[0].weight)[0]
-    assert torch.equal(found_B3, wanted_B3)
-    assert torch.equal(found, wanted)
+    for keeps_last in (False, True):
+        torch.manual_seed(1)
+        found_B3 = encode_in_chunks(tower, Rows(inputs), size=2, keeps_last=keeps_last)
+        torch.manual_seed(99)  # what others draw in between does not matter
+        found = torch.autograd.grad(found_B3.square().sum(), tower[0].weight)[0]
+        assert torch.equal(found_B3, wanted_B3)
+        assert torch.equal(found, wanted)
+
+
+def test_every_chunk_is_computed_twice_but_for_the_last_of_the_images():
+    torch.manual_seed(0)
+    task = tiny.task()
+    calls = {name: [] for name in MODALITIES}
+    for name in MODALITIES:
+        task.tower(name).register_forward_pre_hook(lambda *_, name=name: calls[name].append(1))
+    gradients(task, tiny.batch(), chunk=2)
+    assert {name: len(made) for name, made in calls.items()} == {"image": 5, "text": 6, "audio": 6}
 
 
 def test_batch_norms_count_each_chunk_once():
@@ -104,7 +115,7 @@ def _step() -> dict[str, torch.Tensor]:
             self.task = task
 
         def forward(self, batch):
-            return task.objective(lambda m: task.features(m, getattr(batch, m)), batch).value
+            return task.loss(batch).value
 
     step = Step() if comm.world_size() == 1 else nn.parallel.DistributedDataParallel(Step())
     step(batch).backward()

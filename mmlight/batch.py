@@ -174,9 +174,17 @@ class Text(_Movable):
     def _map(self, fn: Any) -> Self:
         moved = super()._map(fn)
         if self.mask_NL.device.type == "cpu" and moved.mask_NL.device.type not in ("cpu", "meta"):
-            # It hangs on this very tensor, so it cannot outlive a change of the captions.
-            setattr(moved.mask_NL, _LENGTHS, self.lengths() or [moved.mask_NL.shape[1] + 1])
+            moved.note_lengths(self.lengths())
         return moved
+
+    def note_lengths(self, known: list[int] | None) -> None:
+        """Have `lengths` return this without looking at the mask's values.
+
+        Args:
+            known: what `lengths` returns while the values are at hand.
+        """
+        # It hangs on this very tensor, so it cannot outlive a change of the captions.
+        setattr(self.mask_NL, _LENGTHS, known or [self.mask_NL.shape[1] + 1])
 
 
 @dataclass(frozen=True)

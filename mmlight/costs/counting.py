@@ -94,6 +94,8 @@ class ShapeCounter:
     def count(self, batch: Batch) -> StepCount:
         """Count a training step with `batch`, whose shapes alone matter where possible."""
         if not self._is_real:
+            if batch.text is not None:
+                batch.text.note_lengths(batch.text.lengths())
             try:
                 with self._fake:
                     if not self._is_fake:
@@ -115,14 +117,15 @@ class ShapeCounter:
         tally.ignore([*task.parameters(), *task.buffers(), *_tensors(batch)])
         with _autocast(self.precision), tally:
             loss: Any = task.training_step(batch, 0)
-            activation_bytes = tally.counted.held_bytes
+            activation_bytes, forward_bytes = tally.counted.held_bytes, tally.counted.peak_bytes
         with tally:
             loss.backward()
         counted = tally.counted
-        # The gradients are told apart: they stay, and a strategy may share them out.
+        # The gradients are told apart: they stay through the next forward pass, and a strategy may
+        # share them out.
         grads = sum(p.grad.nbytes for p in task.parameters() if p.grad is not None)
         task.zero_grad()
-        counted.peak_bytes = max(counted.peak_bytes - grads, 0.0)
+        counted.peak_bytes = max(counted.peak_bytes - grads, forward_bytes)
         return StepCount(counted, activation_bytes, bytes_of(batch), batch.size, self.note)
 
     def _become_real(self, error: Exception) -> None:

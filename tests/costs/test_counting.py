@@ -1,5 +1,7 @@
 """A step counted on shapes, against the same step computed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from interop import every_task
@@ -66,6 +68,26 @@ def test_shapes_alone_give_the_flops_of_a_real_step(name):
     assert found.counted.flops == wanted.flops
     assert counter.size.num_parameters == sum(p.numel() for p in built.parameters())
     assert found.num_samples == SIZE
+
+
+def captions_of(lengths):
+    batch = tiny.batch(len(lengths))
+    mask_NL = torch.arange(12) < torch.tensor(lengths)[:, None]
+    text = replace(batch.text, token_ids_NL=mask_NL.long(), mask_NL=mask_NL)
+    return replace(batch, text=text)
+
+
+def test_packed_captions_are_counted_by_their_lengths_and_memory_by_what_is_held_at_once():
+    found = []
+    for lengths in ([4] * 48, [12] * 48):
+        task = tiny.Contrastive(towers=tiny.towers(), embed_dim=8)
+        counted = ShapeCounter(task, precision="32-true").count(captions_of(lengths))
+        assert counted.note == ""
+        # Gradients of the step before lie beside the activations, however many there are.
+        assert counted.counted.peak_bytes >= counted.activation_bytes
+        found.append(counted)
+    assert found[0].counted.flops < found[1].counted.flops
+    assert found[0].activation_bytes < found[1].activation_bytes
 
 
 @pytest.mark.parametrize("name", ["transcription", "detection", "queries"])

@@ -40,6 +40,17 @@ def first(tmp_path_factory):
     return path, cli_data.only_run(folder / "runs")
 
 
+def test_each_row_is_of_a_step_that_is_done_where_batches_accumulate(first, tmp_path):
+    path, _ = first
+    code = cli_data.run_in_process(
+        *("fit", "-c", path, "--run.root", tmp_path, "--trainer.max_steps", "3"),
+        *("--trainer.accumulate_grad_batches", "2", "--trainer.log_every_n_steps", "1"),
+        *("--pictures", "null", "--zero_shot", "null", "--run.test", "false"),
+    )
+    assert code == 0
+    assert sorted(cli_data.losses(cli_data.only_run(tmp_path))) == [1, 2, 3]
+
+
 def test_help_is_quick_and_imports_no_torch():
     code = (
         "import sys\nfrom mmlight.__main__ import main\nmain(['--help'])\n"

@@ -173,7 +173,8 @@ class BoxQuery(BoxHead):
         attended_B11L = masks[-1].flatten(1)[:, None, None]
         encoded = self.encoder(inputs_embeds=clean, attended_B11L=attended_B11L).last_hidden_state
         projected = [
-            layer(part) for layer, part in zip(self.decoder_input_proj, encoded, strict=True)
+            _gradient_in_order(layer(part))
+            for layer, part in zip(self.decoder_input_proj, encoded, strict=True)
         ]
         sizes = [(int(part.shape[2]), int(part.shape[3])) for part in projected]
         real_BA = torch.cat([mask.flatten(1) for mask in masks], 1)
@@ -251,7 +252,10 @@ class BoxQuery(BoxHead):
                     "model.head: the maps do not halve from one stride to the next; make the sides "
                     f"of the images whole multiples of {self.strides[-1]}"
                 )
-        return [layer(part) for layer, part in zip(self.encoder_input_proj, chosen, strict=True)]
+        return [
+            _gradient_in_order(layer(part))
+            for layer, part in zip(self.encoder_input_proj, chosen, strict=True)
+        ]
 
     def _select(
         self, memory_BAD: Tensor, real_BA: Tensor, sizes: Sequence[tuple[int, int]]
@@ -276,6 +280,17 @@ class BoxQuery(BoxHead):
             reference_BQ4=reference_BQ4,
             layer=(chosen(logit_BAK), reference_BQ4.sigmoid()),
         )
+
+
+def _gradient_in_order(map_BDHW: Tensor) -> Tensor:
+    """Have the gradient arrive without gaps at the batch norm that a map comes from.
+
+    With a single image, torch's batch norm on a CPU (2.11) gives wrong gradients for one that was
+    transposed on its way, as that of flattened positions is.
+    """
+    if map_BDHW.requires_grad:
+        map_BDHW.register_hook(torch.Tensor.contiguous)
+    return map_BDHW
 
 
 @dataclass(frozen=True)

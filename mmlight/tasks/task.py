@@ -330,9 +330,8 @@ class Task(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Give the loggers what `log_gated` was told."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # Batches whose gradients are only accumulated leave the step as it is.
-        if self._unlogged and self.trainer.global_step % every == 0:
+        # Batches whose gradients are only accumulated belong to a step that is not done.
+        if self._unlogged and not self.trainer.fit_loop._should_accumulate():
             values = {name: float(value) for name, value in self._unlogged.items()}
             self._unlogged = {}
             log_to_all(self.trainer, values)

@@ -46,6 +46,20 @@ def shake(module: torch.nn.Module) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=g) * 0.15)
 
 
+def test_a_single_image_has_half_the_gradients_of_two_that_are_equal():
+    built = head(num_denoising=0).eval()
+    shake(built)
+    found = []
+    for count in (1, 2):
+        built.zero_grad()
+        inputs = [m[:1].repeat(count, 1, 1, 1).requires_grad_() for m in maps()]
+        outputs = built(inputs, area_B2=WHOLE[:count], canvas=CANVAS, boxes=None)
+        sum(box_BQ4.square().sum() for _, box_BQ4 in outputs.layers).backward()
+        found.append([p.grad for p in built.parameters() if p.grad is not None])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(2 * one, two, rtol=1e-3, atol=1e-4)
+
+
 def test_predictions_equal_those_of_transformers_rt_detr():
     backbone = RTDetrResNetConfig(
         embedding_size=8,

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from cli_data import run_in_process
 from integration.preemption import Job, Lab
 from slurm_cluster import wait_for
 
@@ -197,7 +198,7 @@ def test_newest_checkpoint_cut_in_half(lab, whole):
     check(job, whole, restarts=1)
 
 
-def test_job_that_makes_no_progress(lab):
+def test_job_that_makes_no_progress(lab, capsys):
     job = lab.submit(
         "stuck",
         steps=STEPS,
@@ -209,6 +210,10 @@ def test_job_that_makes_no_progress(lab):
     assert "no progress beyond step 0 in 2 starts in a row" in job.attempts().problem
     assert "killed by signal 9" in job.attempts().problem
     assert show("job", job.id)["ExitCode"] == "137:0"
+    capsys.readouterr()
+    assert run_in_process("ps", "--root", str(job.run.path.parent.parent)) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "stuck" in line]
+    assert "no progress beyond step 0" in row, row
 
 
 def test_job_whose_settings_are_wrong_is_not_tried_again(lab):

@@ -11,7 +11,7 @@ def test_only_training_losses_are_read(tmp_path):
     rows = [
         {"step": 1, "wall_s": 1, "train/loss": 0.1, "train/lr": 1.0, "train/loss_clip": "nan"},
         {"step": 1, "wall_s": 1, "val/loss": 0.3},
-        {"step": 2, "wall_s": 1, "train/samples_per_s": 3.0},
+        {"step": 2, "wall_s": 1, "train/samples_per_s": 3.0, "train/loss_ms": 1.5},
     ]
     log = tmp_path / "metrics.jsonl"
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))

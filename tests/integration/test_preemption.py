@@ -212,8 +212,8 @@ def test_job_that_makes_no_progress(lab, capsys):
     assert show("job", job.id)["ExitCode"] == "137:0"
     capsys.readouterr()
     assert run_in_process("ps", "--root", str(job.run.path.parent.parent)) == 0
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if "stuck" in line]
-    assert "no progress beyond step 0" in row, row
+    said = " ".join(capsys.readouterr().out.split())  # the last column, over several lines
+    assert "tiny/stuck failed" in said and "no progress beyond step 0 in 2 starts" in said, said
 
 
 def test_job_whose_settings_are_wrong_is_not_tried_again(lab):

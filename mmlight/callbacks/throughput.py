@@ -110,7 +110,11 @@ class Throughput(pl.Callback):
     ) -> None:
         """Stop counting."""
         self._stop_counting()
-        self._watching.close()
+        self._end_of_timing()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave nothing behind in the modules."""
+        self._end_of_timing()
 
     def on_train_batch_end(
         self,

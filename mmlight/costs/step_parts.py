@@ -12,6 +12,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from mmlight import comm
@@ -57,19 +58,27 @@ class StepParts(Profiler):
         self.is_on = False
         self.sent_bytes: dict[str, float] = {}
         self._is_cuda = False
+        self._watched: list[tuple[nn.Module, Part]] = []
+        self._hooks: list[RemovableHandle] = []
         self._stack: list[Part] = ["other"]
         # When each stretch of time ended, and whose it was; None ends a step.
         self._marks: list[tuple[Any, Part | None]] = []
 
     def begin(self, *, is_cuda: bool) -> None:
         """Forget what was, and count steps from now on."""
+        self.end()
         self._is_cuda, self.is_on = is_cuda, True
+        for module, part in self._watched:
+            self._watch(module, part)
         self._stack, self._marks, self.sent_bytes = ["other"], [], {}
         self._mark(None)
 
     def end(self) -> None:
         """Count no more."""
         self.is_on = False
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     @override
     def start(self, action_name: str) -> None:
@@ -106,27 +115,30 @@ class StepParts(Profiler):
             self._pop()
 
     def watch_task(self, task: nn.Module) -> None:
-        """Count a built task's towers and head as `forward`, its objective as `loss`."""
+        """Count a built task's towers and head as `forward`, its objective as `loss`.
+
+        They are hooked while it counts; a hook would cost every other step something too.
+        """
+        self._watched = []
         for name, module in task.named_children():
             if isinstance(module, nn.ModuleDict):
-                for inner in module.values():
-                    self._watch(inner, "forward")
+                self._watched += [(inner, "forward") for inner in module.values()]
             else:
-                self._watch(module, "loss" if name == "objective" else "forward")
+                self._watched.append((module, "loss" if name == "objective" else "forward"))
 
     def _watch(self, module: nn.Module, part: Part) -> None:
         # Modules within it may be another part.
 
         def enter(*_: Any) -> None:
-            if self.is_on:
-                self._push(part)
+            self._push(part)
 
         def leave(*_: Any) -> None:
-            if self.is_on:
-                self._pop()
+            self._pop()
 
-        module.register_forward_pre_hook(enter)
-        module.register_forward_hook(leave, always_call=True)
+        self._hooks += [
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave, always_call=True),
+        ]
 
     @contextmanager
     def watch_collectives(self) -> Iterator[None]:

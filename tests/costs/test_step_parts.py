@@ -47,3 +47,27 @@ def test_bytes_by_collective_on_two_ranks(tmp_path):
 def test_alone_nothing_is_sent():
     found = sent()
     assert found["sent"] == {} and found["gradients"] == (0, 0, 0)
+
+
+def test_modules_are_hooked_only_while_it_counts():
+    task = nn.Module()
+    task.towers = nn.ModuleDict({"image": nn.Linear(2, 2)})
+    task.head, task.objective = nn.Linear(2, 2), nn.Linear(2, 2)
+    modules = (task.towers["image"], task.head, task.objective)
+
+    def hooked():
+        return [bool(m._forward_pre_hooks or m._forward_hooks) for m in modules]
+
+    parts = StepParts()
+    parts.watch_task(task)
+    assert hooked() == [False] * 3
+    parts.begin(is_cuda=False)
+    parts.begin(is_cuda=False)  # what was begun before is forgotten
+    assert [len(m._forward_hooks) for m in modules] == [1, 1, 1]
+    with parts.profile("run_training_batch"):
+        for module in modules:
+            module(torch.ones(1, 2))
+    parts.end()
+    assert hooked() == [False] * 3
+    (step,) = parts.steps()
+    assert step["forward"] > 0 and step["loss"] > 0

@@ -40,11 +40,12 @@ def encode_in_chunks(
         for start in range(0, rows, size):
             chunk = inputs.rows(start, start + size)
             if keeps_last and start + size >= rows:
-                features.append(tower(chunk))
-                continue
-            features.append(
-                checkpoint(tower, chunk, use_reentrant=False, context_fn=lambda: _contexts(tower))
-            )
+                part = tower(chunk)
+            else:
+                part = checkpoint(
+                    tower, chunk, use_reentrant=False, context_fn=lambda: _contexts(tower)
+                )
+            features.append(part)
     return torch.cat(features)
 
 

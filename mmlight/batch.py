@@ -35,8 +35,7 @@ class _Movable:
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor."""
-        for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
+        for value in vars(self).values():
             if isinstance(value, Tensor):
                 yield value
             elif isinstance(value, _Movable):

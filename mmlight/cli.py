@@ -22,6 +22,7 @@ from mmlight.callbacks.checkpoints import CheckpointSettings
 from mmlight.callbacks.early_stopping import EarlyStopping
 from mmlight.callbacks.ema import Ema
 from mmlight.callbacks.embeddings import EmbeddingWriter
+from mmlight.callbacks.empty_hooks import leave_out_empty_hooks
 from mmlight.callbacks.errors_table import ErrorsTable
 from mmlight.callbacks.explain import Explain
 from mmlight.callbacks.guard import Guard
@@ -215,6 +216,7 @@ class MmlightCLI(LightningCLI):
         """Build the data, the model and the trainer."""
         with self._mistakes():
             super().instantiate_classes()
+        leave_out_empty_hooks(self.trainer, self.model)
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self._mistakes():

@@ -48,6 +48,7 @@ from torch import Tensor, nn
 
 from mmlight.batch import Batch, Images
 from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
+from mmlight.callbacks.empty_hooks import leave_out_empty_hooks
 from mmlight.callbacks.owed_validation import OwedValidation
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
@@ -204,6 +205,8 @@ def trained(num_steps: int, folder: Path, *, own: bool = True, every: int = 10) 
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(run.path),
     )
+    if own:
+        leave_out_empty_hooks(trainer, model)
     trainer.fit(model, datamodule=data)
     return 1e3 * (clock.times[1] - clock.times[0]) / (clock.last - clock.first)
 
@@ -215,6 +218,7 @@ def main() -> None:
     asked = parser.parse_args()
     num_steps, turns = (250, 4) if asked.quick else (1000, 11)
     torch.set_num_threads(1)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # as `mmlight fit` does
     os.environ.setdefault("PL_GLOBAL_SEED", "0")
     quieten()
     look_for_the_driver_once()

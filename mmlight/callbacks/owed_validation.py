@@ -20,9 +20,11 @@ class OwedValidation(pl.Callback):
     def __init__(self) -> None:
         self._owes = False
         self._loops: dict[str, Any] | None = None
+        self._validates = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate, if the checkpoint owes it."""
+        self._validates = trainer.enable_validation
         if not self._owes:
             return
         known = any(
@@ -49,6 +51,8 @@ class OwedValidation(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Note whether a validation follows; checkpoint callbacks come after this one."""
+        if not self._validates:
+            return
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
         self._owes = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

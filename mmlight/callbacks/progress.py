@@ -42,6 +42,7 @@ class Progress(ProgressBar):
         self._line_tenth = 0
         self._speed_since = (0.0, 0)
         self._samples = 0
+        self._world_size = 1
         self._seen_step = 0
 
     def disable(self) -> None:
@@ -71,6 +72,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
         self._train_total = trainer.estimated_stepping_batches
+        self._world_size = trainer.world_size
         self._first_step = self._seen_step = trainer.global_step
         self._samples = 0
         self._began = time.monotonic()
@@ -87,8 +89,10 @@ class Progress(ProgressBar):
     ) -> None:
         """Advance."""
         step = trainer.global_step
-        self._samples += getattr(batch, "size", 0) * trainer.world_size
-        if not self._enabled or step == self._seen_step:
+        if not self._enabled:
+            return
+        self._samples += getattr(batch, "size", 0) * self._world_size
+        if step == self._seen_step:
             return
         self._seen_step = step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]

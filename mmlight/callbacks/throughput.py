@@ -2,7 +2,7 @@
 
 import time
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -16,7 +16,7 @@ from mmlight.costs.rates import measure_matmul
 from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.costs.tally import Tally
 from mmlight.runs.summary import SAMPLES_PER_S
-from mmlight.tasks.logged import log_to_all
+from mmlight.tasks.task import Task
 
 DATA_WAIT_SHARE = "train/data_wait_share"
 FLOP_SHARE = "train/flop_share"
@@ -95,7 +95,7 @@ class Throughput(pl.Callback):
         """Let the clock go on."""
         self._paused_s += time.perf_counter() - self._validation_began
         if not trainer.sanity_checking:
-            self._time_next_step(trainer)
+            self._time_next_step(trainer, step=trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -131,30 +131,31 @@ class Throughput(pl.Callback):
             self._start_clock(trainer, now=time.perf_counter())
             self._seen_step = trainer.global_step
             self._end_of_timing()
-            self._time_next_step(trainer)
+            self._time_next_step(trainer, step=self._seen_step)
             return
         self._samples += batch.size
         step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step == self._seen_step or not every or step % every:
-            self._time_next_step(trainer)
+            self._time_next_step(trainer, step=step)
             return
         self._seen_step = step
         now = time.perf_counter()
         seconds = max(now - self._since - self._paused_s, 1e-9)
         values = self._values(trainer, seconds) | self._part_values(trainer, pl_module)
         self._start_clock(trainer, now=now)
-        log_to_all(trainer, values)
-        self._time_next_step(trainer)
+        cast(Task, pl_module).log_with_step(values)
+        self._time_next_step(trainer, step=step)
 
-    def _time_next_step(self, trainer: pl.Trainer) -> None:
+    def _time_next_step(self, trainer: pl.Trainer, *, step: int) -> None:
         """Begin to time parts, from the next batch on, if its step is one that is logged."""
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         parts = self._parts
-        if parts is None or parts.is_on or not every or (trainer.global_step + 1) % every:
+        if parts is None or parts.is_on or not every or (step + 1) % every:
             return
         parts.begin(is_cuda=trainer.strategy.root_device.type == "cuda")
-        self._watching.enter_context(parts.watch_collectives())
+        if comm.is_distributed():
+            self._watching.enter_context(parts.watch_collectives())
 
     def _end_of_timing(self) -> None:
         self._watching.close()

@@ -25,6 +25,10 @@ class TokenCount(pl.Callback):
         self._is_behind = False
         self._device = torch.device("cpu")
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where a batch without text is counted."""
+        self._device = pl_module.device
+
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
@@ -35,7 +39,7 @@ class TokenCount(pl.Callback):
     ) -> None:
         """Count the batch (`mmlight.batch.Batch`)."""
         text = getattr(batch, "text", None)
-        self._is_behind, self._device = True, pl_module.device
+        self._is_behind = True
         if text is not None:
             found = (text.mask_NL & text.present_N[:, None]).sum()
             self._pending = found if self._pending is None else self._pending + found

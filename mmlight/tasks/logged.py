@@ -8,6 +8,6 @@ import torch
 
 def log_to_all(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
     """Give values of the step that is done to every logger, and to `trainer.logged_metrics`."""
-    trainer.logged_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+    trainer.logged_metrics.update(zip(values, torch.tensor([*values.values()]), strict=True))
     for logger in trainer.loggers:
         logger.log_metrics(dict(values), step=trainer.global_step)

@@ -3,6 +3,7 @@
 import inspect
 import os
 from abc import abstractmethod
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -96,6 +97,7 @@ class Task(lightning.LightningModule):
         self.evaluation: Any = None
         self.trained: TrainedParts | None = None
         self._built = False
+        self._seed = 0
         self._configured: list[dict[str, Any]] = []
         self._unlogged: dict[str, Any] = {}
 
@@ -260,6 +262,7 @@ class Task(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Train by the settings of this start; a checkpoint restores those of its own run."""
         assert self.trained is not None
+        self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self.trained.begin(self.global_step)
         self.train()
         for note in self.trained.notes:
@@ -287,13 +290,20 @@ class Task(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip gradients; also those of a fused optimiser where nothing scaled them."""
+        # The trainer has checked both settings; LightningModule would once more in each step.
+        algorithm: Any = gradient_clip_algorithm or GradClipAlgorithmType.NORM
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
             # Lightning refuses any fused kernel, for the sake of float16's scaler.
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
             Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
-            return
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, algorithm)
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Return the batch on a device; itself, if it is there."""
+        return batch.to(device)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed from (seed, epoch, step, rank): a resumed run draws the same numbers."""
@@ -301,8 +311,7 @@ class Task(lightning.LightningModule):
         if self.trained.begin(self.global_step):
             self.train()
             self.print(f"step {self.global_step}: {self.trained.summary()}")
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        mixed = (seed * 1_000_003 + batch.epoch) * 1_000_003 + batch.step
+        mixed = (self._seed * 1_000_003 + batch.epoch) * 1_000_003 + batch.step
         _seed_generators((mixed * 1_009 + comm.rank()) % 2**63)
 
     def may_read(self, tensor: Tensor) -> bool:
@@ -335,6 +344,14 @@ class Task(lightning.LightningModule):
             values = {name: float(value) for name, value in self._unlogged.items()}
             self._unlogged = {}
             log_to_all(self.trainer, values)
+
+    def log_with_step(self, values: Mapping[str, float]) -> None:
+        """Have values go to the loggers in the row of the step that is being done.
+
+        Args:
+            values: what a callback found at the end of a batch with which a step was done.
+        """
+        self._unlogged |= values
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; what is not trained stays in evaluation mode."""

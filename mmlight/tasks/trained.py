@@ -1,5 +1,6 @@
 """The parameters that are trained at each step of a run, and their learning rates."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ class TrainedParts:
 
     def begin(self, step: int) -> bool:
         """Make exactly what is trained in `step` require gradients; say whether that changed."""
-        stage = sum(start <= step for start in self._starts)
+        stage = bisect_right(self._starts, step)
         if stage == self._stage:
             return False
         changed = self._stage is not None

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmlight.batch import Audio, Batch, Images, Text
 from mmlight.metrics.evaluation import Evaluation
+from mmlight.tasks.logged import log_to_all
 
 COLOURS = ("red", "green", "blue", "yellow")
 RGB = torch.tensor([[220, 40, 40], [40, 190, 60], [50, 80, 230], [230, 210, 50]])
@@ -112,6 +113,9 @@ class TinyTask(pl.LightningModule):
         self.fail_at = fail_at
         self.evaluation = None
         self.stored = []
+
+    def log_with_step(self, values):
+        log_to_all(self.trainer, values)
 
     def embed(self, batch):
         spectrum = torch.fft.rfft(batch.audio.waveform_BT[:, :1024]).abs()

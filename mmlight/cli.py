@@ -216,7 +216,8 @@ class MmlightCLI(LightningCLI):
         """Build the data, the model and the trainer."""
         with self._mistakes():
             super().instantiate_classes()
-        leave_out_empty_hooks(self.trainer, self.model)
+        if self.trainer is not None:  # `mmlight cost` trains nothing
+            leave_out_empty_hooks(self.trainer, self.model)
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self._mistakes():

@@ -243,6 +243,12 @@ class ShardDataModule(lightning.LightningDataModule):
             self._position.take(batch.epoch * self._order.steps_per_epoch + batch.step)
         return batch
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Return the batch on a device; itself, if it is there."""
+        return batch.to(device)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position: two numbers, and what must be the same to continue from it."""
         if self._order is None:

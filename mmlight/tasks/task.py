@@ -299,12 +299,6 @@ class Task(lightning.LightningModule):
         else:
             plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, algorithm)
 
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Return the batch on a device; itself, if it is there."""
-        return batch.to(device)
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed from (seed, epoch, step, rank): a resumed run draws the same numbers."""
         assert self.trained is not None

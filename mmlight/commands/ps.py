@@ -20,6 +20,8 @@ _COLUMNS = {
     **{"run": False, "state": False, "job": False, "step": True, "left": True, "restarts": True},
     **{"last": False, "why": False},
 }
+_WRAPPED, _NARROWEST = ("last", "why"), 10
+_NARROWEST_TABLE, _WIDTH_OF_A_FILE = 80, 1000
 _ORDER = ("running", "ending", "waiting", "failed", "stopped", "unknown", "cancelled", "finished")
 _STYLES = {"running": "green", "waiting": "yellow", "failed": "red", "stopped": "red"}
 
@@ -47,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
         print(f"no run in {where} is active or ended within a day; --all shows older ones")
         return 0
     stated.sort(key=lambda pair: (_ORDER.index(pair[1].word), -pair[0].touched_at))
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # On a terminal the last two columns take several lines; in a file or a pipe a run is a line.
+    on_terminal = sys.stdout.isatty()
+    width = max(Console().width, _NARROWEST_TABLE) if on_terminal else _WIDTH_OF_A_FILE
+    console = Console(highlight=False, soft_wrap=not on_terminal, width=width)
     console.print(_table(stated, metric=options.metric))
     return 0
 
@@ -64,12 +69,19 @@ def _tell(missing: str) -> None:
 
 def _table(stated: Sequence[tuple[ScannedRun, State]], *, metric: str | None) -> Table:
     rows = [_row(run, state, metric=metric) for run, state in stated]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for number, (heading, right) in enumerate(_COLUMNS.items()):
         # A column without anything in it takes the room of those that have.
         if any(row[number] for row in rows):
             align: JustifyMethod = "right" if right else "left"
-            table.add_column(heading, justify=align, no_wrap=heading != "why", overflow="fold")
+            wraps = heading in _WRAPPED
+            table.add_column(
+                heading,
+                justify=align,
+                no_wrap=not wraps,
+                overflow="fold",
+                min_width=_NARROWEST if wraps else None,
+            )
         else:
             for row in rows:
                 row[number] = None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -107,6 +108,26 @@ def test_ps_tells_what_the_folders_say(here, capsys):
         assert part in " ".join(out.split()) or part in out
     assert main(["ps", "other"]) == 0
     assert "no run in runs of other" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [None, 40, 80])
+def test_ps_cuts_nothing_off(here, capsys, monkeypatch, columns):
+    path = launched(here / "runs")
+    row = {"step": 140, "wall_s": 1, "train/loss": 0.25, "val/loss": 0.5}
+    (path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    append_event(path, "start", step=0, max_steps=140)
+    append_event(path, "start", step=2, max_steps=140)
+    reason = "no progress beyond step 0 in 2 starts in a row; the last: killed by signal 9"
+    append_event(path, "gave up", reason=reason)
+    if columns:
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["ps"]) == 0
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "140/140" in out and max(map(len, out.splitlines())) <= (80 if columns else 1000)
+    words = out.split()
+    assert all(word in words for word in [*reason.split(), "0.25,", "val/loss", "0.5"])
+    assert (reason in out) == (columns is None)
 
 
 def test_ps_leaves_old_runs_out(here, capsys):

@@ -25,6 +25,12 @@ _LINKS = b"12"
 # Types whose size field describes data that follows; for all other known types none does.
 _WITHOUT_DATA = b"123456"
 _PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
+# What of a pax header matters here; to keep all would let a file of headers fill the memory.
+_PAX_KEYS = ("path", "size")
+_PAX_SPARSE = "GNU.sparse."
+# `int` would also take a sign, underscores and 0o: a size below 0 leads back to an earlier header.
+_OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
+_DECIMAL = re.compile(rb"\d{1,19}")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -120,6 +126,8 @@ def _walk(shard: Path) -> Iterator[tuple[Member, bytes]]:
         yield from _walk_headers(
             shard, os.fstat(descriptor).st_size, lambda n, at: os.pread(descriptor, n, at)
         )
+    except OSError as error:
+        raise UserError(f"shard {shard} can't be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
 
@@ -145,7 +153,7 @@ def _walk_headers(
         size = _number(header[124:136], shard, offset)
         if not is_prologue and "size" in extended:
             size = int(extended["size"])
-        if typeflag == b"S" or any(name.startswith("GNU.sparse.") for name in extended):
+        if typeflag == b"S" or _PAX_SPARSE in defaults | extended:
             remedy = "pack it again without tar --sparse"
             raise _refusal(shard, offset, "a sparse member, which is not supported", remedy=remedy)
         has_data = typeflag not in _WITHOUT_DATA
@@ -161,6 +169,8 @@ def _walk_headers(
                 extended["path"] = _text(data.split(b"\0", 1)[0])
             elif typeflag == b"g":
                 defaults |= _pax(data, shard, data_offset)
+                if "size" in defaults:
+                    raise _refusal(shard, data_offset, "a pax header gives all members one size")
             elif typeflag != b"K":
                 extended |= _pax(data, shard, data_offset)
             continue
@@ -172,10 +182,7 @@ def _walk_headers(
 
 
 def _checksum_matches(header: bytes) -> bool:
-    try:
-        stored = int(header[148:156].rstrip(b" \0") or b"0", 8)
-    except ValueError:
-        return False
+    stored = _octal(header[148:156])
     rest = header[:148] + header[156:]
     if stored == sum(rest) + 8 * 32:
         return True
@@ -210,13 +217,17 @@ def _check_tail(
 
 
 def _number(digits: bytes, shard: Path, offset: int) -> int:
-    if digits[0] & 0x80:  # GNU: base 256, for sizes of 8 GiB and more
-        return int.from_bytes(bytes([digits[0] & 0x7F]) + digits[1:], "big")
-    try:
-        number = int(digits.strip(b" \0") or b"0", 8)
-    except ValueError:
-        raise _refusal(shard, offset, "corrupt header: the size is no number") from None
+    if digits[0] == 0x80:  # GNU: base 256, for sizes of 8 GiB and more
+        return int.from_bytes(digits[1:], "big")
+    number = _octal(digits)  # none where base 256 tells of less than 0 or of 2**88 bytes
+    if number is None:
+        raise _refusal(shard, offset, "corrupt header: the size is no number")
     return number
+
+
+def _octal(digits: bytes) -> int | None:
+    match = _OCTAL.fullmatch(digits)
+    return int(match[1] or b"0", 8) if match else None
 
 
 def _name(header: bytes) -> str:
@@ -233,7 +244,7 @@ def _text(name: bytes) -> str:
 
 
 def _pax(data: bytes, shard: Path, offset: int) -> dict[str, str]:
-    """Parse records ``LENGTH KEY=VALUE`` that each end in a newline."""
+    """Parse records ``LENGTH KEY=VALUE`` that each end in a newline; keep what matters."""
     records: dict[str, str] = {}
     position = 0
     while position < len(data) and data[position]:
@@ -242,8 +253,11 @@ def _pax(data: bytes, shard: Path, offset: int) -> dict[str, str]:
         if not match or end <= match.end() - 1 or end > len(data) or data[end - 1 : end] != b"\n":
             raise _refusal(shard, offset + position, "corrupt pax header")
         key, value = match[2].decode("ascii", "replace"), data[match.end() : end - 1]
-        if key == "size" and not value.isdigit():
+        if key == "size" and not _DECIMAL.fullmatch(value):
             raise _refusal(shard, offset + position, "corrupt pax header: the size is no number")
-        records[key] = _text(value)
+        if key in _PAX_KEYS:
+            records[key] = _text(value)
+        elif key.startswith(_PAX_SPARSE):
+            records[_PAX_SPARSE] = ""
         position = end
     return records

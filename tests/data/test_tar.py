@@ -1,6 +1,7 @@
 import gzip
 import io
 import tarfile
+import tracemalloc
 
 import pytest
 from shard_files import text_shard, write_tar
@@ -206,3 +207,106 @@ def test_random_damage_never_raises_anything_but_user_error(tmp_path):
         except UserError:
             refused += 1
     assert refused > 100
+
+
+def block(name, size, typeflag=b"0"):
+    """Return a header with a valid checksum and any bytes as its size."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT)[:512])
+    header[124:136], header[156:157], header[148:156] = size.ljust(12, b"\0"), typeflag, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def pax(**records):
+    """Return a pax header with any text as its values, with its data."""
+    lines = b""
+    for key, value in records.items():
+        line = f" {key.replace('__', '.')}={value}\n".encode()
+        length = next(n for n in range(len(line), len(line) + 9) if n == len(b"%d" % n + line))
+        lines += b"%d" % length + line
+    return lines
+
+
+def with_pax(lines, typeflag=b"x"):
+    return block("pax", b"%011o" % len(lines), typeflag) + lines + bytes(-len(lines) % 512)
+
+
+@pytest.mark.parametrize("typeflag", [b"0", b"x", b"g", b"L", b"K", b"V", b"5", b"2"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        b"-0000001000", b"-1", b"-0000000001", b"+0000001000", b"0_1_0", b"0o17", b"1e3", b"0x10",
+        "\u0663".encode(), b"9", b"\xff" * 12, b"\xff" * 11 + b"\x00", b"\x81" + bytes(11), b"\xc0",
+        b"1 1", b"77777777777", b"\x80" + b"\xff" * 11, b"\x80\0\0\0\x7f" + b"\xff" * 7,
+    ],
+)  # fmt: skip
+def test_a_size_that_is_no_number_or_beyond_the_file_is_refused(tmp_path, size, typeflag):
+    path = tmp_path / "a.tar"
+    good = block("0.txt", b"00000000001") + b"x" + bytes(511)
+    path.write_bytes(good + block("1.txt", size, typeflag) + bytes(1024))
+    is_number = size.isdigit() and size != b"9" or size[:1] == b"\x80"
+    if typeflag in (b"5", b"2") and is_number:  # of a folder or a link it says nothing
+        try:
+            assert len(read(path)[0]) == 1
+        except UserError as error:
+            assert "link without data" in str(error)
+        return
+    with pytest.raises(UserError, match="the size is no number|cut short inside"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "size", ["-5", "-0", "+5", "1_0", "\u0663", "", " 5", "5.0", "9" * 19, "9" * 20, "1" * 5000]
+)
+def test_a_size_in_a_pax_header_is_bounded_too(tmp_path, size):
+    path = tmp_path / "a.tar"
+    path.write_bytes(
+        with_pax(pax(size=size)) + block("0.txt", b"00000000001") + b"x" + bytes(511 + 1024)
+    )
+    with pytest.raises(UserError, match="the size is no number|cut short inside"):
+        read(path)
+
+
+def test_a_size_for_all_members_is_refused(tmp_path):
+    path = tmp_path / "a.tar"
+    member = block("0.txt", b"00000000001") + b"x" + bytes(511)
+    path.write_bytes(with_pax(pax(size="9"), b"g") + member + bytes(1024))
+    with pytest.raises(UserError, match="a pax header gives all members one size"):
+        read(path)
+
+
+@pytest.mark.parametrize("typeflag", [b"x", b"g"])
+def test_a_sparse_member_is_refused_however_many_records_say_so(tmp_path, typeflag):
+    path = tmp_path / "a.tar"
+    member = block("0.txt", b"00000000001") + b"x" + bytes(511)
+    path.write_bytes(with_pax(pax(GNU__sparse__major="1"), typeflag) + member + bytes(1024))
+    with pytest.raises(UserError, match="sparse member"):
+        read(path)
+
+
+def test_a_file_of_headers_takes_little_memory(tmp_path):
+    path = tmp_path / "a.tar"
+    with open(path, "wb") as file:
+        for number in range(30):
+            file.write(with_pax(pax(**{f"key{number}": "v" * 1_000_000})))
+        file.write(block("0.txt", b"00000000001") + b"x" + bytes(511 + 1024))
+    tracemalloc.start()
+    try:
+        assert len(read(path)[0]) == 1
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_and_pax_headers_of_absurd_length_are_refused(tmp_path):
+    path = tmp_path / "a.tar"
+    for typeflag in (b"x", b"L", b"K", b"g"):
+        with open(path, "wb") as file:
+            file.write(block("long", b"%011o" % (3 << 30), typeflag))
+            file.truncate(4 << 30)  # a hole: it takes no room on the disk
+        with pytest.raises(UserError, match=r"a name or pax header of 3221225472 bytes"):
+            read(path)
+    for record in (b"9999999 path=x\n", b"99999999999 path=x\n", b"0 path=x\n", b"-3 path=x\n"):
+        path.write_bytes(with_pax(record) + bytes(1024))
+        with pytest.raises(UserError, match="corrupt pax header"):
+            read(path)

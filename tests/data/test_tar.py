@@ -244,14 +244,14 @@ def test_a_size_that_is_no_number_or_beyond_the_file_is_refused(tmp_path, size, 
     path = tmp_path / "a.tar"
     good = block("0.txt", b"00000000001") + b"x" + bytes(511)
     path.write_bytes(good + block("1.txt", size, typeflag) + bytes(1024))
-    is_number = size.isdigit() and size != b"9" or size[:1] == b"\x80"
+    is_number = (size.isdigit() and size != b"9") or size[:1] == b"\x80"
     if typeflag in (b"5", b"2") and is_number:  # of a folder or a link it says nothing
         try:
             assert len(read(path)[0]) == 1
         except UserError as error:
             assert "link without data" in str(error)
         return
-    with pytest.raises(UserError, match="the size is no number|cut short inside"):
+    with pytest.raises(UserError, match=r"the size is no number|cut short inside"):
         read(path)
 
 
@@ -263,7 +263,7 @@ def test_a_size_in_a_pax_header_is_bounded_too(tmp_path, size):
     path.write_bytes(
         with_pax(pax(size=size)) + block("0.txt", b"00000000001") + b"x" + bytes(511 + 1024)
     )
-    with pytest.raises(UserError, match="the size is no number|cut short inside"):
+    with pytest.raises(UserError, match=r"the size is no number|cut short inside"):
         read(path)
 
 

@@ -15,9 +15,9 @@ from mmlight.errors import UserError
 
 BLOCK = 512
 _ZERO_BLOCK = bytes(BLOCK)
-# Writers pad the end to a whole record, usually 10 KiB. More zeros than this are the mark of a
-# download into a file of the final size that never completed.
-_MAX_TAIL = 16 << 20
+# Writers pad the end to whole records of 1 (bsdtar, Go, Rust) to 20 blocks (GNU tar, Python). More
+# zeros are the mark of a download into a file of the final size that never completed.
+_MAX_RECORD_BLOCKS = 20
 # A long name or a pax record beyond this is damage or an attack on memory.
 _MAX_HEADER_DATA = 1 << 20
 _REGULAR = b"0\0" + b"7"
@@ -143,6 +143,8 @@ def _walk_headers(
         if len(header) < BLOCK:
             raise _refusal(shard, offset, "cut short: no end-of-archive marker")
         if header == _ZERO_BLOCK:
+            if extended:
+                raise _refusal(shard, offset, "zeros where a name or pax header has its member")
             _check_tail(shard, file_size, offset, read)
             return
         if not _checksum_matches(header):
@@ -203,17 +205,26 @@ def _bad_header(shard: Path, offset: int, header: bytes) -> UserError:
 def _check_tail(
     shard: Path, file_size: int, offset: int, read: Callable[[int, int], bytes]
 ) -> None:
-    """Refuse anything but a modest number of zeros behind the first zero block.
+    """Refuse anything but two zero blocks and the padding of the last record.
 
     One zero block where the standard has two is accepted: all members are there.
     """
-    if file_size - offset > _MAX_TAIL:
-        what = f"ends in {file_size - offset} zero bytes: an incomplete download"
-        raise _refusal(shard, offset, what)
-    tail = read(file_size - offset, offset)
+    num_bytes = file_size - offset
+    # So much is read, whatever the file's size says.
+    tail = read(min(num_bytes, (_MAX_RECORD_BLOCKS + 1) * BLOCK), offset)
     if tail.count(0) != len(tail):
         at = offset + len(tail) - len(tail.lstrip(b"\0"))
         raise _refusal(shard, at, f"corrupt header: data behind zeros that begin at byte {offset}")
+    blocks, rest = divmod(file_size, BLOCK)
+    records = (n for n in range(1, _MAX_RECORD_BLOCKS + 1) if blocks % n == 0)
+    # The marker may begin in the last block of a record, and then a whole one follows.
+    if rest or num_bytes // BLOCK > max(records) + 1:
+        what = f"{num_bytes} bytes from a block of zeros on, where only a record's padding belongs"
+        remedy = (
+            "an incomplete download ends so: download it again, or pack it again if it was "
+            "written in records of more than 10,240 bytes"
+        )
+        raise _refusal(shard, offset, what, remedy=remedy)
 
 
 def _number(digits: bytes, shard: Path, offset: int) -> int:

@@ -1,5 +1,6 @@
 import gzip
 import io
+import subprocess
 import tarfile
 import tracemalloc
 
@@ -134,12 +135,62 @@ def test_two_archives_in_one_file_are_refused(tmp_path):
         read(a)
 
 
-def test_download_that_never_completed_is_refused(tmp_path):
-    path = text_shard(tmp_path / "a.tar", 2)
-    with open(path, "ab") as file:
-        file.truncate(64 << 20)
-    with pytest.raises(UserError, match="incomplete download"):
+def zeros_from(path, at):
+    """Let a shard be zeros from a byte on, as an interrupted download into a whole file does."""
+    data = path.read_bytes()
+    path.write_bytes(data[:at] + bytes(len(data) - at))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.7, 0.85])
+def test_download_that_never_completed_is_refused(tmp_path, share):
+    path = text_shard(tmp_path / "a.tar", 60)
+    zeros_from(path, int(path.stat().st_size * share))
+    with pytest.raises(UserError, match=r"where only a record's padding belongs.*incomplete downl"):
         read(path)
+
+
+@pytest.mark.parametrize("extra", [512, 10240, 16 << 20])
+def test_more_zeros_than_pad_a_record_are_refused(tmp_path, extra):
+    path = text_shard(tmp_path / "a.tar", 8)
+    with open(path, "ab") as file:
+        file.truncate(path.stat().st_size + extra)
+    with pytest.raises(UserError, match="only a record's padding"):
+        read(path)
+
+
+def test_zeros_right_behind_the_members_are_measured_by_the_writers_record(tmp_path):
+    # Writers that don't pad (bsdtar, Go) end in two blocks: here the last sample is lost in zeros.
+    path = text_shard(tmp_path / "a.tar", 7, size=1000)
+    data = path.read_bytes().rstrip(b"\0")
+    data += bytes(-len(data) % 512 + 1024)
+    path.write_bytes(data)
+    assert len(read(path)[0]) == 7
+    zeros_from(path, len(data) - 1024 - 2560)
+    with pytest.raises(UserError, match="only a record's padding"):
+        read(path)
+
+
+def test_name_without_its_member_is_refused(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("0.txt", b"x"), (LONG + "1.txt", b"y")])
+    zeros_from(path, path.read_bytes().index(b"path=") // 512 * 512 + 512)
+    with pytest.raises(UserError, match="zeros where a name or pax header has its member"):
+        read(path)
+
+
+@pytest.mark.parametrize("blocking", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 19, 20])
+def test_padding_of_gnu_tar_is_accepted(tmp_path, count, blocking):
+    names = [f"{n:03d}.txt" for n in range(count)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x" * 600)
+    command = ["tar", "-b", str(blocking), "-cf", "a.tar", *names]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert len(read(tmp_path / "a.tar")[0]) == count
+
+
+@pytest.mark.parametrize("size", range(0, 10240, 512))
+def test_padding_of_python_is_accepted(tmp_path, size):
+    assert len(read(write_tar(tmp_path / "a.tar", [("0.txt", b"x" * size)]))[0]) == 1
 
 
 @pytest.mark.parametrize(

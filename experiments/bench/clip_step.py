@@ -9,8 +9,8 @@ Command
     python experiments/bench/clip_step.py --quick    # smaller and fewer steps; about a minute
 
     Needs open_clip_torch 3.3.0. It pins webdataset below 1.0, mmlight needs 1.0: install it without
-    its dependencies into a folder of its own (`pip install --no-deps --target FOLDER`), and name
-    the folder in `--open-clip FOLDER`; `ftfy` and `regex` are needed too.
+    its dependencies into a folder of its own (`pip install --no-deps --target FOLDER`; `make slow`
+    does, into .venv/peers), and name the folder in `--open-clip FOLDER`.
 
 Hardware
     Any CPU, one thread. Where other programs use the machine, compare ratios.
@@ -28,6 +28,7 @@ What is measured
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -74,7 +75,8 @@ def make_peer(args: argparse.Namespace) -> Any:
     ).train()
 
 
-def make_ours(args: argparse.Namespace, peer: Any) -> Contrastive:
+def make_ours(args: argparse.Namespace, peer: Any | None) -> Contrastive:
+    """Build mmlight's side, with the weights of open_clip's where there is one."""
     image = partial(
         TimmImage,
         "vit_base_patch32_clip_224",
@@ -106,7 +108,8 @@ def make_ours(args: argparse.Namespace, peer: Any) -> Contrastive:
         embed_dim=args.dim,
     )
     task.configure_model()
-    copy_weights(peer, task)
+    if peer is not None:
+        copy_weights(peer, task)
     return task.train()
 
 
@@ -229,7 +232,7 @@ def our_step(task: Contrastive) -> Callable[[Batch], float]:
 
     def step(batch: Batch) -> float:
         optimizer.zero_grad()
-        value = task.objective(lambda m: task.features(m, getattr(batch, m)), batch).value
+        value = task.loss(batch).value
         value.backward()
         optimizer.step()
         task.after_step()
@@ -241,7 +244,9 @@ def our_step(task: Contrastive) -> Callable[[Batch], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A step of CLIP: mmlight against open_clip.")
     parser.add_argument("--quick", action="store_true", help="smaller, fewer steps")
-    parser.add_argument("--open-clip", default=None, help="the folder it is installed in")
+    parser.add_argument(
+        "--open-clip", default=os.environ.get("OPEN_CLIP"), help="the folder it is installed in"
+    )
     parser.add_argument("--batch", type=int, default=None)
     args = parser.parse_args()
     if args.open_clip:

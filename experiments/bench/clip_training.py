@@ -5,12 +5,11 @@ Purpose
     tokenising, the step, logging.
 
 Command
-    python experiments/bench/clip_training.py --peer FOLDER            # about fifteen minutes
-    python experiments/bench/clip_training.py --peer FOLDER --quick    # one short pair
+    python experiments/bench/clip_training.py --open-clip FOLDER            # about fifteen minutes
+    python experiments/bench/clip_training.py --open-clip FOLDER --quick    # one short pair
 
-    FOLDER holds open_clip and the webdataset it needs (mmlight needs a newer one):
-    `pip install --no-deps --target FOLDER open_clip_torch==3.3.0 webdataset==0.2.86 braceexpand`,
-    and pandas.
+    FOLDER holds open_clip and the webdataset it needs (mmlight needs a newer one): `make slow`
+    installs both into .venv/peers, as `pip install --no-deps --target FOLDER` does.
 
 Hardware
     Any CPU; one thread and one worker process for either side. Where other programs use the
@@ -252,10 +251,14 @@ def cpu_seconds(command: list[str], folder: Path, peer: Path | None) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training on shards: mmlight against open_clip.")
-    parser.add_argument("--peer", type=Path, required=True, help="the folder with open_clip")
+    parser.add_argument(
+        "--open-clip", default=os.environ.get("OPEN_CLIP"), help="the folder with open_clip"
+    )
     parser.add_argument("--quick", action="store_true", help="one short pair")
     args = parser.parse_args()
-    peer = args.peer.resolve()
+    if args.open_clip is None:
+        parser.error("--open-clip FOLDER is needed (see the top of this file)")
+    peer = Path(args.open_clip).resolve()
     few, many, repeats = (2, 8, 1) if args.quick else (4, 44, 3)
     found: dict[str, list[float]] = {"open_clip": [], "mmlight": []}
     with tempfile.TemporaryDirectory() as name:

@@ -116,7 +116,7 @@ def make_task(model: Model, means: str, device: torch.device) -> Contrastive:
 def one_step(task: Contrastive, batch: Batch, optimizer: Any, device: torch.device) -> None:
     optimizer.zero_grad()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        value = task.objective(lambda m: task.features(m, getattr(batch, m)), batch).value
+        value = task.loss(batch).value
     value.backward()
     optimizer.step()
     task.after_step()
@@ -167,7 +167,7 @@ def flops_per_sample(model: Model) -> float:
     """Count a training step on the CPU, padded."""
     task, batch = make_task(model, "padded", torch.device("cpu")), make_batch(2, 0)
     with FlopCounterMode(display=False) as counter:
-        task.objective(lambda m: task.features(m, getattr(batch, m)), batch).value.backward()
+        task.loss(batch).value.backward()
     return counter.get_total_flops() / batch.size
 
 

@@ -20,6 +20,13 @@ from mmlight.metrics.ctc_decode import CtcDecoder, Decoded
 
 _SPACE = " "
 _NO_WORDS = ("<s>", "</s>", "<unk>", "<UNK>")
+# The package has no wheel for later versions, and its build asks the network for sources.
+_REMEDY = (
+    "pip install 'mmlight[asr]'"
+    if sys.version_info < (3, 13)
+    else "it has no release for this version of Python; take 3.11 or 3.12, or another decoder "
+    "(mmlight.metrics.ctc_decode.BeamDecoder)"
+)
 
 
 class LexiconDecoder(CtcDecoder):
@@ -123,9 +130,7 @@ class _Search:
             from flashlight.lib.text.decoder.kenlm import KenLM
             from flashlight.lib.text.dictionary import Dictionary
         except ImportError as error:
-            raise UserError(
-                "decoder: LexiconDecoder needs flashlight-text: pip install 'mmlight[asr]'"
-            ) from error
+            raise UserError(f"decoder: LexiconDecoder needs flashlight-text: {_REMEDY}") from error
         pieces, words = settings._pieces, settings._words
         self._number = {piece: number for number, piece in enumerate(pieces)}
         self._space, blank = self._number[_SPACE], len(pieces)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 
 import pytest
 import torch
@@ -161,3 +162,14 @@ def test_a_damaged_language_model_is_one_line_and_reading_one_is_quiet(lm, tmp_p
 def test_pieces_of_several_characters_are_refused(lm):
     with pytest.raises(UserError, match="a tokenizer of characters"):
         LexiconDecoder(lm=lm).build(["", " ", "ab", "c"])
+
+
+def test_a_missing_package_is_one_line_with_what_would_work(tmp_path, monkeypatch):
+    (tmp_path / "words.txt").write_text("ab\n")
+    decoder = LexiconDecoder(lexicon=str(tmp_path / "words.txt"))
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
+    monkeypatch.setitem(sys.modules, "flashlight", None)
+    remedy = "pip install" if sys.version_info < (3, 13) else r"3\.11 or 3\.12.*BeamDecoder"
+    with pytest.raises(UserError, match=rf"needs flashlight-text: .*{remedy}") as error:
+        decoder.build(PIECES)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,219 @@
+"""Every script of experiments/bench: one of its calls here, the whole with --quick if slow."""
+
+import importlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from mmlight.cli import main
+
+ROOT = Path(__file__).parents[1]
+BENCH = ROOT / "experiments" / "bench"
+
+
+def clip_step(bench: ModuleType, folder: Path) -> float:
+    task = bench.make_ours(Namespace(width=64, dim=64, layers=1), None)
+    return bench.our_step(task)(bench.make_batch(2, 0))
+
+
+def clip_training(bench: ModuleType, folder: Path) -> float:
+    path = bench.write_experiment(folder, bench.make_shards(folder / "shards", 8))
+    with pytest.raises(SystemExit) as done:
+        main(["fit", "-c", str(path), "--print_config"])
+    assert done.value.code == 0
+    return 1.0
+
+
+def contrastive_loss(bench: ModuleType, folder: Path) -> float:
+    return bench.measure_alone("tiled", 64, 1, None)["seconds"][0]
+
+
+def finetune_sst2(bench: ModuleType, folder: Path) -> float:
+    os.chdir(ROOT)
+    assert bench.read_recipe()["model"]["init_args"]["schedule"]["kind"] == "linear"
+    return len(list(bench.SameOrder(100, batch=32, seed=0)))
+
+
+def gpu_step(bench: ModuleType, folder: Path) -> float:
+    model = replace(bench.QUICK["tiny"], text_layers=1)
+    model.timm_kwargs["depth"] = 1
+    cpu = torch.device("cpu")
+    assert bench.flops_per_sample(model) > 0
+    return bench.measure(model, "packed", device=cpu, size=2, steps=1, warm_up=0)[0]
+
+
+def grad_cache(bench: ModuleType, folder: Path) -> float:
+    return bench.one_step(bench.make_task(), bench.make_batch(4), chunks=2)
+
+
+def loader(bench: ModuleType, folder: Path) -> float:
+    plan = replace(bench.QUICK, num_images=2 * bench.BATCH_SIZE, num_shards=1)
+    shards, _ = bench.make_shards(folder, plan)
+    return len(next(bench.mmlight_batches(shards, 0)).keys)
+
+
+def packed_text(bench: ModuleType, folder: Path) -> float:
+    encoder, target_ND = bench.tower("causal", 1), torch.ones(2, bench.WIDTH)
+    return bench.step(encoder, bench.captions(2, seed=0), target_ND)[1]
+
+
+def trainer_overhead(bench: ModuleType, folder: Path) -> float:
+    return bench.bare(20) + bench.trained(20, folder)
+
+
+CALLS: dict[str, Callable[[ModuleType, Path], float]] = {
+    call.__name__: call
+    for call in (
+        clip_step,
+        clip_training,
+        contrastive_loss,
+        finetune_sst2,
+        gpu_step,
+        grad_cache,
+        loader,
+        packed_text,
+        trainer_overhead,
+    )
+}
+SCRIPTS = sorted(path.stem for path in BENCH.glob("*.py"))
+
+
+def test_every_benchmark_is_called_here():
+    assert sorted(CALLS) == SCRIPTS
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_call_of_the_benchmark_works(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(BENCH)
+    assert 0 < CALLS[name](importlib.import_module(name), tmp_path) < math.inf
+
+
+def figures_of(script: str, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark with --quick; return what its last line says."""
+    done = subprocess.run(
+        [sys.executable, str(BENCH / f"{script}.py"), "--quick", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found
+    return found
+
+
+@pytest.fixture
+def open_clip() -> str:
+    folder = os.environ.get("OPEN_CLIP", "")
+    if not (Path(folder) / "open_clip").is_dir():
+        pytest.skip("OPEN_CLIP names no folder with open_clip (make slow does)")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_quick_step_of_clip_learns_what_open_clip_learns(open_clip):
+    found = figures_of("clip_step", "--open-clip", open_clip)
+    assert found["ratio"] > 0 and found["largest_loss_difference"] < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_quick_training_of_clip_compares_both_sides(open_clip):
+    found = figures_of("clip_training", "--open-clip", open_clip)
+    (theirs,), (ours,) = found["open_clip"], found["mmlight"]
+    assert found["ratio"] == pytest.approx(ours / theirs, rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_quick_losses_are_compared_with_naive_ones():
+    found = figures_of("contrastive_loss", "--only", "clip")
+    name = "CLIP_B1024_naive_peak_MB"
+    (theirs,), (ours,) = found[f"{name}_other"], found[f"{name}_mmlight"]
+    assert 0 < ours < theirs
+    assert found[f"{name}_ratio"] == pytest.approx(ours / theirs, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_quick_losses_are_compared_with_those_of_open_clip(open_clip):
+    found = figures_of("contrastive_loss", "--open-clip", open_clip)
+    assert any(key.startswith("SigLIP") for key in found)
+    assert any(key.startswith("CLIP_W2") for key in found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_quick_finetuning_compares_with_the_trainer(shared_data):
+    pytest.importorskip("accelerate")
+    if not (ROOT / "data" / "minilm").is_dir():
+        pytest.skip("no weights in data/minilm (experiments/towers/text_minilm.yaml)")
+    found = figures_of("finetune_sst2")
+    assert found["trainer_cpu_ratio"] == 1
+    for side in ("trainer", "mmlight", "mmlight_buckets"):
+        ours, theirs = found[f"{side}_cpu_s_per_epoch"], found["trainer_cpu_s_per_epoch"]
+        assert found[f"{side}_cpu_ratio"] == pytest.approx(ours / theirs, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_quick_run_of_gpu_sh_ends_with_figures_and_the_gpu_tests():
+    bin_first = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(BENCH / "gpu.sh"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": bin_first},
+    )
+    (found,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert all(found[f"tiny {means}"]["samples_per_s"] > 0 for means in ("padded", "fsdp"))
+    assert "skipped" in done.stdout or "passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_quick_chunks_of_grad_cache_take_less_memory():
+    assert 0 < figures_of("grad_cache")["memory_ratio"] < 1
+
+
+@pytest.mark.slow
+def test_the_quick_loader_decodes_the_same_pixels():
+    found = figures_of("loader", "--repeats", "1")
+    for workers in (0, 1):
+        ours = found[f"mmlight_images_per_cpu_s_{workers}_workers"]
+        usual = found[f"usual_images_per_cpu_s_{workers}_workers"]
+        assert ours > 0 and usual > 0
+        assert found[f"ratio_{workers}_workers"] == pytest.approx(ours / usual, rel=0.02)
+    # not faster by being wrong
+    assert found["max_pixel_difference"] <= 2
+    assert found["psnr_min_db"] > 50
+
+
+@pytest.mark.slow
+def test_the_quick_packed_text_has_the_padded_gradients():
+    found = figures_of("packed_text")
+    assert found["causal_32_packed_gradient_relative_difference"] < 1e-4
+
+
+@pytest.mark.slow
+def test_the_quick_overhead_is_told_for_lightning_and_mmlight():
+    found = figures_of("trainer_overhead")
+    assert found["mmlight_ms"] > 0 and found["lightning_ms"] > 0
+
+
+def test_what_readme_and_results_name_exists():
+    readme = re.findall(r"experiments/bench/(\w+)\.py", (ROOT / "README.md").read_text())
+    results = re.findall(r"`(\w+)\.py\b", (BENCH / "results.md").read_text())
+    assert results and {*readme, *results} <= {*SCRIPTS}

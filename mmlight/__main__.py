@@ -8,6 +8,7 @@ from importlib import import_module
 
 from mmlight.errors import UserError, nearest
 from mmlight.signals import is_wanted, note_signals
+from mmlight.terminal import note, say
 
 TRAINING_VERBS = {
     "fit": "train a model:                 mmlight fit -c experiments/pretrain/scenes.yaml",
@@ -95,12 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (2 for a user's mistake, said in one line)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
+        say(*_usage().split("\n"))
         return 0 if arguments else USER_MISTAKE
     if arguments[0] == "--version":
         from importlib.metadata import version
 
-        print(f"mmlight {version('mmlight')}")
+        say(f"mmlight {version('mmlight')}")
         return 0
     try:
         return _verb(arguments[0])(arguments[1:])
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         # An error of a loader's worker arrives with that process's traceback before it.
         said = str(error).rpartition("UserError: ")[2]
-        print(f"mmlight: {' '.join(said.split())}", file=sys.stderr)
+        note(" ".join(said.split()))
         return USER_MISTAKE
     except BrokenPipeError:
         # The reader of our output (head, less) went away: not an error worth a traceback.

@@ -12,6 +12,7 @@ from mmlight.callbacks.run_logger import RunLogger
 from mmlight.errors import UserError, nearest
 from mmlight.runs.summary import direction
 from mmlight.runs.table import format_value
+from mmlight.terminal import say
 
 
 class EarlyStopping(LightningEarlyStopping):
@@ -106,7 +107,7 @@ class EarlyStopping(LightningEarlyStopping):
         if asked and trainer.is_global_zero:
             said = f"stopped early at step {step:,}: {self._reason(float(current))}"
             bar = trainer.progress_bar_callback
-            bar.print(said) if bar is not None else print(said)
+            bar.print(said) if bar is not None else say(said)
 
     def _reason(self, current: float) -> str:
         if not math.isfinite(current):

@@ -19,6 +19,7 @@ from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event
 from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
+from mmlight.terminal import say
 
 
 class Guard(pl.Callback):
@@ -148,9 +149,7 @@ class Guard(pl.Callback):
         if trainer.is_global_zero:
             self._note_end(trainer, self.handed_on or "finished")
             if self.handed_on is not None:
-                print(
-                    f"stopped at step {trainer.global_step:,}, saved ({self.handed_on})", flush=True
-                )
+                say(f"stopped at step {trainer.global_step:,}, saved ({self.handed_on})")
 
     def _note_end(self, trainer: pl.Trainer, reason: str, **more: bool) -> None:
         handed_on = self.handed_on is not None

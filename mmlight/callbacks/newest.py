@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mmlight.errors import UserError
 from mmlight.runs.run import RunFolder
 from mmlight.tasks.saved import check_whole
+from mmlight.terminal import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def find_whole(run: RunFolder) -> Path | None:
 
 @rank_zero_only
 def _warn(text: str) -> None:
-    _log.warning("mmlight: %s", " ".join(text.split()))
+    _log.warning("mmlight: %s", one_line(" ".join(text.split())))
 
 
 @rank_zero_only

@@ -3,7 +3,6 @@
 import heapq
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -19,6 +18,7 @@ from mmlight.batch import Batch
 from mmlight.errors import UserError
 from mmlight.runs.files import plain
 from mmlight.tasks.rows import rows_of
+from mmlight.terminal import note
 
 Format = Literal["jsonl", "parquet"]
 _CHUNK_ROWS = 10_000
@@ -70,7 +70,7 @@ class Predictions(pl.Callback):
     ) -> None:
         """Write the rows of the batch's valid samples, and of those that cannot be read."""
         for bad in batch.bad:
-            print(f"mmlight: cannot read {bad.key}: {bad.reason}", file=sys.stderr)
+            note(f"cannot read {bad.key}: {bad.reason}")
         if not isinstance(outputs, list):
             return
         if self._file is None:

@@ -8,10 +8,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
 from rich import progress as rich_progress
-from rich.console import Console
 
 from mmlight.runs.summary import MAIN_SCORES
 from mmlight.runs.table import format_value
+from mmlight.terminal import Terminal
 
 _LINE_EVERY_S = 30.0
 
@@ -27,9 +27,9 @@ class Progress(ProgressBar):
         console: where to write; standard output by default.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Terminal | None = None) -> None:
         super().__init__()
-        self._console = console or Console(file=sys.stdout)
+        self._console = console or Terminal(file=sys.stdout)
         self._enabled = True
         self._bar: rich_progress.Progress | None = None
         self._task: rich_progress.TaskID | None = None
@@ -67,7 +67,7 @@ class Progress(ProgressBar):
         """
         if self._enabled:
             # A line is a line, however long: paths are copied out of log files.
-            self._console.print(*args, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(*args, soft_wrap=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""

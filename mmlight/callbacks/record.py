@@ -15,7 +15,6 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from rich.console import Console
 
 from mmlight.callbacks.run_logger import RunLogger
 from mmlight.callbacks.tensorboard_run import TensorBoardRun
@@ -28,6 +27,7 @@ from mmlight.runs.report import write_report
 from mmlight.runs.run import RunFolder
 from mmlight.runs.summary import best_values, final_values, typical_samples_per_s
 from mmlight.runs.table import format_table
+from mmlight.terminal import Terminal
 
 _LONGEST_PATCH = 20_000
 
@@ -92,15 +92,15 @@ class Record(pl.Callback):
                     logger.refer_to(self._kept(summary["checkpoints"]))
                 logger.finish(how="finished" if summary["status"] == "finished" else "failed")
         # Paths are not wrapped: broken ones can't be copied.
-        console = Console(soft_wrap=True)
+        console = Terminal(soft_wrap=True)
         if self._verb == "predict":
             for path in (self.run.embeddings, *sorted(self.run.path.glob("predictions.*"))):
                 if path.exists():
-                    console.print(f"{path.stem}: {path}", highlight=False)
+                    console.print(f"{path.stem}: {path}")
             return
         report = write_report(self.run)
         console.print(format_table(summary))
-        console.print(f"run: {self.run.path}\nreport: {report}", highlight=False)
+        console.print(f"run: {self.run.path}", f"report: {report}", sep="\n")
 
     def hand_on(self, trainer: pl.Trainer) -> None:
         """Close W&B of a run that another job goes on with. Call it before that job is asked for.

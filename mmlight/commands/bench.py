@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 from rich.table import Table
 
 from mmlight.callbacks.progress import Progress
@@ -23,6 +22,7 @@ from mmlight.costs.rates import measure_matmul, measure_rates
 from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.errors import UserError
 from mmlight.runs.files import plain, write_json
+from mmlight.terminal import Terminal, say
 
 _FEWEST = 3
 
@@ -118,13 +118,13 @@ class BenchCLI(MmlightCLI):
             return
         path = self.run.path / "bench.json"
         write_json(path, found)
-        console = Console(soft_wrap=True)
+        console = Terminal(soft_wrap=True)
         console.print(_table(found))
         if "check" in found:
             console.print(_check_table(found["check"]))
-        console.print(f"figures: {path}", highlight=False)
+        console.print(f"figures: {path}")
         if self._options.json:
-            print(json.dumps(plain(found)))
+            say(json.dumps(plain(found)))
 
     def _figures(self, steps: list[dict[Any, float]]) -> dict[str, Any]:
         clock, device = self._clock, self.trainer.strategy.root_device

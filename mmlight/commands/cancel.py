@@ -9,6 +9,7 @@ from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.state import jobs_of, state_of
 from mmlight.runs.slurm.submission import CANCELLED
+from mmlight.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,11 +38,11 @@ def main(argv: Sequence[str]) -> int:
     for run in runs:
         state = state_of(run, queue)
         if not state.is_active:
-            print(f"{run.label} has ended already: {state}")
+            say(f"{run.label} has ended already: {state}")
             continue
         # First: the job script looks for it before it hands a run on.
         (run.path / CANCELLED).touch()
         active = [job for job in run.jobs if queue and job in queue and queue[job].is_active]
         client.cancel(active)
-        print(f"{run.label}: cancelled job {', '.join(active)}")
+        say(f"{run.label}: cancelled job {', '.join(active)}")
     return 0

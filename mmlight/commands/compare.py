@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
-
 from mmlight.errors import UserError
 from mmlight.runs.compare.run import ComparedRun, read_run
 from mmlight.runs.compare.select import select
 from mmlight.runs.compare.settings import group, ranked, resolve_metrics
 from mmlight.runs.compare.table import settings_grid, terminal
 from mmlight.runs.compare.write import write_comparison
+from mmlight.terminal import Terminal
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     runs = _from_wandb(options.wandb, options.runs) if options.wandb else _read(options)
     metrics = resolve_metrics(runs, options.metric)
     settings = ranked(group(runs, ignore=options.ignore), metrics[0])
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(terminal(settings_grid(settings, metrics), width=console.width))
     unfinished = [run for run in runs if not run.is_finished]
     if unfinished:
@@ -69,7 +68,9 @@ def main(argv: Sequence[str]) -> int:
     out = options.out or Path(options.root) / "comparisons" / f"{datetime.now():%Y%m%d-%H%M%S}"
     written = write_comparison(settings, metrics, out)
     console.print(
-        f"page: {written.page}\ntables: {written.folder / 'settings.csv'}, settings.md, runs.csv",
+        f"page: {written.page}",
+        f"tables: {written.folder / 'settings.csv'}, settings.md, runs.csv",
+        sep="\n",
         soft_wrap=True,
     )
     return 0

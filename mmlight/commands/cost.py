@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from mmlight.batch import Batch
@@ -26,6 +25,7 @@ from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.runs.files import plain
 from mmlight.tasks.task import Task
+from mmlight.terminal import Terminal, say
 
 # Shapes differ between batches where texts do: so many are looked at, spread over an epoch.
 _NUM_BATCHES = 6
@@ -100,13 +100,13 @@ def main(argv: Sequence[str]) -> int:
         samples=options.samples,
     )
     cli = CostCLI(["fit", *expanded], default_name=name, options=asked)
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     for table in _tables(cli.foretold, asked, name=name):
         console.print(table)
     for note in cli.foretold.notes:
-        console.print(note, highlight=False)
+        console.print(note)
     if options.json:
-        print(json.dumps(plain(asdict(cli.foretold) | {"options": asdict(asked)})))
+        say(json.dumps(plain(asdict(cli.foretold) | {"options": asdict(asked)})))
     return 0
 
 

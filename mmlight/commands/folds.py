@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from mmlight import cli, compose
 from mmlight.data.folds import Fold, Folds, find_folds, fold_data
@@ -30,6 +29,7 @@ from mmlight.runs.folds import (
 )
 from mmlight.runs.run import RUN_ID, RunFolder, agreed_id
 from mmlight.runs.table import format_value
+from mmlight.terminal import Terminal
 
 _FOLD_NAME = "{fold}"
 _POLL_S = 0.5
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     chosen = options.values.split(",") if options.values is not None else None
     folds = find_folds(data, field=options.field, k=options.k, values=chosen)
     configs = {fold.name: _fold_config(config, fold, folds) for fold in folds.folds}
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True)
     _announce(console, folds)
     if options.list:
         return 0
@@ -123,7 +123,7 @@ def _named(value: Any, fold: str) -> Any:
     return value.replace(_FOLD_NAME, fold) if isinstance(value, str) else value
 
 
-def _announce(console: Console, folds: Folds) -> None:
+def _announce(console: Terminal, folds: Folds) -> None:
     for fold in folds.folds:
         values = "" if fold.values == (fold.name,) else f"  ({', '.join(fold.values)})"
         told = f"{fold.num_samples} of {folds.num_samples} samples"
@@ -178,7 +178,7 @@ class _Job:
 
 
 def _run(
-    folder: FoldsFolder, folds: Folds, *, jobs: int, console: Console, about: dict[str, Any]
+    folder: FoldsFolder, folds: Folds, *, jobs: int, console: Terminal, about: dict[str, Any]
 ) -> int:
     """Run what has not finished, at most `jobs` at a time; summarise after each."""
     planned = [

@@ -3,8 +3,10 @@
 import argparse
 import sys
 import time
-from collections import deque
+from codecs import getincrementaldecoder
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from io import IncrementalNewlineDecoder
 from pathlib import Path
 
 from mmlight.errors import UserError
@@ -12,8 +14,10 @@ from mmlight.runs.find import find
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm.logs import log_files
 from mmlight.runs.slurm.state import State, jobs_of, state_of
+from mmlight.terminal import note, say_text
 
 _POLL_S = 0.5
+_CHUNK = 1 << 16
 # Questions to SLURM's controller, which all users share.
 _ASK_S = 10.0
 
@@ -47,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         state = _state(path)
         if not state.is_active:
             raise UserError(f"{path.parent.name}/{path.name} has printed nothing: it is {state}")
-        _note(f"{path.parent.name}/{path.name} has printed nothing yet: it is {state}")
+        note(f"{path.parent.name}/{path.name} has printed nothing yet: it is {state}")
     return 0
 
 
@@ -64,16 +68,17 @@ class Printer:
     def __init__(self, run: Path) -> None:
         self.run = run
         self.offsets: dict[Path, int] = {}
+        self._decoders: dict[Path, IncrementalNewlineDecoder] = defaultdict(_decoder)
 
-    def skip(self, lines: int | None) -> None:
+    def skip(self, count: int | None) -> None:
         """Leave out all but the last lines of what is there; None leaves out none."""
         files = self._files()
-        if lines is None or not files:
+        if count is None or not files:
             return
         *old, newest = files
         self.offsets |= {path: path.stat().st_size for path in old}
         with newest.open("rb") as file:
-            kept = deque(file, maxlen=lines) if lines > 0 else ()
+            kept = deque(file, maxlen=count) if count > 0 else ()
             self.offsets[newest] = file.seek(0, 2) - sum(map(len, kept))
 
     def print_new(self) -> bool:
@@ -82,8 +87,9 @@ class Printer:
         for path in self._files():
             with path.open("rb") as file:
                 file.seek(self.offsets.setdefault(path, 0))
-                while chunk := file.read(1 << 16):
-                    sys.stdout.write(chunk.decode(errors="replace"))
+                while chunk := file.read(_CHUNK):
+                    # A character, or a line end of two, may be cut between two chunks.
+                    say_text(self._decoders[path].decode(chunk))
                     self.offsets[path] += len(chunk)
                     anything = True
         sys.stdout.flush()
@@ -91,6 +97,10 @@ class Printer:
 
     def _files(self) -> list[Path]:
         return log_files(self.run, ScannedRun(self.run).jobs)
+
+
+def _decoder() -> IncrementalNewlineDecoder:
+    return IncrementalNewlineDecoder(getincrementaldecoder("utf-8")("replace"), translate=True)
 
 
 def follow(
@@ -112,7 +122,7 @@ def follow(
             due = time.monotonic() + ask_s
             if now.word != told:
                 told = now.word
-                _note(str(now))
+                note(str(now))
             if not now.is_active:
                 printer.print_new()
                 return
@@ -127,7 +137,3 @@ def _state(path: Path) -> State:
 
 def _pass(missing: str) -> None:
     """The run's folder tells enough."""
-
-
-def _note(text: str) -> None:
-    print(f"mmlight: {text}", file=sys.stderr, flush=True)

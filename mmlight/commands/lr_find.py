@@ -19,6 +19,7 @@ from mmlight.runs.files import write_text
 from mmlight.runs.lr_range import suggest
 from mmlight.runs.plots.lr_range import plot_lr_range
 from mmlight.tasks.task import Task
+from mmlight.terminal import say
 
 _FEWEST = 20
 
@@ -107,17 +108,17 @@ class LrFindCLI(MmlightCLI):
         write_text(self.run.path / "lr_find.csv", text.getvalue())
         picture = plot_lr_range(lrs, losses, found, self.run.path / "lr_find.png")
         if found is None:
-            print(
+            say(
                 f"in {len(losses)} steps, from {lrs[0]:.1e} to {lrs[-1]:.1e}, the loss never fell: "
                 f"no rate can be suggested. See {picture}; --steps and --highest go further"
             )
             return
-        print(
+        say(
             f"the loss falls fastest at {found.lr:.1e} and is lowest at {found.lowest:.1e} "
             f"({len(losses)} steps up to {lrs[-1]:.1e})"
         )
-        print("for the YAML:\n" + "\n".join(yaml_lines(found.lr, self.model)))
-        print(f"picture: {picture}")
+        say("for the YAML:", *yaml_lines(found.lr, self.model))
+        say(f"picture: {picture}")
 
 
 def yaml_lines(lr: float, task: Task) -> list[str]:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, JustifyMethod
+from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
 
 from mmlight.runs.scan import ScannedRun, run_folders
 from mmlight.runs.slurm.eta import planned_steps, readable, seconds_left
 from mmlight.runs.slurm.state import State, jobs_of, state_of
 from mmlight.runs.table import format_value
+from mmlight.terminal import Terminal, note, say, styled
 
 _RECENT_S = 24 * 3600.0
 # The table's columns, and whether they hold numbers.
@@ -46,13 +47,13 @@ def main(argv: Sequence[str]) -> int:
         stated = [(r, s) for r, s in stated if s.is_active or max(r.touched_at, r.ended_at) > since]
     if not stated:
         where = f"{options.root} of {', '.join(options.names)}" if options.names else options.root
-        print(f"no run in {where} is active or ended within a day; --all shows older ones")
+        say(f"no run in {where} is active or ended within a day; --all shows older ones")
         return 0
     stated.sort(key=lambda pair: (_ORDER.index(pair[1].word), -pair[0].touched_at))
     # On a terminal the last two columns take several lines; in a file or a pipe a run is a line.
     on_terminal = sys.stdout.isatty()
-    width = max(Console().width, _NARROWEST_TABLE) if on_terminal else _WIDTH_OF_A_FILE
-    console = Console(highlight=False, soft_wrap=not on_terminal, width=width)
+    width = max(Terminal().width, _NARROWEST_TABLE) if on_terminal else _WIDTH_OF_A_FILE
+    console = Terminal(soft_wrap=not on_terminal, width=width)
     console.print(_table(stated, metric=options.metric))
     return 0
 
@@ -64,7 +65,7 @@ def _runs(root: str, names: Sequence[str]) -> list[ScannedRun]:
 
 
 def _tell(missing: str) -> None:
-    print(f"mmlight: {missing}: states are what the run folders tell", file=sys.stderr)
+    note(f"{missing}: states are what the run folders tell")
 
 
 def _table(stated: Sequence[tuple[ScannedRun, State]], *, metric: str | None) -> Table:
@@ -90,17 +91,17 @@ def _table(stated: Sequence[tuple[ScannedRun, State]], *, metric: str | None) ->
     return table
 
 
-def _row(run: ScannedRun, state: State, *, metric: str | None) -> list[str | None]:
+def _row(run: ScannedRun, state: State, *, metric: str | None) -> list[RenderableType | None]:
     style = _STYLES.get(state.word, "")
     return [
         run.label,
-        f"[{style}]{state.word}[/]" if style else state.word,
+        styled(state.word, style),
         run.jobs[-1] if run.jobs else "",
         _steps(run),
         _left(run, state),
         str(run.attempts.restarts or ""),
         _last(run, metric=metric),
-        state.why.replace("[", r"\["),
+        state.why,
     ]
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from mmlight.errors import UserError
@@ -28,6 +27,7 @@ from mmlight.runs.reproduce import (
 )
 from mmlight.runs.run import RUN_ID, RunFolder
 from mmlight.runs.worktree import checked_out
+from mmlight.terminal import Terminal
 
 _POLL_S = 0.5
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
             f"--check: {run.path} has logged no loss; it logs one every "
             f"{recorded.config['trainer'].get('log_every_n_steps') or 50} steps"
         )
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True)
     again = RunFolder(run.path.resolve().with_name(f"{run.id}-again-{secrets.token_hex(2)}"))
     with _terminated_as_interrupted(), _code(recorded, options.repository, console) as code:
         _tell(differences_before(recorded), console)
@@ -89,7 +89,7 @@ class _Watch:
         *,
         losses: list[Logged],
         check: int | None,
-        console: Console,
+        console: Terminal,
     ) -> None:
         self.recorded, self.again, self.check = recorded, again, check
         self.losses = losses[:check]
@@ -154,7 +154,7 @@ def _environment(provenance: Mapping[str, Any], *, code: Path) -> dict[str, str]
 
 
 @contextmanager
-def _code(recorded: Recorded, repository: Path | None, console: Console) -> Iterator[Path]:
+def _code(recorded: Recorded, repository: Path | None, console: Terminal) -> Iterator[Path]:
     git = recorded.git
     if git is None:
         console.print("code: the run recorded no commit, so it is the present code")
@@ -188,7 +188,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _tell(found: Sequence[Difference], console: Console) -> None:
+def _tell(found: Sequence[Difference], console: Terminal) -> None:
     if not found:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -199,8 +199,8 @@ def _tell(found: Sequence[Difference], console: Console) -> None:
     console.print(table)
 
 
-def _conclude(watch: _Watch, ended: Ended, console: Console) -> int:
-    console.print(f"recorded: {watch.recorded.run.path}\nagain:    {watch.again.path}")
+def _conclude(watch: _Watch, ended: Ended, console: Terminal) -> int:
+    console.print(f"recorded: {watch.recorded.run.path}", f"again:    {watch.again.path}", sep="\n")
     now = watch.now()
     parting = first_parting(watch.losses, now)
     if parting is not None:

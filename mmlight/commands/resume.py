@@ -21,6 +21,7 @@ from mmlight.runs.slurm.signature import signature
 from mmlight.runs.slurm.snapshot import read_code
 from mmlight.runs.slurm.state import jobs_of, state_of
 from mmlight.runs.slurm.submission import Submission
+from mmlight.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         cwd=Path(before.cwd),
     )
     submission = launch.submit_again(replace(before, jobs=tuple(run.jobs)))
-    print(f"{run.label}: job {submission.jobs[-1]}, {launch.resources}, from step {run.step}")
+    say(f"{run.label}: job {submission.jobs[-1]}, {launch.resources}, from step {run.step}")
     return 0
 
 

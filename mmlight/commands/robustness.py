@@ -7,7 +7,6 @@ from itertools import product
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 
 from mmlight.callbacks.media import send_pictures
 from mmlight.callbacks.wandb_run import WandbRun
@@ -38,6 +37,7 @@ from mmlight.runs.robustness import (
 )
 from mmlight.runs.summary import direction
 from mmlight.runs.table import format_value
+from mmlight.terminal import Terminal
 
 _SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -113,7 +113,7 @@ class RobustnessCLI(MmlightCLI):
 
     def test(self, *, model: Any, datamodule: Any, ckpt_path: str, **settings: Any) -> None:
         """Evaluate, and write the report."""
-        console = Console(soft_wrap=True, highlight=False)
+        console = Terminal(soft_wrap=True)
         group = (
             carry(datamodule.all_members(), self._options.group) if self._options.group else None
         )
@@ -170,7 +170,7 @@ class RobustnessCLI(MmlightCLI):
         )
         self._write(report, kept, data)
         console.print(format_robustness(report))
-        console.print(f"run: {self.run.path}\nreport: {self.run.report}")
+        console.print(f"run: {self.run.path}", f"report: {self.run.report}", sep="\n")
 
     def after_test(self) -> None:
         """Do nothing: the report is written."""

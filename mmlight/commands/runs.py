@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from mmlight.errors import UserError, nearest
@@ -15,6 +14,7 @@ from mmlight.runs.config_text import look_up
 from mmlight.runs.listing import Condition, ListedRun, list_runs, metric_names
 from mmlight.runs.summary import direction
 from mmlight.runs.table import format_value
+from mmlight.terminal import Terminal, note, one_line, say, styled
 
 _SHOWN = 40
 _STYLES = {"running": "green", "waiting": "yellow", "failed": "red", "stopped": "red"}
@@ -67,16 +67,16 @@ def main(argv: Sequence[str]) -> int:
         names=options.names,
         states=options.status,
         conditions=[Condition.parse(text) for text in options.where],
-        missing=lambda said: print(f"mmlight: {said}", file=sys.stderr),
+        missing=note,
     )
     if options.metric:
         runs = _by_metric(runs, options.metric)
     if options.quiet:
-        print("".join(f"{run.label}\n" for run in runs), end="")
+        say(*(run.label for run in runs))
     elif options.csv:
         _print_csv(runs, options)
     elif not runs:
-        print(f"no such run in {options.root}")
+        say(f"no such run in {options.root}")
     else:
         _print_table(runs, options)
     return 0
@@ -112,13 +112,13 @@ def _print_table(runs: list[ListedRun], options: argparse.Namespace) -> None:
         style = _STYLES.get(run.state, "")
         table.add_row(
             run.label,
-            f"[{style}]{run.state}[/]" if style else run.state,
+            styled(run.state, style),
             f"{run.scanned.step:,}",
             *(_text(look_up(run.values, key)) for key in options.show),
             _score(run, options.metric),
             _ago(run.scanned.touched_at),
         )
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Terminal(highlight=False, soft_wrap=not sys.stdout.isatty())
     console.print(table)
     if len(shown) < len(runs):
         which = "best" if options.metric else "last"
@@ -128,11 +128,12 @@ def _print_table(runs: list[ListedRun], options: argparse.Namespace) -> None:
 def _print_csv(runs: list[ListedRun], options: argparse.Namespace) -> None:
     metrics = [options.metric] if options.metric else metric_names(runs)
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["run", "state", "steps", *options.show, *metrics])
+    writer.writerow(map(one_line, ["run", "state", "steps", *options.show, *metrics]))
     for run in runs:
         shown = [_text(look_up(run.values, key)) for key in options.show]
         values = [run.final.get(name, "") for name in metrics]
-        writer.writerow([run.label, run.state, run.scanned.step, *shown, *values])
+        cells = [run.label, run.state, run.scanned.step, *shown, *values]
+        writer.writerow([one_line(c) if isinstance(c, str) else c for c in cells])
 
 
 def _score(run: ListedRun, metric: str | None) -> str:
@@ -144,7 +145,7 @@ def _score(run: ListedRun, metric: str | None) -> str:
 
 
 def _text(value: object) -> str:
-    return "-" if value is None else str(value).replace("[", r"\[")
+    return "-" if value is None else str(value)
 
 
 def _ago(moment: float) -> str:

@@ -17,6 +17,7 @@ from mmlight.runs.slurm.resources import notes, plan
 from mmlight.runs.slurm.signature import signature
 from mmlight.runs.slurm.snapshot import Code, read_code
 from mmlight.runs.slurm.state import jobs_of, state_of
+from mmlight.terminal import note, say, say_text
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,12 +58,12 @@ def main(argv: Sequence[str]) -> int:
     before = launched_before(launch.run)
     if options.again:
         launch = numbered(launch, len(before) + 1)
-    for note in notes(launch.config, site):
-        _note(note)
+    for told in notes(launch.config, site):
+        note(told)
     if code is None:
-        _note("no git here: the job runs the mmlight that is installed, not a copy of the code")
+        note("no git here: the job runs the mmlight that is installed, not a copy of the code")
     elif code.git.left_out:
-        _note(f"too large to be code, so not copied: {', '.join(code.git.left_out)}")
+        note(f"too large to be code, so not copied: {', '.join(code.git.left_out)}")
     if options.dry_run:
         return _show(launch, known=before if not options.again else [])
     if before and not options.again:
@@ -71,10 +72,10 @@ def main(argv: Sequence[str]) -> int:
         code.copy(launch.run.parents[1])
     submission = launch.submit()
     label = f"{submission.name}/{submission.id}"
-    print(f"{label}: job {submission.jobs[-1]}, {launch.resources}, {site.time} at a time")
+    say(f"{label}: job {submission.jobs[-1]}, {launch.resources}, {site.time} at a time")
     if code is not None:
-        print(f"code: {code.git.commit[:12]}{' and what is uncommitted' * bool(code.git.patch)}")
-    print(f"mmlight logs -f {label}   mmlight ps   mmlight cancel {label}")
+        say(f"code: {code.git.commit[:12]}{' and what is uncommitted' * bool(code.git.patch)}")
+    say(f"mmlight logs -f {label}   mmlight ps   mmlight cancel {label}")
     return 0
 
 
@@ -135,7 +136,7 @@ def _launched(run: ScannedRun) -> str:
             f"{run.path} exists, but was never submitted: remove it, or launch another run of the "
             "same experiment with --again"
         )
-    state = state_of(run, jobs_of([run.submission], missing=_note))
+    state = state_of(run, jobs_of([run.submission], missing=note))
     is_over = state.is_active or state.word == "finished"
     further = "" if is_over else f"`mmlight resume {run.label}` goes on with it, "
     return (
@@ -146,20 +147,16 @@ def _launched(run: ScannedRun) -> str:
 
 def _show(launch: Launch, *, known: Sequence[ScannedRun]) -> int:
     script = launch.script()
-    sys.stdout.write(script)
+    say_text(script)
     sys.stdout.flush()
-    _note(f"{launch.run.parent.name}/{launch.run.name}: {launch.resources}")
+    note(f"{launch.run.parent.name}/{launch.run.name}: {launch.resources}")
     if known:
-        _note(_launched(known[-1]))
+        note(_launched(known[-1]))
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
         file.write(script)
         file.flush()
         try:
-            _note(client.would_start(Path(file.name)).strip().removeprefix("sbatch: "))
+            note(client.would_start(Path(file.name)).strip().removeprefix("sbatch: "))
         except client.Unreachable as error:
-            _note(f"{error}, so nobody was asked whether the job would be taken")
+            note(f"{error}, so nobody was asked whether the job would be taken")
     return 0
-
-
-def _note(text: str) -> None:
-    print(f"mmlight: {text}", file=sys.stderr)

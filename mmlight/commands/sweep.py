@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 
 from mmlight.commands.sweep_submit import submit_sweep
 from mmlight.errors import UserError
@@ -17,6 +16,7 @@ from mmlight.runs.sweep_local import arguments, conclude, run_here
 from mmlight.runs.sweep_results import SweepFolder
 from mmlight.runs.sweep_status import jobs_now, record_results, told
 from mmlight.runs.sweep_wandb import wandb_config
+from mmlight.terminal import Terminal, say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError("--list: optuna decides trial by trial; use searcher grid or random")
         for number, values in enumerate(sweep.combinations()):
             for run in trial_runs(sweep, number, values):
-                print(shlex.join(["mmlight", *arguments(run, sweep, folder)]))
+                say(shlex.join(["mmlight", *arguments(run, sweep, folder)]))
         return 0
     if options.wandb:
         return _write_wandb(sweep, folder)
@@ -105,7 +105,7 @@ def _show(sweep: Sweep, folder: SweepFolder) -> int:
     if not folder.path.is_dir():
         raise UserError(f"there is no sweep in {folder.path}; --name and --root say where it is")
     results = record_results(sweep, folder, queue=jobs_now(folder))
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True)
     console.print(f"{folder.name}: {told(results, sweep)}")
     conclude(results, sweep, folder, console=console)
     return 0
@@ -115,8 +115,9 @@ def _write_wandb(sweep: Sweep, folder: SweepFolder) -> int:
     config = wandb_config(sweep, name=folder.name, root=str(folder.root))
     path = folder.path / "wandb_sweep.yaml"
     write_text(path, yaml.safe_dump(config, sort_keys=False))
-    print(
-        f"{path}\nwandb sweep --project mmlight {path}   (says the sweep's ID)\n"
-        "wandb agent ENTITY/mmlight/ID   (here, on as many machines as you like)"
+    say(
+        path,
+        f"wandb sweep --project mmlight {path}   (says the sweep's ID)",
+        "wandb agent ENTITY/mmlight/ID   (here, on as many machines as you like)",
     )
     return 0

@@ -17,6 +17,7 @@ from mmlight.runs.sweep_local import described
 from mmlight.runs.sweep_optuna import OptunaSearch
 from mmlight.runs.sweep_results import SweepFolder
 from mmlight.runs.sweep_status import read_results
+from mmlight.terminal import note, say
 
 BASE = "base.yaml"
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     runs = {r.id: r for n in range(sweep.trials or 0) for r in trial_runs(sweep, n, {})}
     waiting = runs[run_id]
     run = TrialRun(waiting.number, search.claim(waiting.number), waiting.seed)
-    print(f"mmlight: trial {run.number}: {described(sweep, run.values)}", flush=True)
+    say(f"mmlight: trial {run.number}: {described(sweep, run.values)}")
     write_text(config, yaml.safe_dump(_config(sweep, run, path), sort_keys=False))
     return 0
 
@@ -60,6 +61,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
-        print(f"mmlight: {error}", file=sys.stderr, flush=True)
+        note(error)
         append_event(Path(sys.argv[1]) / sys.argv[2], "gave up", reason=str(error))
         sys.exit(2)

@@ -1,7 +1,6 @@
 """``mmlight sweep --cluster``: gives a sweep to SLURM as one array."""
 
 import getpass
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mmlight.runs.sweep_config import freeze, place
 from mmlight.runs.sweep_optuna import OptunaSearch
 from mmlight.runs.sweep_results import SweepFolder, read_run
 from mmlight.runs.sweep_status import jobs_now, record_results, run_state, told
+from mmlight.terminal import say, say_text
 
 # The runs of one array have the same machines.
 _ONE_FOR_ALL = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
@@ -64,7 +64,7 @@ def submit_sweep(
     tasks = _tasks(runs, sweep, folder, failed_only=failed_only)
     if not tasks:
         said = "no run of the sweep has failed" if failed_only else "nothing is left to submit"
-        print(f"{said}; {told(record_results(sweep, folder, queue=jobs_now(folder)), sweep)}")
+        say(f"{said}; {told(record_results(sweep, folder, queue=jobs_now(folder)), sweep)}")
         return 0
     draws = sweep.searcher == "optuna"
     experiment = sweep.experiment
@@ -96,7 +96,7 @@ def submit_sweep(
         draws=draws,
     )
     if dry_run:
-        sys.stdout.write(launch.script())
+        say_text(launch.script())
         return 0
     if code is not None:
         code.copy(root)
@@ -111,8 +111,8 @@ def submit_sweep(
     job = launch.submit()
     resources = launches[tasks[0]].resources
     at_once = f", {max_concurrent} at a time" if max_concurrent else ""
-    print(f"{folder.name}: job {job}, {len(tasks)} of {len(runs)} runs{at_once}, {resources} each")
-    print(f"mmlight ps   mmlight logs -f {folder.name}/{runs[tasks[0]].id}")
+    say(f"{folder.name}: job {job}, {len(tasks)} of {len(runs)} runs{at_once}, {resources} each")
+    say(f"mmlight ps   mmlight logs -f {folder.name}/{runs[tasks[0]].id}")
     return 0
 
 

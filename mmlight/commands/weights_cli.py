@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 
 from mmlight.callbacks.zero_shot import ZeroShot
 from mmlight.cli import MmlightCLI, quieten
@@ -18,6 +17,7 @@ from mmlight.errors import UserError
 from mmlight.insight.robustness import main_metric
 from mmlight.interop.averaging import Tensors, has_batch_norm, recompute_batch_norm
 from mmlight.tasks.task import Task
+from mmlight.terminal import Terminal
 
 STAGES = ("val", "test")
 
@@ -46,7 +46,7 @@ class WeightsCLI(MmlightCLI):
     ) -> None:
         self._kind = kind
         self._work = work
-        self.console = Console(soft_wrap=True, highlight=False)
+        self.console = Terminal(soft_wrap=True)
         super().__init__(
             ["test", *arguments, f"--ckpt_path={checkpoint}"], default_name=default_name
         )

@@ -162,7 +162,8 @@ def _walk(
     if has_batch_norm(task):
         norms = f"recomputed on {num_batches} batches" if num_batches else "interpolated"
         cli.tell(f"statistics of batch norms: {norms}")
-    cli.tell(f"chosen: alpha {best.alpha:.2f} ({why})\nwise-ft: {path}")
+    cli.tell(f"chosen: alpha {best.alpha:.2f} ({why})")
+    cli.tell(f"wise-ft: {path}")
 
 
 def _best(points: list[Point], metric: str) -> tuple[Point, str]:

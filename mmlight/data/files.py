@@ -17,6 +17,7 @@ from mmlight.data.members import Members
 from mmlight.data.shards import natural_key
 from mmlight.data.split import Split
 from mmlight.errors import UserError, nearest
+from mmlight.terminal import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -246,7 +247,8 @@ def _walk(top: str, kinds: dict[str, Modality], *, where: str) -> Iterator[str]:
     if not count:
         raise UserError(f"{where}: folder {top} holds none of {_told(kinds)}; it has {left or 0}")
     if others:
-        _log.warning("%s: left out files of other kinds in %s: %s", where, top, left)
+        told = one_line(f"{top}: {left}")
+        _log.warning("%s: left out files of other kinds in %s", where, told)
 
 
 def _each(paths: list[str], kinds: dict[str, Modality]) -> list[PlainSample]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from mmlight.data import index_file, probe, tar
 from mmlight.data.index_file import ShardIndex
 from mmlight.errors import UserError
+from mmlight.terminal import Terminal, say
 
 DEFAULT_MAX_MEMBER_BYTES = 256 << 20
 # Starting processes takes about a second, as much as indexing a few shards.
@@ -223,22 +224,21 @@ def _work() -> None:
             build(Path(path), cache_dir=cache_dir, max_member_bytes=request["max_member_bytes"])
         except UserError as problem:
             error = str(problem)
-        print(json.dumps(error), flush=True)
+        say(json.dumps(error))
 
 
 class _Progress:
     """A bar on a terminal, one line elsewhere (a log file), nothing if not shown."""
 
     def __init__(self, paths: Sequence[Path], *, shown: bool) -> None:
-        from rich.console import Console
         from rich.progress import Progress
 
         is_live = shown and sys.stderr.isatty()
-        self._bar = Progress(console=Console(stderr=True), disable=not is_live, transient=True)
+        self._bar = Progress(console=Terminal(stderr=True), disable=not is_live, transient=True)
         text = f"Indexing {len(paths)} shard{'s' * (len(paths) != 1)} (once)"
         self._task = self._bar.add_task(text, total=len(paths))
         if shown and not is_live:
-            print(f"{text}, the first is {paths[0]}", file=sys.stderr, flush=True)
+            say(f"{text}, the first is {paths[0]}", file=sys.stderr)
 
     def __enter__(self) -> "_Progress":
         self._bar.start()

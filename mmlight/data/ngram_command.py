@@ -13,6 +13,7 @@ from mmlight.data.ngram import NgramModel
 from mmlight.data.shards import expand
 from mmlight.data.tokenizer_command import captions
 from mmlight.errors import UserError
+from mmlight.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,5 +51,5 @@ def main(argv: Sequence[str]) -> int:
     finally:
         part.unlink(missing_ok=True)
     sizes = ", ".join(f"{len(model.grams(n)):,} {n}-grams" for n in range(1, args.order + 1))
-    print(f"{args.out}: {model.num_sentences:,} texts, {len(model.words):,} words, {sizes}")
+    say(f"{args.out}: {model.num_sentences:,} texts, {len(model.words):,} words, {sizes}")
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmlight.data.scenes import MAX_EVAL_SAMPLES, SPLITS
 from mmlight.data.scenes_shards import Settings, make
 from mmlight.errors import UserError
+from mmlight.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,5 +47,5 @@ def main(argv: Sequence[str]) -> int:
     settings = Settings(samples=args.samples, eval_samples=args.eval_samples, seed=args.seed)
     made = make(args.out, settings=settings, workers=args.workers, progress=sys.stderr.isatty())
     sizes = ", ".join(f"{split} {settings.count(split)}" for split in SPLITS)
-    print(f"{args.out}: {sizes} scenes" if made else f"{args.out}: already there ({sizes} scenes)")
+    say(f"{args.out}: {sizes} scenes" if made else f"{args.out}: already there ({sizes} scenes)")
     return 0

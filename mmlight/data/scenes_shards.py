@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmlight.data.scenes import (
@@ -27,6 +26,7 @@ from mmlight.data.scenes import (
 )
 from mmlight.data.scenes_sample import members
 from mmlight.errors import UserError
+from mmlight.terminal import Terminal
 
 SAMPLES_PER_SHARD = 256
 # Raise it with every change that alters a byte of the samples.
@@ -177,7 +177,7 @@ def make(out: Path, *, settings: Settings, workers: int, progress: bool = True) 
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        with Progress(*columns, console=Terminal(stderr=True), disable=not progress) as bar:
             task = bar.add_task("", total=total)
             for count in _written(settings, folder=partial, workers=workers):
                 bar.advance(task, count)

@@ -14,6 +14,7 @@ from mmlight.data.index_file import ShardIndex
 from mmlight.data.shards import expand
 from mmlight.data.write import DEFAULT_SAMPLES_PER_SHARD, pack_folder, pack_table
 from mmlight.errors import UserError
+from mmlight.terminal import Terminal, say
 
 _PATTERN_HELP = "a shard, a folder of shards, a glob, braces like {000..009}.tar, or a .txt list"
 # Samples in flight per check: their bytes wait in memory.
@@ -94,7 +95,6 @@ def _index(options: argparse.Namespace) -> None:
 
 def _print_summary(shards: Sequence[ShardIndex]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     corpus = Corpus(shards)
@@ -117,12 +117,12 @@ def _print_summary(shards: Sequence[ShardIndex]) -> None:
         table.add_row("image", f"{w0}x{h0} / {w1}x{h1} / {w2}x{h2} px min / median / max")
     if ignored := sum(shard.num_ignored for shard in shards):
         table.add_row("ignored", f"{ignored:,} members that belong to no sample")
-    Console(highlight=False, markup=False).print(table)
+    Terminal().print(table)
     # Not in the table, which would cut them at the width of the terminal.
     folders = sorted({str(shard.index_path.parent) for shard in shards})
     more = f" and {len(folders) - 1} more folders" if len(folders) > 1 else ""
-    print(f"indexes: {folders[0]}{more}")
-    print(f"fingerprint: {corpus.fingerprint()}")
+    say(f"indexes: {folders[0]}{more}")
+    say(f"fingerprint: {corpus.fingerprint()}")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -133,12 +133,12 @@ def _check(options: argparse.Namespace) -> int:
     with ThreadPoolExecutor(options.workers) as threads:
         for path in paths:
             for place, problem in _faults_of_shard(path, threads):
-                print(f"bad: {place}: {problem}", flush=True)
+                say(f"bad: {place}: {problem}")
                 num_bad += 1
             if known := index_file.load(path):
                 num_samples += known[0].num_samples
     verdict = f"{num_bad} problem{'s' * (num_bad != 1)}" if num_bad else "all good"
-    print(f"{len(paths):,} shards, {num_samples:,} samples: {verdict}")
+    say(f"{len(paths):,} shards, {num_samples:,} samples: {verdict}")
     return 1 if num_bad else 0
 
 

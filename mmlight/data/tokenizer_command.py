@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from rich.console import Console
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from mmlight.data.checks import check_members
@@ -19,6 +18,7 @@ from mmlight.data.shards import expand
 from mmlight.data.text import tokenizer_config
 from mmlight.data.tokenizer import JsonTokenizer
 from mmlight.errors import UserError
+from mmlight.terminal import Terminal
 
 PAD, UNK, START, END, MASK = "<pad>", "<unk>", "<start>", "<end>", "<mask>"
 SPECIALS = [PAD, UNK, START, END, MASK]
@@ -189,13 +189,12 @@ def _describe(tokenizer: JsonTokenizer, texts: Iterator[str], folder: Path) -> N
         if len(lengths) == 20_000:
             break
     backend = tokenizers.Tokenizer.from_str(str(tokenizer.state()["text"]))
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(
         f"{folder}: {tokenizer.vocab_size} tokens; captions have {np.mean(lengths):.1f} tokens on "
         f"average, {np.percentile(lengths, 95):.0f} at the 95th percentile, {max(lengths)} at most",
         soft_wrap=True,
-        markup=False,
     )
     for text in examples:
         pieces = " ".join(backend.encode(text).tokens)
-        console.print(f"  {text}\n    {pieces}", soft_wrap=True, markup=False)
+        console.print(f"  {text}", f"    {pieces}", sep="\n", soft_wrap=True)

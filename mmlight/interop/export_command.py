@@ -35,6 +35,7 @@ from mmlight.tasks.exported import TASK, write_export
 from mmlight.tasks.saved import Saved, read_saved
 from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import Task, build_task
+from mmlight.terminal import say
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 # Sizes that differ from one another and from those of the others: an exporter that takes one for
@@ -108,8 +109,8 @@ def main(argv: Sequence[str]) -> int:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for one in written:
-        print(told(one), file=sys.stderr if one.problem else sys.stdout)
-    print(f"export: {options.out}")
+        say(told(one), file=sys.stderr if one.problem else sys.stdout)
+    say(f"export: {options.out}")
     return 1 if options.format and any(one.problem for one in written) else 0
 
 

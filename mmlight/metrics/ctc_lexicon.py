@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmlight.errors import UserError
 from mmlight.metrics.ctc_decode import CtcDecoder, Decoded
+from mmlight.terminal import one_line
 
 _SPACE = " "
 _NO_WORDS = ("<s>", "</s>", "<unk>", "<UNK>")
@@ -99,7 +100,7 @@ class LexiconDecoder(CtcDecoder):
         if left_out:
             warnings.warn(
                 f"decoder: {len(left_out)} of {len(self._words)} words of {source} are left out: "
-                f"the model lacks their characters (the first is '{left_out[0]}')",
+                f"the model lacks their characters (the first is '{one_line(left_out[0])}')",
                 stacklevel=2,
             )
         self._words = words

@@ -20,6 +20,7 @@ from mmlight.runs.run import RunFolder
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.ending import Ending, ending
 from mmlight.runs.slurm.submission import Submission
+from mmlight.terminal import say
 
 MAX_REQUEUES = "MMLIGHT_MAX_REQUEUES"
 MAX_STUCK = "MMLIGHT_MAX_STUCK"
@@ -194,7 +195,7 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"mmlight: {text}", flush=True)
+    say(f"mmlight: {text}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from mmlight.errors import UserError
 from mmlight.runs.child import run_child
 from mmlight.runs.metrics_log import read_rows
@@ -28,6 +26,7 @@ from mmlight.runs.sweep_results import (
 )
 from mmlight.runs.sweep_status import jobs_now, read_results
 from mmlight.runs.table import format_value
+from mmlight.terminal import Terminal
 
 
 def arguments(run: TrialRun, sweep: Sweep, folder: SweepFolder) -> list[str]:
@@ -77,7 +76,7 @@ def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) ->
     Raises:
         UserError: the first run fails, which tells of a mistake in the settings.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True)
     _check_idle(folder)
     search = OptunaSearch(sweep, journal=folder.journal) if sweep.searcher == "optuna" else None
     results = {r.number: r for r in _remembered(sweep, folder, search)}
@@ -111,7 +110,7 @@ def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) ->
 
 
 def conclude(
-    results: Sequence[Result], sweep: Sweep, folder: SweepFolder, *, console: Console
+    results: Sequence[Result], sweep: Sweep, folder: SweepFolder, *, console: Terminal
 ) -> int:
     """Draw the plot, print the table and the best; return the exit code, 1 without a finished run.
 

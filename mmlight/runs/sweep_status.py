@@ -24,6 +24,7 @@ from mmlight.runs.sweep_results import (
 )
 from mmlight.runs.sweep_results import State as Word
 from mmlight.runs.table import format_value
+from mmlight.terminal import say
 
 _WORDS: dict[str, Word] = {
     "waiting": "waiting",
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str]) -> int:
     path = Path(arguments[0])
     sweep = load(path / "slurm" / "sweep.yaml")
     results = record_results(sweep, SweepFolder(path.parent, path.name))
-    print(f"mmlight: sweep {path.name}: {told(results, sweep)}", flush=True)
+    say(f"mmlight: sweep {path.name}: {told(results, sweep)}")
     return 0
 
 
@@ -157,5 +158,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
-        print(f"mmlight: {error}", flush=True)
+        say(f"mmlight: {error}")
         sys.exit(2)

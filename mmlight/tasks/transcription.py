@@ -28,6 +28,7 @@ from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
 from mmlight.tasks.transcript_scores import TranscriptRow, TranscriptStore, scores_of
 from mmlight.tasks.tuning import Tuning
+from mmlight.terminal import one_line
 
 
 @dataclass(frozen=True)
@@ -247,9 +248,9 @@ class Transcription(Task):
         if "cut" not in self._warned and self.may_read(cut_B) and bool(cut_B.any()):
             self._warned.add("cut")
             warnings.warn(
-                f"clip {batch.keys[int(cut_B.nonzero()[0])]} fills data.audio.max_seconds "
-                f"({seconds}), so it was cut and its transcript was not; training leaves such "
-                "clips out: raise max_seconds",
+                f"clip {one_line(batch.keys[int(cut_B.nonzero()[0])])} fills "
+                f"data.audio.max_seconds ({seconds}), so it was cut and its transcript was not; "
+                "training leaves such clips out: raise max_seconds",
                 stacklevel=2,
             )
         return cut_B
@@ -265,8 +266,8 @@ class Transcription(Task):
             self._warned.add("impossible")
             row = int(short_B.nonzero()[0])
             warnings.warn(
-                f"clip {batch.keys[row]} has {int(emissions.frames_B[row])} frames, but its "
-                f"transcript needs {int(needed_B[row])}; training leaves such clips out "
+                f"clip {one_line(batch.keys[row])} has {int(emissions.frames_B[row])} frames, but "
+                f"its transcript needs {int(needed_B[row])}; training leaves such clips out "
                 "(train/impossible counts them): use an encoder with more frames a second, or "
                 "fewer and longer tokens",
                 stacklevel=2,

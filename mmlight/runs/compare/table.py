@@ -171,7 +171,7 @@ def _terminal_table(grid: Grid, columns: Sequence[int]) -> Table:
         justify: JustifyMethod = "right" if grid.is_number[n] else "left"
         table.add_column(grid.headings[n], justify=justify, overflow="fold")
     for row in grid.rows:
-        table.add_row(*(row[n].replace("[", r"\[") for n in columns))
+        table.add_row(*(row[n] for n in columns))
     return table
 
 

@@ -1,0 +1,92 @@
+"""What is printed, all of it through here: text from files can't command the terminal.
+
+Keys of samples, captions, names of files and errors come from strangers. An escape sequence in one
+moves the cursor, hides lines or sets the clipboard; a newline forges a line of ours.
+"""
+
+import re
+import sys
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+# Control characters, ends of lines, what turns the direction of writing, and lone surrogates (a
+# file name that is not UTF-8), which no stream can encode.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def one_line(text: object) -> str:
+    r"""Return a text as one line that only shows: an escape character becomes ``\x1b``.
+
+    Args:
+        text: anything; what `str` makes of it.
+    """
+    return _CONTROLS.sub(_escaped, str(text))
+
+
+def say(*told: object, file: TextIO | None = None) -> None:
+    """Print each argument as a line.
+
+    Args:
+        told: one for each line; a newline in one is shown, not obeyed.
+        file: where to; standard output by default.
+    """
+    out = file or sys.stdout
+    out.write("".join(f"{one_line(line)}\n" for line in told))
+    out.flush()
+
+
+def say_text(text: str) -> None:
+    """Print a text of several lines, such as a script or what a job has printed.
+
+    Args:
+        text: the text; its newlines and tabs are obeyed, and nothing else.
+    """
+    sys.stdout.write(re.sub(r"[^\n\t]+", lambda part: one_line(part[0]), text))
+
+
+def note(told: object) -> None:
+    """Print a line of ours, ``mmlight: ...``, to standard error.
+
+    Args:
+        told: the line.
+    """
+    say(f"mmlight: {told}", file=sys.stderr)
+
+
+class Terminal(Console):
+    """Rich's console for tables and bars, in which every text is a line that only shows.
+
+    There is no markup: ``[red]`` and ``[/]`` in a name are a part of it. A cell that has a style is
+    one by `styled`.
+
+    Args:
+        settings: as `rich.console.Console` takes them.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, **settings})
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Turn a string into what is shown: cells, headings and printed lines all pass here.
+
+        Args:
+            text: the string.
+            settings: see `rich.console.Console.render_str`.
+        """
+        return super().render_str(one_line(text), **settings)
+
+
+def styled(text: object, style: str = "") -> Text:
+    """Return a cell of a table with a style.
+
+    Args:
+        text: the cell's text.
+        style: such as ``red``.
+    """
+    return Text(one_line(text), style=style)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")

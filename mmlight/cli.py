@@ -17,6 +17,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from mmlight.callbacks.checkpoints import CheckpointSettings
 from mmlight.callbacks.early_stopping import EarlyStopping
@@ -26,7 +27,7 @@ from mmlight.callbacks.empty_hooks import leave_out_empty_hooks
 from mmlight.callbacks.errors_table import ErrorsTable
 from mmlight.callbacks.explain import Explain
 from mmlight.callbacks.guard import Guard
-from mmlight.callbacks.newest import find_whole
+from mmlight.callbacks.newest import clean, find_whole
 from mmlight.callbacks.owed_validation import OwedValidation
 from mmlight.callbacks.pictures import Pictures
 from mmlight.callbacks.predictions import Predictions
@@ -50,6 +51,7 @@ from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import own_config
+from mmlight.runs.lock import RunLock
 from mmlight.runs.run import RunFolder
 from mmlight.signals import is_wanted
 from mmlight.strategies.ddp import Ddp
@@ -123,6 +125,17 @@ class MmlightCLI(LightningCLI):
         self._default_name = default_name
         self._verb = arguments[0]
         self._is_new_run = False
+        self._lock: RunLock | None = None
+        try:
+            self._parse_and_run(arguments)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _parse_and_run(self, arguments: Sequence[str]) -> None:
         super().__init__(
             Task,
             ShardDataModule,
@@ -188,15 +201,20 @@ class MmlightCLI(LightningCLI):
         name = settings["name"] or self._default_name
         settings["name"] = name
         asked = config.get("ckpt_path")
-        if asked == AUTO:
+        if asked == LAST:
+            self.run = RunFolder.latest(settings["root"], name=name)
+            config["ckpt_path"] = str(self.run.newest_checkpoint())
+            if verb != "fit":
+                # What an evaluation writes lies beside what training wrote, not over it.
+                self.run = self.run.below(self.below or verb)
+            self._begin()
+        elif asked == AUTO:
             if verb != "fit":
                 raise UserError(f"--ckpt_path {AUTO} is for fit; {verb} takes a file or '{LAST}'")
             self.run = RunFolder.create(settings["root"], name=name, run_id=settings["id"])
+            self._begin()
             newest = find_whole(self.run)
             config["ckpt_path"] = str(newest) if newest is not None else None
-        elif asked == LAST:
-            self.run = RunFolder.latest(settings["root"], name=name)
-            config["ckpt_path"] = str(self.run.newest_checkpoint())
         else:
             if asked is not None and not Path(asked).exists():
                 raise UserError(f"--ckpt_path {asked}: no such file; '{LAST}' takes the newest")
@@ -205,12 +223,21 @@ class MmlightCLI(LightningCLI):
                     f"{verb} needs trained weights: --ckpt_path FILE, or --ckpt_path {LAST}"
                 )
             self.run = RunFolder.create(settings["root"], name=name, run_id=settings["id"])
+            self._begin()
         if config.get("ckpt_path") is not None:
             check_whole(Path(config["ckpt_path"]))
-        if verb != "fit" and asked == LAST:
-            # What an evaluation writes lies beside what training wrote, not over it.
-            self.run = self.run.below(self.below or verb)
+
+    def _begin(self) -> None:
+        """Keep other processes out of the run's folder; see what an earlier one left in it."""
         self._is_new_run = not any(self.run.path.iterdir())
+        # Without SLURM the first process on each node believes to be rank 0.
+        if os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")) == "0":
+            self._take_over()
+
+    @rank_zero_only
+    def _take_over(self) -> None:
+        self._lock = RunLock(self.run.path)
+        clean(self.run)
 
     def instantiate_classes(self) -> None:
         """Build the data, the model and the trainer."""

@@ -16,7 +16,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 
+from mmlight.callbacks.newest import put_later_aside
+from mmlight.callbacks.run_logger import RunLogger
 from mmlight.runs.files import sync_folder
+from mmlight.runs.run import step_of
 from mmlight.tasks.saved import read_checkpoint
 from mmlight.tasks.sharded import is_sharded
 
@@ -117,7 +120,14 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class KeptCheckpoints(ModelCheckpoint):
-    """Lightning's callback, made to cost nothing in steps that save nothing."""
+    """Lightning's callback, made to save after a step of the optimiser only, once each.
+
+    Between two steps, gradients are part of the state, and no checkpoint holds them. A checkpoint
+    of a step that is there already is written over; Lightning would keep both.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(enable_version_counter=False, **options)
 
     @cached_property
     def state_key(self) -> str:
@@ -125,13 +135,48 @@ class KeptCheckpoints(ModelCheckpoint):
         own = super().state_key  # made from all settings, and wanted several times a step
         return own.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take up those of this run that are in the folder, as they are."""
+        super().on_train_start(trainer, pl_module)
+        paths = trainer.strategy.broadcast(self._paths())
+        scores = self._scores(paths, step=trainer.global_step)
+        kept = sorted(scores, key=lambda path: float(scores[path]), reverse=self.mode == "max")
+        if self.save_top_k >= 0:
+            kept = kept[: self.save_top_k]
+        self.best_k_models = {path: scores[path] for path in kept}
+        if kept:
+            self.best_model_path, self.kth_best_model_path = kept[0], kept[-1]
+            self.best_model_score, self.kth_value = scores[kept[0]], scores[kept[-1]]
+        # Left over where a process was killed between the new one and the removal of the old one.
+        for path in paths if kept else ():
+            if path not in kept:
+                trainer.strategy.remove_checkpoint(path)
+
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Save at the steps, or after the time, that were asked for."""
         every = self._every_n_train_steps
-        if self._train_time_interval is not None or (
-            every > 0 and trainer.global_step % every == 0
-        ):
+        # Lightning would take the time for used when it is over in the middle of an accumulation.
+        if (
+            self._train_time_interval is not None
+            or (every > 0 and trainer.global_step % every == 0)
+        ) and not self._should_skip_saving_checkpoint(trainer):
             super().on_train_batch_end(trainer, *args, **kwargs)
+
+    def _should_skip_saving_checkpoint(self, trainer: pl.Trainer) -> bool:
+        skips = super()._should_skip_saving_checkpoint(trainer)
+        return skips or trainer.fit_loop._should_accumulate()
+
+    def _should_remove_checkpoint(self, trainer: pl.Trainer, previous: str, current: str) -> bool:
+        # Also the one that training went on from, which Lightning keeps for ever.
+        return previous != current and Path(previous).parent == Path(str(self.dirpath))
+
+    def _scores(self, paths: list[str], *, step: int) -> dict[str, torch.Tensor]:
+        """Return the score of each checkpoint that counts; of those at later steps none does."""
+        return {path: s for path, s in self.best_k_models.items() if path in paths}
+
+    def _paths(self) -> list[str]:
+        prefix = str(self.filename).partition("{")[0]
+        return sorted(str(path) for path in Path(str(self.dirpath)).glob(f"{prefix}*.ckpt"))
 
 
 class Newest(KeptCheckpoints):
@@ -142,9 +187,12 @@ class Newest(KeptCheckpoints):
         self._last_step: float = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note how long training is."""
+        """Note how long training is, and put aside what it was before, had it gone further."""
+        if trainer.is_global_zero:
+            put_later_aside(Path(str(self.dirpath)), step=trainer.global_step)
         super().on_train_start(trainer, pl_module)
         self._last_step = trainer.estimated_stepping_batches
+        self._last_global_step_saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Save at the steps that were asked for, and at the last one."""
@@ -160,6 +208,29 @@ class Newest(KeptCheckpoints):
         """
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _scores(self, paths: list[str], *, step: int) -> dict[str, torch.Tensor]:
+        return {path: torch.tensor(step_of(Path(path))) for path in paths}
+
+
+class Best(KeptCheckpoints):
+    """Keeps the best checkpoints by a metric of the validation."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what a process was killed before: a step whose validation is in the log."""
+        super().on_train_start(trainer, pl_module)
+        values = [
+            float(row[self.monitor])
+            for logger in (trainer.loggers if trainer.is_global_zero else ())
+            if isinstance(logger, RunLogger)
+            for row in logger.log.rows()
+            if row["step"] == trainer.global_step and self.monitor in row
+        ]
+        values = trainer.strategy.broadcast(values)
+        known = {step_of(Path(path)) for path in self.best_k_models}
+        if values and trainer.global_step not in known:
+            found = {str(self.monitor): torch.tensor(values[-1])}
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer) | found)
 
 
 @dataclass
@@ -204,7 +275,7 @@ class CheckpointSettings:
         )
         if self.monitor is None:
             return [newest]
-        best = KeptCheckpoints(
+        best = Best(
             dirpath=folder,
             filename="best-{step:08d}",
             auto_insert_metric_name=False,

@@ -15,12 +15,35 @@ class OwedValidation(pl.Callback):
     before it. Here the checkpoint says that one was due, the run's log says whether it was
     finished. A checkpoint that is written in the middle of a validation (to leave at once) tells
     the loops' progress as it was before: half a validation is done again as a whole.
+
+    A validation that is due in the middle of an accumulation (`val_check_interval` counts batches)
+    comes after the step that ends it: what it finds can then be saved.
     """
 
     def __init__(self) -> None:
+        self._postponed = False
         self._owes = False
         self._loops: dict[str, Any] | None = None
         self._validates = True
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Have validations wait for a step of the optimiser."""
+        loop: Any = trainer.fit_loop.epoch_loop
+        is_due = loop._should_check_val_fx
+
+        def is_due_after_step(*args: Any) -> bool:
+            due = is_due(*args)
+            if loop._should_accumulate() and not trainer.should_stop:
+                self._postponed = self._postponed or due
+                return False
+            return due or self._postponed
+
+        if stage == "fit":
+            loop._should_check_val_fx = is_due_after_step
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that it is no longer due."""
+        self._postponed = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate, if the checkpoint owes it."""

@@ -5,7 +5,6 @@ import re
 import secrets
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmlight.runs.job import job_name
 RUN_ID = "MMLIGHT_RUN_ID"
 _OWNER = "MMLIGHT_RUN_OWNER"
 _STEP = re.compile(r"-(\d+)(?:-v\d+)?\.ckpt$")
+_VERSION = re.compile(r"-v\d+\.ckpt$")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -208,31 +208,40 @@ class RunFolder:
         """The folder of embeddings that `mmlight predict` writes."""
         return self.path / "embeddings"
 
-    def checkpoints_by_age(self) -> list[Path]:
-        """Return what bears a checkpoint's name, the newest first, damaged ones too.
+    def checkpoints_newest_first(self) -> list[Path]:
+        """Return what bears a checkpoint's name, that of the last step first, damaged ones too.
 
         Periodic checkpoints (``step-*.ckpt``) come before the best ones, which were written in the
-        middle of a validation.
+        middle of a validation. Clocks are not asked: one that was ahead once would have every
+        later start go back.
         """
-        found: list[tuple[bool, int, str, Path]] = []
-        for path in self.checkpoints.glob("*.ckpt"):
-            with suppress(FileNotFoundError):  # another rank has just put a damaged one aside
-                age = path.stat().st_mtime_ns
-                found.append((path.name.startswith("step-"), age, path.name, path))
+        found = (
+            (path.name.startswith("step-"), step_of(path), _VERSION.search(path.name) is None, path)
+            for path in self.checkpoints.glob("*.ckpt")
+        )
         return [path for *_, path in sorted(found, reverse=True)]
 
     def newest_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint of this run; one cut short by a kill is passed."""
         # A checkpoint in one file is a zip archive, whose directory stands at its end; one in
         # parts is a folder, which is named when it is whole.
-        whole = (p for p in self.checkpoints_by_age() if p.is_dir() or zipfile.is_zipfile(p))
-        return next(whole, None)
+        paths = self.checkpoints_newest_first()
+        return next((p for p in paths if p.is_dir() or zipfile.is_zipfile(p)), None)
 
     def checkpoint_step(self) -> int:
         """Return the step of the newest complete checkpoint; 0 where there is none."""
         newest = self.newest_checkpoint()
-        found = _STEP.search(newest.name) if newest is not None else None
-        return int(found[1]) if found else 0
+        return step_of(newest) if newest is not None else 0
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's name tells; 0 where it tells none.
+
+    Args:
+        checkpoint: a file, or a folder, of a run.
+    """
+    found = _STEP.search(checkpoint.name)
+    return int(found[1]) if found else 0
 
 
 def agreed_id(environ: Mapping[str, str]) -> str | None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from mmlight.callbacks.newest import find_whole
+from mmlight.callbacks.newest import clean, find_whole, put_later_aside
 from mmlight.runs.run import RunFolder
 from mmlight.tasks.saved import CHECKPOINT_KEY
 from mmlight.tasks.sharded import META
@@ -65,7 +65,7 @@ def test_one_cut_in_half_is_put_aside_for_the_one_before_it(run, caplog):
     assert find_whole(run) == before
     assert f"{newest}: is damaged" in caplog.text
     assert f"going on from {before}" in caplog.text
-    assert [p.name for p in run.checkpoints_by_age()] == [before.name]
+    assert [p.name for p in run.checkpoints_newest_first()] == [before.name]
     assert (run.checkpoints / f".{newest.name}.damaged").exists()
 
 
@@ -90,9 +90,39 @@ def test_only_damaged_ones_are_as_none_and_this_is_said(run, caplog):
     assert "starting afresh" in caplog.text
 
 
+def test_step_counts_and_not_the_clock(run, caplog):
+    """A clock that was ahead once would have every later start go back."""
+    save(run, "step-00000002.ckpt", at=4_000_000_000)
+    save(run, "best-00000009.ckpt", at=4_000_000_000)
+    newest = save(run, "step-00000010.ckpt", at=1)
+    assert find_whole(run) == run.newest_checkpoint() == newest
+    assert run.checkpoint_step() == 10
+
+
+def test_a_second_one_of_a_step_comes_after_the_first(run):
+    """Earlier versions wrote a second one in the middle of an accumulation."""
+    first = save(run, "step-00000009.ckpt", at=1)
+    save(run, "step-00000009-v1.ckpt", at=2)
+    assert run.newest_checkpoint() == first
+
+
+def test_checkpoints_beyond_the_start_are_put_aside_and_named(run, caplog):
+    kept = save(run, "step-00000002.ckpt", at=1)
+    save(run, "step-00000004.ckpt", at=2)
+    save_in_parts(run, "step-00000006.ckpt", at=3)
+    save(run, "best-00000004.ckpt", at=2)
+    put_later_aside(run.checkpoints, step=2)
+    assert run.checkpoints_newest_first() == [kept]
+    assert "training begins at step 2" in caplog.text
+    assert ".step-00000006.ckpt.superseded" in caplog.text
+    assert (run.checkpoints / ".best-00000004.ckpt.superseded").is_file()
+
+
 def test_what_a_killed_process_was_writing_is_removed(run):
     newest = save(run, "step-00000002.ckpt", at=1)
     (run.checkpoints / ".step-00000004.ckpt.ab12.part").write_bytes(b"half")
     (run.checkpoints / ".step-00000006.ckpt.cd34.part").mkdir()
-    assert find_whole(run) == newest
+    (run.path / ".summary.json.ab12.part").write_text("{")
+    clean(run)
     assert list(run.checkpoints.iterdir()) == [newest]
+    assert list(run.path.iterdir()) == [run.checkpoints]

@@ -91,9 +91,9 @@ def test_name_that_is_no_folder_name_is_refused(tmp_path, name):
 def test_latest_is_the_run_with_the_newest_checkpoint(tmp_path):
     old, new, empty = (RunFolder.create(tmp_path, name="s", run_id=i) for i in ("b", "a", "c"))
     os.environ.pop(RUN_ID)
-    checkpoint(old, "last.ckpt", age_s=100)
-    newest = checkpoint(new, "last.ckpt", age_s=50)
-    checkpoint(new, "step=5.ckpt", age_s=90)
+    checkpoint(old, "step-00000020.ckpt", age_s=100)
+    newest = checkpoint(new, "step-00000010.ckpt", age_s=50)
+    checkpoint(new, "step-00000005.ckpt", age_s=90)
     assert not empty.newest_checkpoint()
     assert RunFolder.latest(tmp_path, name="s") == new
     assert new.newest_checkpoint() == newest
@@ -101,8 +101,8 @@ def test_latest_is_the_run_with_the_newest_checkpoint(tmp_path):
 
 def test_checkpoint_cut_short_is_passed_over(tmp_path):
     run = RunFolder.create(tmp_path, name="s")
-    whole = checkpoint(run, "step=5.ckpt", age_s=90)
-    torn = checkpoint(run, "last.ckpt", age_s=10)
+    whole = checkpoint(run, "step-00000005.ckpt", age_s=90)
+    torn = checkpoint(run, "step-00000010.ckpt", age_s=10)
     torn.write_bytes(torn.read_bytes()[:500])
     assert run.newest_checkpoint() == whole
 

@@ -63,7 +63,7 @@ def check_box_labels(
     for number in _spread(corpus):
         try:
             labels = Contents(corpus.read(number, [extension])).value(source)
-        except (ValueError, RecursionError):
+        except (OSError, ValueError, RecursionError):
             continue  # a bad sample: it is counted when its turn comes
         if isinstance(labels, list):
             seen |= {label for label in labels if isinstance(label, str | int)}
@@ -123,7 +123,10 @@ def check_keys(corpus: Corpus, sources: list[str], *, where: str) -> None:
     extensions = [parse_source(source)[0] for source in sources]
     there: set[str] = set()
     for number in _spread(corpus):
-        contents = Contents(corpus.read(number, extensions))
+        try:
+            contents = Contents(corpus.read(number, extensions))
+        except OSError:
+            continue  # a bad sample, as below
         for source, extension in zip(sources, extensions, strict=True):
             try:
                 if contents.value(source) is not None:
@@ -149,7 +152,7 @@ def _check_labels(corpus: Corpus, source: str, *, where: str, num_classes: int) 
             highest = max(
                 highest, parse_label(Contents(corpus.read(number, [extension])).value(source))
             )
-        except (ValueError, RecursionError):
+        except (OSError, ValueError, RecursionError):
             continue  # a bad sample: it is counted when its turn comes
     if highest >= num_classes:
         raise UserError(

@@ -3,21 +3,38 @@
 import itertools
 import os
 import threading
+import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmlight.data.index_file import Rows, ShardIndex
+from mmlight.data import index
+from mmlight.data.index_file import DamagedIndexError, Rows, ShardIndex
 from mmlight.errors import UserError
 
 _MAX_OPEN_FILES = 128
 # Rows of recently used shards stay in memory: about 60 bytes a sample, so some millions of them.
 _MAX_ROWS_BYTES = 128 << 20
+
+
+class ChecksumError(OSError):
+    """A member whose bytes are not those that were indexed.
+
+    Attributes:
+        member: its extension.
+    """
+
+    def __init__(self, member: str, *, shard: Path, key: str) -> None:
+        super().__init__(
+            f"member '.{member}' of sample '{key}' is not what was indexed (its checksum is "
+            f"another): shard {shard} is damaged"
+        )
+        self.member = member
 
 
 class Corpus:
@@ -29,14 +46,20 @@ class Corpus:
     """
 
     def __init__(
-        self, indexes: Iterable[ShardIndex], *, kept: Sequence[np.ndarray | None] | None = None
+        self,
+        indexes: Iterable[ShardIndex],
+        *,
+        kept: Sequence[np.ndarray | None] | None = None,
+        verify: bool = True,
     ) -> None:
         """Join shards.
 
         Args:
             indexes: as `mmlight.data.index.load_or_build` returns them.
             kept: for each shard the rows that are samples of this corpus, ascending; None for all.
+            verify: compare every member that is read with its checksum in the index.
         """
+        self.verify = verify
         self.shards: list[ShardIndex] = list(indexes)
         self._kept = [None] * len(self.shards) if kept is None else list(kept)
         if not self.shards:
@@ -58,6 +81,7 @@ class Corpus:
         return cls(
             [shard for corpus in corpora for shard in corpus.shards],
             kept=[rows for corpus in corpora for rows in corpus._kept],
+            verify=all(corpus.verify for corpus in corpora),
         )
 
     def subset(self, numbers: np.ndarray) -> "Corpus":
@@ -74,7 +98,7 @@ class Corpus:
                 before = self._kept[shard]
                 shards.append(self.shards[shard])
                 kept.append(rows if before is None else before[rows])
-        return Corpus(shards, kept=kept)
+        return Corpus(shards, kept=kept, verify=self.verify)
 
     def __len__(self) -> int:
         return int(self._start[-1])
@@ -91,24 +115,24 @@ class Corpus:
     def key(self, sample: int) -> str:
         """Return ``shard-name/sample-key``, which no other sample of this corpus has."""
         shard, row = self.locate(sample)
-        return f"{self._names[shard]}/{self._rows(shard).keys[row].as_py()}"
+        return f"{self._names[shard]}/{self._rows(shard).keys[row]}"
 
     def origin(self, sample: int) -> tuple[str, str]:
         """Return the path of a sample's shard and the sample's key in it."""
         shard, row = self.locate(sample)
-        return str(self.shards[shard].path), self._rows(shard).keys[row].as_py()
+        return str(self.shards[shard].path), self._rows(shard).keys[row]
 
     def extensions(self) -> dict[str, int]:
         """Return how many samples have a member with each extension."""
         total: Counter[str] = Counter()
-        for shard, rows in zip(self.shards, self._kept, strict=True):
-            total.update(shard.extensions if rows is None else _count(shard.rows(), rows))
+        for number, (shard, rows) in enumerate(zip(self.shards, self._kept, strict=True)):
+            total.update(shard.extensions if rows is None else _count(self._load(number), rows))
         return dict(total)
 
     def members(self, sample: int) -> dict[str, int]:
         """Return the size in bytes of each member of a sample, by extension."""
         shard, row = self.locate(sample)
-        return {name: size for name, _, size in _members(self._rows(shard), row)}
+        return {name: size for name, _, size, _ in _members(self._rows(shard), row)}
 
     @cached_property
     def durations(self) -> np.ndarray:
@@ -154,8 +178,9 @@ class Corpus:
             extensions: the members wanted; those the sample lacks are left out of the result.
 
         Raises:
+            ChecksumError: bytes of the shard have changed, but not its size nor its time.
             OSError: the disk failed or the shard is shorter than its index says.
-            UserError: the shard was replaced by another since the run began.
+            UserError: the shard was replaced or rewritten since it was indexed.
         """
         shard, row = self.locate(sample)
         wanted = set(extensions)
@@ -163,18 +188,36 @@ class Corpus:
         if not found:
             return {}
         file = self._file(shard)
-        return {name: file.read(offset, size) for name, offset, size in found}
+        contents = {}
+        for name, offset, size, crc32 in found:
+            data = contents[name] = file.read(offset, size)
+            if self.verify and zlib.crc32(data) != crc32:
+                file.check_unchanged()
+                path, key = self.origin(sample)
+                raise ChecksumError(name, shard=Path(path), key=key)
+        return contents
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shards": self.shards, "kept": self._kept}
+        return {"indexes": self.shards, "kept": self._kept, "verify": self.verify}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["shards"], kept=state["kept"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def _tables(self) -> Iterator[tuple[Rows, Any]]:
         """Yield each shard's index and which of its rows are kept."""
-        for shard, kept in zip(self.shards, self._kept, strict=True):
-            yield shard.rows(), slice(None) if kept is None else kept
+        for shard, kept in enumerate(self._kept):
+            yield self._load(shard), slice(None) if kept is None else kept
+
+    def _load(self, shard: int) -> Rows:
+        try:
+            return self.shards[shard].rows()
+        except DamagedIndexError:
+            self.shards[shard] = index.restore(self.shards[shard])
+        try:
+            return self.shards[shard].rows()
+        except DamagedIndexError as error:
+            path = self.shards[shard].index_path
+            raise UserError(f"index {path} can't be read ({error}) though just written") from error
 
     def _reset(self) -> None:
         # Of this process alone: a lock that another thread held at the fork would never open.
@@ -191,7 +234,7 @@ class Corpus:
             if rows := self._loaded.get(shard):
                 self._loaded.move_to_end(shard)
                 return rows
-            rows = self.shards[shard].rows()
+            rows = self._load(shard)
             self._loaded[shard] = rows
             self._loaded_bytes += rows.num_bytes
             while self._loaded_bytes > _MAX_ROWS_BYTES and len(self._loaded) > 1:
@@ -216,32 +259,42 @@ class _File:
         self._descriptor = -1
         self._path = shard.path
         self._descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-        size = os.fstat(self._descriptor).st_size
-        if size != shard.num_bytes:
-            raise UserError(
-                f"shard {shard.path} has {size} bytes, {shard.num_bytes} when it was indexed; "
-                "start the run again"
-            )
+        self._opened = self._state()
+        indexed = (shard.num_bytes, shard.mtime_ns)
+        if self._opened != indexed and (
+            # A shard that was merely touched, so that no clean-up takes it, is read once more.
+            self._opened[0] != shard.num_bytes or index.digest(shard.path) != shard.sha256
+        ):
+            raise self._changed()
 
     def read(self, offset: int, size: int) -> bytes:
-        data = os.pread(self._descriptor, size, offset)
-        while len(data) < size:  # one call gives at most 2 GiB
-            more = os.pread(self._descriptor, size - len(data), offset + len(data))
-            if not more:
-                raise OSError(f"shard {self._path} ended before byte {offset + size} while read")
-            data += more
-        return data
+        return index.read_at(self._path, self._descriptor, size, offset)
+
+    def check_unchanged(self) -> None:
+        if self._state() != self._opened:
+            raise self._changed()
+
+    def _state(self) -> tuple[int, int]:
+        status = os.fstat(self._descriptor)
+        return status.st_size, status.st_mtime_ns
+
+    def _changed(self) -> UserError:
+        return UserError(
+            f"shard {self._path} has changed since it was indexed; start the run again when it is "
+            "whole"
+        )
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
 
-def _members(rows: Rows, row: int) -> list[tuple[str, int, int]]:
-    """Return (extension, offset, size) of a sample's members."""
+def _members(rows: Rows, row: int) -> list[tuple[str, int, int, int]]:
+    """Return (extension, offset, size, crc32) of a sample's members."""
     part = slice(rows.start[row], rows.start[row + 1])
     names = (rows.extensions[i] for i in rows.extension[part])
-    return list(zip(names, rows.offset[part].tolist(), rows.size[part].tolist(), strict=True))
+    columns = (column[part].tolist() for column in (rows.offset, rows.size, rows.crc32))
+    return list(zip(names, *columns, strict=True))
 
 
 def _count(rows: Rows, kept: np.ndarray) -> dict[str, int]:
@@ -265,16 +318,15 @@ def _names(shards: Sequence[ShardIndex], kept: Sequence[np.ndarray | None]) -> l
             raise UserError(
                 f"the same shard comes twice with the same samples: {path}; name each once"
             )
-    names = dict(zip(rows_of, _distinct_names([Path(path) for path in rows_of]), strict=True))
+    names = dict(zip(rows_of, _distinct_names(list(rows_of)), strict=True))
     return [names[os.path.abspath(shard.path)] for shard in shards]
 
 
-def _distinct_names(paths: Sequence[Path]) -> list[str]:
+def _distinct_names(paths: Sequence[str]) -> list[str]:
     """Name absolute paths by as many of their trailing parts as it takes to tell them apart."""
-    absolute = [PurePath(path) for path in paths]
-    parts = [(*path.parts[:-1], path.name.removesuffix(".tar")) for path in absolute]
+    parts = [path.removesuffix(".tar").split(os.sep) for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    return [str(path) for path in absolute]
+    return list(paths)

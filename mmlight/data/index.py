@@ -2,31 +2,35 @@
 
 An index lies beside its shard (``00000.tar.index``) or, where that folder is read-only or
 ``MMLIGHT_INDEX_DIR`` is set, in a cache folder. It is built when first needed and again when the
-shard's size or time changes.
+shard's size or time changes, or when the index is damaged.
 """
 
 import hashlib
 import json
+import logging
+import math
 import os
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from mmlight.data import index_file, probe, tar
-from mmlight.data.index_file import ShardIndex
+from mmlight.data import index_file, probe, seal, tar
+from mmlight.data.index_file import DamagedIndexError, OldIndexError, ShardIndex
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal, say
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_MAX_MEMBER_BYTES = 256 << 20
 # Starting processes takes about a second, as much as indexing a few shards.
 _MIN_SHARDS_FOR_PROCESSES = 8
+# A network file system answers slowly.
+_NUM_THREADS = 16
 
 
 def load_or_build(
@@ -57,22 +61,13 @@ def load_or_build(
         UserError: a shard is damaged, empty, compressed or no tar file.
     """
     paths = list(paths)
-
-    def find(path: Path) -> ShardIndex | None:
-        status = _stat(path)
-        for index in index_file.load(path, cache_dir=cache_dir):
-            is_same_file = (index.num_bytes, index.mtime_ns) == (status.st_size, status.st_mtime_ns)
-            if is_same_file and index.largest_member <= max_member_bytes:
-                return index
-        return None
-
-    found: list[ShardIndex | None] = [None] * len(paths)
-    with ThreadPoolExecutor(16) as threads:  # a network file system answers slowly
-        if not rebuild:
-            found = list(threads.map(find, paths))
-        todo = [path for path, index in zip(paths, found, strict=True) if index is None]
+    with ThreadPoolExecutor(_NUM_THREADS) as threads:
+        known = _find_all(threads, paths, cache_dir, max_member_bytes)
+        todo = [
+            path for path, (index, _) in zip(paths, known, strict=True) if rebuild or index is None
+        ]
         if not todo:
-            return [index for index in found if index is not None]
+            return [index for index, _ in known if index is not None]
         workers = workers or min(16, len(os.sched_getaffinity(0)))
         with _Progress(todo, shown=progress) as shown:
             if workers == 1 or len(todo) < _MIN_SHARDS_FOR_PROCESSES:
@@ -85,12 +80,70 @@ def load_or_build(
                     "max_member_bytes": max_member_bytes,
                 }
                 _build_in_processes(todo, options, min(workers, len(todo)), shown.advance)
-        built = dict(zip(todo, threads.map(find, todo), strict=True))
-    indexes = [index or built[path] for path, index in zip(paths, found, strict=True)]
-    for path, index in zip(paths, indexes, strict=True):
+        found = _find_all(threads, todo, cache_dir, max_member_bytes)
+    built = dict(zip(todo, (index for index, _ in found), strict=True))
+    indexes = []
+    for path, (index, stale) in zip(paths, known, strict=True):
+        index = built.get(path, index)
         if index is None:
             raise UserError(f"shard {path} changed while it was read; wait until it is written")
-    return [index for index in indexes if index is not None]
+        if stale is not None and stale.sha256 != index.sha256:
+            _log.warning(
+                "shard %s has another content than when it was indexed last: %d samples, then %d",
+                *(path, index.num_samples, stale.num_samples),
+            )
+        indexes.append(index)
+    return indexes
+
+
+def _find_all(
+    threads: ThreadPoolExecutor,
+    paths: Sequence[Path],
+    cache_dir: Path | None,
+    max_member_bytes: int,
+) -> list[tuple[ShardIndex | None, ShardIndex | None]]:
+    """Return for each shard the index that is up to date, and one that was there in any case."""
+
+    def find(path: Path) -> tuple[ShardIndex | None, ShardIndex | None]:
+        status = _stat(path)
+        stale = None
+        for place in index_file.places(path, cache_dir=cache_dir):
+            try:
+                index = index_file.read(path, place)
+            except (OSError, OldIndexError):
+                continue
+            except DamagedIndexError as error:
+                _log.warning("index %s is damaged (%s); it is built anew", place, error)
+                continue
+            stale = stale or index
+            is_same_file = (index.num_bytes, index.mtime_ns) == (status.st_size, status.st_mtime_ns)
+            if is_same_file and index.largest_member <= max_member_bytes:
+                return index, stale
+        return None, stale
+
+    # A task for each of 20,000 shards would take longer than what it does.
+    share = -(-len(paths) // _NUM_THREADS) or 1
+    parts = [paths[start : start + share] for start in range(0, len(paths), share)]
+    found = threads.map(lambda part: [find(path) for path in part], parts)
+    return [pair for part in found for pair in part]
+
+
+def restore(index: ShardIndex) -> ShardIndex:
+    """Build the index of a shard anew that was found damaged or gone while in use.
+
+    Raises:
+        UserError: the shard has another content by now.
+    """
+    _log.warning("index %s is damaged; it is built anew", index.index_path)
+    beside = index.index_path.parent == index.path.parent
+    built = build(
+        index.path,
+        cache_dir=None if beside else index.index_path.parent,
+        max_member_bytes=max(DEFAULT_MAX_MEMBER_BYTES, index.largest_member),
+    )
+    if built.sha256 != index.sha256:
+        raise UserError(f"shard {index.path} changed while it was in use; start the run again")
+    return built
 
 
 def build(
@@ -107,26 +160,54 @@ def build(
         raise _unreadable(path, error) from error
     samples, num_ignored = tar.read_samples(path, max_member_bytes=max_member_bytes)
     extensions = Counter(extension for sample in samples for extension in sample.members)
-    batch = _tabulate(path, samples, list(extensions))
+    try:
+        columns = _tabulate(path, samples, list(extensions))
+    except OSError as error:
+        raise _unreadable(path, error) from error
     after = _stat(path)
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise UserError(f"shard {path} changed while it was read; wait until it is written")
+    members = [member for sample in samples for member in sample.members.values()]
+    sealed = seal.read(path)
+    if sealed is not None and sealed != seal.digest(
+        (member.name, member.size, crc32)
+        for member, crc32 in zip(members, columns["crc32"], strict=True)
+    ):
+        raise UserError(
+            f"shard {path}: its members are not those that were packed (the checksum at its "
+            f"beginning is another); {seal.REMEDY}"
+        )
     summary: dict[str, Any] = {
-        "num_samples": len(samples),
         "num_bytes": before.st_size,
         "mtime_ns": before.st_mtime_ns,
         "sha256": sha256,
         "extensions": dict(extensions),
-        "largest_member": max(m.size for sample in samples for m in sample.members.values()),
+        "largest_member": max(member.size for member in members),
         "num_ignored": num_ignored,
     }
-    return index_file.store(path, batch, summary, cache_dir=cache_dir)
+    keys = [sample.key for sample in samples]
+    return index_file.store(path, keys=keys, columns=columns, summary=summary, cache_dir=cache_dir)
 
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_at(path: Path, descriptor: int, size: int, offset: int) -> bytes:
+    """Read a part of an open shard.
+
+    Raises:
+        OSError: the disk failed or the shard is shorter.
+    """
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:  # one call gives at most 2 GiB
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            raise OSError(f"shard {path} ended before byte {offset + size} while read")
+        data += more
+    return data
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -137,46 +218,36 @@ def _stat(path: Path) -> os.stat_result:
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"shard {path} can't be read: {error.strerror}")
+    return UserError(f"shard {path} can't be read: {error.strerror or error}")
 
 
-def _tabulate(path: Path, samples: list[tar.Sample], extensions: list[str]) -> pa.RecordBatch:
-    """Arrange samples as `index_file.Rows` reads them."""
+def _tabulate(path: Path, samples: list[tar.Sample], extensions: list[str]) -> dict[str, list[Any]]:
+    """Read every member and arrange what the index says of samples and members."""
     number = {extension: i for i, extension in enumerate(extensions)}
-    members = [item for sample in samples for item in sample.members.items()]
-    start = np.cumsum([0] + [len(sample.members) for sample in samples], dtype=np.int32)
-    flat = {
-        "extension": pa.array([number[extension] for extension, _ in members], pa.int32()),
-        "offset": pa.array([member.offset for _, member in members], pa.int64()),
-        "size": pa.array([member.size for _, member in members], pa.int64()),
-    }
-    durations, sizes = _probe(path, samples)
-    columns = {
-        "key": pa.array([sample.key for sample in samples], pa.string()),
-        "members": pa.ListArray.from_arrays(
-            pa.array(start), pa.StructArray.from_arrays(list(flat.values()), names=list(flat))
-        ),
-        "duration_s": pa.array(durations, pa.float32()),
-        "width": pa.array([width for width, _ in sizes], pa.int32()),
-        "height": pa.array([height for _, height in sizes], pa.int32()),
-    }
-    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-
-
-def _probe(path: Path, samples: list[tar.Sample]) -> tuple[list[float], list[tuple[int, int]]]:
-    """Read duration and size of the first sound and the first image of each sample."""
-    durations = [float("nan")] * len(samples)
-    sizes = [(0, 0)] * len(samples)
+    of_samples = ("members_each", "duration_s", "width", "height")
+    of_members = ("extension", "offset", "size", "crc32")
+    columns: dict[str, list[Any]] = {name: [] for name in of_samples + of_members}
     with open(path, "rb", buffering=0) as file:
-        for i, sample in enumerate(samples):
-            first: dict[probe.Kind, tar.Member] = {}
+        for sample in samples:
+            duration_s, width, height = math.nan, 0, 0
+            seen: set[probe.Kind] = set()
             for extension, member in sample.members.items():
-                first.setdefault(probe.kind(extension), member)
-            if sound := first.get("audio"):
-                durations[i] = probe.duration_s(os.pread(file.fileno(), sound.size, sound.offset))
-            if image := first.get("image"):
-                sizes[i] = probe.image_size(os.pread(file.fileno(), image.size, image.offset))
-    return durations, sizes
+                data = read_at(path, file.fileno(), member.size, member.offset)
+                kind = probe.kind(extension)
+                if kind == "audio" and kind not in seen:
+                    duration_s = probe.duration_s(data)
+                if kind == "image" and kind not in seen:
+                    width, height = probe.image_size(data)
+                seen.add(kind)
+                columns["extension"].append(number[extension])
+                columns["offset"].append(member.offset)
+                columns["size"].append(member.size)
+                columns["crc32"].append(zlib.crc32(data))
+            columns["members_each"].append(len(sample.members))
+            columns["duration_s"].append(duration_s)
+            columns["width"].append(width)
+            columns["height"].append(height)
+    return columns
 
 
 def _build_in_processes(

@@ -26,7 +26,10 @@ def label_counts(
         source = members.fields.get(field) if field is not None else members.label
         if source is None:
             continue
-        raw = samples.corpus.read(number, [parse_source(source)[0]])
+        try:
+            raw = samples.corpus.read(number, [parse_source(source)[0]])
+        except OSError:
+            continue  # a bad sample: it is counted when its turn comes
         value = Contents(raw).value(source)
         values = value if isinstance(value, list) else [value]
         for one in values:

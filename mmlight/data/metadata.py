@@ -1,6 +1,7 @@
 """What samples say of themselves: a speaker, a label, a fold, read for all of a corpus at once."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ from mmlight.data.checks import check_keys
 from mmlight.data.corpus import Corpus
 from mmlight.data.members import Contents, Members, parse_source
 from mmlight.errors import UserError, nearest
+
+_log = logging.getLogger(__name__)
 
 _FOLD = "fold:"
 
@@ -39,10 +42,20 @@ def read_values(
     _check(corpus, read, where=where)
     extensions = list(dict.fromkeys(parse_source(source)[0] for source in read))
     found: dict[str, list[str | None]] = {source: [] for source in read}
+    unread: list[str] = []
     for number in range(len(corpus) if read else 0):
-        contents = Contents(corpus.read(number, extensions))
+        try:
+            contents = Contents(corpus.read(number, extensions))
+        except OSError as error:
+            unread.append(str(error))
+            contents = Contents({})
         for source in read:
             found[source].append(_value(contents, source, where=where))
+    if unread:
+        _log.warning(
+            "%s: %d samples can't be read and count as without a value, the first: %s",
+            *(where, len(unread), unread[0]),
+        )
     for source in sources:
         if is_fold(source):
             labels = found[members.label] if members.label is not None else [""] * len(corpus)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmlight.data.audio import AudioSettings, Waveform, load_audio
 from mmlight.data.boxes import BoxSet, parse_boxes
-from mmlight.data.corpus import Corpus
+from mmlight.data.corpus import ChecksumError, Corpus
 from mmlight.data.corruptions import Corruptor
 from mmlight.data.draw import Draws
 from mmlight.data.image import ImageSettings, decode, fit_image, load_image
@@ -145,6 +145,8 @@ def decode_sample(
     members = samples.members(number)
     try:
         contents = Contents(samples.corpus.read(number, members.extensions()))
+    except ChecksumError as error:
+        raise BadMemberError(error.member, error) from error
     except OSError as error:
         raise BadMemberError("", error) from error
     sample = Sample(number, samples.corpus.key(number))

@@ -1,10 +1,8 @@
 """Writes the scenes as shards, in several processes: equal settings give equal bytes."""
 
-import io
 import json
 import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +23,7 @@ from mmlight.data.scenes import (
     train_meanings,
 )
 from mmlight.data.scenes_sample import members
+from mmlight.data.seal import SealedWriter
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal
 
@@ -97,16 +96,13 @@ def write_shard(shard: Shard, settings: Settings) -> int:
     """Write one shard, a pure function of its arguments, and return its number of samples."""
     meanings = _meanings(shard.split, settings)
     number = SPLITS.index(shard.split)
-    with tarfile.open(shard.path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with SealedWriter(shard.path) as tar:
         for sample in range(shard.start, shard.stop):
             draws = Draws(settings.seed, split=number, sample=sample)
             drawn = draws.below(len(meanings)) if shard.split == "train" else sample
             parts = members(meanings[drawn], draws, split=shard.split)
             for extension, content in parts.items():
-                # A fresh TarInfo: time 0, no owner, so that equal samples make equal files.
-                info = tarfile.TarInfo(f"{sample:06d}.{extension}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+                tar.add(f"{sample:06d}.{extension}", content)
     return shard.stop - shard.start
 
 

@@ -32,14 +32,25 @@ def expand(patterns: str | Sequence[str], *, base: Path | None = None) -> list[P
     if not patterns:
         raise UserError("no shards given; name a folder, a glob or a list of .tar files")
     found: dict[str, tuple[Path, str]] = {}
+    folders: dict[str, str] = {}
     for pattern, path in _expand_all(patterns, base or Path()):
-        real = os.path.realpath(path)
+        real = _real(path, folders)
         if real in found:
             first = found[real][1]
             how = f"by '{first}' and '{pattern}'" if first != pattern else f"by '{pattern}'"
             raise UserError(f"shard {path} is named twice, {how}; each shard may come once")
         found[real] = Path(os.path.abspath(path)), pattern
     return [path for path, _ in found.values()]
+
+
+def _real(path: Path, folders: dict[str, str]) -> str:
+    """Return a path without links; folders are resolved once, for there may be 20,000 shards."""
+    if os.path.islink(path):
+        return os.path.realpath(path)
+    folder, name = os.path.split(path)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return os.path.join(folders[folder], name)
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:

@@ -161,8 +161,11 @@ def _faults_of_shard(path: Path, threads: ThreadPoolExecutor) -> Iterator[tuple[
     corpus = Corpus([shard])
 
     def faults(sample: int) -> list[tuple[str, str]]:
-        members = corpus.read(sample, list(corpus.members(sample)))
         place = f"{path}: {corpus.key(sample).partition('/')[2]}"
+        try:
+            members = corpus.read(sample, list(corpus.members(sample)))
+        except OSError as error:
+            return [(place, str(error))]
         found = ((name, probe.fault(name, data)) for name, data in members.items())
         return [(f"{place}.{name}", problem) for name, problem in found if problem]
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from mmlight.data.corpus import Corpus
 from mmlight.data.index import load_or_build
+from mmlight.data.index_file import ShardIndex
 from mmlight.data.members import Members
 from mmlight.data.shards import expand
 from mmlight.data.subset import choose
@@ -39,7 +40,29 @@ class Split:
     limit: int | None = None
 
 
-def open_split(split: Split, *, members: Members, seed: int, where: str) -> Corpus:
+class Indexes:
+    """Indexes of the shards that splits name, each looked up once: 20,000 take some seconds."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], list[ShardIndex]] = {}
+
+    def of(self, split: Split) -> list[ShardIndex]:
+        """Return the indexes of a split's shards; see `mmlight.data.index.load_or_build`."""
+        patterns = (split.shards,) if isinstance(split.shards, str) else tuple(split.shards)
+        if patterns not in self._known:
+            self._known[patterns] = load_or_build(expand(split.shards))
+        return self._known[patterns]
+
+
+def open_split(
+    split: Split,
+    *,
+    members: Members,
+    seed: int,
+    where: str,
+    indexes: Indexes | None = None,
+    verify: bool = True,
+) -> Corpus:
     """Return the samples of a split.
 
     Args:
@@ -47,11 +70,13 @@ def open_split(split: Split, *, members: Members, seed: int, where: str) -> Corp
         members: how its members are mapped.
         seed: of drawn subsets.
         where: its name for messages.
+        indexes: knows the indexes of shards that were opened before.
+        verify: see `Corpus`.
 
     Raises:
         UserError: no such shard, or a filter that names what is not there.
     """
-    corpus = Corpus(load_or_build(expand(split.shards)))
+    corpus = Corpus((indexes or Indexes()).of(split), verify=verify)
     if split.only or split.without or split.per_class is not None:
         corpus = choose(
             corpus,

@@ -14,6 +14,10 @@ from pathlib import Path
 from mmlight.errors import UserError
 
 BLOCK = 512
+# Of what `mmlight.data.seal` writes: the name of a header at the very beginning, and how its record
+# begins, which is there again in the last block of all.
+SEAL = "mmlight.seal"
+SEAL_RECORD = f"89 comment={SEAL}:".encode()
 _ZERO_BLOCK = bytes(BLOCK)
 # Writers pad the end to whole records of 1 (bsdtar, Go, Rust) to 20 blocks (GNU tar, Python). More
 # zeros are the mark of a download into a file of the final size that never completed.
@@ -170,6 +174,8 @@ def _walk_headers(
             if typeflag == b"L":
                 extended["path"] = _text(data.split(b"\0", 1)[0])
             elif typeflag == b"g":
+                if data_offset > BLOCK and _name(header) == SEAL:
+                    raise _refusal(shard, data_offset, "the beginning of a shard in the middle")
                 defaults |= _pax(data, shard, data_offset)
                 if "size" in defaults:
                     raise _refusal(shard, data_offset, "a pax header gives all members one size")
@@ -210,6 +216,8 @@ def _check_tail(
     One zero block where the standard has two is accepted: all members are there.
     """
     num_bytes = file_size - offset
+    if read(BLOCK, file_size - BLOCK).startswith(SEAL_RECORD):
+        num_bytes -= BLOCK
     # So much is read, whatever the file's size says.
     tail = read(min(num_bytes, (_MAX_RECORD_BLOCKS + 1) * BLOCK), offset)
     if tail.count(0) != len(tail):

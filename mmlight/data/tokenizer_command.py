@@ -72,7 +72,7 @@ def captions(corpus: Corpus, members: Members) -> Iterator[str]:
     for number in range(len(corpus)):
         try:
             found = Contents(corpus.read(number, extensions)).captions(members)
-        except ValueError:
+        except (OSError, ValueError):
             continue  # broken text; `mmlight shards check` names it, training counts it
         yield from (text for text, _ in found)
 

@@ -16,6 +16,7 @@ from typing import Any
 from mmlight.data import index, tar
 from mmlight.data.cursor import permutation
 from mmlight.data.index_file import ShardIndex
+from mmlight.data.seal import SealedWriter
 from mmlight.data.shards import natural_key
 from mmlight.errors import UserError
 
@@ -222,26 +223,20 @@ def _old_files(out_dir: Path, *, overwrite: bool) -> list[Path]:
 
 
 def _write_shard(path: Path, samples: Iterator[Mapping[str, Any]]) -> None:
-    # Imported late: webdataset imports torch.
-    from webdataset.writer import TarWriter
-
     keys: set[str] = set()
-    with open(path, "xb") as file:
-        # No encoder of webdataset's: it pickles. Fixed owner and time: equal samples, equal bytes.
-        with TarWriter(file, encoder=False, mtime=0, user="", group="", compress=False) as writer:
-            for sample in samples:
-                members = {
-                    name: _encode(value, f"sample '{sample.get('__key__')}', member '{name}'")
-                    for name, value in sample.items()
-                    if name != "__key__" and value is not None
-                }
-                key = _checked_key(sample, members)
-                if key in keys:
-                    raise UserError(f"sample '{key}' comes twice; keys must be unique")
-                keys.add(key)
-                writer.write({"__key__": key, **members})
-        file.flush()
-        os.fsync(file.fileno())
+    with SealedWriter(path) as writer:
+        for sample in samples:
+            members = {
+                name: _encode(value, f"sample '{sample.get('__key__')}', member '{name}'")
+                for name, value in sample.items()
+                if name != "__key__" and value is not None
+            }
+            key = _checked_key(sample, members)
+            if key in keys:
+                raise UserError(f"sample '{key}' comes twice; keys must be unique")
+            keys.add(key)
+            for name in sorted(members):
+                writer.add(f"{key}.{name}", members[name])
 
 
 def _checked_key(sample: Mapping[str, Any], members: Mapping[str, bytes]) -> str:

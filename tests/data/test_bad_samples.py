@@ -1,11 +1,14 @@
 import itertools
 import json
+import os
 
 import pytest
-from multimodal import Recorder, shard, trainer, with_images
+from multimodal import Recorder, shard, text_only, trainer, with_images
 
 from mmlight.batch import BadSample
 from mmlight.data.bad_samples import BadSamples
+from mmlight.data.index import load_or_build
+from mmlight.data.members import Members
 from mmlight.data.module import Split
 from mmlight.errors import UserError
 
@@ -54,6 +57,53 @@ def test_training_goes_on_and_names_each_once(folder, tmp_path, num_workers):
     assert sorted(line["key"] for line in lines(tmp_path)) == ["0004", "0011"]
     assert all("truncated" in line["reason"] for line in lines(tmp_path))
     assert all(line["replaced_by"].startswith("0/") for line in lines(tmp_path))
+
+
+def rot(path, text):
+    """Change a bit of the only place that holds a text; size and time stay."""
+    status, data = path.stat(), bytearray(path.read_bytes())
+    assert data.count(text) == 1
+    data[data.index(text)] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_bytes_that_rotted_after_indexing_are_a_bad_sample(tmp_path, verify):
+    path = shard(tmp_path / "data" / "0.tar", range(20))
+    load_or_build([path])
+    rot(path, b"caption 7\n")
+    model = Recorder()
+    data = text_only(path.parent, max_bad_fraction=0.1, verify=verify)
+    trainer(tmp_path, max_epochs=2).fit(model, data)
+    if not verify:
+        assert {7} <= set(itertools.chain(*model.trained))
+        assert not (tmp_path / "bad_samples.jsonl").exists()
+        return
+    assert not {7} & set(itertools.chain(*model.trained))
+    (line,) = lines(tmp_path)
+    assert (line["shard"], line["key"], line["member"]) == (str(path), "0007", "txt")
+    assert "its checksum is another" in line["reason"]
+
+
+def test_what_is_looked_up_before_training_passes_over_rotten_members(tmp_path, caplog):
+    path = shard(tmp_path / "data" / "0.tar", range(20))
+    load_or_build([path])
+    rot(path, b'["a7", "b7"]')
+    data = text_only(
+        path.parent,
+        members=Members(text="json:captions", label="json:n"),
+        train=Split(str(path), without={"json:n": [3]}),
+        class_names=[str(n) for n in range(20)],
+        max_bad_fraction=0.1,
+    )
+    trainer(tmp_path, max_epochs=1).fit(Recorder(), data)
+    assert data.num_samples("train") == 19
+    assert sum(data.label_counts("train", 20)) == 18
+    (line,) = lines(tmp_path)
+    assert line["key"] == "0007"
+    (said,) = [r.getMessage() for r in caplog.records if r.name == "mmlight.data.metadata"]
+    assert said.startswith("data.train: 1 samples can't be read") and "'0007'" in said
 
 
 def test_too_many_stop_the_run(folder, tmp_path):

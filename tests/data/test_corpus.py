@@ -9,7 +9,7 @@ import pytest
 from shard_files import png, sound, text_shard, write_tar
 
 from mmlight.data import corpus as corpus_module
-from mmlight.data.corpus import Corpus
+from mmlight.data.corpus import ChecksumError, Corpus
 from mmlight.data.index import load_or_build
 from mmlight.errors import UserError
 
@@ -112,11 +112,102 @@ def test_threads_share_a_corpus_whose_caches_are_too_small(tmp_path, monkeypatch
         assert len(os.listdir("/proc/self/fd")) <= before + 4
 
 
-def test_shard_replaced_during_the_run_is_noticed(three):
-    shard = three.shards[2].path
-    text_shard(shard, 8)
-    with pytest.raises(UserError, match=r"2\.tar has \d+ bytes, \d+ when it was indexed"):
+def replaced(path, count, *, first, in_place):
+    """Put other samples into a shard of the same size, as a re-export or a sync does."""
+    new = text_shard(path.with_name("new"), count, first=first)
+    assert new.stat().st_size == path.stat().st_size
+    if in_place:
+        path.write_bytes(new.read_bytes())
+        new.unlink()
+    else:
+        os.replace(new, path)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("verify", [True, False])
+def test_shard_replaced_before_it_is_opened_is_noticed(tmp_path, in_place, verify):
+    corpus = Corpus(load_or_build([text_shard(tmp_path / "0.tar", 4)]), verify=verify)
+    replaced(tmp_path / "0.tar", 4, first=100, in_place=in_place)
+    with pytest.raises(UserError, match=r"0\.tar has changed since it was indexed; start the run"):
+        corpus.read(1, ["txt"])
+
+
+def test_shard_rewritten_while_it_is_open_is_noticed(tmp_path):
+    corpus = make(text_shard(tmp_path / "0.tar", 4))
+    corpus.read(1, ["txt"])
+    replaced(tmp_path / "0.tar", 4, first=100, in_place=True)
+    with pytest.raises(UserError, match=r"0\.tar has changed since it was indexed"):
+        corpus.read(1, ["txt"])
+
+
+def test_shard_renamed_over_an_open_one_gives_the_bytes_that_were_indexed(tmp_path):
+    corpus = make(text_shard(tmp_path / "0.tar", 4))
+    before = corpus.read(1, ["txt"])
+    replaced(tmp_path / "0.tar", 4, first=100, in_place=False)
+    assert corpus.read(1, ["txt"]) == before  # of the file that is open
+    with pytest.raises(UserError, match="has changed since it was indexed"):
+        pickle.loads(pickle.dumps(corpus)).read(1, ["txt"])
+
+
+def test_shard_of_another_size_is_noticed(three):
+    text_shard(three.shards[2].path, 30)
+    with pytest.raises(UserError, match=r"2\.tar has changed since it was indexed"):
         three.read(11, ["txt"])
+
+
+def test_shard_that_was_merely_touched_is_read_on(three):
+    os.utime(three.shards[2].path, ns=(0, 12345))
+    assert three.read(11, ["cls"]) == {"cls": b"6"}
+
+
+def rot(path, place):
+    """Flip a bit and leave the time as it is."""
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_bits_that_flip_in_a_member_are_noticed(three):
+    shard = three.shards[0]
+    rows = shard.rows()
+    rot(shard.path, int(rows.offset[2]) + 10)  # the txt of sample 1
+    with pytest.raises(
+        ChecksumError, match=r"'\.txt' of sample '000001'.*0\.tar is damaged"
+    ) as got:
+        three.read(1, ["txt", "cls"])
+    assert got.value.member == "txt"
+    assert three.read(1, ["cls"]) == {"cls": b"1"}
+    assert three.read(0, ["txt"])["txt"].startswith(b"000000 x")
+
+
+def test_without_verify_bytes_are_taken_as_they_are(three):
+    rot(three.shards[0].path, int(three.shards[0].rows().offset[2]) + 10)
+    trusting = Corpus(three.shards, verify=False)
+    for corpus in (trusting, Corpus.joined([trusting]), trusting.subset(np.arange(9))):
+        assert pickle.loads(pickle.dumps(corpus)).read(1, ["txt"])["txt"][10:12] == b"|x"
+    for corpus in (three, Corpus.joined([three])):
+        with pytest.raises(ChecksumError):
+            pickle.loads(pickle.dumps(corpus)).read(1, ["txt"])
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: rot(p, -5)])
+def test_index_damaged_or_lost_during_the_run_is_built_anew(three, damage, caplog):
+    right = _read_all(pickle.loads(pickle.dumps(three)))
+    damage(three.shards[2].index_path)
+    assert _read_all(three) == right
+    assert [record.getMessage() for record in caplog.records] == [
+        f"index {three.shards[2].index_path} is damaged; it is built anew"
+    ]
+    assert load_or_build([three.shards[2].path]) == [three.shards[2]]
+
+
+def test_index_lost_with_another_shard_in_place_stops_the_run(three):
+    three.shards[2].index_path.unlink()
+    text_shard(three.shards[2].path, 7, first=50)
+    with pytest.raises(UserError, match=r"2\.tar changed while it was in use"):
+        three.key(11)
 
 
 def test_short_read_is_an_error(three):

@@ -6,8 +6,10 @@ import torch
 from multimodal import Recorder, jpeg, shard, text_only, trainer, with_images
 from shard_files import write_tar
 
+from mmlight.data import index_file
 from mmlight.data.audio import AudioSettings
 from mmlight.data.image import ImageSettings
+from mmlight.data.index import load_or_build
 from mmlight.data.members import Members
 from mmlight.data.module import Split
 from mmlight.data.text import TextSettings
@@ -221,3 +223,16 @@ def test_another_trainer_begins_at_the_beginning(folder, tmp_path):
     for model in models:
         trainer(tmp_path, max_steps=3).fit(model, data)
     assert models[0].trained == models[1].trained
+
+
+def test_indexes_are_looked_up_once_for_all_splits(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    shard(folder / "0.tar", range(12))
+    load_or_build([folder / "0.tar"])
+    opened = []
+    read = index_file.read
+    monkeypatch.setattr(index_file, "read", lambda *args: opened.append(args) or read(*args))
+    shards = str(folder / "*.tar")
+    data = text_only(folder, train=Split(shards), val=Split(shards, limit=4))
+    trainer(tmp_path, max_epochs=1).fit(Recorder(), data)
+    assert len(opened) == 1

@@ -3,7 +3,6 @@
 Shapes as in `mmlight.batch`; K classes.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning
@@ -22,6 +21,7 @@ from mmlight.metrics.zero_shot import (
     check_templates,
     classifier_weights,
 )
+from mmlight.text_file import MIB, read_text_file
 
 TEMPLATES = {
     "plain": PLAIN_TEMPLATES,
@@ -156,8 +156,8 @@ def _named_templates(name: str) -> list[str]:
     if name in TEMPLATES:
         return list(TEMPLATES[name])
     try:
-        lines = Path(name).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text_file(name, what=name, largest=MIB).splitlines()
+    except UserError as error:
         raise UserError(
             f"zero_shot.templates: '{name}' is neither a built-in list ({', '.join(TEMPLATES)}) "
             "nor a file that can be read; or give a list of sentences with {}"

@@ -18,8 +18,11 @@ from mmlight.data.shards import natural_key
 from mmlight.data.split import Split
 from mmlight.errors import UserError, nearest
 from mmlight.terminal import one_line
+from mmlight.text_file import MIB, read_text_file
 
 _log = logging.getLogger(__name__)
+# A list of paths, or texts to predict, a line each.
+_LARGEST_LIST = 1024 * MIB
 
 # What the decoders of `image.py` and `audio.py` read, by the ending of the file's name.
 ENDINGS: dict[Modality, tuple[str, ...]] = {
@@ -213,10 +216,8 @@ def _expand(patterns: Sequence[str], kinds: dict[str, Modality], *, where: str) 
 
 
 def _expand_list(path: str, kinds: dict[str, Modality], *, where: str) -> Iterator[str]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: the list {path} can't be read: {error}") from error
+    what = f"{where}: the list {path} can't be read"
+    lines = read_text_file(path, what=what, largest=_LARGEST_LIST).splitlines()
     named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not named:
         raise UserError(f"{where}: the list {path} is empty; write one path per line")
@@ -283,8 +284,8 @@ def _join(paths: list[str], kinds: dict[str, Modality]) -> list[PlainSample]:
 def _lines(path: str) -> list[PlainSample]:
     try:
         # Not splitlines: it also breaks at characters that no editor counts as a new line.
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError):
+        lines = read_text_file(path, what=path, largest=_LARGEST_LIST).split("\n")
+    except UserError:
         return [PlainSample(path, {"txt": path})]  # its row says why
     return [
         PlainSample(f"{path}:{number}", text=line)

@@ -1,7 +1,6 @@
 """What settings of the data module contradict one another or have no effect."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from mmlight.batch import Modality
 from mmlight.data.corruptions import Corruption
@@ -10,6 +9,9 @@ from mmlight.data.members import Members
 from mmlight.data.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
+from mmlight.text_file import MIB, read_text_file
+
+_LARGEST_NAMES = 16 * MIB
 
 
 def check_mixture(
@@ -95,10 +97,8 @@ def read_names(path: str) -> list[str]:
     Raises:
         UserError: no such file, or no name in it.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.class_names: {path} cannot be read ({error})") from error
+    what = f"data.class_names: {path} cannot be read"
+    lines = read_text_file(path, what=what, largest=_LARGEST_NAMES).splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise UserError(f"data.class_names: {path} is empty; it holds one name per line")

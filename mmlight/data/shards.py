@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmlight.errors import UserError, nearest
+from mmlight.text_file import MIB, read_text_file
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:", re.IGNORECASE)
 _SUFFIX = ".tar"
 _MAX_NAMED = 3
+_LARGEST_LIST = 256 * MIB
 
 
 def expand(patterns: str | Sequence[str], *, base: Path | None = None) -> list[Path]:
@@ -78,10 +80,8 @@ def _expand_all(patterns: Sequence[str], base: Path) -> Iterator[tuple[str, Path
 
 
 def _expand_list(list_file: Path) -> Iterator[Path]:
-    try:
-        lines = list_file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"list of shards {list_file} can't be read: {error}") from error
+    what = f"list of shards {list_file} can't be read"
+    lines = read_text_file(list_file, what=what, largest=_LARGEST_LIST).splitlines()
     lines = [line.strip() for line in lines]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:

@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mmlight.compose import load_yaml
 from mmlight.errors import UserError
 from mmlight.runs.compare.settings import MAIN_FIRST
 from mmlight.runs.config_text import look_up, raw_values
@@ -96,7 +95,7 @@ class Condition:
                 f"--where {text}: write KEY=VALUE, or with !=, <, <=, >, >=; a KEY with a slash is "
                 "a metric"
             )
-        return cls(match[1].strip(), match[2], yaml.safe_load(match[3]))
+        return cls(match[1].strip(), match[2], load_yaml(match[3], where=f"--where {text}"))
 
     def holds(self, run: ListedRun) -> bool:
         """Return whether a run is meant; one that lacks the key is not, but for ``!=``."""

@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from mmlight import compose
+from mmlight.compose import load_yaml
 from mmlight.config_errors import one_line
 from mmlight.errors import UserError, nearest
 from mmlight.runs.slurm.time_limit import seconds
@@ -127,9 +128,9 @@ def read(path: Path, *, changes: Mapping[str, str] | None = None) -> Profile:
         if "time" in layer.values:
             # YAML takes 12:00:00 for a number in base 60, and 00:10:00 for text.
             plain = yaml.load(layer.path.read_text(), yaml.BaseLoader)
-            values["time"] = str(plain["time"])
+            values["time"] = str(plain.get("time", values["time"]))
     for key, text in (changes or {}).items():
-        values[key] = text if key == "time" else yaml.safe_load(text)
+        values[key] = text if key == "time" else load_yaml(text, where=f"--cluster.{key}")
     known = [f.name for f in fields(Profile)]
     for key in values:
         if key not in known:

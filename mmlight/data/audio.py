@@ -1,6 +1,5 @@
 """Decodes an audio member into a mono waveform at the model's sampling rate."""
 
-import io
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -11,11 +10,16 @@ import soundfile
 import soxr
 
 from mmlight.data.draw import Draws
+from mmlight.data.sound_file import SoundBytes
 from mmlight.errors import UserError
 
 Waveform = npt.NDArray[np.float32]
 
 _MAX_CHANNELS = 64
+_MAX_RATE_HZ = 10_000_000
+# Full scale is 1. The resampler makes nan of what is near the largest float.
+_LOUDEST = 1e9
+_BLOCK = 1 << 16
 
 
 @dataclass
@@ -82,9 +86,7 @@ def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> 
         Exception: whatever the decoder says about a broken file.
     """
     crop = settings.eval_crop if draws is None else settings.train_crop
-    with soundfile.SoundFile(io.BytesIO(data)) as file:
-        if file.channels > _MAX_CHANNELS:
-            raise ValueError(f"{file.channels} channels are more than {_MAX_CHANNELS}")
+    with _open(data) as file:
         rate = int(file.samplerate)
         total = int(file.frames)
         played_hz = float(rate)
@@ -102,14 +104,12 @@ def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> 
                 start = spare // 2
             file.seek(start)
         frames = file.read(wanted, dtype="float32", always_2d=True)
-        # MP3 without a length header states an estimate
+        # encoders of MP3 are off by a frame in what they state
         if len(frames) < wanted and file.format != "MP3":
             raise ValueError(f"cut short: {start + len(frames)} of {total} samples")
     if len(frames) == 0:
         raise ValueError("no audio samples")
-    mono: Waveform = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise ValueError("the waveform is not finite")
+    mono = _mix(frames)
     if played_hz != settings.sample_rate_hz:
         mono = soxr.resample(mono, played_hz, settings.sample_rate_hz, quality="HQ")
         if len(mono) == 0:  # a clip shorter than one sample at the lower rate
@@ -118,6 +118,48 @@ def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> 
     if draws is not None:
         mono = _augment(mono, settings, draws=draws)
     return np.clip(mono, -1.0, 1.0, dtype=np.float32)
+
+
+def check_audio(data: bytes) -> None:
+    """Decode a whole clip, of which `load_audio` may decode a part.
+
+    Raises:
+        Exception: what `load_audio` would raise about some part of it.
+    """
+    with _open(data) as file:
+        total, rate, decoded = int(file.frames), int(file.samplerate), 0
+        while len(
+            frames := file.read(min(_BLOCK, total - decoded), always_2d=True, dtype="float32")
+        ):
+            _mix(frames)
+            decoded += len(frames)
+        if decoded < total and file.format != "MP3":
+            raise ValueError(f"cut short: {decoded} of {total} samples")
+    if decoded < rate // 100:  # perhaps too short to resample
+        load_audio(data, AudioSettings(), draws=None)
+
+
+def _open(data: bytes) -> soundfile.SoundFile:
+    file = soundfile.SoundFile(SoundBytes(data))
+    if file.channels > _MAX_CHANNELS:
+        raise ValueError(f"{file.channels} channels are more than {_MAX_CHANNELS}")
+    if file.samplerate > _MAX_RATE_HZ:
+        raise ValueError(f"a sampling rate of {file.samplerate} Hz is more than {_MAX_RATE_HZ}")
+    return file
+
+
+def _mix(frames: Waveform) -> Waveform:
+    """Return the mean of the channels (T, channels)."""
+    mono: Waveform = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
+    loudest = max(float(mono.max()), -float(mono.min()))
+    if not loudest <= _LOUDEST:
+        is_finite = np.isfinite(mono).all()
+        raise ValueError(
+            f"the waveform reaches {loudest:.3g} (full scale is 1)"
+            if is_finite
+            else "the waveform is not finite"
+        )
+    return mono
 
 
 def _augment(mono: Waveform, settings: AudioSettings, *, draws: Draws) -> Waveform:

@@ -13,6 +13,11 @@ from torchvision.ops import box_convert
 
 from mmlight.errors import UserError, nearest
 
+# More classes than anybody has, and within what every integer type of a tensor holds.
+MAX_LABEL = 2**31 - 1
+# Pixels; boxes may reach beyond their image, but not by more than any image has.
+_FARTHEST = 1e9
+
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 
 
@@ -95,7 +100,7 @@ def class_number(label: Any, class_names: Sequence[str] | None) -> int:
                 f"{nearest(label, class_names)}"
             )
         return list(class_names).index(label)
-    if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
         raise ValueError(f"the box label {label!r} is neither a class number nor a name")
     if class_names is not None and label >= len(class_names):
         raise UserError(
@@ -110,4 +115,6 @@ def _kind(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether a coordinate is a number that float32 holds; nan is none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and -_FARTHEST <= value <= _FARTHEST

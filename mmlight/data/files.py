@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mmlight.batch import Modality
+from mmlight.data import probe
 from mmlight.data.corpus import Corpus
 from mmlight.data.members import Members
 from mmlight.data.shards import natural_key
@@ -26,9 +27,9 @@ _LARGEST_LIST = 1024 * MIB
 
 # What the decoders of `image.py` and `audio.py` read, by the ending of the file's name.
 ENDINGS: dict[Modality, tuple[str, ...]] = {
-    "image": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"),
+    "image": probe.ENDINGS["image"],
     "text": ("txt",),
-    "audio": ("flac", "wav", "ogg", "mp3", "aiff", "aif"),
+    "audio": probe.ENDINGS["audio"],
 }
 _LIST_MARK = "@"
 _MAX_NAMED = 5

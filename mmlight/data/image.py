@@ -5,7 +5,6 @@ Shapes: C channels, H and W pixels.
 
 import io
 import math
-import struct
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +18,7 @@ from torchvision.io import ImageReadMode, decode_image
 from mmlight.data.boxes import BoxSet
 from mmlight.data.draw import Draws
 from mmlight.data.image_fit import Fitted, fit, jitter_color, random_fit
+from mmlight.data.image_head import png_fault, read_head
 from mmlight.errors import UserError
 
 Crop = Literal["random_resized", "center", "squash", "fit", "random_fit"]
@@ -189,17 +189,34 @@ def _crop(
         return resize(box, height=size, width=size)
     if crop == "squash":
         return resize(pixels_CHW, height=size, width=size)
-    # torchvision's Resize cuts the longer side's fraction off, then CenterCrop rounds
-    if width <= height:
-        height, width = int(size * height / width), size
-    else:
-        height, width = size, int(size * width / height)
-    # a line of one pixel's height would be scaled up to gigabytes
-    _check_pixels(width, height, settings.max_pixels)
+    height, width = _scaled(height, width, settings)
     resized = resize(pixels_CHW, height=height, width=width)
     top = round((resized.shape[1] - size) / 2)
     left = round((resized.shape[2] - size) / 2)
     return resized[:, top : top + size, left : left + size]
+
+
+def _scaled(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
+    """Return height and width of an image whose middle is cut out."""
+    # torchvision's Resize cuts the longer side's fraction off, then CenterCrop rounds
+    if width <= height:
+        height, width = int(settings.size * height / width), settings.size
+    else:
+        height, width = settings.size, int(settings.size * width / height)
+    # a line of one pixel's height would be scaled up to gigabytes
+    _check_pixels(width, height, settings.max_pixels)
+    return height, width
+
+
+def check_image(data: bytes) -> None:
+    """Decode an image as `load_image` does with the default settings.
+
+    Raises:
+        Exception: what `load_image` would raise.
+    """
+    settings = ImageSettings()
+    pixels_CHW = decode(data, channels=settings.channels, max_pixels=settings.max_pixels)
+    _scaled(pixels_CHW.shape[1], pixels_CHW.shape[2], settings)
 
 
 def random_box(
@@ -261,13 +278,17 @@ def decode(data: bytes, *, channels: int = 3, max_pixels: int = 100_000_000) -> 
         ValueError: more than `max_pixels` pixels.
         Exception: whatever the decoder says about a broken image.
     """
-    head = _read_head(data)
+    head = read_head(data)
     if head is None or (head.format == "webp" and channels == 1):  # torchvision's WebP has no grey
         return _decode_with_pillow(data, channels=channels, max_pixels=max_pixels)
     _check_pixels(head.width, head.height, max_pixels)
     mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
     # a copy: frombuffer warns about (and must not be given) read-only memory
-    pixels_CHW = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=mode)
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    try:
+        pixels_CHW = decode_image(encoded, mode=mode)
+    except RuntimeError as error:  # of a PNG it only says "Internal error"
+        raise ValueError(png_fault(data) or str(error)) from error
     if pixels_CHW.dtype == torch.uint16:
         pixels_CHW = torch.from_numpy((pixels_CHW.numpy() >> 8).astype(np.uint8))
     if pixels_CHW.shape[0] != channels:
@@ -292,57 +313,3 @@ def _decode_with_pillow(data: bytes, *, channels: int, max_pixels: int) -> Tenso
         converted = np.array(plain.convert("RGB" if channels == 3 else "L"))
     pixels_HWC = torch.from_numpy(converted.reshape(*converted.shape[:2], channels))
     return pixels_HWC.permute(2, 0, 1)
-
-
-@dataclass(frozen=True)
-class _Head:
-    format: Literal["jpeg", "png", "webp"]
-    width: int
-    height: int
-
-
-def _read_head(data: bytes) -> _Head | None:
-    """Read format and size without decoding; None for formats that Pillow shall read."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        return _Head("png", width, height)
-    if data[:2] == b"\xff\xd8":
-        return _read_jpeg_head(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _read_webp_head(data)
-    return None
-
-
-def _read_jpeg_head(data: bytes) -> _Head | None:
-    position = 2
-    while position + 9 <= len(data):
-        if data[position] != 0xFF:
-            return None
-        marker = data[position + 1]
-        if marker == 0xFF:  # padding before a marker
-            position += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            return _Head("jpeg", width, height)
-        (length,) = struct.unpack(">H", data[position + 2 : position + 4])
-        position += 2 + length
-    return None
-
-
-def _read_webp_head(data: bytes) -> _Head | None:
-    kind = data[12:16]
-    if kind == b"VP8X" and len(data) >= 30:
-        if data[20] & 0x02:  # an animation: Pillow takes its first frame
-            return None
-        width = int.from_bytes(data[24:27], "little") + 1
-        height = int.from_bytes(data[27:30], "little") + 1
-    elif kind == b"VP8L" and len(data) >= 25:
-        bits = int.from_bytes(data[21:25], "little")
-        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    elif kind == b"VP8 " and len(data) >= 30:
-        width = int.from_bytes(data[26:28], "little") & 0x3FFF
-        height = int.from_bytes(data[28:30], "little") & 0x3FFF
-    else:
-        return None
-    return _Head("webp", width, height)

@@ -10,6 +10,8 @@ def label_counts(
 ) -> list[int]:
     """Return the number of samples with each label; reads the labels of all samples once.
 
+    Samples whose label cannot be read are left out.
+
     Args:
         samples: the data set.
         num_classes: K.
@@ -18,7 +20,7 @@ def label_counts(
         class_names: names, for labels that are not numbers.
 
     Raises:
-        UserError: a label that is no class.
+        UserError: a label that is beyond the classes.
     """
     counts = [0] * num_classes
     for number in range(len(samples)):
@@ -30,11 +32,18 @@ def label_counts(
             raw = samples.corpus.read(number, [parse_source(source)[0]])
         except OSError:
             continue  # a bad sample: it is counted when its turn comes
-        value = Contents(raw).value(source)
-        values = value if isinstance(value, list) else [value]
-        for one in values:
-            named = isinstance(one, str) and one in class_names
-            label = class_names.index(one) if named else parse_label(one)
+        try:
+            value = Contents(raw).value(source)
+            values = value if isinstance(value, list) else [value]
+            labels = [
+                class_names.index(one)
+                if isinstance(one, str) and one in class_names
+                else parse_label(one)
+                for one in values
+            ]
+        except ValueError:
+            continue  # a bad sample: it is counted when its turn comes
+        for label in labels:
             if label >= num_classes:
                 raise UserError(
                     f"sample {samples.corpus.key(number)} has label {label}, but there are "

@@ -1,12 +1,14 @@
 """Which members of a sample are its image, text, audio, label and further fields."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmlight.batch import Modality
-from mmlight.data.boxes import BoxFormat
+from mmlight.data import probe
+from mmlight.data.boxes import MAX_LABEL, BoxFormat
 from mmlight.errors import UserError, nearest
 
 
@@ -192,13 +194,47 @@ class Contents:
 
 
 # Extensions whose members are text rather than bytes.
-TEXT_EXTENSIONS = frozenset({"txt", "text", "transcript", "cls"})
+TEXT_EXTENSIONS = frozenset(probe.ENDINGS["text"])
+
+
+# Python's own limit differs between versions, and what walks a value later has others.
+_MAX_DEPTH = 100
+# Evaluation takes all captions of a sample at once.
+_MAX_CAPTIONS = 1_000
+# Not what `int` takes: underscores, digits of other scripts, thousands of them.
+_DIGITS = re.compile(r"\+?[0-9]{1,19}")
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is none, or its lists and objects are nested more than 100 deep.
+    """
+    too_deep = f"JSON that is nested more than {_MAX_DEPTH} deep"
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    if data.count(b"[") + data.count(b"{") > _MAX_DEPTH:
+        level = [value]
+        for _ in range(_MAX_DEPTH + 1):
+            level = [inner for outer in level for inner in _within(outer)]
+        if level:
+            raise ValueError(too_deep)
+    return value
+
+
+def _within(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _parse(extension: str, data: bytes) -> Any:
     kind = extension.rpartition(".")[2]
     if kind == "json":
-        return json.loads(data)
+        return parse_json(data)
     return data.decode("utf-8") if kind in TEXT_EXTENSIONS else data
 
 
@@ -217,7 +253,10 @@ def _captions(value: Any, *, lines: bool, source: str) -> list[str]:
         # JSON may hold half of a surrogate pair, which no tokenizer takes
         whole = text.encode("utf-8", "replace").decode("utf-8")
         texts += whole.splitlines() if lines else [whole]
-    return [text.strip("\r\n") for text in texts if text.strip()]
+    found = [text.strip("\r\n") for text in texts if text.strip()]
+    if len(found) > _MAX_CAPTIONS:
+        raise ValueError(f"{source} holds {len(found)} captions, more than {_MAX_CAPTIONS}")
+    return found
 
 
 def _join_words(words: list[Any], *, source: str) -> str:
@@ -230,19 +269,24 @@ def _join_words(words: list[Any], *, source: str) -> str:
 def parse_label(value: Any) -> int:
     """Return the class number in a ``cls`` member or JSON value; -1 where there is none.
 
+    Text must be plain digits: ``7`` with or without white space around it.
+
     Raises:
-        ValueError: the value is not a whole number of 0 or more.
+        ValueError: the value is not a whole number from 0 to `MAX_LABEL`.
     """
     if value is None:
         return -1
     if isinstance(value, bytes):
         value = value.decode("utf-8")
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"the label {value!r} is not a class number")
-    label = int(value)
-    if label < 0:
-        raise ValueError(f"the label {label} is below 0")
-    return label
+    if not 0 <= value <= MAX_LABEL:
+        raise ValueError(
+            f"the label {value!r} is {'below 0' if value < 0 else f'above {MAX_LABEL}'}"
+        )
+    return value
 
 
 def check_extensions(members: Members, present: Mapping[str, int], *, where: str) -> None:

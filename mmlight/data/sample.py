@@ -21,8 +21,10 @@ from mmlight.data.text import Cleaning, clean_caption
 from mmlight.errors import UserError
 
 T = TypeVar("T")
-# Pillow names the object in memory that it was given.
-_ADDRESS = re.compile(r" ?<_io\.\w+ object at 0x[0-9a-f]+>")
+# Pillow and libsndfile name the object in memory that they were given.
+_ADDRESS = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
+# A decoder may quote all of what it was given.
+_MAX_SAID = 300
 
 
 @dataclass
@@ -67,7 +69,7 @@ class BadMemberError(Exception):
     def __init__(self, member: str, error: Exception) -> None:
         self.member = member
         lines = str(error).strip().splitlines()
-        said = _ADDRESS.sub("", lines[0]) if lines else "no message"
+        said = _ADDRESS.sub("", lines[0][:_MAX_SAID]) if lines else "no message"
         self.reason = f"{type(error).__name__}: {said}"
         super().__init__(f"{member}: {self.reason}")
 

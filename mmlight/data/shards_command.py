@@ -1,6 +1,7 @@
 """`mmlight shards index|check|pack`: look into shards, verify them, write them."""
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -52,7 +53,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("patterns", nargs="+", metavar="PATTERN", help=_PATTERN_HELP)
-    parser.add_argument("--workers", type=int, default=4, help="threads (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="threads; default one per core")
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
@@ -126,11 +127,11 @@ def _print_summary(shards: Sequence[ShardIndex]) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    if options.workers < 1:
+    if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers} must be at least 1")
     num_samples = num_bad = 0
     paths = expand(options.patterns)
-    with ThreadPoolExecutor(options.workers) as threads:
+    with ThreadPoolExecutor(options.workers or len(os.sched_getaffinity(0))) as threads:
         for path in paths:
             for place, problem in _faults_of_shard(path, threads):
                 say(f"bad: {place}: {problem}")
@@ -164,7 +165,7 @@ def _faults_of_shard(path: Path, threads: ThreadPoolExecutor) -> Iterator[tuple[
         place = f"{path}: {corpus.key(sample).partition('/')[2]}"
         try:
             members = corpus.read(sample, list(corpus.members(sample)))
-        except OSError as error:
+        except (OSError, UserError) as error:
             return [(place, str(error))]
         found = ((name, probe.fault(name, data)) for name, data in members.items())
         return [(f"{place}.{name}", problem) for name, problem in found if problem]

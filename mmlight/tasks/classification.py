@@ -297,7 +297,8 @@ class Classification(Task):
             if isinstance(label, str):
                 names = self.class_names
                 number = names.index(label) if label in names else None
-            if not isinstance(number, int) or not 0 <= number < self.num_classes:
+            is_number = isinstance(number, int) and not isinstance(number, bool)
+            if not is_number or not 0 <= number < self.num_classes:
                 raise UserError(
                     f"field '{self.label_field}': {label!r} is no class; give class numbers below "
                     f"{self.num_classes}, or names of data.class_names"

@@ -101,7 +101,7 @@ def prepare(
     name = checked("name", config["run"]["name"] or name)
     code = read_code(code_folder(), root=root)
     launch = Launch(
-        run=root / name / (config["run"]["id"] or signature(config)),
+        run=root / name / checked("id", config["run"]["id"] or signature(config)),
         config=config,
         cluster=cluster,
         changes=changes,

@@ -1,8 +1,9 @@
 """A cluster's profile, `slurm/clusters/SITE.yaml`: what a job has to ask for there."""
 
+import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from mmlight.errors import UserError, nearest
 from mmlight.runs.slurm.time_limit import seconds
 
 _CHANGE = "--cluster."
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Profile:
             value = getattr(self, key)
             if value is not None and value < least:
                 raise UserError(f"{key}: must be {least} or more, not {value}")
+        self._check_lines()
         limit = seconds(self.time)
         if limit <= self.signal_lead_s:
             raise UserError(
@@ -110,6 +113,39 @@ class Profile:
         # SLURM counts the lead in 16 bits.
         if self.signal_lead_s > 65535:
             raise UserError(f"signal_lead_s: must be 65535 at most, not {self.signal_lead_s}")
+
+    def _check_lines(self) -> None:
+        """Refuse what would end a line of the job script and begin another."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, Container):
+                for key, text in asdict(value).items():
+                    for part in text if isinstance(text, list) else [text]:
+                        check_line(f"container.{key}", part)
+            elif isinstance(value, dict):
+                for name, text in value.items():
+                    if not _VARIABLE.fullmatch(name):
+                        raise UserError(f"{one.name}: {name!r} is no name of a variable")
+                    check_line(f"{one.name}.{name}", str(text), allowed="\n\t")
+            else:
+                allowed = "\n\t" if one.name == "setup" else ""  # lines of shell by intent
+                for text in value if isinstance(value, list) else [value]:
+                    check_line(one.name, str(text), allowed=allowed)
+
+
+def check_line(key: str, text: str, *, allowed: str = "") -> None:
+    """Refuse control characters: `sbatch` knows no way to quote a newline.
+
+    Args:
+        key: what holds the text.
+        text: what goes into the job script.
+        allowed: control characters that it may hold.
+
+    Raises:
+        UserError: it holds others.
+    """
+    if any((c < " " or c == "\x7f") and c not in allowed for c in text):
+        raise UserError(f"{key}: {text!r} holds a control character, which no job script can hold")
 
 
 def read(path: Path, *, changes: Mapping[str, str] | None = None) -> Profile:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.runs.git import SNAPSHOT
-from mmlight.runs.slurm.profile import Profile
+from mmlight.runs.run import checked
+from mmlight.runs.slurm.profile import Profile, check_line
 
 # What a run's process does: it goes on from the newest checkpoint of this run, if there is one.
 FIT = (
@@ -69,18 +70,30 @@ def render(
         cwd: where relative paths begin; None for the current folder.
         command: what follows ``python -m mmlight``, as words of the shell. It may use the
             variables ``root``, ``name``, ``id`` and ``run`` (the run's folder).
+
+    Raises:
+        UserError: a name, an id or a folder with characters that no line of a script can hold.
     """
     assert (run_id is None) != (array is None)
+    checked("name", name)
+    for one in array.ids if array else [run_id]:
+        checked("id", str(one))
     interpreter = profile.python or sys.executable
     here = (cwd or Path.cwd()).absolute()
     root, folder = root.absolute(), folder.absolute()
     snapshot = snapshot.absolute() if snapshot else None
+    for what, path in (
+        *(("run.root", root), ("the run's folder", folder), ("the current folder", here)),
+        *(("the copy of the code", snapshot), ("the interpreter", sys.executable)),
+    ):
+        check_line(what, str(path))
     mounts = _mounts(profile, [here, root, *([snapshot] if snapshot else [])])
     filled = {
         "options": _options(
             profile,
             name=f"{name}-{run_id}" if run_id else name,
-            log=folder / ("%A_%a.out" if array else "%j.out"),
+            # sbatch puts the job's id and more in place of what a % begins.
+            log=f"{folder}/".replace("%", "%%") + ("%A_%a.out" if array else "%j.out"),
             array=array,
             nodes=nodes,
             tasks_per_node=tasks_per_node,
@@ -142,7 +155,7 @@ def _options(
     profile: Profile,
     *,
     name: str,
-    log: Path,
+    log: str,
     array: Array | None,
     nodes: int,
     tasks_per_node: int,
@@ -150,7 +163,7 @@ def _options(
 ) -> list[str]:
     given: dict[str, str | int | None] = {
         "job-name": name,
-        "output": str(log),
+        "output": log,
         "open-mode": "append",
         "array": array.option() if array else None,
         "nodes": nodes,

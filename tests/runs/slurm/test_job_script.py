@@ -2,9 +2,11 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from mmlight.errors import UserError
 from mmlight.runs.slurm.profile import Container, Profile
 from mmlight.runs.slurm.script import Array, render, template
 
@@ -123,7 +125,7 @@ def test_a_container_sees_runs_code_and_data(tmp_path, runtime):
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck")
-@pytest.mark.parametrize("array", [None, Array(["a", "b c"])])
+@pytest.mark.parametrize("array", [None, Array(["a", "b"])])
 def test_shellcheck_finds_nothing(tmp_path, array):
     profile = Profile(
         modules=["cuda"], environment={"A": "b c"}, container=Container("apptainer", "a.sif")
@@ -133,3 +135,68 @@ def test_shellcheck_finds_nothing(tmp_path, array):
     for script in (path, template()):
         done = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+
+# What a shell would run, and what would end a quotation.
+EVIL = "a'b\"c$(touch PWNED)`touch PWNED`;touch PWNED;\\# %j #touch"
+
+
+@pytest.mark.parametrize("key", ["root", "cwd", "snapshot", "folder", "name", "run_id"])
+@pytest.mark.parametrize("character", ["\n", "\r", "\0", "\x1b"])
+def test_a_newline_in_a_name_or_folder_is_no_line_of_the_script(tmp_path, key, character):
+    text = f"x{character}touch PWNED #"
+    value = text if key in ("name", "run_id") else tmp_path / text
+    given = {"root": tmp_path, "folder": tmp_path, "name": "a", "run_id": "b"} | {key: value}
+    with pytest.raises(UserError, match=r"control character|cannot name a folder") as error:
+        render(Profile(), **given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {key: "x\ntouch PWNED #"}
+            for key in ("partition", "account", "qos", "constraint", "reservation", "gres")
+        ),
+        *({key: "x\ntouch PWNED #"} for key in ("memory_per_node", "python")),
+        *({key: ["-x\ntouch PWNED #"]} for key in ("sbatch", "srun", "modules")),
+        {"setup": ["x\x1b[2J"]},
+        {"environment": {"A=1; touch PWNED; B": 1}},
+        {"environment": {"A": "\x1b"}},
+        {"container": Container("pyxis", "i\n", [], [])},
+        {"container": Container("pyxis", "i", ["/a\n"], [])},
+        {"container": Container("pyxis", "i", [], ["--x\n"])},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_a_profile_that_would_add_lines_is_refused(changes):
+    (key,) = changes
+    with pytest.raises(UserError, match=f"^{key}"):
+        Profile(**changes)
+
+
+def test_quotes_and_substitutions_are_text_to_the_shell(tmp_path, monkeypatch):
+    folder = tmp_path / EVIL
+    folder.mkdir()
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    profile = Profile(
+        **dict.fromkeys(("partition", "account", "qos", "constraint", "reservation"), EVIL),
+        modules=[EVIL],
+        environment={"A": f"{EVIL}\n{EVIL}"},
+        srun=[EVIL],
+        container=Container("apptainer", EVIL, [f"/{EVIL}"], [EVIL]),
+        python=EVIL,
+    )
+    script = rendered(tmp_path, profile, root=folder, cwd=folder, snapshot=folder)
+    _, called = run(script, tmp_path, A="")
+    assert not list(tmp_path.rglob("PWNED*")) and not Path("PWNED").exists()
+    assert called.count(EVIL) == 4  # of srun, and of the container: option, image, interpreter
+    assert called[called.index("--run.root") + 1] == str(folder)
+    for option in options(script):
+        assert option.startswith(("--", "/")), option
+
+
+def test_a_percent_sign_in_a_folder_is_no_pattern_of_the_log(tmp_path):
+    script = render(Profile(), root=tmp_path, name="a", run_id="b", folder=tmp_path / "50%j")
+    assert f"--output={tmp_path}/50%%j/%j.out" in options(script)

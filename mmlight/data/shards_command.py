@@ -63,6 +63,15 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace shards of an earlier pack"
     )
+    parser.add_argument(
+        "--also-from",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="links and paths of a table may lead into this folder too; otherwise only into the "
+        "source's own",
+    )
     folder = parser.add_argument_group("from a folder")
     folder.add_argument(
         "--label-from-folder", action="store_true", help="add the class folder's number as cls"
@@ -178,6 +187,7 @@ def _faults_of_shard(path: Path, threads: ThreadPoolExecutor) -> Iterator[tuple[
 
 def _pack(options: argparse.Namespace) -> None:
     shared = {"samples_per_shard": options.samples_per_shard, "overwrite": options.overwrite}
+    shared["also_from"] = options.also_from
     if options.source.is_dir():
         if options.file or options.member or options.key:
             raise UserError("--file, --member and --key are for tables; the source is a folder")

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mmlight.data.cursor import permutation
 from mmlight.data.index_file import ShardIndex
 from mmlight.data.seal import SealedWriter
 from mmlight.data.shards import natural_key
+from mmlight.data.source_files import SourceFiles
 from mmlight.errors import UserError
 
 DEFAULT_SAMPLES_PER_SHARD = 1000
@@ -90,6 +91,7 @@ def pack_folder(
     overwrite: bool = False,
     label_from_folder: bool = False,
     shuffle_seed: int | None = None,
+    also_from: Sequence[Path] = (),
 ) -> list[ShardIndex]:
     """Pack the files below a folder; files that differ only behind the first dot are a sample.
 
@@ -105,10 +107,12 @@ def pack_folder(
             write their names to ``classnames.txt``, the layout of ImageNet.
         shuffle_seed: permute the samples; by default they stay in natural order of their names.
             Shards of one class each mix badly in training, so shuffle those.
+        also_from: folders that links may lead into; beside `folder` itself there are none.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    files = _group_files(folder)
+    source = _source(folder, also_from)
+    files = _group_files(source)
     keys = sorted(files, key=natural_key)
     if not keys:
         raise UserError(f"{folder} holds no file with an extension")
@@ -125,7 +129,7 @@ def pack_folder(
         for key in keys:
             sample: dict[str, Any] = {"__key__": key}
             for extension, path in files[key].items():
-                _add(sample, extension, _read(path, f"folder {folder}"), str(folder))
+                _add(sample, extension, source.read(path, f"folder {folder}"), str(folder))
             if classes:
                 _add(sample, "cls", classes.index(key.split("/")[0]), f"sample '{key}'")
             yield sample
@@ -145,6 +149,7 @@ def pack_table(
     key: str | None = None,
     samples_per_shard: int = DEFAULT_SAMPLES_PER_SHARD,
     overwrite: bool = False,
+    also_from: Sequence[Path] = (),
 ) -> list[ShardIndex]:
     """Pack a CSV, TSV, JSON-lines or parquet table: a row is a sample, a column a member.
 
@@ -157,10 +162,12 @@ def pack_table(
         key: column of unique sample keys; by default the number of the row.
         samples_per_shard: see `pack`.
         overwrite: see `pack`.
+        also_from: folders that paths and links may lead into, beside the table's own.
     """
     from mmlight.data.table import read_rows
 
     files, members = list(files), dict(members or {})
+    source = _source(table.parent, also_from)
     wanted = [*files, *members.values(), *([key] if key else [])]
     if not files and not members:
         raise UserError(f"table {table}: name at least one column of files or members to pack")
@@ -172,12 +179,18 @@ def pack_table(
                 if row[column] not in (None, ""):
                     path = table.parent / str(row[column])
                     where = f"table {table}, row {number}, column '{column}'"
-                    _add(sample, path.name.partition(".")[2].lower(), _read(path, where), where)
+                    _add(
+                        sample, path.name.partition(".")[2].lower(), source.read(path, where), where
+                    )
             for extension, column in members.items():
                 _add(sample, extension, row[column], f"table {table}, row {number}")
             yield sample
 
     return pack(samples(), out_dir, samples_per_shard=samples_per_shard, overwrite=overwrite)
+
+
+def _source(folder: Path, also_from: Sequence[Path]) -> SourceFiles:
+    return SourceFiles(folder, also_from=also_from, largest=index.DEFAULT_MAX_MEMBER_BYTES)
 
 
 def _add(sample: dict[str, Any], extension: str, value: Any, where: str) -> None:
@@ -188,28 +201,18 @@ def _add(sample: dict[str, Any], extension: str, value: Any, where: str) -> None
     sample[extension] = value
 
 
-def _read(path: Path, where: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{where}: {path} can't be read: {error.strerror}") from error
-
-
-def _group_files(folder: Path) -> dict[str, dict[str, Path]]:
+def _group_files(source: SourceFiles) -> dict[str, dict[str, Path]]:
     samples: dict[str, dict[str, Path]] = {}
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(root, name)
-            parts = tar.split_name(path.relative_to(folder).as_posix())
-            if parts is None:
-                continue
-            key, extension = parts
-            if extension == "tar":
-                raise UserError(f"{path} is a shard already; give a folder of plain files")
-            if other := samples.setdefault(key, {}).get(extension):
-                raise UserError(f"{path} and {other} are the same member of sample '{key}'")
-            samples[key][extension] = path
+    for path in source.walk():
+        parts = tar.split_name(path.relative_to(source.folder).as_posix())
+        if parts is None:
+            continue
+        key, extension = parts
+        if extension == "tar":
+            raise UserError(f"{path} is a shard already; give a folder of plain files")
+        if other := samples.setdefault(key, {}).get(extension):
+            raise UserError(f"{path} and {other} are the same member of sample '{key}'")
+        samples[key][extension] = path
     return samples
 
 

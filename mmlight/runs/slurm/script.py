@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmlight.errors import UserError
 from mmlight.runs.git import SNAPSHOT
 from mmlight.runs.run import checked
 from mmlight.runs.slurm.profile import Profile, check_line
@@ -87,6 +88,9 @@ def render(
         *(("the copy of the code", snapshot), ("the interpreter", sys.executable)),
     ):
         check_line(what, str(path))
+    if "\\" in str(folder):
+        # SLURM 22.05 drops it from the log's path, and the job fails before it begins.
+        raise UserError(f"run.root: {str(root)!r} holds a backslash, which SLURM does not take")
     mounts = _mounts(profile, [here, root, *([snapshot] if snapshot else [])])
     filled = {
         "options": _options(

@@ -138,7 +138,7 @@ def test_shellcheck_finds_nothing(tmp_path, array):
 
 
 # What a shell would run, and what would end a quotation.
-EVIL = "a'b\"c$(touch PWNED)`touch PWNED`;touch PWNED;\\# %j #touch"
+EVIL = "a'b\"c$(touch PWNED)`touch PWNED`;touch PWNED;# %j #touch"
 
 
 @pytest.mark.parametrize("key", ["root", "cwd", "snapshot", "folder", "name", "run_id"])
@@ -200,3 +200,9 @@ def test_quotes_and_substitutions_are_text_to_the_shell(tmp_path, monkeypatch):
 def test_a_percent_sign_in_a_folder_is_no_pattern_of_the_log(tmp_path):
     script = render(Profile(), root=tmp_path, name="a", run_id="b", folder=tmp_path / "50%j")
     assert f"--output={tmp_path}/50%%j/%j.out" in options(script)
+
+
+def test_a_backslash_in_the_runs_folder_is_refused(tmp_path):
+    # Seen with SLURM 22.05: the log's path loses it, the job ends with JobLaunchFailure.
+    with pytest.raises(UserError, match="backslash"):
+        render(Profile(), root=tmp_path, name="a", run_id="b", folder=tmp_path / "a\\b")

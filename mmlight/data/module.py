@@ -36,7 +36,7 @@ from mmlight.data.module_checks import (
 from mmlight.data.position import STATE_VERSION, Position, check_same
 from mmlight.data.sample import Decoding, Sample, SampleSet
 from mmlight.data.split import Indexes, Split, open_split
-from mmlight.data.text import TextSettings, clean_caption
+from mmlight.data.text import MAX_CHARACTERS, TextSettings
 from mmlight.data.tokenizer import Tokenizer
 from mmlight.errors import UserError
 
@@ -334,6 +334,7 @@ class ShardDataModule(lightning.LightningDataModule):
                 "vocab_size": self.text.tokenizer.vocab_size,
                 "max_tokens": self.text.max_tokens,
                 "clean": self.text.clean,
+                "max_characters": self.text.max_characters,
                 "offsets": self.text.offsets,
             }
         return {
@@ -347,7 +348,7 @@ class ShardDataModule(lightning.LightningDataModule):
         """Return sentences as a text encoder takes them, prepared as captions are."""
         assert self.text is not None
         samples = [
-            Sample(number, "", captions=[clean_caption(sentence, self.text.clean)])
+            Sample(number, "", captions=[self.text.prepared(sentence)])
             for number, sentence in enumerate(sentences)
         ]
         layout = Layout(modalities=("text",), labels=False, fields=(), image=None, text=self.text)
@@ -526,6 +527,7 @@ class ShardDataModule(lightning.LightningDataModule):
             image=self.image,
             audio=self.audio,
             clean=self.text.clean if self.text is not None else "none",
+            max_characters=self.text.max_characters if self.text is not None else MAX_CHARACTERS,
             num_captions=self.text.captions_per_sample if self.text is not None else 1,
             class_names=tuple(self.class_names) or None,
             corruptor=corruptor(self.corruptions, split=name, seed=self.seed),

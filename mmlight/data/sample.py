@@ -17,7 +17,7 @@ from mmlight.data.draw import Draws
 from mmlight.data.image import ImageSettings, decode, fit_image, load_image
 from mmlight.data.image_fit import Fitted
 from mmlight.data.members import Contents, Members, parse_label, parse_source
-from mmlight.data.text import Cleaning, clean_caption
+from mmlight.data.text import MAX_CHARACTERS, Cleaning, clean_caption
 from mmlight.errors import UserError
 
 T = TypeVar("T")
@@ -115,6 +115,7 @@ class Decoding:
         class_names: labels must be below their number; None to take any.
         corruptor: spoils what was decoded; None leaves it as it is.
         num_captions: captions of a sample in training.
+        max_characters: longer captions are cut to so many.
     """
 
     image: ImageSettings | None
@@ -123,6 +124,7 @@ class Decoding:
     class_names: tuple[str, ...] | None
     corruptor: Corruptor | None = None
     num_captions: int = 1
+    max_characters: int = MAX_CHARACTERS
 
 
 def decode_sample(
@@ -176,7 +178,12 @@ def decode_sample(
     if members.class_captions:
         captions = _class_captions(members.class_captions, sample, decoding.class_names)
     else:
-        captions = _attempt("text", lambda: contents.captions(members))
+        limit = decoding.max_characters
+        captions = [
+            (text[:limit], weight)
+            for text, weight in _attempt("text", lambda: contents.captions(members))
+            if text[:limit].strip()
+        ]
     sample.blank_captions = decoding.num_captions if draws else 1
     if captions and draws:
         captions = _drawn(captions, decoding.num_captions, draws=draws("text"))

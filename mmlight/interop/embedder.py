@@ -19,7 +19,7 @@ from mmlight.data.audio import AudioSettings, load_audio
 from mmlight.data.collate import Layout, collate
 from mmlight.data.image import ImageSettings, load_image
 from mmlight.data.sample import Sample
-from mmlight.data.text import TextSettings, clean_caption
+from mmlight.data.text import MAX_CHARACTERS, TextSettings
 from mmlight.data.tokenizer import tokenizer_from_state
 from mmlight.errors import UserError
 from mmlight.tasks.contrastive import Contrastive
@@ -65,6 +65,7 @@ class Embedder:
                 max_tokens=text["max_tokens"],
                 clean=text["clean"],
                 offsets=text.get("offsets", False),
+                max_characters=text.get("max_characters", MAX_CHARACTERS),
             )
 
     @classmethod
@@ -102,8 +103,7 @@ class Embedder:
         """Return (N, D) unit-length features, float32 on the CPU."""
         settings = self._require("text", self._text)
         samples = (
-            Sample(i, "", captions=[clean_caption(text, settings.clean)])
-            for i, text in enumerate(texts)
+            Sample(i, "", captions=[settings.prepared(text)]) for i, text in enumerate(texts)
         )
         return self._embed("text", samples, batch_size=batch_size)
 

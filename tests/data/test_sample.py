@@ -1,4 +1,5 @@
 import json
+import time
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -159,3 +160,26 @@ def test_parts_have_members_of_their_own_and_neighbours(tmp_path):
     assert [samples.members(n) is second for n in range(5)] == [False] * 3 + [True] * 2
     assert samples.neighbours(2) == range(0, 3) and samples.neighbours(3) == range(3, 5)
     assert samples.corpus.key(4) == "y/1"
+
+
+def test_a_caption_of_20_mb_is_cut_before_it_is_cleaned(tmp_path):
+    long = b"h\xc3\xa9llo w\xc3\xb6rld &amp; some " * 800_000
+    samples = sample_set(tmp_path, {"txt": long}, {"txt": b" " * 200_000 + b"behind"})
+    decoding = replace(DECODING, clean="clip")
+    start = time.process_time()
+    sample = decode_sample(samples, 0, decoding, draws=in_epoch(0))
+    assert time.process_time() - start < 5
+    whole = "héllo wörld & some "
+    assert sample.captions[0].startswith(whole * 4000) and len(sample.captions[0]) < 100_000
+    short = decode_sample(samples, 0, replace(decoding, max_characters=12), draws=None)
+    assert short.captions == short.meant == ["héllo wörld"]
+    assert decode_sample(samples, 1, decoding, draws=None).captions == []
+
+
+def test_the_captions_of_a_sample_are_limited(tmp_path):
+    lines = [{"txt": b"a\n" * count} for count in (1000, 1001)]
+    members = Members(text="txt", text_lines=True)
+    samples = sample_set(tmp_path, *lines, members=members)
+    assert len(decode_sample(samples, 0, DECODING, draws=None).captions) == 1000
+    with pytest.raises(BadMemberError, match="txt holds 1001 captions, more than 1000"):
+        decode_sample(samples, 1, DECODING, draws=None)

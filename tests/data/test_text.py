@@ -21,7 +21,7 @@ def test_caption_ids_are_stable_hashes():
     assert all(-(2**63) <= caption_id(str(n)) < 2**63 for n in range(100))
 
 
-@pytest.mark.parametrize("settings", [{"max_tokens": 2}, {"clean": "soap"}])
+@pytest.mark.parametrize("settings", [{"max_tokens": 2}, {"clean": "soap"}, {"max_characters": 0}])
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(UserError, match=r"text\."):
         TextSettings(ByteTokenizer(), **settings)
@@ -31,3 +31,8 @@ def test_offsets_exclude_cleaning_that_moves_characters():
     assert TextSettings(ByteTokenizer(), offsets=True).offsets
     with pytest.raises(UserError, match=r"text\.clean: 'whitespace' moves .* clean: none"):
         TextSettings(ByteTokenizer(), offsets=True, clean="whitespace")
+
+
+def test_a_long_text_is_cut_before_it_is_cleaned():
+    settings = TextSettings(ByteTokenizer(), clean="clip", max_characters=8)
+    assert settings.prepared("A &amp; B") == "a &"

@@ -5,10 +5,9 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -25,9 +24,10 @@ from mmlight.runs.reproduce import (
     differences_before,
     read_recorded,
 )
+from mmlight.runs.reproduce_plan import describe, recorded_environment
 from mmlight.runs.run import RUN_ID, RunFolder
 from mmlight.runs.worktree import checked_out
-from mmlight.terminal import Terminal
+from mmlight.terminal import Terminal, say
 
 _POLL_S = 0.5
 
@@ -42,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
         prog="mmlight reproduce",
         description="Run a recorded run again in a fresh run folder beside it: its commit with "
         "what was uncommitted, checked out into a temporary work tree, and its resolved "
-        "configuration. Says which packages, devices and data differ from those recorded.",
+        "configuration. Shows what it would run, and asks. Says which packages, devices and data "
+        "differ from those recorded.",
     )
     parser.add_argument("run", metavar="RUN", help="NAME/ID, ID, a path, or its begin")
     parser.add_argument(
@@ -58,6 +59,9 @@ def main(argv: Sequence[str]) -> int:
         type=Path,
         help="a clone that has the run's commit (default: that of this mmlight)",
     )
+    parser.add_argument(
+        "-y", "--yes", action="store_true", help="don't ask: the run's folder is trusted"
+    )
     options = parser.parse_args(argv)
     if options.check is not None and options.check < 1:
         raise UserError(f"--check {options.check}: must be 1 or more")
@@ -71,10 +75,14 @@ def main(argv: Sequence[str]) -> int:
         )
     console = Terminal(soft_wrap=True)
     again = RunFolder(run.path.resolve().with_name(f"{run.id}-again-{secrets.token_hex(2)}"))
-    with _terminated_as_interrupted(), _code(recorded, options.repository, console) as code:
+    arguments = _arguments(recorded, again, check=options.check)
+    say(*describe(recorded, arguments))
+    if not options.yes and not _agreed():
+        return 1
+    with _terminated_as_interrupted(), _code(recorded, options.repository) as code:
         _tell(differences_before(recorded), console)
         watch = _Watch(recorded, again, losses=losses, check=options.check, console=console)
-        ended = _run(recorded, again, code=code, check=options.check, watch=watch)
+        ended = _run(recorded, again, arguments, code=code, watch=watch)
     watch.tell_differences()
     return _conclude(watch, ended, console)
 
@@ -113,9 +121,22 @@ class _Watch:
             _tell(differences_after(self.recorded, self.again), self._console)
 
 
-def _run(
-    recorded: Recorded, again: RunFolder, *, code: Path, check: int | None, watch: _Watch
-) -> Ended:
+def _agreed() -> bool:
+    """Ask whether what was told shall be run.
+
+    Raises:
+        UserError: there is nobody to ask.
+    """
+    if not sys.stdin.isatty():
+        raise UserError(
+            "a run's folder is code: look at what would be run, and say --yes if it is trusted"
+        )
+    sys.stdout.write("Run this? [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _arguments(recorded: Recorded, again: RunFolder, *, check: int | None) -> list[str]:
     nodes = int(recorded.config["trainer"].get("num_nodes") or 1)
     if nodes > 1:
         raise UserError(
@@ -131,10 +152,18 @@ def _run(
         arguments.append(f"--ckpt_path={recorded.ckpt_path}")
     if check is not None:
         arguments.append("--run.wandb=off")
+    return arguments
+
+
+def _run(
+    recorded: Recorded, again: RunFolder, arguments: Sequence[str], *, code: Path, watch: _Watch
+) -> Ended:
+    paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
     return run_child(
         arguments,
         environment={
-            **_environment(recorded.provenance, code=code),
+            **recorded_environment(recorded),
+            "PYTHONPATH": os.pathsep.join(paths),
             RUN_ID: again.id,
         },
         folder=recorded.folder,
@@ -143,35 +172,18 @@ def _run(
     )
 
 
-def _environment(provenance: Mapping[str, Any], *, code: Path) -> dict[str, str]:
-    """Return the variables that the run was made under; sums depend on the number of threads."""
-    paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
-    own: dict[str, str] = dict(provenance.get("environment") or {})
-    own.pop("CUDA_VISIBLE_DEVICES", None)  # which of equal devices are free is another matter
-    if provenance.get("num_threads"):
-        own["OMP_NUM_THREADS"] = str(provenance["num_threads"])
-    return {**own, "PYTHONPATH": os.pathsep.join(paths)}
-
-
 @contextmanager
-def _code(recorded: Recorded, repository: Path | None, console: Terminal) -> Iterator[Path]:
+def _code(recorded: Recorded, repository: Path | None) -> Iterator[Path]:
     git = recorded.git
     if git is None:
-        console.print("code: the run recorded no commit, so it is the present code")
         yield Path(__file__).resolve().parents[2]
         return
     where = repository or code_folder()
     patch = recorded.patch
-    changed = " with what was uncommitted" if patch else ""
-    console.print(f"code: commit {git['commit'][:12]}{changed}")
-    if recorded.is_first:
-        console.print("code: that of the run's first start; other code has gone on with it since")
     if git.get("dirty") and patch is None:
         raise UserError(
             f"run {recorded.run.path}: was made with uncommitted changes, and its git.patch is gone"
         )
-    if git.get("left_out"):
-        console.print(f"code: not recorded, as too large: {', '.join(git['left_out'])}")
     with checked_out(where, commit=git["commit"], patch=patch) as tree:
         # The package's folder, or that of a project that uses an installed mmlight.
         prefix = Path(git.get("prefix", "mmlight"))

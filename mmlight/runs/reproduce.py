@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmlight.runs.provenance import package_versions
 from mmlight.runs.run import RunFolder
 
 # What `provenance.json` says of the place, and that changes results.
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PLACE = ("platform", "devices", "num_devices", "precision", "num_threads")
 
 
@@ -87,8 +89,23 @@ def read_recorded(path: Path) -> Recorded:
         raise UserError(
             f"run {path}: is an evaluation ({provenance['verb']}); only trainings are run again"
         )
+    if provenance.get("git") is not None:
+        _check_git(run, provenance["git"])
     config = compose.read(run.config)
     return Recorded(run, config, provenance, provenance.get("ckpt_path"), is_first)
+
+
+def _check_git(run: RunFolder, git: Any) -> None:
+    """Refuse what git would take for an option, and a folder outside of the work tree."""
+    commit, prefix = (
+        (git.get("commit"), git.get("prefix", "")) if isinstance(git, dict) else ("", "")
+    )
+    if not _COMMIT.fullmatch(str(commit)):
+        raise UserError(f"run {run.path}: its provenance names no commit, but {commit!r}")
+    if Path(prefix).is_absolute() or ".." in Path(prefix).parts:
+        raise UserError(
+            f"run {run.path}: its provenance names a folder {prefix!r} outside the code"
+        )
 
 
 def differences_before(recorded: Recorded) -> list[Difference]:

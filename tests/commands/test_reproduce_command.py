@@ -1,7 +1,9 @@
 """`mmlight reproduce`: a run's own code is run again, and what differs is told."""
 
+import io
 import json
 import os
+import sys
 from hashlib import sha256
 
 import cli_data
@@ -76,7 +78,7 @@ def record(tmp_path, repository):
 
 
 def reproduce(run, repository, *arguments):
-    code = main(["reproduce", str(run), "--repository", str(repository), *arguments])
+    code = main(["reproduce", str(run), "--repository", str(repository), "--yes", *arguments])
     assert "mmlight-reproduce" not in git_data.git(repository, "worktree", "list")
     return code
 
@@ -173,6 +175,64 @@ def test_a_run_that_recorded_nothing_is_refused(tmp_path, capsys):
     assert "has no provenance.json; give a run's folder" in capsys.readouterr().err
 
 
+def ask(run, repository, monkeypatch, answer):
+    """Run the command on a terminal of its own, where somebody answers."""
+    ours, its = os.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    with open(its) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        code = main(["reproduce", str(run), "--repository", str(repository)])
+    os.close(ours)
+    return code
+
+
+@pytest.mark.parametrize(("answer", "runs"), [("y", True), ("", False), ("no", False)])
+def test_what_would_be_run_is_shown_and_asked(record, repository, capfd, monkeypatch, answer, runs):
+    run = record(environment={"PYTHONHASHSEED": "7"})
+    (run / "config.yaml").write_text("trainer: {callbacks: [{class_path: os.system}]}\n")
+    assert ask(run, repository, monkeypatch, answer) == (0 if runs else 1)
+    out = capfd.readouterr().out
+    for said in (
+        f"patch: {run / 'git.patch'}: 1 file, 1 lines added, 1 removed: mmlight/__main__.py\n",
+        "settings: classes of other packages: os.system\n",
+        "variables: PYTHONHASHSEED=7 OMP_NUM_THREADS=2\n",
+        f"command: mmlight fit -c {run / 'config.yaml'} --run.root=",
+    ):
+        assert said in out
+    assert bool(list(run.parent.glob("one-again-*"))) is runs
+
+
+def test_nothing_is_run_where_nobody_can_be_asked(record, repository, capfd, monkeypatch):
+    run = record()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert main(["reproduce", str(run), "--repository", str(repository)]) == 2
+    said = capfd.readouterr()
+    assert said.err.count("\n") == 1 and "say --yes if it is trusted" in said.err
+    assert not list(run.parent.glob("one-again-*"))
+
+
+def test_a_patch_that_was_changed_is_told(record, repository, capfd):
+    run = record()
+    (run / "git.patch").write_text((run / "git.patch").read_text() + "\n")
+    reproduce(run, repository)
+    assert "patch: it is not the one that was recorded" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"environment": {"LD_PRELOAD": "/tmp/x.so"}}, "sets LD_PRELOAD, which no run records"),
+        ({"git": {"commit": "--upload-pack=x"}}, "names no commit"),
+        ({"git": {"commit": "0" * 40, "prefix": "../other"}}, "outside the code"),
+        ({"git": {"commit": "0" * 40, "prefix": "/other"}}, "outside the code"),
+        ({"git": "x"}, "names no commit"),
+    ],
+)
+def test_a_record_that_no_run_writes_is_refused(record, repository, capfd, changes, said):
+    assert reproduce(record(**changes), repository) == 2
+    assert said in capfd.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_real_run_repeats_its_losses_bit_for_bit(tmp_path, capfd, monkeypatch):
@@ -194,7 +254,7 @@ def test_a_real_run_repeats_its_losses_bit_for_bit(tmp_path, capfd, monkeypatch)
     assert provenance["git"]["patch_sha256"] == digest
     for name in ("MMLIGHT_RUN_ID", "MMLIGHT_RUN_OWNER"):
         os.environ.pop(name, None)
-    assert main(["reproduce", str(run), "--check", "5"]) == 0
+    assert main(["reproduce", str(run), "--check", "5", "--yes"]) == 0
     assert "5 of 5 logged losses: equal bit for bit (to step 10)" in capfd.readouterr().out
     (again,) = run.parent.glob("*-again-*")
     assert json.loads((again / "provenance.json").read_text())["git"] == {

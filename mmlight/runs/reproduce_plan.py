@@ -1,0 +1,93 @@
+"""What running a recorded run again would run, for the user to look at before it is done.
+
+A run's folder is code: its patch changes the program, its configuration names classes, and its
+variables change how Python starts.
+"""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from mmlight.errors import UserError
+from mmlight.runs.provenance import ENVIRONMENT
+from mmlight.runs.reproduce import Recorded
+
+_SHOWN = 8
+
+
+def recorded_environment(recorded: Recorded) -> dict[str, str]:
+    """Return the variables that the run was made under; sums depend on the number of threads.
+
+    Raises:
+        UserError: others than a run records, which would change more than its sums.
+    """
+    own: dict[str, str] = dict(recorded.provenance.get("environment") or {})
+    if foreign := sorted(set(map(str, own)) - set(ENVIRONMENT)):
+        raise UserError(
+            f"run {recorded.run.path}: its provenance sets {', '.join(foreign)}, which no run "
+            f"records (only {', '.join(ENVIRONMENT)}); remove it there"
+        )
+    own.pop("CUDA_VISIBLE_DEVICES", None)  # which of equal devices are free is another matter
+    if recorded.provenance.get("num_threads"):
+        own["OMP_NUM_THREADS"] = recorded.provenance["num_threads"]
+    return {name: str(value) for name, value in own.items()}
+
+
+def describe(recorded: Recorded, arguments: Sequence[str]) -> Iterator[str]:
+    """Yield a line on each thing that would be run.
+
+    Args:
+        recorded: the run.
+        arguments: of ``mmlight``, as it would be started again.
+    """
+    git, patch = recorded.git, recorded.patch
+    if git is None:
+        yield "code: the run recorded no commit, so it is the present code"
+    else:
+        yield f"code: commit {git['commit'][:12]}{' with what was uncommitted' if patch else ''}"
+        if recorded.is_first:
+            yield "code: that of the run's first start; other code has gone on with it since"
+        if patch is not None:
+            yield f"patch: {patch}: {_changes(patch)}"
+            if sha256(patch.read_bytes()).hexdigest() != git.get("patch_sha256"):
+                yield "patch: it is not the one that was recorded"
+        if git.get("left_out"):
+            yield f"code: not recorded, as too large: {', '.join(map(str, git['left_out']))}"
+    foreign = sorted(set(_class_paths(recorded.config)))
+    if foreign:
+        yield f"settings: classes of other packages: {_some(foreign)}"
+    values = recorded_environment(recorded)
+    yield f"variables: {shlex.join(f'{k}={v}' for k, v in values.items()) or 'none'}"
+    yield f"command: mmlight {shlex.join(arguments)}"
+    yield f"in: {recorded.folder}"
+
+
+def _changes(patch: Path) -> str:
+    command = ["git", "apply", "--numstat", "-z", os.fspath(patch.resolve())]
+    done = subprocess.run(command, cwd=patch.parent, capture_output=True, check=False)
+    rows = [row.split("\t", 2) for row in done.stdout.decode(errors="replace").split("\0") if row]
+    if done.returncode or not rows:
+        return "git cannot read it"
+    added, removed = (sum(int(row[n]) for row in rows if row[n].isdecimal()) for n in (0, 1))
+    files = "1 file" if len(rows) == 1 else f"{len(rows)} files"
+    return f"{files}, {added} lines added, {removed} removed: {_some([row[-1] for row in rows])}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        path = value.get("class_path")
+        if isinstance(path, str) and not path.startswith("mmlight."):
+            yield path
+    children = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list):
+        for child in children:
+            yield from _class_paths(child)

@@ -55,6 +55,17 @@ def note(told: object) -> None:
     say(f"mmlight: {told}", file=sys.stderr)
 
 
+def agrees(question: str) -> bool:
+    """Ask whoever sits at the terminal; anything but a yes is a no.
+
+    Args:
+        question: the question.
+    """
+    sys.stdout.write(f"{one_line(question)} [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 class Terminal(Console):
     """Rich's console for tables and bars, in which every text is a line that only shows.
 

@@ -27,7 +27,7 @@ from mmlight.runs.reproduce import (
 from mmlight.runs.reproduce_plan import describe, recorded_environment
 from mmlight.runs.run import RUN_ID, RunFolder
 from mmlight.runs.worktree import checked_out
-from mmlight.terminal import Terminal, say
+from mmlight.terminal import Terminal, agrees, say
 
 _POLL_S = 0.5
 
@@ -131,9 +131,7 @@ def _agreed() -> bool:
         raise UserError(
             "a run's folder is code: look at what would be run, and say --yes if it is trusted"
         )
-    sys.stdout.write("Run this? [y/N] ")
-    sys.stdout.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return agrees("Run this?")
 
 
 def _arguments(recorded: Recorded, again: RunFolder, *, check: int | None) -> list[str]:

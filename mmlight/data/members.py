@@ -1,14 +1,14 @@
 """Which members of a sample are its image, text, audio, label and further fields."""
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmlight.batch import Modality
 from mmlight.data import probe
 from mmlight.data.boxes import MAX_LABEL, BoxFormat
+from mmlight.data.json_text import parse_json
 from mmlight.errors import UserError, nearest
 
 
@@ -197,38 +197,10 @@ class Contents:
 TEXT_EXTENSIONS = frozenset(probe.ENDINGS["text"])
 
 
-# Python's own limit differs between versions, and what walks a value later has others.
-_MAX_DEPTH = 100
 # Evaluation takes all captions of a sample at once.
 _MAX_CAPTIONS = 1_000
 # Not what `int` takes: underscores, digits of other scripts, thousands of them.
 _DIGITS = re.compile(r"\+?[0-9]{1,19}")
-
-
-def parse_json(data: bytes) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        ValueError: it is none, or its lists and objects are nested more than 100 deep.
-    """
-    too_deep = f"JSON that is nested more than {_MAX_DEPTH} deep"
-    try:
-        value = json.loads(data)
-    except RecursionError:
-        raise ValueError(too_deep) from None
-    if data.count(b"[") + data.count(b"{") > _MAX_DEPTH:
-        level = [value]
-        for _ in range(_MAX_DEPTH + 1):
-            level = [inner for outer in level for inner in _within(outer)]
-        if level:
-            raise ValueError(too_deep)
-    return value
-
-
-def _within(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def _parse(extension: str, data: bytes) -> Any:

@@ -58,7 +58,8 @@ def _real(path: Path, folders: dict[str, str]) -> str:
 def natural_key(text: str) -> list[tuple[int, int, str]]:
     """Return a key that sorts numbers within text by their value."""
     parts = re.split(r"([0-9]+)", text)
-    return [(1, int(part), part) if part.isdigit() else (0, 0, part) for part in parts]
+    # isdigit would also be true of a superscript two, of which int() knows nothing
+    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def _expand_all(patterns: Sequence[str], base: Path) -> Iterator[tuple[str, Path]]:

@@ -1,11 +1,11 @@
 """Rows of CSV, TSV, JSON-lines and parquet files, one dict each."""
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmlight.data.json_text import parse_json
 from mmlight.errors import UserError, nearest
 
 
@@ -34,6 +34,8 @@ def read_rows(table: Path, *, columns: Sequence[str]) -> Iterator[dict[str, Any]
         raise UserError(f"table {table} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"table {table} is not UTF-8: {error}") from error
+    except csv.Error as error:  # a field of more than 128 KiB, a quote that never closes
+        raise UserError(f"table {table} can't be read: {error}") from error
 
 
 def _check(table: Path, columns: Sequence[str], known: Sequence[str]) -> None:
@@ -64,7 +66,7 @@ def _read_json(table: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise UserError(f"table {table}, line {number}: {error}") from error
             if not isinstance(row, dict):
@@ -83,5 +85,5 @@ def _read_parquet(table: Path, columns: Sequence[str]) -> Iterator[dict[str, Any
             _check(table, columns, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=256, columns=list(dict.fromkeys(columns))):
                 yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise UserError(f"table {table} is no parquet file: {error}") from error

@@ -1,6 +1,6 @@
 import pytest
 
-from mmlight.data.shards import expand
+from mmlight.data.shards import expand, natural_key
 from mmlight.errors import UserError
 
 
@@ -92,3 +92,8 @@ def test_one_shard_under_two_names_is_refused(folder):
     (folder / "a" / "link.tar").symlink_to(folder / "a" / "1.tar")
     with pytest.raises(UserError, match="named twice, by 'a'"):
         expand("a", base=folder)
+
+
+def test_digits_that_are_no_numbers_sort_as_text():
+    names = ["a10", "a9\u00b22", "a9", "\u00b2"]
+    assert sorted(names, key=natural_key) == ["a9", "a9\u00b22", "a10", "\u00b2"]

@@ -19,6 +19,7 @@ def shards(tmp_path):
         captions = [f"Caption {number}", caption]
         members.append((f"{number:03d}.json", json.dumps({"captions": captions}).encode()))
     members.append(("broken.txt", b"\xff\xfe not UTF-8"))
+    members.append(("broken.json", b"[" * 100_000))
     return str(write_tar(tmp_path / "shards/0.tar", members))
 
 

@@ -21,7 +21,6 @@ from mmlight.callbacks.run_logger import RunLogger
 from mmlight.runs.files import sync_folder
 from mmlight.runs.run import step_of
 from mmlight.tasks.saved import read_checkpoint
-from mmlight.tasks.sharded import is_sharded
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -34,11 +33,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint, also one in the parts that a sharded run wrote."""
-        if is_sharded(Path(path)):
-            return read_checkpoint(Path(path))
-        options = {} if map_location is None else {"map_location": map_location}
-        return super().load_checkpoint(path, weights_only=weights_only, **options)
+        """Read a checkpoint, also one in the parts that a sharded run wrote, to the CPU.
+
+        Args:
+            path: the checkpoint.
+            map_location: not used.
+            weights_only: not used; nothing but tensors and plain values is ever unpickled.
+        """
+        # Not mapped: what is restored would change with the file.
+        return read_checkpoint(Path(path), mapped=False)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmlight.checksums import archive_damage, folder_damage
 from mmlight.data.tokenizer import Offsets, State, Tokenizer, tokenizer_from_state
 from mmlight.errors import UserError
 
@@ -20,8 +21,9 @@ class SavedTokenizer(Tokenizer):
     """
 
     def __init__(self, saved: str) -> None:
-        text = (_preprocessing(Path(saved)) or {}).get("text")
-        if not text:
+        kept = _preprocessing(Path(saved))
+        text = kept.get("text") if isinstance(kept, dict) else None
+        if not isinstance(text, dict) or "tokenizer" not in text:
             raise UserError(f"tokenizer: {saved} holds none; its model reads no text")
         self._own = tokenizer_from_state(text["tokenizer"])
         self.vocab_size, self.pad_id = self._own.vocab_size, self._own.pad_id
@@ -50,6 +52,9 @@ class SavedTokenizer(Tokenizer):
 def _preprocessing(path: Path) -> dict[str, Any] | None:
     import torch
 
+    problem = folder_damage(path, names=()) if path.is_dir() else archive_damage(path)
+    if problem is not None:
+        raise UserError(f"tokenizer: {path} {problem}")
     try:
         if path.is_dir():
             return json.loads((path / "preprocessing.json").read_text(encoding="utf-8"))

@@ -26,10 +26,20 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mmlight import comm
+from mmlight.checksums import file_checksum, write_list
 from mmlight.errors import UserError
-from mmlight.tasks.saved import check_same_model
+from mmlight.tasks.saved import check_same_model, check_whole
 from mmlight.tasks.shard_reader import GivenPlanner, ShardReader
-from mmlight.tasks.sharded import AVERAGE, META, OPTIMIZERS, STATE, by_name, by_number, read_meta
+from mmlight.tasks.sharded import (
+    AVERAGE,
+    META,
+    METADATA,
+    OPTIMIZERS,
+    STATE,
+    by_name,
+    by_number,
+    read_meta,
+)
 
 
 def save_sharded(checkpoint: dict[str, Any], path: Path) -> None:
@@ -52,11 +62,17 @@ def save_sharded(checkpoint: dict[str, Any], path: Path) -> None:
         meta[AVERAGE] = {k: v for k, v in average.items() if k not in tensors[AVERAGE]}
     try:
         save(tensors, checkpoint_id=part)
+        # Each rank's own files, so that no byte crosses a network for its checksum.
+        own = {f.name: file_checksum(f) for f in part.glob(f"__{comm.rank()}_*")}
+        checksums = {name: sum_ for each in comm.gather_objects(own) for name, sum_ in each.items()}
         if comm.rank() == 0:
             with (part / META).open("wb") as file:
                 torch.save(meta, file)
                 file.flush()
                 os.fsync(file.fileno())
+            for name in (META, METADATA):
+                checksums[name] = file_checksum(part / name)
+            write_list(part, checksums)
             if path.is_dir():
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)
@@ -96,8 +112,9 @@ def load_sharded(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) 
     """Load a folder, however many ranks wrote it; return what Lightning restores the rest from.
 
     Raises:
-        UserError: the checkpoint is of another model.
+        UserError: the checkpoint is damaged, or of another model.
     """
+    check_whole(path)
     meta = read_meta(path)
     stored = ShardReader(path).read_metadata().state_dict_metadata
     state: dict[str, Any] = get_model_state_dict(model)

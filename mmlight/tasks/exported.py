@@ -1,7 +1,8 @@
 """The folder that ``mmlight export`` writes: a task as plain files that any program can read.
 
 `model.safetensors` holds the state dict, `task.json` the description that rebuilds the task
-(`mmlight.tasks.spec`), `preprocessing.json` how inputs are prepared.
+(`mmlight.tasks.spec`), `preprocessing.json` how inputs are prepared, `checksums.json` the checksums
+of all three.
 """
 
 import json
@@ -12,13 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from mmlight.checksums import file_checksum, folder_damage, write_list
 from mmlight.errors import UserError
 from mmlight.runs.files import write_bytes, write_json
-from mmlight.tasks.saved import Saved
+from mmlight.tasks.saved import Saved, as_saved
 
 WEIGHTS = "model.safetensors"
 TASK = "task.json"
 PREPROCESSING = "preprocessing.json"
+_FILES = (WEIGHTS, TASK, PREPROCESSING)
 FORMAT = "mmlight-export"
 VERSION = 1
 
@@ -38,6 +41,7 @@ def write_export(folder: Path, saved: Saved) -> None:
         name: tensor.detach().cpu().clone().contiguous() for name, tensor in saved.tensors.items()
     }
     write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_list(folder, {name: file_checksum(folder / name) for name in _FILES})
 
 
 def read_export(folder: Path) -> Saved:
@@ -46,6 +50,9 @@ def read_export(folder: Path) -> Saved:
     Raises:
         UserError: a file is missing or damaged, or the folder is of a later version.
     """
+    problem = folder_damage(folder, names=_FILES)
+    if problem is not None:
+        raise UserError(f"{folder}: {problem}")
     about = _read_json(folder / TASK, folder)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UserError(f"{folder}: {TASK} was not written by mmlight export")
@@ -59,11 +66,11 @@ def read_export(folder: Path) -> Saved:
         tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: {WEIGHTS} cannot be read ({error})") from error
-    return Saved(about["task"], preprocessing, tensors)
+    return as_saved(about.get("task"), preprocessing, tensors, path=folder)
 
 
 def _read_json(path: Path, folder: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder}: {path.name} cannot be read ({error})") from error

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmlight.checksums import archive_damage
 from mmlight.errors import UserError
 from mmlight.tasks.sharded import find_damage, is_sharded, read_shards
 
@@ -34,30 +35,58 @@ def read_saved(path: Path) -> Saved:
     """Read a checkpoint, or the folder that ``mmlight export`` writes.
 
     Raises:
-        UserError: no such file or folder, or not one of mmlight.
+        UserError: no such file or folder, not one of mmlight, or damaged.
     """
     if path.is_dir() and not is_sharded(path):
         from mmlight.tasks.exported import read_export
 
         return read_export(path)
     checkpoint = read_checkpoint(path)
-    own = checkpoint[CHECKPOINT_KEY]
-    return Saved(own["task"], own["preprocessing"], checkpoint["state_dict"])
+    own, tensors = checkpoint[CHECKPOINT_KEY], checkpoint.get("state_dict")
+    if not isinstance(own, dict) or not isinstance(tensors, dict):
+        raise UserError(f"checkpoint {path}: was not written by mmlight")
+    return as_saved(own.get("task"), own.get("preprocessing"), tensors, path=path)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, in one file or in parts; only tensors and plain values are unpickled.
+def as_saved(description: Any, preprocessing: Any, tensors: dict[Any, Any], *, path: Path) -> Saved:
+    """Return what a file holds if it has the form of it; what is named in it is not looked at.
 
     Raises:
-        UserError: no such file, not a checkpoint, or not one of mmlight.
+        UserError: it has not.
+    """
+    arguments = description.get("init_args") if isinstance(description, dict) else None
+    known = arguments if isinstance(arguments, dict) else {}
+    parts = [known.get("towers"), known.get("tuning"), preprocessing]
+    if (
+        not isinstance(arguments, dict)
+        or not isinstance(description.get("class_path"), str)
+        or not all(part is None or isinstance(part, dict) for part in parts)
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items())
+    ):
+        raise UserError(f"{path}: does not describe a task as mmlight does")
+    return Saved(description, preprocessing, tensors)
+
+
+def read_checkpoint(path: Path, *, mapped: bool = True) -> dict[str, Any]:
+    """Read a checkpoint, in one file or in parts; only tensors and plain values are unpickled.
+
+    Args:
+        path: the file or folder.
+        mapped: leave tensors in the file until they are used, where it is one file.
+
+    Raises:
+        UserError: no such file, not a checkpoint, not one of mmlight, or damaged.
     """
     if not path.is_file() and not is_sharded(path):
         raise UserError(f"checkpoint {path}: no such file")
+    problem = find_damage(path) if path.is_dir() else archive_damage(path)
+    if problem is not None:
+        raise UserError(f"checkpoint {path}: {problem}")
     try:
         if path.is_dir():
-            return read_shards(path)
-        # Mapped: a check of what it is must not read gigabytes that Lightning reads again.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            checkpoint = read_shards(path)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
         raise UserError(
             f"checkpoint {path}: holds more than tensors and plain values, or is damaged; nothing "
@@ -72,10 +101,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_whole(path: Path) -> None:
-    """Refuse a checkpoint that is damaged, without reading its tensors.
-
-    Of a checkpoint in one file the directory and everything but the tensors is read; of one in
-    parts the sizes of its files are compared with what the ranks wrote.
+    """Refuse a checkpoint that is damaged; all of its bytes are compared with their checksums.
 
     Raises:
         UserError: no such file, not a checkpoint, not one of mmlight, or damaged.

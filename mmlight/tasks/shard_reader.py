@@ -6,6 +6,7 @@ with all that pickle allows; a checkpoint from elsewhere could run any code.
 
 import io
 import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,12 @@ class ShardReader(FileSystemReader):
         """
         with self.fs.create_stream(self._get_metadata_path(), "rb") as file:
             metadata: Metadata = _ListReader(file).load()
+        for part in (metadata.storage_data or {}).values():
+            name = part.relative_path
+            if Path(name).name != name or part.transform_descriptors:
+                raise pickle.UnpicklingError(
+                    f"names {name!r}, which is no plain file of the folder"
+                )
         if metadata.storage_meta is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id

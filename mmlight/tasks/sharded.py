@@ -1,26 +1,29 @@
 """Checkpoints in parts: a folder that the ranks of a sharded run wrote together.
 
-Tensors are in the files of `torch.distributed.checkpoint`, everything else in `meta.pt`. Optimiser
-states bear the names of parameters, not their numbers.
+Tensors are in the files of `torch.distributed.checkpoint`, everything else in `meta.pt`; the
+checksums of all files in `checksums.json`. Optimiser states bear the names of parameters, not their
+numbers.
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
+from mmlight.checksums import folder_damage
 from mmlight.tasks.shard_reader import ShardReader, WholePlanner
 
-META = "meta.pt"
+META, METADATA = "meta.pt", ".metadata"
 # The entries of a checkpoint that hold tensors of the model's size.
 STATE, OPTIMIZERS, AVERAGE = "state_dict", "optimizer_states", "ema"
 
 
 def is_sharded(path: Path) -> bool:
     """Return whether `path` is a whole checkpoint in parts."""
-    return (path / ".metadata").is_file() and (path / META).is_file()
+    return (path / METADATA).is_file() and (path / META).is_file()
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -30,15 +33,25 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def find_damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint in parts, or None; tensors are not read."""
+    """Return what is wrong with a checkpoint in parts, or None.
+
+    Its files are compared with their checksums, and where an earlier version wrote none, their
+    sizes with what the ranks wrote.
+    """
     if not is_sharded(path):
         return "is not whole"
+    if problem := folder_damage(path, names=(META, METADATA)):
+        return problem
     try:
         read_meta(path)
         parts = ShardReader(path).read_metadata().storage_data or {}
+    except UnpicklingError as error:
+        return f"holds more than tensors and plain values ({error}); nothing of it was run"
     except Exception as error:  # torch raises several kinds for a damaged file
         said = str(error).split("\n")[0]
         return f"cannot be read ({said})"
+    if problem := folder_damage(path, names={part.relative_path for part in parts.values()}):
+        return problem
     for part in parts.values():
         file = path / part.relative_path
         if not file.is_file() or file.stat().st_size < part.offset + part.length:

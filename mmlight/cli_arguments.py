@@ -10,6 +10,7 @@ import yaml
 
 from mmlight import compose
 from mmlight.errors import UserError, nearest
+from mmlight.trust import allow
 
 LAST = "last"
 AUTO = "auto"
@@ -72,11 +73,21 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
                 part = layer.values.get(key)
                 if isinstance(part, dict) and isinstance(part.get("class_path"), str):
                     classes[key] = {"class_path": part["class_path"]}
+            # What the user's own file names is imported anyway; checkpoints may name it too.
+            allow(_class_paths(layer.values))
             if layer.values:
                 expanded.append(f"{INLINE}{yaml.safe_dump(layer.values, sort_keys=False)}")
     if classes:
         expanded.insert(0, f"{INLINE}{yaml.safe_dump(classes)}")
     return expanded, name or "run"
+
+
+def _class_paths(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = value.get("class_path")
+        found = [own] if isinstance(own, str) else []
+        return found + [path for item in value.values() for path in _class_paths(item)]
+    return [path for item in value for path in _class_paths(item)] if type(value) is list else []
 
 
 def join_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:

@@ -26,9 +26,9 @@ from mmlight.runs.files import write_json, write_text
 from mmlight.runs.plots.wise_ft import plot_wise_ft
 from mmlight.runs.summary import direction
 from mmlight.runs.table import format_value
+from mmlight.tasks.rebuild import rebuild
 from mmlight.tasks.saved import Saved
 from mmlight.tasks.source import find_saved
-from mmlight.tasks.spec import rebuild
 from mmlight.tasks.task import build_task
 
 # What the paper recommends where nothing is there to choose by (section 5).

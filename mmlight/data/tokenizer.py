@@ -229,25 +229,34 @@ class JsonTokenizer(Tokenizer):
         return {"kind": "json", "text": self._text, **known}
 
 
-def tokenizer_from_state(state: State) -> Tokenizer:
+def tokenizer_from_state(state: Any) -> Tokenizer:
     """Rebuild a tokenizer from what its `state` returned.
 
-    Raises:
-        UserError: the state is of a kind this version does not know.
-    """
-    kind = state.get("kind")
-    if kind == "byte":
-        return ByteTokenizer()
-    if kind == "char":
-        from mmlight.data.tokenizer_char import CharTokenizer  # which imports this module
+    Args:
+        state: the state, which may come from a file that anyone wrote.
 
-        return CharTokenizer(str(state["characters"]), bool(state["lowercase"]))
-    if kind == "json":
-        specials: dict[str, Any] = {
-            name: int(state[name]) for name in _SPECIALS[1:] if name in state
-        }
-        return JsonTokenizer(str(state["text"]), pad_id=int(state["pad_id"]), **specials)
-    raise UserError(f"tokenizer kind '{kind}' is unknown; this version knows byte, char and json")
+    Raises:
+        UserError: the state is of a kind this version does not know, or damaged.
+    """
+    try:
+        kind = state.get("kind")
+        if kind == "byte":
+            return ByteTokenizer()
+        if kind == "char":
+            from mmlight.data.tokenizer_char import CharTokenizer  # which imports this module
+
+            return CharTokenizer(str(state["characters"]), bool(state["lowercase"]))
+        if kind == "json":
+            specials: dict[str, Any] = {
+                name: int(state[name]) for name in _SPECIALS[1:] if name in state
+            }
+            return JsonTokenizer(str(state["text"]), pad_id=int(state["pad_id"]), **specials)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"the checkpoint's tokenizer cannot be read: {said}") from error
+    raise UserError(f"tokenizer kind {kind!r:.40} is unknown; this version knows byte, char, json")
 
 
 def guess_specials(text: str, *, where: str) -> dict[str, int]:

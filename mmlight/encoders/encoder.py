@@ -52,7 +52,8 @@ class Encoder(nn.Module, ABC):
     (numbers, strings, dicts) in ``__init__``, so that a checkpoint can rebuild them. Parameter
     names of ``__init__`` are distinct between encoders (a swapped `class_path` keeps values of
     equal names). `frame_ms` is the distance of two tokens where these are frames in order of time,
-    real ones first.
+    real ones first. `outside` names the settings that point to a file or to a hub: `rebuild_args`
+    leaves them out, and a checkpoint that sets one is refused.
     """
 
     modality: ClassVar[Modality]
@@ -60,6 +61,7 @@ class Encoder(nn.Module, ABC):
     is_pretrained: bool = False
     origin: str | None = None
     frame_ms: float | None = None
+    outside: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, inputs: Any, *, tokens: bool = False) -> Encoded:

@@ -100,6 +100,7 @@ class HfAudio(Encoder):
     """
 
     modality = "audio"
+    outside = ("audio_config", "audio_pretrained")  # an audio_config may be a folder
     model: Any
 
     def __init__(

@@ -98,7 +98,10 @@ def _check_fields(fields: dict[str, Any], config: PreTrainedConfig, *, key: str)
 
 
 def _is_field(name: str, config: PreTrainedConfig) -> bool:
-    return name in config.to_dict() or name in config.attribute_map or hasattr(config, name)
+    if name in config.to_dict() or name in config.attribute_map:
+        return True
+    # Not whatever else the class has: methods, and what says of which models it is made.
+    return not name.startswith("_") and isinstance(getattr(type(config), name, None), property)
 
 
 def build_model(
@@ -127,7 +130,9 @@ def build_model(
     if not _supports_sdpa(model_class, config):
         options["attn_implementation"] = "eager"
     if pretrained is None:
-        make = model_class.from_config if model_class is AutoModel else model_class._from_config
+        make: Any = partial(AutoModel.from_config, trust_remote_code=False)
+        if model_class is not AutoModel:
+            make = model_class._from_config
         try:
             return make(config, **options | _no_pooler(model_class, config))
         except (ValueError, AssertionError) as error:
@@ -206,8 +211,12 @@ def text_class(config: PreTrainedConfig) -> Any:
     """
     if config.model_type in ("clip", "clip_text_model"):
         return CLIPTextModel
-    if getattr(config, "is_encoder_decoder", False) or config.sub_configs:
+    # Of the type, whatever this config says: others load further models, from a hub or a file.
+    default = AutoConfig.for_model(config.model_type)
+    if getattr(default, "is_encoder_decoder", False) or default.sub_configs:
         raise UserError(f"text_config: a '{config.model_type}' is more than a text encoder")
+    if "vocab_size" not in default.to_dict():
+        raise UserError(f"text_config: a '{config.model_type}' reads no tokens")
     if _class_of(AutoModel, config) is None:
         raise UserError(f"text_config: transformers has no plain model for '{config.model_type}'")
     return AutoModel

@@ -79,6 +79,7 @@ class HfText(Encoder):
     """
 
     modality = "text"
+    outside = ("text_config", "text_pretrained")  # a text_config may be a folder
     model: Any
 
     def __init__(

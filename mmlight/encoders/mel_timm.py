@@ -19,6 +19,7 @@ from mmlight.encoders.timm_model import (
     create_timm,
     fixed_size,
     load_weights,
+    registered_name,
     timm_groups,
     timm_no_weight_decay,
     timm_origin,
@@ -61,6 +62,7 @@ class MelTimm(Encoder):
     """
 
     modality = "audio"
+    outside = ("audio_timm_pretrained", "audio_timm_weights")
     model: Any
 
     def __init__(
@@ -112,13 +114,14 @@ class MelTimm(Encoder):
         self.time_mask = TimeMask()
         if fixed_size(self.model) is None:
             self.time_mask.attach(self.model)
+        registered, of_hub = registered_name(audio_timm_name)
         self._init_args = {
-            "audio_timm_name": audio_timm_name,
+            "audio_timm_name": registered,
             "mel": settings,
             "audio_frames": audio_frames,
             "audio_pool": audio_pool,
             "audio_drop_path_rate": audio_drop_path_rate,
-            "audio_timm_kwargs": audio_timm_kwargs,
+            "audio_timm_kwargs": (of_hub | (audio_timm_kwargs or {})) or None,
             "spec_augment": spec_augment,
         }
 

@@ -20,6 +20,7 @@ from mmlight.encoders.timm_model import (
     create_timm,
     fixed_size,
     load_weights,
+    registered_name,
     timm_groups,
     timm_no_weight_decay,
     timm_origin,
@@ -64,6 +65,7 @@ class TimmImage(Encoder):
     """
 
     modality = "image"
+    outside = ("timm_pretrained", "timm_weights")
     model: Any
     _scale: Tensor
     _shift: Tensor
@@ -128,8 +130,9 @@ class TimmImage(Encoder):
         # One multiply-add: (x / 255 - mean) / std = x * scale + shift.
         self.register_buffer("_scale", (1 / (255 * std_C)).view(-1, 1, 1), persistent=False)
         self.register_buffer("_shift", (-mean_C / std_C).view(-1, 1, 1), persistent=False)
+        registered, of_hub = registered_name(timm_name)
         self._init_args = {
-            "timm_name": timm_name,
+            "timm_name": registered,
             "img_size": img_size,
             "in_chans": in_chans,
             "image_stem": image_stem,
@@ -138,7 +141,7 @@ class TimmImage(Encoder):
             "image_std": image_std,
             "patch_drop_rate": patch_drop_rate,
             "drop_path_rate": drop_path_rate,
-            "timm_kwargs": timm_kwargs,
+            "timm_kwargs": (of_hub | (timm_kwargs or {})) or None,
         }
 
     def forward(self, inputs: Images, *, tokens: bool = False) -> Encoded:

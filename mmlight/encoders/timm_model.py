@@ -9,12 +9,15 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.models import adapt_input_conv, group_parameters
+from timm.models import adapt_input_conv, group_parameters, load_model_config_from_hf
 from torch import Tensor
 
 from mmlight.errors import UserError, nearest
 
 _SHOWN = 5
+_HUB = "hf-hub:"
+# Arguments of timm.create_model that make it read other files.
+_SOURCES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 
 def create_timm(name: str, *, key: str, pretrained: bool, options: dict[str, Any]) -> Any:
@@ -30,12 +33,18 @@ def create_timm(name: str, *, key: str, pretrained: bool, options: dict[str, Any
     Raises:
         UserError: no such model, an option that it does not take, or weights out of reach.
     """
-    if not timm.is_model(name) and not name.startswith("hf-hub:"):
+    # A hub's config is fetched also for random weights; nothing is, unless weights are asked for.
+    if not timm.is_model(name) and not (pretrained and name.startswith(_HUB)):
         raise UserError(
             f"{key}: timm has no model '{name}'{nearest(name.split('.')[0], timm.list_models())}; "
             "timm.list_models() names them all"
         )
     given = {option: value for option, value in options.items() if value is not None}
+    if source := next((option for option in _SOURCES if option in given), None):
+        raise UserError(
+            f"{key}: '{source}' is no argument of the model; files of weights have a setting of "
+            "their own"
+        )
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **given)
     except TypeError as error:
@@ -106,6 +115,19 @@ def load_weights(model: Any, path: str, *, key: str) -> str:
         )
     model.load_state_dict(loaded, strict=False)
     return f"{len(loaded)} tensors of {path}; new: {_some(new)}; left over there: {_some(left)}"
+
+
+def registered_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the name under which timm itself has a model, and arguments that go with it.
+
+    Args:
+        name: as for `create_timm`; one of the hub stands for a name and arguments, which its config
+            says.
+    """
+    if not name.startswith(_HUB):
+        return name, {}
+    _, registered, arguments = load_model_config_from_hf(name.removeprefix(_HUB))
+    return registered, dict(arguments or {})
 
 
 def timm_origin(model: Any) -> str:

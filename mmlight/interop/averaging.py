@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmlight.batch import Batch
 from mmlight.errors import UserError
+from mmlight.tasks.rebuild import check_description
 from mmlight.tasks.saved import Saved, different_tensors, read_saved
 from mmlight.tasks.task import Task, build_task
 
@@ -20,8 +21,13 @@ _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def read_plain(path: Path) -> Saved:
-    """Read a model, its adapters merged into its weights."""
+    """Read a model, its adapters merged into its weights.
+
+    Raises:
+        UserError: it cannot be read, or names what a checkpoint must not.
+    """
     saved = read_saved(path)
+    check_description(saved.description, base=Task)
     tuning = saved.description["init_args"].get("tuning") or {}
     if tuning.get("method") not in ("lora", "dora"):
         return saved

@@ -19,10 +19,11 @@ from mmlight.data.audio import AudioSettings, load_audio
 from mmlight.data.collate import Layout, collate
 from mmlight.data.image import ImageSettings, load_image
 from mmlight.data.sample import Sample
-from mmlight.data.text import MAX_CHARACTERS, TextSettings
-from mmlight.data.tokenizer import tokenizer_from_state
+from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
+from mmlight.interop.saved_config import kept_text, plain_names
 from mmlight.tasks.contrastive import Contrastive
+from mmlight.tasks.rebuild import rebuild_settings
 from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import load_task
 
@@ -53,34 +54,35 @@ class Embedder:
             raise UserError("the checkpoint does not say how its inputs were prepared")
         self.task = task.eval().to(device)
         self.device = torch.device(device)
-        self.class_names: list[str] = list(task.preprocessing.get("class_names") or [])
-        settings = task.preprocessing
-        self._image = ImageSettings(**settings["image"]) if settings.get("image") else None
-        self._audio = AudioSettings(**settings["audio"]) if settings.get("audio") else None
+        self.class_names: list[str] = plain_names(task.preprocessing)
+        kept = task.preprocessing
+        self._image: ImageSettings | None = None
+        self._audio: AudioSettings | None = None
         self._text: TextSettings | None = None
-        if settings.get("text"):
-            text = settings["text"]
-            self._text = TextSettings(
-                tokenizer=tokenizer_from_state(text["tokenizer"]),
-                max_tokens=text["max_tokens"],
-                clean=text["clean"],
-                offsets=text.get("offsets", False),
-                max_characters=text.get("max_characters", MAX_CHARACTERS),
-            )
+        if kept.get("image"):
+            self._image = rebuild_settings(kept["image"], ImageSettings, key="data.image")
+        if kept.get("audio"):
+            self._audio = rebuild_settings(kept["audio"], AudioSettings, key="data.audio")
+        if kept.get("text"):
+            self._text = kept_text(kept["text"])
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Embedder":
+    def load(
+        cls, path: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] = ()
+    ) -> "Embedder":
         """Load a run's newest checkpoint, a checkpoint file, or an exported folder.
 
         Args:
             path: a run folder, a ``.ckpt`` file, or an exported folder.
             device: where the model runs.
+            trust: modules of your own whose classes the checkpoint may name.
 
         Raises:
-            UserError: there is no checkpoint, or it is of another task.
+            UserError: there is no checkpoint, it is of another task, damaged, or names classes that
+                are not mmlight's.
         """
         checkpoint = find_saved(str(path), key="path")
-        task = load_task(checkpoint)
+        task = load_task(checkpoint, trust=trust)
         if not isinstance(task, Contrastive):
             raise UserError(f"{checkpoint}: holds a {type(task).__name__}, not a Contrastive task")
         return cls(task, device=device)

@@ -11,9 +11,9 @@ from mmlight.data.files import PredictSplit
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import data_config
+from mmlight.tasks.rebuild import rebuild
 from mmlight.tasks.rows import rows_of
 from mmlight.tasks.source import find_saved
-from mmlight.tasks.spec import rebuild
 from mmlight.tasks.task import Task, load_task
 
 
@@ -40,14 +40,22 @@ class Predictor:
         self.source = source
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
+    def load(
+        cls, path: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] = ()
+    ) -> "Predictor":
         """Load a run's newest checkpoint, a checkpoint file, or an exported folder.
 
+        Args:
+            path: what to load.
+            device: where the model runs.
+            trust: modules of your own whose classes the checkpoint may name.
+
         Raises:
-            UserError: there is nothing of the kind.
+            UserError: there is nothing of the kind, it is damaged, or it names classes that are not
+                mmlight's.
         """
         source = find_saved(str(path), key="path")
-        return cls(load_task(source), source=source, device=device)
+        return cls(load_task(source, trust=trust), source=source, device=device)
 
     def files(self, paths: str | Sequence[str], *, batch_size: int = 64) -> list[dict[str, Any]]:
         """Return a row for each sample; see `PredictSplit` for what paths may be."""

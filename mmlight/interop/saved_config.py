@@ -1,17 +1,23 @@
 """The configuration that a checkpoint, or an exported folder, carries in itself."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmlight.batch import MODALITIES
 from mmlight.data.files import ENDINGS
+from mmlight.data.module import ShardDataModule
+from mmlight.data.text import TextSettings
+from mmlight.data.tokenizer import tokenizer_from_state
 from mmlight.errors import UserError
+from mmlight.tasks.rebuild import check_description, rebuild_settings
 from mmlight.tasks.saved import read_saved
 from mmlight.tasks.source import find_saved
+from mmlight.tasks.task import Task
 
 _MODULE = "mmlight.data.module.ShardDataModule"
+_TASK = "mmlight.tasks.task.saved_task"
 _TOKENIZER = "mmlight.data.saved_tokenizer.SavedTokenizer"
 # What the text settings of a checkpoint say of the tokenizer; the others are settings of the data.
 _OF_TOKENIZER = ("tokenizer", "vocab_size")
@@ -76,7 +82,41 @@ def saved_config(path: Path) -> dict[str, Any]:
         UserError: no such file, or it does not say how inputs were prepared.
     """
     saved = read_saved(path)
-    return {"model": saved.description, "data": data_config(saved.preprocessing, path=path)}
+    data = data_config(saved.preprocessing, path=path)
+    # Before a parser of configurations sees any of it.
+    check_description(saved.description, base=Task)
+    check_description(data, base=ShardDataModule)
+    model = {"class_path": _TASK, "init_args": {"saved": str(path)}}
+    return {"model": model, "data": data}
+
+
+def kept_text(kept: Any) -> TextSettings:
+    """Return how texts were prepared.
+
+    Args:
+        kept: what a checkpoint says of it.
+
+    Raises:
+        UserError: settings of another form.
+    """
+    if not isinstance(kept, Mapping):
+        raise UserError("the checkpoint's data.text is not what mmlight writes")
+    plain = {key: value for key, value in kept.items() if key not in _OF_TOKENIZER}
+    plain["tokenizer"] = {"class_path": "mmlight.data.tokenizer.ByteTokenizer"}
+    settings: TextSettings = rebuild_settings(plain, TextSettings, key="data.text")
+    return replace(settings, tokenizer=tokenizer_from_state(kept.get("tokenizer")))
+
+
+def plain_names(preprocessing: Mapping[str, Any]) -> list[str]:
+    """Return the names of classes; in a configuration one text would be a file of names.
+
+    Raises:
+        UserError: they are no list of texts.
+    """
+    names = preprocessing.get("class_names") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError("the checkpoint's data.class_names must be a list of names")
+    return names
 
 
 def data_config(preprocessing: dict[str, Any] | None, *, path: Path) -> dict[str, Any]:
@@ -93,15 +133,17 @@ def data_config(preprocessing: dict[str, Any] | None, *, path: Path) -> dict[str
     }
     settings: dict[str, Any] = dict(given)
     if "text" in given:
+        if not isinstance(given["text"], Mapping):
+            raise UserError(f"{path}: its data.text is not what mmlight writes")
         kept = {k: v for k, v in given["text"].items() if k not in _OF_TOKENIZER}
         tokenizer = {"class_path": _TOKENIZER, "init_args": {"saved": str(path)}}
-        settings["text"] = {"tokenizer": tokenizer, **kept}
+        settings["text"] = kept | {"tokenizer": tokenizer}
     return {
         "class_path": _MODULE,
         "init_args": {
             "members": {name: list(ENDINGS[name]) for name in MODALITIES if name in given},
             **settings,
-            "class_names": preprocessing.get("class_names") or None,
+            "class_names": plain_names(preprocessing) or None,
             "num_workers": 0,
         },
     }

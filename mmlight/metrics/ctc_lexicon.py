@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ class LexiconDecoder(CtcDecoder):
     Raises:
         UserError: no such file, neither of the two files, or values out of range.
     """
+
+    outside: ClassVar[tuple[str, ...]] = ("lm", "lexicon")  # a checkpoint names no file
 
     def __init__(
         self,

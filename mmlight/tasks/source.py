@@ -13,8 +13,10 @@ from mmlight.encoders.lora import LoraSettings, add_adapters, merge_adapters
 from mmlight.errors import UserError, nearest
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.runs.run import RunFolder
+from mmlight.tasks.rebuild import rebuild, rebuild_settings
 from mmlight.tasks.saved import Saved, different_tensors, read_saved
-from mmlight.tasks.spec import rebuild
+from mmlight.tasks.sharded import is_sharded
+from mmlight.tasks.tuning import Tuning
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def find_saved(given: str, *, key: str) -> Path:
         UserError: there is no such thing.
     """
     path = Path(given).expanduser()
-    if path.is_file() or (path / "model.safetensors").is_file():
+    if path.is_file() or (path / "model.safetensors").is_file() or is_sharded(path):
         return path
     if not path.is_dir():
         raise UserError(
@@ -90,22 +92,24 @@ def read_source(
     path = find_saved(given, key=key)
     saved = read_saved(path)
     arguments: dict[str, Any] = saved.description["init_args"]
-    towers = {name: tower for name, tower in arguments.get("towers", {}).items() if tower}
+    towers = {name: tower for name, tower in (arguments.get("towers") or {}).items() if tower}
     if modality not in towers:
         raise UserError(
             f"{key}: {path} has no {modality} tower; it has {', '.join(towers) or 'none'}"
         )
-    encoder = _trained_encoder(
-        saved, modality, towers[modality]["encoder"], key=key, changes=changes or {}
-    )
+    tower = towers[modality]
+    described = tower.get("encoder") if isinstance(tower, Mapping) else None
+    encoder = _trained_encoder(saved, modality, described, key=key, changes=changes or {})
     projection = under(saved.tensors, f"towers.{modality}.projection.")
     kept = f"towers.{modality}."
     others = {".".join(n.split(".")[: 2 if n.startswith("towers.") else 1]) for n in saved.tensors}
+    optimizer = arguments.get("optimizer")
+    lr = optimizer.get("lr") if isinstance(optimizer, Mapping) else None
     return Source(
         path=path,
         encoder=encoder,
         projection=projection,
-        lr=float(arguments.get("optimizer", {}).get("lr", AdamWSettings.lr)),
+        lr=float(lr) if isinstance(lr, int | float) else AdamWSettings.lr,
         left_over=sorted(others - {kept.rstrip(".")}),
     )
 
@@ -148,13 +152,14 @@ def _merged(own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 def _trained_encoder(
     saved: Saved,
     modality: Modality,
-    described: dict[str, Any],
+    described: Any,
     *,
     key: str,
     changes: Mapping[str, Any],
 ) -> Encoder:
     if changes:
-        own = described["init_args"]
+        own = described.get("init_args") if isinstance(described, Mapping) else None
+        own = own if isinstance(own, Mapping) else {}
         unknown = next((name for name in changes if name not in own), None)
         if unknown is not None:
             raise UserError(
@@ -164,9 +169,11 @@ def _trained_encoder(
         described = {**described, "init_args": _merged(own, changes)}
     encoder: Encoder = rebuild(described, base=Encoder)
     tensors = under(saved.tensors, f"towers.{modality}.encoder.")
-    tuning = saved.description["init_args"].get("tuning") or {}
-    if tuning.get("method") in ("lora", "dora"):
-        add_adapters(encoder, LoraSettings(**(tuning["lora"] or {})), method=tuning["method"])
+    tuning: Tuning = rebuild_settings(
+        saved.description["init_args"].get("tuning") or {}, Tuning, key=f"{key}: tuning"
+    )
+    if tuning.method in ("lora", "dora"):
+        add_adapters(encoder, tuning.lora or LoraSettings(), method=tuning.method)
     problem = different_tensors(tensors, encoder.state_dict())
     if problem:
         other = "the changes" if changes else "itself"

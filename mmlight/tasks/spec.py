@@ -1,12 +1,11 @@
 """Plain descriptions of tasks, so that a checkpoint alone can rebuild its task.
 
 A description is what YAML would hold: ``{"class_path": ..., "init_args": {...}}`` of numbers,
-strings, lists and mappings. Nothing is pickled, so reading one runs no foreign code.
+strings, lists and mappings. `mmlight.tasks.rebuild` reads it.
 """
 
 import functools
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import PurePath
@@ -68,42 +67,3 @@ def _factory(value: Any) -> tuple[type, Mapping[str, Any]]:
         f"{value!r} cannot be written into a checkpoint; "
         "give the class itself or functools.partial(Class, setting=...)"
     )
-
-
-def rebuild(description: Mapping[str, Any], *, base: type) -> Any:
-    """Build what `describe_call` described.
-
-    Args:
-        description: mapping with `class_path` and `init_args`.
-        base: the class that the result must be an instance of.
-
-    Raises:
-        UserError: a class outside mmlight that nothing has imported yet (a checkpoint must not
-            decide what gets imported), or settings that the class does not take.
-    """
-    from jsonargparse import ArgumentParser
-
-    for path in _class_paths(description):
-        module = path.rpartition(".")[0]
-        if not path.startswith("mmlight.") and module not in sys.modules:
-            raise UserError(
-                f"the checkpoint's class {path} is not part of mmlight; "
-                f"import {module} first if you trust it"
-            )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(base, "built", required=True)
-    try:
-        parsed = parser.parse_object({"built": dict(description)})
-    except Exception as error:  # jsonargparse raises several kinds for settings that don't fit
-        said = " ".join(str(error).split())
-        raise UserError(f"the checkpoint's settings don't fit this version: {said}") from error
-    return parser.instantiate(parsed).built
-
-
-def _class_paths(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        found = [str(value["class_path"])] if "class_path" in value else []
-        return found + [path for item in value.values() for path in _class_paths(item)]
-    if isinstance(value, list | tuple):
-        return [path for item in value for path in _class_paths(item)]
-    return []

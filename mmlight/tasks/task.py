@@ -3,7 +3,7 @@
 import inspect
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -24,6 +24,7 @@ from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.schedule import Schedule
 from mmlight.tasks.first_text import with_first_text
 from mmlight.tasks.logged import log_to_all
+from mmlight.tasks.rebuild import rebuild
 from mmlight.tasks.saved import (
     CHECKPOINT_KEY,
     CHECKPOINT_VERSION,
@@ -31,7 +32,7 @@ from mmlight.tasks.saved import (
     check_same_model,
     read_saved,
 )
-from mmlight.tasks.spec import describe_call, rebuild
+from mmlight.tasks.spec import describe_call
 from mmlight.tasks.tower import Tower, Towers
 from mmlight.tasks.tower_checks import check_tower_fits
 from mmlight.tasks.trained import TrainedParts
@@ -381,16 +382,47 @@ def _seed_generators(seed: int) -> None:
         torch.mps.manual_seed(seed)
 
 
-def load_task(path: Path) -> Task:
-    """Rebuild a task from its checkpoint or export alone, with its weights, in evaluation mode."""
-    return build_task(read_saved(path))
+def load_task(path: Path, *, trust: Sequence[str] = ()) -> Task:
+    """Rebuild a task from its checkpoint or export alone, with its weights, in evaluation mode.
+
+    Args:
+        path: the checkpoint or export.
+        trust: modules, besides mmlight's, whose classes it may name (see `mmlight.trust`).
+    """
+    return build_task(read_saved(path), trust=trust)
 
 
-def build_task(saved: Saved) -> Task:
-    """Rebuild a task from what was read of it, with its weights, in evaluation mode."""
-    task: Task = rebuild(saved.description, base=Task)
+def build_task(saved: Saved, *, trust: Sequence[str] = ()) -> Task:
+    """Rebuild a task from what was read of it, with its weights, in evaluation mode.
+
+    Args:
+        saved: what was read.
+        trust: as for `load_task`.
+
+    Raises:
+        UserError: a description that names what it must not, or that this version cannot build.
+    """
+    task: Task = rebuild(saved.description, base=Task, trust=trust)
     task.preprocessing = saved.preprocessing
-    task.configure_model()
+    try:
+        task.configure_model()
+    except UserError:
+        raise
+    except Exception as error:  # sizes that do not go together meet any kind of error
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the checkpoint's model cannot be built: {said[:300]}") from error
     check_same_model(saved.tensors, task.state_dict())
     task.load_state_dict(saved.tensors)
     return task.eval()
+
+
+def saved_task(saved: str) -> Task:
+    """Return the task that a checkpoint describes, without its weights.
+
+    A configuration names this function where the checkpoint itself says what the model is.
+
+    Args:
+        saved: the checkpoint.
+    """
+    own: Task = rebuild(read_saved(Path(saved)).description, base=Task)
+    return own

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -31,6 +31,8 @@ class TowerSettings:
         checkpointing: recompute the encoder's blocks in backward: less memory, about a third
             more time.
     """
+
+    outside: ClassVar[tuple[str, ...]] = ("from_run", "changes")  # see `Encoder.outside`
 
     encoder: Callable[[], Encoder] | None = None
     from_run: str | None = None

@@ -8,7 +8,8 @@ from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_timm import MelTimm
 from mmlight.errors import UserError
 from mmlight.objectives.clip import Clip
-from mmlight.tasks.spec import describe, describe_call, rebuild
+from mmlight.tasks.rebuild import rebuild
+from mmlight.tasks.spec import describe, describe_call
 from mmlight.tasks.task import Task
 
 
@@ -38,15 +39,3 @@ def test_class_made_up_by_fully_shard_is_described_as_the_module_it_wraps():
 def test_lambda_is_refused_with_what_would_work():
     with pytest.raises(UserError, match=r"functools\.partial"):
         describe(lambda: None)
-
-
-def test_checkpoint_does_not_decide_what_is_imported():
-    with pytest.raises(UserError, match="import evil_module first"):
-        rebuild({"class_path": "evil_module.Task", "init_args": {}}, base=Task)
-
-
-def test_unknown_setting_of_a_checkpoint_is_one_line():
-    described = {"class_path": "mmlight.tasks.contrastive.Contrastive", "init_args": {"nope": 1}}
-    with pytest.raises(UserError, match="don't fit this version") as error:
-        rebuild(described, base=Task)
-    assert "\n" not in str(error.value)

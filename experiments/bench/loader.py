@@ -23,9 +23,11 @@ What is measured
              collation to float32, WebLoader.
     mmlight  ShardDataModule: the same crops and captions. Its batches are uint8, because encoders
              normalise on their device.
+    mmlight unverified
+             the same with data.verify: false, so without comparing checksums of what is read.
     mmlight + normalise
-             the same, and each batch is normalised to float32 on the CPU in the main process, as an
-             encoder does where there is no GPU.
+             as mmlight, and each batch is normalised to float32 on the CPU in the main process, as
+             an encoder does where there is no GPU.
 
     Both tokenise captions with the same byte tokenizer. Each measurement builds its loader anew,
     takes a batch to warm up, waits until workers have filled their queues and stopped, counts CPU
@@ -48,6 +50,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +101,24 @@ FULL = Plan(
     num_shards=6,
     repeats=5,
     num_compared=64,
-    combinations={"usual": (0, 1, 2), "mmlight": (0, 1, 2), "mmlight_normalised": (0, 1, 2)},
+    combinations={
+        "usual": (0, 1, 2),
+        "mmlight": (0, 1, 2),
+        "mmlight_unverified": (0, 1, 2),
+        "mmlight_normalised": (0, 1, 2),
+    },
 )
 QUICK = Plan(
     num_images=256,
     num_shards=4,
     repeats=3,
     num_compared=16,
-    combinations={"usual": (0, 1), "mmlight": (0, 1), "mmlight_normalised": (0,)},
+    combinations={
+        "usual": (0, 1),
+        "mmlight": (0, 1),
+        "mmlight_unverified": (0, 1),
+        "mmlight_normalised": (0,),
+    },
 )
 
 
@@ -195,7 +208,9 @@ def usual_batches(shards: str, workers: int) -> Generator[Any, None, None]:
         yield pixels_BCHW, token_ids_BL
 
 
-def mmlight_batches(shards: str, workers: int) -> Generator[Any, None, None]:
+def mmlight_batches(
+    shards: str, workers: int, *, verify: bool = True
+) -> Generator[Any, None, None]:
     """Yield our batches for ever."""
     data = ShardDataModule(
         members=Members(image="jpg", text="txt"),
@@ -204,6 +219,7 @@ def mmlight_batches(shards: str, workers: int) -> Generator[Any, None, None]:
         text=TextSettings(tokenizer=ByteTokenizer(), max_tokens=MAX_TOKENS),
         global_batch_size=BATCH_SIZE,
         num_workers=workers,
+        verify=verify,
     )
     data.setup("fit")
     loader = data.train_dataloader()
@@ -228,6 +244,7 @@ def normalised_batches(shards: str, workers: int) -> Generator[Any, None, None]:
 PIPELINES: dict[str, Callable[[str, int], Generator[Any, None, None]]] = {
     "usual": usual_batches,
     "mmlight": mmlight_batches,
+    "mmlight_unverified": partial(mmlight_batches, verify=False),
     "mmlight_normalised": normalised_batches,
 }
 
@@ -318,7 +335,10 @@ def report(speeds: dict[tuple[str, int], list[float]], console: Console) -> dict
     lines: dict[str, dict[int, list[float]]] = {}
     for (name, workers), values in speeds.items():
         lines.setdefault(f"{name}_images_per_cpu_s", {})[workers] = values
-        if name != "usual":
+        if name == "mmlight_unverified":
+            pairs = zip(speeds["mmlight", workers], values, strict=True)
+            lines.setdefault("ratio_to_unverified", {})[workers] = [v / not_v for v, not_v in pairs]
+        elif name != "usual":
             pairs = zip(values, speeds["usual", workers], strict=True)
             key = name.replace("mmlight", "ratio")
             lines.setdefault(key, {})[workers] = [ours / usual for ours, usual in pairs]

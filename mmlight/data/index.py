@@ -89,8 +89,9 @@ def load_or_build(
             raise UserError(f"shard {path} changed while it was read; wait until it is written")
         if stale is not None and stale.sha256 != index.sha256:
             _log.warning(
-                "shard %s has another content than when it was indexed last: %d samples, then %d",
-                *(path, index.num_samples, stale.num_samples),
+                "shard %s has another content than when it was indexed last "
+                "(%d samples then, %d now)",
+                *(path, stale.num_samples, index.num_samples),
             )
         indexes.append(index)
     return indexes

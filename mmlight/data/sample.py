@@ -71,7 +71,7 @@ class BadMemberError(Exception):
         lines = str(error).strip().splitlines()
         said = _ADDRESS.sub("", lines[0][:_MAX_SAID]) if lines else "no message"
         self.reason = f"{type(error).__name__}: {said}"
-        super().__init__(f"{member}: {self.reason}")
+        super().__init__(f"{member}: {self.reason}" if member else self.reason)
 
 
 class SampleSet:

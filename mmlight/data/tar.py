@@ -266,7 +266,9 @@ def _pax(data: bytes, shard: Path, offset: int) -> dict[str, str]:
     """Parse records ``LENGTH KEY=VALUE`` that each end in a newline; keep what matters."""
     records: dict[str, str] = {}
     position = 0
-    while position < len(data) and data[position]:
+    if data[:1] != b"\0":  # some writers pad records by zeros, but there must be one
+        data = data.rstrip(b"\0")
+    while position < len(data):
         match = _PAX_RECORD.match(data, position)
         end = position + int(match[1]) if match else 0
         if not match or end <= match.end() - 1 or end > len(data) or data[end - 1 : end] != b"\n":

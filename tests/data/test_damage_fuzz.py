@@ -165,14 +165,14 @@ def packed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
-    """As others write shards: without a checksum of the whole."""
+    """As others write shards: without a checksum of the whole, nor of long names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MMLIGHT_INDEX_DIR", raising=False)
         folder = tmp_path_factory.mktemp("foreign")
         (index,) = pack(samples(), folder / "packed")
         corpus = Corpus([index])
         members = [
-            (f"{corpus.origin(n)[1]}.{name}", data)
+            (f"{n:04d}.{name}", data)
             for n in range(len(corpus))
             for name, data in corpus.read(n, list(corpus.members(n))).items()
         ]

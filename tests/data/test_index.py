@@ -176,7 +176,7 @@ def test_other_content_than_last_time_is_said(tmp_path, caplog):
     text_shard(path, 9, first=4)
     load_or_build([path], rebuild=True)
     assert [record.getMessage() for record in caplog.records] == [
-        f"shard {path} has another content than when it was indexed last: 9 samples, then {n}"
+        f"shard {path} has another content than when it was indexed last ({n} samples then, 9 now)"
         for n in (5, 9)
     ]
 

@@ -282,6 +282,17 @@ def with_pax(lines, typeflag=b"x"):
     return block("pax", b"%011o" % len(lines), typeflag) + lines + bytes(-len(lines) % 512)
 
 
+def test_a_zero_in_a_pax_header_does_not_end_it(tmp_path):
+    path = tmp_path / "a.tar"
+    records, member = pax(mtime="1.5", path="long/1.txt"), block("0.txt", b"00000000001") + b"x"
+    for lines in (b"\0" + records[1:], records.replace(b"\n", b"\n\0", 1)):
+        path.write_bytes(with_pax(lines) + member + bytes(511 + 1024))
+        with pytest.raises(UserError, match="corrupt pax header"):
+            read(path)
+    path.write_bytes(with_pax(records + bytes(5)) + member + bytes(511 + 1024))
+    assert [sample.key for sample in read(path)[0]] == ["long/1"]
+
+
 @pytest.mark.parametrize("typeflag", [b"0", b"x", b"g", b"L", b"K", b"V", b"5", b"2"])
 @pytest.mark.parametrize(
     "size",

@@ -14,27 +14,14 @@ from typing import Any
 import numpy as np
 
 from mmlight.data import index
-from mmlight.data.index_file import DamagedIndexError, Rows, ShardIndex
+from mmlight.data.index_file import DamagedIndexError, ShardIndex
+from mmlight.data.index_rows import Rows
+from mmlight.data.shard_file import ChecksumError, OpenShard
 from mmlight.errors import UserError
 
 _MAX_OPEN_FILES = 128
 # Rows of recently used shards stay in memory: about 60 bytes a sample, so some millions of them.
 _MAX_ROWS_BYTES = 128 << 20
-
-
-class ChecksumError(OSError):
-    """A member whose bytes are not those that were indexed.
-
-    Attributes:
-        member: its extension.
-    """
-
-    def __init__(self, member: str, *, shard: Path, key: str) -> None:
-        super().__init__(
-            f"member '.{member}' of sample '{key}' is not what was indexed (its checksum is "
-            f"another): shard {shard} is damaged"
-        )
-        self.member = member
 
 
 class Corpus:
@@ -223,7 +210,7 @@ class Corpus:
         # Of this process alone: a lock that another thread held at the fork would never open.
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._open_files: OrderedDict[int, _File] = OrderedDict()
+        self._open_files: OrderedDict[int, OpenShard] = OrderedDict()
         self._loaded: OrderedDict[int, Rows] = OrderedDict()
         self._loaded_bytes = 0
 
@@ -241,52 +228,15 @@ class Corpus:
                 self._loaded_bytes -= self._loaded.popitem(last=False)[1].num_bytes
             return rows
 
-    def _file(self, shard: int) -> "_File":
+    def _file(self, shard: int) -> OpenShard:
         with self._lock:
             file = self._open_files.get(shard)
             if file is None:
-                file = self._open_files[shard] = _File(self.shards[shard])
+                file = self._open_files[shard] = OpenShard(self.shards[shard])
                 if len(self._open_files) > _MAX_OPEN_FILES:
                     self._open_files.popitem(last=False)
             self._open_files.move_to_end(shard)
             return file
-
-
-class _File:
-    """An open shard; closed when the last thread that uses it lets go."""
-
-    def __init__(self, shard: ShardIndex) -> None:
-        self._descriptor = -1
-        self._path = shard.path
-        self._descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-        self._opened = self._state()
-        indexed = (shard.num_bytes, shard.mtime_ns)
-        if self._opened != indexed and (
-            # A shard that was merely touched, so that no clean-up takes it, is read once more.
-            self._opened[0] != shard.num_bytes or index.digest(shard.path) != shard.sha256
-        ):
-            raise self._changed()
-
-    def read(self, offset: int, size: int) -> bytes:
-        return index.read_at(self._path, self._descriptor, size, offset)
-
-    def check_unchanged(self) -> None:
-        if self._state() != self._opened:
-            raise self._changed()
-
-    def _state(self) -> tuple[int, int]:
-        status = os.fstat(self._descriptor)
-        return status.st_size, status.st_mtime_ns
-
-    def _changed(self) -> UserError:
-        return UserError(
-            f"shard {self._path} has changed since it was indexed; start the run again when it is "
-            "whole"
-        )
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
 
 
 def _members(rows: Rows, row: int) -> list[tuple[str, int, int, int]]:

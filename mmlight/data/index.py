@@ -5,7 +5,6 @@ An index lies beside its shard (``00000.tar.index``) or, where that folder is re
 shard's size or time changes, or when the index is damaged.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -21,6 +20,7 @@ from typing import Any
 
 from mmlight.data import index_file, probe, seal, tar
 from mmlight.data.index_file import DamagedIndexError, OldIndexError, ShardIndex
+from mmlight.data.shard_file import digest, read_at
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal, say
 
@@ -188,27 +188,6 @@ def build(
     }
     keys = [sample.key for sample in samples]
     return index_file.store(path, keys=keys, columns=columns, summary=summary, cache_dir=cache_dir)
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_at(path: Path, descriptor: int, size: int, offset: int) -> bytes:
-    """Read a part of an open shard.
-
-    Raises:
-        OSError: the disk failed or the shard is shorter.
-    """
-    data = os.pread(descriptor, size, offset)
-    while len(data) < size:  # one call gives at most 2 GiB
-        more = os.pread(descriptor, size - len(data), offset + len(data))
-        if not more:
-            raise OSError(f"shard {path} ended before byte {offset + size} while read")
-        data += more
-    return data
 
 
 def _stat(path: Path) -> os.stat_result:

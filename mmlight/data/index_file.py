@@ -15,10 +15,10 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-import numpy as np
-
+from mmlight.data import index_rows
+from mmlight.data.index_rows import Counts, Rows
 from mmlight.errors import UserError
 
 FORMAT = 2
@@ -27,18 +27,6 @@ _MAGIC = b"mmlight index"
 _HEAD = struct.Struct("<14sHII")
 # Read at once: a summary with some dozens of extensions fits.
 _FIRST_READ = 4096
-# Columns in their order, with what there is one of: a sample or a member.
-_COLUMNS = {
-    "duration_s": ("<f4", "num_samples"),
-    "width": ("<i4", "num_samples"),
-    "height": ("<i4", "num_samples"),
-    "members_each": ("<i4", "num_samples"),
-    "key_bytes_each": ("<i4", "num_samples"),
-    "extension": ("<i4", "num_members"),
-    "crc32": ("<u4", "num_members"),
-    "offset": ("<i8", "num_members"),
-    "size": ("<i8", "num_members"),
-}
 
 
 class DamagedIndexError(Exception):
@@ -47,59 +35,6 @@ class DamagedIndexError(Exception):
 
 class OldIndexError(DamagedIndexError):
     """An index of another version of the format."""
-
-
-class Keys(Sequence[str]):
-    """Sample keys, kept as the bytes of all and where each ends."""
-
-    def __init__(self, text: bytes, ends: np.ndarray) -> None:
-        self._text = text
-        self._starts = np.concatenate([[0], ends])
-
-    def __len__(self) -> int:
-        return len(self._starts) - 1
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
-        row = range(len(self))[row]
-        text = self._text[self._starts[row] : self._starts[row + 1]]
-        return text.decode("utf-8", "backslashreplace")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The samples of one shard; members of sample `i` are entries ``start[i]:start[i + 1]``.
-
-    Attributes:
-        keys: sample keys.
-        extensions: names that `extension` numbers.
-        start: int64, one more than samples.
-        extension: int32 per member, a place in `extensions`.
-        offset: int64 per member, where its data begin in the shard.
-        size: int64 per member, bytes.
-        crc32: uint32 per member, of its data.
-        duration_s: float32 per sample, of its first sound; nan without one.
-        width: int32 per sample, of its first image in pixels; 0 without one.
-        height: likewise.
-        num_bytes: memory that all this takes.
-    """
-
-    keys: Keys
-    extensions: tuple[str, ...]
-    start: np.ndarray
-    extension: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
-    crc32: np.ndarray
-    duration_s: np.ndarray
-    width: np.ndarray
-    height: np.ndarray
-    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -144,18 +79,26 @@ class ShardIndex:
         try:
             with open(self.index_path, "rb", buffering=0) as file:
                 now, start = _read_summary(file.fileno(), self.path, self.index_path)
-                content = os.pread(file.fileno(), now._rows_bytes(), start)
+                content = os.pread(file.fileno(), now.counts().num_bytes(), start)
         except OSError as error:
             raise DamagedIndexError(error.strerror) from error
         if now.sha256 != self.sha256:
             raise UserError(f"shard {self.path} changed while it was in use; start the run again")
         if zlib.crc32(content) != now.rows_crc32:
             raise DamagedIndexError("its checksum is another")
-        return _parse_rows(content, now)
+        try:
+            return index_rows.from_bytes(
+                content,
+                now.counts(),
+                extensions=list(now.extensions),
+                shard_bytes=now.num_bytes,
+            )
+        except ValueError as error:
+            raise DamagedIndexError(str(error)) from error
 
-    def _rows_bytes(self) -> int:
-        counts = (getattr(self, of) * np.dtype(kind).itemsize for kind, of in _COLUMNS.values())
-        return self.num_key_bytes + sum(counts)
+    def counts(self) -> Counts:
+        """Return what the length of the rows depends on."""
+        return Counts(self.num_samples, self.num_members, self.num_key_bytes)
 
 
 _SUMMARY = {field.name: field.type for field in fields(ShardIndex)[2:]}
@@ -212,19 +155,16 @@ def store(
 
     Args:
         shard: its path.
-        keys: of the samples.
-        columns: the values of `Rows`, with `members_each` of the samples in place of `start`.
+        keys: see `index_rows.to_bytes`.
+        columns: likewise.
         summary: the fields of `ShardIndex` that can't be told from these.
         cache_dir: see `places`.
     """
-    texts = [key.encode("utf-8", "backslashreplace") for key in keys]
-    given = {"key_bytes_each": [len(text) for text in texts], **columns}
-    arrays = [np.asarray(given[name], kind) for name, (kind, _) in _COLUMNS.items()]
-    rows = b"".join([*(array.tobytes() for array in arrays), *texts])
+    rows, counts = index_rows.to_bytes(keys, columns)
     summary = summary | {
-        "num_samples": len(keys),
-        "num_members": len(columns["size"]),
-        "num_key_bytes": sum(map(len, texts)),
+        "num_samples": counts.samples,
+        "num_members": counts.members,
+        "num_key_bytes": counts.key_bytes,
         "rows_crc32": zlib.crc32(rows),
     }
     text = json.dumps(summary).encode()
@@ -287,7 +227,7 @@ def _read_summary(descriptor: int, shard: Path, place: Path) -> tuple[ShardIndex
     # Whoever made it may have made its checksum, too.
     if not all(_is_a(getattr(index, name), kind) for name, kind in _SUMMARY.items()):
         raise DamagedIndexError("its summary holds something else")
-    if start + index._rows_bytes() != num_bytes or not index.num_samples:
+    if start + index.counts().num_bytes() != num_bytes or not index.num_samples:
         raise DamagedIndexError("of another length than its summary says")
     return index, start
 
@@ -298,36 +238,3 @@ def _is_a(value: object, kind: Any) -> bool:
     if kind is str:
         return isinstance(value, str)
     return isinstance(value, dict) and all(_is_a(count, int) for count in value.values())
-
-
-def _parse_rows(content: bytes, index: ShardIndex) -> Rows:
-    column: dict[str, np.ndarray] = {}
-    offset = 0
-    for name, (kind, of) in _COLUMNS.items():
-        column[name] = np.frombuffer(content, kind, getattr(index, of), offset)
-        offset += column[name].nbytes
-    members_each, key_bytes_each = column.pop("members_each"), column.pop("key_bytes_each")
-    start = np.concatenate([[0], np.cumsum(members_each, dtype=np.int64)])
-    ends = np.cumsum(key_bytes_each, dtype=np.int64)
-    extension, first, size = column["extension"], column["offset"], column["size"]
-    # Of a file that was made by somebody else, all may be as the checksum says, and wrong.
-    is_sound = (
-        members_each.min() > 0
-        and start[-1] == index.num_members
-        and key_bytes_each.min() >= 0
-        and ends[-1] == index.num_key_bytes
-        and 0 <= extension.min()
-        and extension.max() < len(index.extensions)
-        and min(first.min(), size.min()) >= 0
-        and (first <= index.num_bytes).all()
-        and (size <= index.num_bytes - first).all()
-    )
-    if not is_sound:
-        raise DamagedIndexError("it points outside the shard")
-    return Rows(
-        keys=Keys(content[offset:], ends),
-        extensions=tuple(index.extensions),
-        start=start,
-        num_bytes=len(content) + start.nbytes + ends.nbytes,
-        **column,
-    )

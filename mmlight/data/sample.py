@@ -11,12 +11,13 @@ from torch import Tensor
 
 from mmlight.data.audio import AudioSettings, Waveform, load_audio
 from mmlight.data.boxes import BoxSet, parse_boxes
-from mmlight.data.corpus import ChecksumError, Corpus
+from mmlight.data.corpus import Corpus
 from mmlight.data.corruptions import Corruptor
 from mmlight.data.draw import Draws
 from mmlight.data.image import ImageSettings, decode, fit_image, load_image
 from mmlight.data.image_fit import Fitted
 from mmlight.data.members import Contents, Members, parse_label, parse_source
+from mmlight.data.shard_file import ChecksumError
 from mmlight.data.text import MAX_CHARACTERS, Cleaning, clean_caption
 from mmlight.errors import UserError
 

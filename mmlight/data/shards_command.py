@@ -12,6 +12,7 @@ import numpy as np
 from mmlight.data import index, index_file, probe
 from mmlight.data.corpus import Corpus
 from mmlight.data.index_file import ShardIndex
+from mmlight.data.shard_file import digest
 from mmlight.data.shards import expand
 from mmlight.data.write import DEFAULT_SAMPLES_PER_SHARD, pack_folder, pack_table
 from mmlight.errors import UserError
@@ -157,7 +158,7 @@ def _faults_of_shard(path: Path, threads: ThreadPoolExecutor) -> Iterator[tuple[
     known = index_file.load(path)
     try:
         # The index first: its time may be right while bytes on the disk have rotted.
-        if known and known[0].sha256 != index.digest(path):
+        if known and known[0].sha256 != digest(path):
             yield (
                 str(path),
                 "its content is not what was indexed; restore it, or accept it with "
@@ -165,7 +166,7 @@ def _faults_of_shard(path: Path, threads: ThreadPoolExecutor) -> Iterator[tuple[
             )
             return
         (shard,) = index.load_or_build([path], progress=False)
-    except UserError as error:
+    except (OSError, UserError) as error:
         yield str(path), str(error)
         return
     corpus = Corpus([shard])

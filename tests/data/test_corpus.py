@@ -9,8 +9,9 @@ import pytest
 from shard_files import png, sound, text_shard, write_tar
 
 from mmlight.data import corpus as corpus_module
-from mmlight.data.corpus import ChecksumError, Corpus
+from mmlight.data.corpus import Corpus
 from mmlight.data.index import load_or_build
+from mmlight.data.shard_file import ChecksumError
 from mmlight.errors import UserError
 
 

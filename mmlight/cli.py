@@ -36,7 +36,7 @@ from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.token_count import TokenCount
-from mmlight.callbacks.wandb_run import JobType, WandbRun
+from mmlight.callbacks.wandb_run import JobType, SentPatch, WandbRun
 from mmlight.callbacks.zero_shot import ZeroShot
 from mmlight.cli_arguments import (
     AUTO,
@@ -89,6 +89,8 @@ class RunSettings:
         wandb: whether W&B gets what the run folder gets; `offline` needs no network.
         wandb_project: W&B's project.
         wandb_entity: W&B's user or team; None takes the account's default.
+        wandb_patch: what W&B gets of uncommitted code: the changes of `tracked` files, `all` (with
+            new files, of whatever content) or `none`; the run folder keeps all of it.
         job_type: what kind of job W&B lists it as; None: `eval` for a verb other than fit, else
             as the task says.
         tags: words to find it by in W&B and by `mmlight runs`.
@@ -104,6 +106,7 @@ class RunSettings:
     wandb: Literal["off", "online", "offline"] = "off"
     wandb_project: str = "mmlight"
     wandb_entity: str | None = None
+    wandb_patch: SentPatch = "tracked"
     job_type: JobType | None = None
     tags: list[str] = field(default_factory=list)
     tensorboard: bool = False
@@ -211,7 +214,7 @@ class MmlightCLI(LightningCLI):
         elif asked == AUTO:
             if verb != "fit":
                 raise UserError(f"--ckpt_path {AUTO} is for fit; {verb} takes a file or '{LAST}'")
-            self.run = RunFolder.create(settings["root"], name=name, run_id=settings["id"])
+            self.run = self._create_run(name)
             self._begin()
             newest = find_whole(self.run)
             config["ckpt_path"] = str(newest) if newest is not None else None
@@ -222,10 +225,15 @@ class MmlightCLI(LightningCLI):
                 raise UserError(
                     f"{verb} needs trained weights: --ckpt_path FILE, or --ckpt_path {LAST}"
                 )
-            self.run = RunFolder.create(settings["root"], name=name, run_id=settings["id"])
+            self.run = self._create_run(name)
             self._begin()
         if config.get("ckpt_path") is not None:
             check_whole(Path(config["ckpt_path"]))
+
+    def _create_run(self, name: str) -> RunFolder:
+        settings = self.config[self._verb]["run"]
+        config = self.resolved_config()
+        return RunFolder.create(settings["root"], name=name, run_id=settings["id"], config=config)
 
     def _begin(self) -> None:
         """Keep other processes out of the run's folder; see what an earlier one left in it."""
@@ -279,10 +287,9 @@ class MmlightCLI(LightningCLI):
 
     def resolved_config(self) -> dict[str, Any]:
         """Return the configuration with every default filled in, which runs again as it stands."""
-        verb = str(self.subcommand)
         values: dict[str, Any] = yaml.safe_load(
-            self._subcommand_parsers[verb].dump(
-                self.config[verb], skip_none=False, skip_validation=True
+            self._subcommand_parsers[self._verb].dump(
+                self.config[self._verb], skip_none=False, skip_validation=True
             )
         )
         return {k: v for k, v in values.items() if k not in ("config", "ckpt_path")}
@@ -299,6 +306,7 @@ class MmlightCLI(LightningCLI):
             job_type=settings.job_type or own,
             tags=settings.tags,
             entity=settings.wandb_entity,
+            patch=settings.wandb_patch,
         )
 
     def watchers(self) -> tuple[list[Callback], list[Any]]:

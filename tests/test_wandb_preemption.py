@@ -91,8 +91,9 @@ def preempt(experiment, run, mode, server):
 
 
 def check(server, run):
-    assert list(server.runs()) == [run.name]
-    told, rows = server.runs()[run.name], server.history(run.name)
+    own = RunFolder(run).wandb_id()
+    assert list(server.runs()) == [own]
+    told, rows = server.runs()[own], server.history(own)
     expected = read_rows(run / "metrics.jsonl")
     assert [row["_step"] for row in rows] == list(range(len(rows)))
     sent = Counter(
@@ -112,7 +113,7 @@ def check(server, run):
     assert samples == {row["step"]: (row["samples"], row["tokens"]) for row in expected}
     assert (told["group"], told["jobType"], told["tags"]) == ("tiny", "pretrain", ["a paper"])
     assert told["displayName"] == f"tiny/{run.name}" and told["state"] == "finished"
-    config = server.config(run.name)
+    config = server.config(own)
     assert config["model"]["init_args"]["optimizer"]["lr"] == 1e-3
     assert not any("/" in key or "." in key for key in config)
     provenance = json.loads((run / "provenance.json").read_text())
@@ -146,7 +147,7 @@ def test_three_preemptions_offline_sync_to_one_run(server, experiment, tmp_path)
     segments = sorted((run / "wandb").glob("offline-run-*"))
     # One for each attempt, but for one whose process was killed before any row was on the disk.
     assert len(segments) in (3, 4) and server.runs() == {}
-    assert count_rows(run / "wandb", run_id=run.name) > STEPS
+    assert count_rows(run / "wandb", run_id=RunFolder(run).wandb_id()) > STEPS
     wandb = Path(sys.executable).with_name("wandb")
     subprocess.run(
         [wandb, "sync", "--yes", *segments],
@@ -161,7 +162,7 @@ def test_rows_that_a_lost_node_had_not_delivered_are_sent_on_resume(server, expe
     run = tmp_path / "runs" / "tiny" / "online2"
     attempt(experiment, run, "online", server, at=20, how="node lost", down_at=4)
     server.is_down.unlink()
-    rows = server.history(run.name)  # W&B's SDK sends every 15 s: maybe none
+    rows = server.history(RunFolder(run).wandb_id())  # W&B's SDK sends every 15 s: maybe none
     arrived = max((row["trainer/global_step"] for row in rows), default=0)
     checkpoint = int(RunFolder(run).newest_checkpoint().stem.removeprefix("step-"))
     assert arrived < checkpoint  # training won't make these rows again

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mmlight.callbacks.run_logger import RunLogger
 from mmlight.callbacks.tensorboard_run import TensorBoardRun
-from mmlight.callbacks.wandb_run import WandbRun
+from mmlight.callbacks.wandb_run import SentPatch, WandbRun
 from mmlight.runs import provenance
 from mmlight.runs.files import write_json, write_text
 from mmlight.runs.job import describe_job
@@ -144,7 +144,7 @@ class Record(pl.Callback):
         write_json(self.run.provenance, described)
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
-                logger.describe({**described, "patch": self._short_patch()})
+                logger.describe({**described, "patch": self._short_patch(logger.patch)})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget rows that this training will write again."""
@@ -216,13 +216,17 @@ class Record(pl.Callback):
             if isinstance(logger, WandbRun):
                 logger.summarise(_listed(summary))
 
-    def _short_patch(self) -> str | None:
+    def _short_patch(self, wanted: SentPatch) -> str | None:
         """What the code had uncommitted, for W&B's config; the run folder has all of it."""
-        if not self.run.patch.exists():
+        if wanted == "none" or not self.run.patch.exists():
             return None
-        patch = self.run.patch.read_text(errors="replace")
+        # As git.patch was written: every byte, and every line's own end.
+        patch = self.run.patch.read_bytes().decode(errors="surrogateescape")
+        if wanted == "tracked":
+            patch = patch[: self._provenance["git"]["patch_tracked"]]
+        patch = patch.encode(errors="surrogateescape").decode(errors="replace")
         if len(patch) <= _LONGEST_PATCH:
-            return patch
+            return patch or None
         return f"{patch[:_LONGEST_PATCH]}\n... {len(patch) - _LONGEST_PATCH} more characters"
 
     def _kept(self, checkpoints: Mapping[str, str | None]) -> dict[str, Path]:

@@ -1,7 +1,9 @@
 """W&B for one run folder: one run over all restarts, in which every row is once."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,30 +19,39 @@ from mmlight.runs.files import plain
 from mmlight.runs.metrics_log import AXES
 from mmlight.runs.run import RunFolder
 from mmlight.runs.sent_rows import SentRows
-from mmlight.runs.wandb_file import count_rows, mend
+from mmlight.runs.wandb_file import count_rows, mark_sent, mend
+from mmlight.terminal import note
 
 JobType = Literal["pretrain", "finetune", "eval"]
+SentPatch = Literal["tracked", "all", "none"]
 _STEP = "trainer/global_step"
+# How long W&B may send at the end of a run. A job that is handed on has two minutes for all of it.
+_FINISH_S = "60"
 
 
 class WandbRun(WandbLogger):
-    """W&B for one run folder: the same id, files below the folder, the config once and nested.
+    """W&B for one run folder: one run over all restarts, the config once and nested.
 
     Rows carry `trainer/global_step`, `samples`, `tokens` and `wall_s`. `metrics.jsonl` is the
     truth: what a kill kept from W&B is sent when the run resumes (`catch_up`), and values that W&B
-    has are not sent again.
+    has are not sent again. Nothing that W&B cannot do ends a run: it is said once, and W&B is left
+    alone from then on.
 
     Offline, each start of a run makes a folder ``wandb/offline-run-*`` of its own, all with the
-    run's id; one ``wandb sync`` of them all gives one run.
+    run's id in W&B; one ``wandb sync`` of them all gives one run. A run that cannot reach W&B when
+    it starts goes on offline.
 
     Args:
-        run: the folder; its name becomes the group, its id the run's id and name.
+        run: the folder; its name becomes the group, and name and id together the run's name. The
+            run's id in W&B is the folder's own (`RunFolder.wandb_id`).
         mode: ``online``, or ``offline`` to keep everything in the run folder.
         config: the resolved configuration, as nested dictionaries.
         project: the W&B project.
         job_type: ``pretrain``, ``finetune`` or ``eval``.
         tags: words to find the run by.
         entity: the W&B team or user; None for the user's default.
+        patch: what W&B's config gets of uncommitted code: the changes of tracked files, those and
+            new files, or nothing.
     """
 
     def __init__(
@@ -53,12 +64,13 @@ class WandbRun(WandbLogger):
         job_type: JobType = "pretrain",
         tags: Sequence[str] = (),
         entity: str | None = None,
+        patch: SentPatch = "tracked",
     ) -> None:
         run.path.mkdir(parents=True, exist_ok=True)
         super().__init__(
             name=f"{run.name}/{run.id}",
             save_dir=run.path,
-            id=run.id,
+            id=run.wandb_id(),
             project=project,
             group=run.name,
             job_type=job_type,
@@ -71,7 +83,10 @@ class WandbRun(WandbLogger):
             resume="allow" if mode == "online" else None,
         )
         self.run = run
+        self.patch: SentPatch = patch
+        self._own_id = run.wandb_id()
         self._mode = mode
+        self._lost = False
         self._axes: Axes | None = None
         self._started = time.monotonic()
         self._wall_before_s = 0.0
@@ -94,10 +109,13 @@ class WandbRun(WandbLogger):
         """W&B's run; the first access starts it."""
         if self._experiment is None:
             folder = self.run.path / "wandb"
-            stored = count_rows(folder, run_id=self.run.id)
-            if self._mode == "offline":
-                mend(folder, run_id=self.run.id)
-            run = super().experiment
+            stored = count_rows(folder, run_id=self._own_id)
+            # Files that are to be sent wait below the run's folder: HOME may be full, or read-only.
+            for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+                os.environ.setdefault(name, str(folder))
+            os.environ.setdefault("WANDB_FINISH_TIMEOUT", _FINISH_S)
+            os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
+            run = self._start(folder)
             for axis in ("samples", "tokens", "wall_s", "epoch"):
                 run.define_metric(axis, step_metric=_STEP)
             if self._mode == "offline":
@@ -105,6 +123,24 @@ class WandbRun(WandbLogger):
                 self._next_row = stored
             self._sent.keep(run.starting_step if self._next_row is None else stored)
         return self._experiment
+
+    def _start(self, folder: Path) -> Any:
+        """Start W&B's run; offline where W&B cannot be reached."""
+        import wandb
+
+        if self._mode == "online":
+            try:
+                return super().experiment
+            except wandb.errors.AuthenticationError:
+                raise
+            except wandb.errors.CommError as error:
+                note(f"W&B cannot be reached ({error}): the run goes on offline")
+                self._mode = "offline"
+                self._wandb_init |= {"mode": "offline", "resume": None}
+                # Its own process still holds the id of the run that did not begin.
+                wandb.teardown()
+        mend(folder, run_id=self._own_id)
+        return super().experiment
 
     @rank_zero_only
     def describe(self, provenance: Mapping[str, Any]) -> None:
@@ -114,7 +150,8 @@ class WandbRun(WandbLogger):
             provenance: plain values by name.
         """
         described = {"provenance": plain(dict(provenance))}
-        self.experiment.config.update(described, allow_val_change=True)
+        config = self.experiment.config
+        self._try(lambda: config.update(described, allow_val_change=True))
 
     @rank_zero_only
     def catch_up(self, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -130,6 +167,9 @@ class WandbRun(WandbLogger):
             if new:
                 axes = {name: entry[name] for name in AXES if name in entry and name != "step"}
                 self._send({name: values[name] for name in new}, axes, step=entry["step"])
+        if self._mode == "online" and not self._lost:
+            # All of it is sent: a later `wandb sync` must not send it again, under other rows.
+            mark_sent(self.run.path / "wandb", run_id=self._own_id)
         self._wall_before_s = max((float(e["wall_s"]) for e in entries), default=0.0)
         self._started = time.monotonic()
 
@@ -166,18 +206,21 @@ class WandbRun(WandbLogger):
         Args:
             checkpoints: files or folders by alias, such as ``best`` and ``last``.
         """
-        import wandb
-
         aliases: dict[Path, list[str]] = {}
         for alias, path in checkpoints.items():
             aliases.setdefault(path.resolve(), []).append(alias)
         for path, names in aliases.items():
-            artifact = wandb.Artifact(
-                f"model-{self.run.id}", type="model", metadata={"path": str(path)}
-            )
-            # A checksum would read the whole file, of which W&B keeps nothing.
-            artifact.add_reference(path.as_uri(), checksum=False)
-            self.experiment.log_artifact(artifact, aliases=names)
+            self._try(partial(self._refer, path, names))
+
+    def _refer(self, path: Path, names: list[str]) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(
+            f"model-{self._own_id}", type="model", metadata={"path": str(path)}
+        )
+        # A checksum would read the whole file, of which W&B keeps nothing.
+        artifact.add_reference(path.as_uri(), checksum=False)
+        self.experiment.log_artifact(artifact, aliases=names)
 
     @rank_zero_only
     def summarise(self, values: Mapping[str, Any]) -> None:
@@ -204,6 +247,9 @@ class WandbRun(WandbLogger):
         if how == "preempted":
             self._try(run.mark_preempting)
         self._try(lambda: run.finish(exit_code=0 if how == "finished" else 1))
+        if self._mode == "offline" or self._lost:
+            segments = self.run.path.absolute() / "wandb" / "*run-*"
+            note(f"what W&B has not got yet is sent by: wandb sync --no-skip-online {segments}")
 
     def _send(self, values: Mapping[str, Any], axes: Mapping[str, float], *, step: int) -> None:
         run = self.experiment
@@ -216,13 +262,16 @@ class WandbRun(WandbLogger):
             self._next_row += 1
 
     def _try(self, call: Callable[[], object]) -> None:
-        """Tell W&B something, unless the job's end has ended W&B's own process.
+        """Tell W&B something; what it cannot take never ends a run.
 
-        SLURM sends TERM to every process of a job. Training has to save nevertheless; what W&B no
-        longer takes is sent when the run goes on.
+        Its own process may be gone (SLURM sends TERM to every process of a job), the disk where it
+        keeps its files full. What it has not got is sent when the run goes on.
         """
+        if self._lost:
+            return
         try:
             call()
-        except Exception:
+        except Exception as error:
+            self._lost = True
             if not signals.noted():
-                raise
+                note(f"W&B takes nothing more ({error}); all rows are in metrics.jsonl")

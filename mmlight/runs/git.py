@@ -2,9 +2,9 @@
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -35,7 +35,9 @@ class Git:
         branch: the branch, or ``HEAD`` where none is checked out.
         dirty: tracked files differ from the commit.
         untracked: number of files that git neither tracks nor ignores.
-        patch: the difference from the commit, with the untracked files; empty where there is none.
+        patch: the difference from the commit, of tracked files first, then the untracked files;
+            empty where there is none.
+        tracked: how many characters of it are about tracked files.
         left_out: untracked files that are too large for the patch.
         prefix: the folder that was looked at, relative to the top of the work tree.
     """
@@ -45,6 +47,7 @@ class Git:
     dirty: bool
     untracked: int
     patch: str
+    tracked: int = 0
     left_out: tuple[str, ...] = ()
     prefix: str = ""
 
@@ -59,6 +62,7 @@ class Git:
             "left_out": list(self.left_out),
             "prefix": self.prefix,
             "patch_sha256": sha256(patch).hexdigest() if patch else None,
+            "patch_tracked": self.tracked,
         }
 
 
@@ -77,6 +81,7 @@ def read_git(folder: Path) -> Git | None:
     untracked = (run_git(folder, *listed) or "").split("\0")
     new, left_out = _small_enough(folder, [name for name in untracked if name])
     dirty = bool(run_git(folder, "diff", "--name-only", "HEAD"))
+    changed = _patch(folder) if dirty else ""
     return Git(
         commit=commit.strip(),
         branch=(run_git(folder, "rev-parse", "--abbrev-ref", "HEAD") or "HEAD").strip(),
@@ -84,7 +89,8 @@ def read_git(folder: Path) -> Git | None:
         untracked=len(new) + len(left_out),
         left_out=tuple(left_out),
         prefix=(run_git(folder, "rev-parse", "--show-prefix") or "").strip(),
-        patch=_patch(folder, new) if dirty or new else "",
+        patch=changed + (_patch(folder, new) if new else ""),
+        tracked=len(changed),
     )
 
 
@@ -94,6 +100,7 @@ def _read_copied(folder: Path) -> Git | None:
         if (above / SNAPSHOT_GIT).exists():
             described = json.loads((above / SNAPSHOT_GIT).read_text())
             del described["patch_sha256"]
+            described["tracked"] = described.pop("patch_tracked")
             described["left_out"] = tuple(described["left_out"])
             patch = (above / SNAPSHOT_PATCH).read_bytes().decode(errors="surrogateescape")
             return Git(**described, patch=patch)
@@ -125,26 +132,23 @@ def _small_enough(folder: Path, names: list[str]) -> tuple[list[str], list[str]]
     return taken, others
 
 
-def _patch(folder: Path, new: list[str]) -> str:
-    """Return the difference from the commit; the user's own index is not touched."""
-    index = run_git(folder, "rev-parse", "--path-format=absolute", "--git-path", "index")
+def _patch(folder: Path, new: Sequence[str] = ()) -> str:
+    """Return what tracked files have uncommitted, or these untracked files as new ones."""
+    top = top_folder(folder) or folder
+    if not new:
+        return run_git(top, *_DIFF, "HEAD") or ""
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "index"
-        if index is not None and Path(index.strip()).exists():
-            # With its time: git takes a file changed within that second for unchanged otherwise.
-            shutil.copy2(index.strip(), copy)
-        top, own = top_folder(folder) or folder, {"GIT_INDEX_FILE": str(copy)}
-        if new:
-            # Only the names: nothing is written to git's objects.
-            names = "\0".join(new)
-            run_git(
-                top,
-                *("--literal-pathspecs", "add", "--intent-to-add"),
-                *("--pathspec-from-file=-", "--pathspec-file-nul"),
-                given=names,
-                **own,
-            )
-        return run_git(top, *_DIFF, "HEAD", **own) or ""
+        # An index of its own: the user's is not touched.
+        own = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        # Only the names: nothing is written to git's objects.
+        run_git(
+            top,
+            *("--literal-pathspecs", "add", "--intent-to-add"),
+            *("--pathspec-from-file=-", "--pathspec-file-nul"),
+            given="\0".join(new),
+            **own,
+        )
+        return run_git(top, *_DIFF, **own) or ""
 
 
 def run_git(folder: Path, *arguments: str, given: str = "", **own: str) -> str | None:

@@ -1,17 +1,25 @@
 """A run's folder, ``runs/<name>/<id>/``: one per run, shared by all its ranks and restarts."""
 
+import json
 import os
 import re
 import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count, takewhile
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from mmlight.errors import UserError
 from mmlight.runs.attempts import ATTEMPTS
+from mmlight.runs.files import write_text
 from mmlight.runs.job import job_name
+from mmlight.runs.slurm.signature import signature
 
 RUN_ID = "MMLIGHT_RUN_ID"
 _OWNER = "MMLIGHT_RUN_OWNER"
@@ -33,18 +41,26 @@ class RunFolder:
     of: "RunFolder | None" = None
 
     @classmethod
-    def create(cls, root: str | Path, *, name: str, run_id: str | None = None) -> "RunFolder":
+    def create(
+        cls,
+        root: str | Path,
+        *,
+        name: str,
+        run_id: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> "RunFolder":
         """Make the folder of this run, or open it where this run has one already.
 
         The id is, first come first served: `run_id`; the environment's ``MMLIGHT_RUN_ID``;
         SLURM's array id and task id, or its job id; torchrun's ``--rdzv-id``; a fresh
         ``YYYYMMDD-HHMMSS-xxxx``. It is exported as ``MMLIGHT_RUN_ID``, so that the ranks this
-        process starts agree with it.
+        process starts agree with it. The second run of one SLURM job is ``JOB-2``, and so on.
 
         Args:
             root: the folder of all runs.
             name: the experiment's name; letters, digits, dots, dashes and underscores.
             run_id: the id, where the caller knows it.
+            config: the resolved configuration, which tells runs of one SLURM job apart.
 
         Raises:
             UserError: `name` or the id is unfit for a folder, or several processes were started
@@ -60,6 +76,8 @@ class RunFolder:
                     "--rdzv-id"
                 )
             known = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        if config is not None and run_id is None and known == job_name(os.environ):
+            known = next(path.name for path in _of_job(folder, known) if _is_of(path, config))
         run = cls(folder / checked("id", known))
         run.path.mkdir(parents=True, exist_ok=True)
         _export(run.id)
@@ -82,6 +100,8 @@ class RunFolder:
         folder = Path(root) / checked("name", name)
         agreed = agreed_id(os.environ)
         candidates = [folder / agreed] if agreed else sorted(folder.glob("*/"))
+        if agreed is not None and agreed == job_name(os.environ):
+            candidates = list(takewhile(Path.exists, _of_job(folder, agreed)))
         found: list[tuple[int, RunFolder]] = []
         for path in candidates:
             run = cls(path)
@@ -100,7 +120,7 @@ class RunFolder:
 
     @property
     def id(self) -> str:
-        """The run's id, also its id in W&B."""
+        """The run's id."""
         return f"{self.of.id}-{self.path.name}" if self.of else self.path.name
 
     @property
@@ -208,6 +228,23 @@ class RunFolder:
         """The folder of embeddings that `mmlight predict` writes."""
         return self.path / "embeddings"
 
+    def wandb_id(self) -> str:
+        """Return the run's id in W&B, which this folder has alone; it is drawn at the first call.
+
+        Runs of one experiment may have the same id in the folders of two people, or in two sweeps;
+        a project of W&B is shared by all of them. All ranks may ask at once.
+        """
+        file = self.path / "wandb-id"
+        if not file.exists():
+            # An agent of a sweep of W&B's own waits for the run that it announced.
+            of_agent = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+            drawn = file.with_name(f".id.{secrets.token_hex(8)}")
+            write_text(drawn, of_agent or secrets.token_hex(8))
+            with suppress(FileExistsError):  # another rank was first
+                os.link(drawn, file)
+            drawn.unlink()
+        return file.read_text().strip()
+
     def checkpoints_newest_first(self) -> list[Path]:
         """Return what bears a checkpoint's name, that of the last step first, damaged ones too.
 
@@ -232,6 +269,31 @@ class RunFolder:
         """Return the step of the newest complete checkpoint; 0 where there is none."""
         newest = self.newest_checkpoint()
         return step_of(newest) if newest is not None else 0
+
+
+def _of_job(folder: Path, job: str) -> Iterator[Path]:
+    """Yield the folders of all runs that one job may have, there or not."""
+    yield folder / job
+    for number in count(2):
+        yield folder / f"{job}-{number}"
+
+
+def _is_of(path: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether a job's folder is free, or that of this run.
+
+    It is another's where it has other settings, or has finished; but a job that SLURM starts again
+    comes by what it has finished before.
+    """
+    run = RunFolder(path)
+    if not run.config.exists():
+        return True
+    try:
+        status = json.loads(run.summary.read_text()).get("status")
+    except (OSError, ValueError):
+        status = None
+    if status == "finished" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return False
+    return signature(yaml.safe_load(run.config.read_text())) == signature(config)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -52,6 +52,17 @@ def mend(folder: Path, *, run_id: str) -> None:
             os.truncate(path, segment.size)
 
 
+def mark_sent(folder: Path, *, run_id: str) -> None:
+    """Mark the segments that earlier processes kept offline, so that ``wandb sync`` skips them.
+
+    Args:
+        folder: the folder with ``offline-run-*`` in it.
+        run_id: the run's id in W&B.
+    """
+    for path in folder.glob(f"offline-run-*/run-{run_id}.wandb"):
+        path.with_suffix(".wandb.synced").touch()
+
+
 def read_segment(path: Path) -> Segment:
     """Read a segment.
 

@@ -2,6 +2,7 @@ import csv
 import json
 import time
 
+import git_data
 import pytest
 import torch
 import yaml
@@ -12,6 +13,7 @@ from tiny_run import TinyData, TinyTask
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.wandb_run import WandbRun
+from mmlight.runs import provenance
 from mmlight.runs.run import RunFolder
 
 CONFIG = {"seed_everything": 3, "model": {"towers": {"image": {"width": 8}}}}
@@ -128,7 +130,7 @@ def test_offline_wandb_gets_config_once_and_every_row(tmp_path, monkeypatch):
     run, record, trainer = run_record(tmp_path, wandb="offline")
     wandb_run = record.loggers()[1].experiment
     config, summary = dict(wandb_run.config), dict(wandb_run.summary)
-    assert wandb_run.id == "one" and wandb_run.group == "tiny" and wandb_run.offline
+    assert wandb_run.id == run.wandb_id() and wandb_run.group == "tiny" and wandb_run.offline
     assert config["model"] == CONFIG["model"]
     assert config["provenance"]["data"]["fingerprint"] == {"train": "f" * 64}
     assert not any("/" in key for key in config)
@@ -136,10 +138,32 @@ def test_offline_wandb_gets_config_once_and_every_row(tmp_path, monkeypatch):
     assert summary["val/loss"] == read(run)["final"]["val/loss"]
     assert "best/val/loss" in summary and summary["status"] == "finished"
     record.conclude(trainer)
-    files = list((run.path / "wandb").glob("offline-run-*/run-one.wandb"))
+    files = list((run.path / "wandb").glob(f"offline-run-*/run-{run.wandb_id()}.wandb"))
     assert len(files) == 1
     # W&B's own process writes the file, a little later where the machine is busy.
     deadline = time.monotonic() + 30
     while files[0].stat().st_size < 1000 and time.monotonic() < deadline:
         time.sleep(0.2)
     assert files[0].stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("sent", "tracked", "new"), [("tracked", True, False), ("all", True, True), ("none", 0, 0)]
+)
+def test_wandb_gets_of_uncommitted_code_what_is_asked_for(
+    tmp_path, monkeypatch, sent, tracked, new
+):
+    code = git_data.make_repository(tmp_path / "code", {"a.txt": "one\n"})
+    (code / "a.txt").write_text("changed\n")
+    (code / "notes.txt").write_text("API_KEY=secret\n")
+    monkeypatch.setattr(provenance, "code_folder", lambda: code)
+    run = RunFolder(tmp_path / "tiny" / "one")
+    wandb = WandbRun(run, mode="offline", config={}, patch=sent)
+    described = []
+    monkeypatch.setattr(wandb, "describe", described.append)
+    record = Record(run, verb="fit", config=CONFIG, wandb=wandb)
+    trainer = Trainer(accelerator="cpu", logger=record.loggers(), enable_checkpointing=False)
+    record.setup(trainer, TinyTask(), "fit")
+    patch = described[0]["patch"] or ""
+    assert ("changed" in patch, "API_KEY" in patch) == (tracked, new)
+    assert "API_KEY" in run.patch.read_text()  # the folder keeps all

@@ -4,6 +4,7 @@ import sys
 import zipfile
 
 import pytest
+import yaml
 
 from mmlight.errors import UserError
 from mmlight.runs.files import write_json, write_text
@@ -13,6 +14,9 @@ VARIABLES = (
     RUN_ID,
     "MMLIGHT_RUN_OWNER",
     "SLURM_JOB_ID",
+    "SLURM_RESTART_COUNT",
+    "WANDB_RUN_ID",
+    "WANDB_SWEEP_ID",
     "SLURM_ARRAY_JOB_ID",
     "SLURM_ARRAY_TASK_ID",
     "TORCHELASTIC_RUN_ID",
@@ -123,6 +127,56 @@ def test_task_of_a_job_array_does_not_continue_another(tmp_path, monkeypatch):
         RunFolder.latest(tmp_path, name="s")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     assert RunFolder.latest(tmp_path, name="s") == other
+
+
+def begin(root, config):
+    """Begin a run in this process, as rank 0 does; return its id."""
+    for name in (RUN_ID, "MMLIGHT_RUN_OWNER"):
+        os.environ.pop(name, None)
+    run = RunFolder.create(root, name="tiny", config=config)
+    write_text(run.config, yaml.safe_dump(config))
+    return run
+
+
+def test_the_second_training_of_one_job_gets_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    first = begin(tmp_path, {"seed": 1})
+    assert begin(tmp_path, {"seed": 1}) == first  # another rank, or a start after a crash
+    assert begin(tmp_path, {"seed": 2}).id == "71-2"  # other settings
+    write_json(first.summary, {"status": "finished"})
+    assert begin(tmp_path, {"seed": 1}).id == "71-3"  # the same once more
+    write_json(first.summary, {"status": "failed"})
+    assert begin(tmp_path, {"seed": 1}) == first
+
+
+def test_a_job_that_slurm_starts_again_finds_its_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    first, second = begin(tmp_path, {"seed": 1}), begin(tmp_path, {"seed": 2})
+    write_json(first.summary, {"status": "finished"})
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert begin(tmp_path, {"seed": 1}) == first and begin(tmp_path, {"seed": 2}) == second
+    checkpoint(second, "step-00000004.ckpt", age_s=0)
+    assert RunFolder.latest(tmp_path, name="tiny").id == "71-2"
+
+
+def test_an_id_that_was_asked_for_is_taken_whatever_lies_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    write_json(begin(tmp_path, {"seed": 1}).summary, {"status": "finished"})
+    asked = RunFolder.create(tmp_path, name="tiny", run_id="71", config={"seed": 2})
+    assert asked.id == "71"
+
+
+def test_each_folder_has_one_id_in_wandb_over_all_starts(tmp_path, monkeypatch):
+    first, second = RunFolder(tmp_path / "a/tiny/71"), RunFolder(tmp_path / "b/tiny/71")
+    for run in (first, second):
+        run.path.mkdir(parents=True)
+    assert first.wandb_id() == RunFolder(first.path).wandb_id() != second.wandb_id()
+    assert [path.name for path in first.path.iterdir()] == ["wandb-id"]
+    third = RunFolder(tmp_path / "a/tiny/72")
+    third.path.mkdir()
+    monkeypatch.setenv("WANDB_RUN_ID", "announced")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    assert third.wandb_id() == "announced" and first.wandb_id() != "announced"
 
 
 def test_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):

@@ -1,12 +1,16 @@
 """The model card of an export: what the model is, how good, how it was made, how to load it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml import YAMLError
 
+from mmlight.errors import UserError
 from mmlight.interop.export_graphs import MEANINGS
 from mmlight.runs.files import write_text
 from mmlight.tasks.task import Task
@@ -57,10 +61,32 @@ class Card:
 
 
 def read_run(source: Path) -> RunRecord:
-    """Read the folder of the run that a checkpoint lies in."""
+    """Read the folder of the run that a checkpoint lies in.
+
+    Raises:
+        UserError: what lies there is not what a run writes.
+    """
     folder = source.parent.parent
     if source.is_dir() or source.parent.name != "checkpoints":
         return RunRecord({}, {}, {})
+    with _as_a_run_writes():
+        return _read_run(folder, source)
+
+
+@contextmanager
+def _as_a_run_writes() -> Iterator[None]:
+    """Say in one line that a run's files, which may be anyone's, are not what they should be."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, YAMLError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the run's summary.json or config.yaml is damaged ({said}); to export without them, "
+            "copy the checkpoint elsewhere"
+        ) from error
+
+
+def _read_run(folder: Path, source: Path) -> RunRecord:
     summary = _read(folder / "summary.json")
     final: dict[str, Any] = {}
     for found in (
@@ -81,14 +107,15 @@ def read_run(source: Path) -> RunRecord:
 
 def write_card(path: Path, card: Card) -> None:
     """Write the card as Markdown."""
-    parts = [
-        _head(card),
-        _scores(card.run),
-        _inputs(card),
-        _use(card),
-        _training(card),
-        _limits(card),
-    ]
+    with _as_a_run_writes():
+        parts = [
+            _head(card),
+            _scores(card.run),
+            _inputs(card),
+            _use(card),
+            _training(card),
+            _limits(card),
+        ]
     write_text(path, "\n".join(part for part in parts if part))
 
 

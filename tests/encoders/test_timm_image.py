@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import timm
 import torch
@@ -192,3 +194,41 @@ def test_unpooled_features_are_refused():
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_bf16_autocast_is_finite(kind):
     assert_bf16_is_finite(make(kind), images())
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of the hub with one model, and no network."""
+    from huggingface_hub import constants
+
+    net = {"stem_width": 8, "channels": [8, 8, 8, 8]}
+    folder = tmp_path / "hub/models--lab--net"
+    snapshot = folder / "snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text("abc")
+    config = {"architecture": "resnet10t", "num_features": 8, "model_args": net}
+    config["pretrained_cfg"] = {"classifier": "fc", "num_classes": 1000}
+    (snapshot / "config.json").write_text(json.dumps(config))
+    model = timm.create_model("resnet10t", **net)
+    save_file(model.state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return model
+
+
+def test_model_of_the_hub_is_rebuilt_without_the_hub(hub):
+    built = TimmImage("hf-hub:lab/net", timm_pretrained=True)
+    weight = built.model.state_dict()["conv1.0.weight"]
+    assert torch.equal(weight, hub.state_dict()["conv1.0.weight"])
+    arguments = built.rebuild_args()
+    assert arguments["timm_name"] == "resnet10t"
+    again = TimmImage(**arguments)
+    again.load_state_dict(built.state_dict())
+    with pytest.raises(UserError, match="timm has no model 'hf-hub:lab/net'"):
+        TimmImage("hf-hub:lab/net")
+
+
+def test_files_are_no_arguments_of_the_model():
+    with pytest.raises(UserError, match="'checkpoint_path' is no argument of the model"):
+        TimmImage("resnet10t", timm_kwargs={"checkpoint_path": "a.pth"})

@@ -1,6 +1,7 @@
 """What `mmlight export` writes, compared with the task it was made of."""
 
 import json
+import shutil
 import stat
 
 import every_task
@@ -180,3 +181,25 @@ def test_every_task_runs_in_onnxruntime_and_as_a_program(name, tmp_path):
         assert "tokens" in named
     card = (tmp_path / "out/README.md").read_text()
     assert all(one.file in card for one in written)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("summary.json", "{"),
+        ("summary.json", '{"name": 1}'),
+        ("summary.json", '{"name": "a", "id": "b", "devices": [1], "git": 3}'),
+        ("test/summary.json", '{"final": {"test/accuracy": [0.5]}}'),
+        ("config.yaml", "model: {"),
+        ("config.yaml", "model: [1]"),
+    ],
+)
+def test_damaged_files_of_the_run_are_named_in_one_line(run, tmp_path, capsys, file, content):
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder)
+    (folder / file).write_text(content)
+    given = ["export", str(folder), "--out", str(tmp_path / "out"), "--format", "none"]
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mmlight: the run's summary.json or config.yaml is damaged")
+    assert said.count("\n") == 1 and not (tmp_path / "out").exists()

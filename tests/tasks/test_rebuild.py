@@ -201,7 +201,7 @@ def test_no_description_runs_or_imports_anything(bait, data):
 
 
 @pytest.mark.slow
-@settings(max_examples=5000, **SETTINGS)
+@settings(max_examples=2000, **SETTINGS)
 @given(st.data())
 def test_thousands_of_descriptions_run_and_import_nothing(bait, data):
     check_anything(data, bait)

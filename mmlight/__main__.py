@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from mmlight.errors import UserError, nearest
+from mmlight.errors import UserError, nearest, told_by_system
 from mmlight.signals import is_wanted, note_signals
 from mmlight.terminal import note, say
 
@@ -55,7 +55,7 @@ OTHER_VERBS = {
         "ONNX, torch.export, a card:    mmlight export RUN --out FOLDER",
     ),
 }
-USER_MISTAKE = 2
+FAILURE, USER_MISTAKE = 1, 2
 
 
 def _usage() -> str:
@@ -92,9 +92,7 @@ def _verb(name: str) -> Callable[[Sequence[str]], int]:
     raise UserError(f"unknown verb '{name}'{nearest(name, verbs)}; see mmlight --help")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code (2 for a user's mistake, said in one line)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         say(*_usage().split("\n"))
         return 0 if arguments else USER_MISTAKE
@@ -103,8 +101,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         say(f"mmlight {version('mmlight')}")
         return 0
+    return _verb(arguments[0])(arguments[1:])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code (2 for a user's mistake, said in one line)."""
     try:
-        return _verb(arguments[0])(arguments[1:])
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         if os.environ.get("MMLIGHT_TRACEBACK"):
             raise
@@ -114,8 +119,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_MISTAKE
     except BrokenPipeError:
         # The reader of our output (head, less) went away: not an error worth a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        refused = told_by_system(error)
+        if refused is None or os.environ.get("MMLIGHT_TRACEBACK"):
+            raise
+        note(refused)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        return FAILURE
+
+
+def _drop_output() -> None:
+    """Let nothing that could not be written be written at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import random
 import signal
 import time
+from pathlib import Path
 
 import cli_data
 import pytest
@@ -207,3 +208,116 @@ def test_killed_process_continues_bit_for_bit(values, kind, tmp_path):
     assert cli_data.only_run(tmp_path / "killed") == run
     assert cli_data.losses(run) == wanted, f"killed after step {reached}"
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+
+
+def test_row_of_a_step_is_there_before_the_checkpoint_that_counts_it(tmp_path, monkeypatch):
+    values = cli_data.changed(
+        cli_data.experiment(cli_data.write_data(tmp_path / "data"), tmp_path / "runs"),
+        {"checkpoint": {"every_n_steps": 2, "keep": 2}, "trainer.accumulate_grad_batches": 2},
+    )
+    path = cli_data.write_yaml(tmp_path / "tiny.yaml", values)
+    command = ("fit", "-c", path, "--run.id", "a", "--ckpt_path", "auto")
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def save_and_die(*args, **kwargs):
+        save(*args, **kwargs)
+        raise Killed
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_die)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            cli_data.run_in_process(*command)
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save)
+    assert cli_data.run_in_process(*command) == 0
+    run = tmp_path / "runs/tiny/a"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def last_state(run):
+    (path,) = run.glob("checkpoints/step-00000040.ckpt")
+    return torch.load(path, weights_only=True)
+
+
+def different(one, other, path=""):
+    """Return the places at which two states differ."""
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) else [path]
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        return [p for key in one for p in different(one[key], other[key], f"{path}/{key}")]
+    if isinstance(one, list | tuple):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [p for n, pair in pairs for p in different(*pair, f"{path}/{n}")]
+    return [] if one == other else [path]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_run_killed_many_times_between_two_steps_continues_bit_for_bit(values, tmp_path):
+    """Accumulation, checkpoints by the clock and averaged weights, 20 kills at any moment."""
+    values = cli_data.changed(
+        random_settings(values),
+        {
+            "trainer.max_steps": 40,
+            "trainer.accumulate_grad_batches": 4,
+            "trainer.val_check_interval": 3,
+            "trainer.callbacks": [{"class_path": f"{Slow.__module__}.{Slow.__name__}"}],
+            "checkpoint": {"every_n_minutes": 0.003, "keep": 2},
+            "ema": {"decay": 0.9},
+            "data.init_args.num_workers": 1,
+        },
+    )
+    path = cli_data.write_yaml(tmp_path / "tiny.yaml", values)
+    environment = {"PYTHONPATH": str(Path(__file__).parent)}
+
+    def start(name):
+        root = ("--run.root", tmp_path / name, "--run.id", "a", "--ckpt_path", "auto")
+        return cli_data.start("fit", "-c", path, *root, cwd=tmp_path, **environment)
+
+    whole = start("whole")
+    _, error = whole.communicate(timeout=300)
+    assert whole.returncode == 0, error
+    run = tmp_path / "killed/tiny/a"
+    kills = 0
+    while True:
+        process = start("killed")
+        before = reached(run)
+        deadline = time.monotonic() + 200
+        while kills < 20 and reached(run) < min(before + 1, 39) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        if kills < 20 and process.poll() is None:
+            time.sleep(random.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            continue
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+        break
+    assert kills == 20
+    wanted = tmp_path / "whole/tiny/a"
+    assert cli_data.losses(run) == cli_data.losses(wanted)
+    one, other = last_state(wanted), last_state(run)
+    for state in (one, other):  # paths, and the time of the clock
+        for key in [key for key in state["callbacks"] if "Checkpoint" in key]:
+            del state["callbacks"][key]
+    assert different(one, other) == []
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = [
+        (e["step"], name) for e in entries for name in e if "loss" in name and "_ms" not in name
+    ]
+    assert len(logged) == len(set(logged))
+    assert len(list(run.glob("checkpoints/*"))) == 2
+
+
+class Slow(Callback):
+    """Has a step take long enough to be killed in the middle of."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        time.sleep(0.05)
+
+
+def reached(run):
+    return max(cli_data.losses(run), default=0)

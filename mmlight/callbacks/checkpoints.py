@@ -18,6 +18,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 
 from mmlight.callbacks.newest import put_later_aside
 from mmlight.callbacks.run_logger import RunLogger
+from mmlight.errors import naming
 from mmlight.runs.files import sync_folder
 from mmlight.runs.run import step_of
 from mmlight.tasks.saved import read_checkpoint
@@ -48,10 +49,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Save on rank 0 (Lightning calls it there only)."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(exist_ok=True)  # and not above: the run's folder may have been removed
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:
-            with part.open("wb") as file:
+            with naming(target), part.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())

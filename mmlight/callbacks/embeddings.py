@@ -1,5 +1,6 @@
 """Writes what `mmlight predict` computes: embeddings of shards, as parquet files."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from mmlight.batch import Batch
-from mmlight.errors import UserError
+from mmlight.errors import UserError, naming
 
 
 class EmbeddingWriter(pl.Callback):
@@ -67,12 +68,14 @@ class EmbeddingWriter(pl.Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._temporary, table.schema, compression="zstd")
         # One row group per batch.
-        self._writer.write_table(table)
+        with naming(self._path):
+            self._writer.write_table(table)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the file and give it its name."""
         if self._writer is not None:
-            self._writer.close()
+            with naming(self._path):
+                self._writer.close()
             self._writer = None
             self._temporary.replace(self._path)
 
@@ -81,7 +84,8 @@ class EmbeddingWriter(pl.Callback):
     ) -> None:
         """Leave nothing half written."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):  # which the exception may be about
+                self._writer.close()
             self._writer = None
             self._temporary.unlink(missing_ok=True)
 

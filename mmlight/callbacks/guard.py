@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from types import MethodType
 from typing import Any
 
@@ -152,10 +152,11 @@ class Guard(pl.Callback):
                 say(f"stopped at step {trainer.global_step:,}, saved ({self.handed_on})")
 
     def _note_end(self, trainer: pl.Trainer, reason: str, **more: bool) -> None:
-        handed_on = self.handed_on is not None
-        append_event(
-            self.run.path, "end", step=trainer.global_step, reason=reason, hand_on=handed_on, **more
-        )
+        said = {"reason": reason, "hand_on": self.handed_on is not None, **more}
+        # A run may have failed because nothing can be written, or because the folder was removed.
+        if self.run.path.exists():
+            with suppress(OSError) if reason.startswith("failed") else nullcontext():
+                append_event(self.run.path, "end", step=trainer.global_step, **said)
 
     def _stop_before_training(self) -> None:
         assert self._agreement is not None

@@ -3,8 +3,8 @@
 import heapq
 import json
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mmlight import comm
 from mmlight.batch import Batch
-from mmlight.errors import UserError
+from mmlight.errors import UserError, naming
 from mmlight.runs.files import plain
 from mmlight.tasks.rows import rows_of
 from mmlight.terminal import note
@@ -76,16 +76,22 @@ class Predictions(pl.Callback):
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")
-        for row in rows_of(batch, outputs):
+        with naming(self.path):
+            self._write(rows_of(batch, outputs))
+
+    def _write(self, rows: Iterable[dict[str, Any]]) -> None:
+        assert self._file is not None
+        for row in rows:
             self._file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Join the parts of all ranks on rank 0."""
         if self._file is None:
             return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with naming(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         self._file = None
         comm.barrier()
         if not trainer.is_global_zero:
@@ -97,7 +103,8 @@ class Predictions(pl.Callback):
                 "--run.root to a folder that all machines see"
             )
         joined = self._folder / ".predictions.joined"
-        _join(parts, joined)
+        with naming(self.path):
+            _join(parts, joined)
         if self.format == "parquet":
             table = self._folder / ".predictions.table"
             to_parquet(joined, table)
@@ -116,9 +123,13 @@ class Predictions(pl.Callback):
     ) -> None:
         """Leave nothing half written."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # which the exception may be about
+                self._file.close()
             self._file = None
-            self._part(trainer.global_rank).unlink(missing_ok=True)
+        self._part(trainer.global_rank).unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            for name in (".predictions.joined", ".predictions.table"):
+                (self._folder / name).unlink(missing_ok=True)
 
 
 def _join(parts: list[Path], out: Path) -> None:

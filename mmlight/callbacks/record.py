@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from mmlight.callbacks.run_logger import RunLogger
 from mmlight.callbacks.tensorboard_run import TensorBoardRun
 from mmlight.callbacks.wandb_run import SentPatch, WandbRun
 from mmlight.runs import provenance
-from mmlight.runs.files import write_json, write_text
+from mmlight.runs.files import read_json, write_json, write_text
 from mmlight.runs.job import describe_job
 from mmlight.runs.metrics_log import read_entries, read_rows
 from mmlight.runs.report import write_report
 from mmlight.runs.run import RunFolder
 from mmlight.runs.summary import best_values, final_values, typical_samples_per_s
 from mmlight.runs.table import format_table
+from mmlight.tasks.task import Task
 from mmlight.terminal import Terminal
 
 _LONGEST_PATCH = 20_000
@@ -165,19 +167,36 @@ class Record(pl.Callback):
         """Write the summary of a run that was stopped or has failed."""
         stopped = isinstance(exception, KeyboardInterrupt | SystemExit | SIGTERMException)
         error = " ".join(f"{type(exception).__name__}: {exception}".split())
-        self._write(trainer, status="interrupted" if stopped else "failed", error=error)
+        # The exception may be that nothing can be written, or that the folder was removed.
+        if self.run.path.exists():
+            with suppress(OSError):
+                self._write(trainer, status="interrupted" if stopped else "failed", error=error)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write the row of the step first: a run that goes on from it does not log it again."""
+        if isinstance(pl_module, Task):
+            pl_module.log_step()
+        self._sync(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the summary of a run that has done what it should."""
+        self._sync(trainer)
         self._write(trainer, status="finished", error=None)
+
+    @staticmethod
+    def _sync(trainer: pl.Trainer) -> None:
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(logger, RunLogger):
+                logger.log.sync()
 
     def _began_from(self) -> str | None:
         """Return the checkpoint of another run that this one began from, at its first start."""
         path = Path(self._ckpt_path).resolve() if self._ckpt_path else None
         if path is None or not path.is_relative_to(self.run.path.resolve()):
             return str(path) if path else None
-        before = self.run.provenance
-        return json.loads(before.read_text()).get("ckpt_path") if before.exists() else None
+        return (read_json(self.run.provenance) or {}).get("ckpt_path")
 
     def _write(self, trainer: pl.Trainer, *, status: str, error: str | None) -> None:
         if not trainer.is_global_zero:
@@ -199,7 +218,7 @@ class Record(pl.Callback):
             "best": {name: {"value": b.value, "step": b.step} for name, b in best.items()},
             "steps": trainer.global_step,
             "epoch": trainer.current_epoch,
-            "samples_seen": rows[-1]["samples"] if rows else 0,
+            "samples_seen": rows[-1].get("samples", 0) if rows else 0,
             "tokens_seen": rows[-1].get("tokens") if rows else None,
             "samples_per_s": typical_samples_per_s(rows),
             "wall_s": wall_s,

@@ -1,6 +1,7 @@
 """The logger of a run's own files, which is always there."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import lightning.pytorch as pl
@@ -67,7 +68,9 @@ class RunLogger(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Bring the table up to date and close the files."""
-        self.log.close()
+        # A run that has failed may have done so because nothing can be written.
+        with nullcontext() if status == "success" else suppress(OSError):
+            self.log.close()
 
     @property
     @override

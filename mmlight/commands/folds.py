@@ -18,7 +18,7 @@ import yaml
 from mmlight import cli, compose
 from mmlight.data.folds import Fold, Folds, find_folds, fold_data
 from mmlight.errors import UserError
-from mmlight.runs.files import write_json, write_text
+from mmlight.runs.files import read_json, write_json, write_text
 from mmlight.runs.folds import (
     FoldResult,
     FoldsFolder,
@@ -153,7 +153,9 @@ def _open(config: dict[str, Any], default_name: str, *, resume: bool) -> FoldsFo
 
 
 def _check_same(folder: FoldsFolder, plan: dict[str, Any]) -> None:
-    before = json.loads(folder.plan.read_text())
+    before = read_json(folder.plan)
+    if before is None:
+        raise UserError(f"folds: {folder.plan} is damaged; leave out --resume to begin anew")
     now = json.loads(json.dumps(plan))
     for key in ("field", "k", "folds"):
         if before[key] != now[key]:

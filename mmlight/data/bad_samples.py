@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmlight.batch import BadSample
-from mmlight.errors import UserError
+from mmlight.errors import UserError, naming
+from mmlight.terminal import note
 
 
 class BadSamples:
@@ -24,7 +25,9 @@ class BadSamples:
         self.limit = limit
         self.limit_text = limit_text
         self._seen: set[tuple[str, str]] = set()
-        self._named = _names_in(path)
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        self._is_torn = bool(text) and not text.endswith("\n")
+        self._named = set(_names_in(text))
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -42,9 +45,11 @@ class BadSamples:
             self._seen.add(name)
             if name not in self._named:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                line = json.dumps(dataclasses.asdict(sample)) + "\n"
                 # One short write in append mode: lines of several ranks don't mix.
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(dataclasses.asdict(sample)) + "\n")
+                with naming(self.path), self.path.open("a", encoding="utf-8") as file:
+                    file.write(f"\n{line}" if self._is_torn else line)
+                self._is_torn = False
             if len(self._seen) > self.limit:
                 raise UserError(
                     f"{len(self._seen)} samples cannot be decoded, more than {self.limit_text}; "
@@ -54,8 +59,12 @@ class BadSamples:
                 )
 
 
-def _names_in(path: Path) -> set[tuple[str, str]]:
-    if not path.exists():
-        return set()
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {(row["shard"], row["key"]) for row in rows}
+def _names_in(text: str) -> Iterator[tuple[str, str]]:
+    """Yield shard and key of each line; what a killed process left of one is named again."""
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+            yield str(row["shard"]), str(row["key"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if line.strip():
+                note(f"bad_samples.jsonl: passed over a line that cannot be read: {line[:60]}")

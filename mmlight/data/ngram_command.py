@@ -12,7 +12,7 @@ from mmlight.data.members import Members
 from mmlight.data.ngram import NgramModel
 from mmlight.data.shards import expand
 from mmlight.data.tokenizer_command import captions
-from mmlight.errors import UserError
+from mmlight.errors import UserError, naming
 from mmlight.terminal import say
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     part = args.out.with_name(f".{args.out.name}.{os.getpid()}")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with naming(args.out), part.open("w", encoding="utf-8") as file:
             model.write(file)
         part.replace(args.out)
     finally:

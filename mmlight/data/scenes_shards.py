@@ -24,7 +24,7 @@ from mmlight.data.scenes import (
 )
 from mmlight.data.scenes_sample import members
 from mmlight.data.seal import SealedWriter
-from mmlight.errors import UserError
+from mmlight.errors import UserError, naming
 from mmlight.terminal import Terminal
 
 SAMPLES_PER_SHARD = 256
@@ -96,7 +96,7 @@ def write_shard(shard: Shard, settings: Settings) -> int:
     """Write one shard, a pure function of its arguments, and return its number of samples."""
     meanings = _meanings(shard.split, settings)
     number = SPLITS.index(shard.split)
-    with SealedWriter(shard.path) as tar:
+    with naming(shard.path), SealedWriter(shard.path) as tar:
         for sample in range(shard.start, shard.stop):
             draws = Draws(settings.seed, split=number, sample=sample)
             drawn = draws.below(len(meanings)) if shard.split == "train" else sample

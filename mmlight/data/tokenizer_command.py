@@ -17,7 +17,7 @@ from mmlight.data.members import Contents, Members
 from mmlight.data.shards import expand
 from mmlight.data.text import tokenizer_config
 from mmlight.data.tokenizer import JsonTokenizer
-from mmlight.errors import UserError
+from mmlight.errors import UserError, naming
 from mmlight.terminal import Terminal
 
 PAD, UNK, START, END, MASK = "<pad>", "<unk>", "<start>", "<end>", "<mask>"
@@ -170,7 +170,8 @@ def save(tokenizer: JsonTokenizer, folder: Path) -> None:
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         for name, text in files.items():
-            (part / name).write_text(text, encoding="utf-8")
+            with naming(folder / name):
+                (part / name).write_text(text, encoding="utf-8")
         part.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

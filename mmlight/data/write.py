@@ -19,7 +19,7 @@ from mmlight.data.index_file import ShardIndex
 from mmlight.data.seal import SealedWriter
 from mmlight.data.shards import natural_key
 from mmlight.data.source_files import SourceFiles
-from mmlight.errors import UserError
+from mmlight.errors import UserError, naming
 
 DEFAULT_SAMPLES_PER_SHARD = 1000
 _OUR_NAMES = re.compile(r"\d{5,}\.tar(\.index)?")
@@ -65,7 +65,8 @@ def pack(
             if (first := next(chunk, None)) is None:
                 break
             new.append(partial / f"{number:05d}.tar")
-            _write_shard(new[-1], itertools.chain([first], chunk))
+            with naming(out_dir / new[-1].name):
+                _write_shard(new[-1], itertools.chain([first], chunk))
         if not new:
             raise UserError(f"no samples to pack into {out_dir}")
         # Read back, with the very checks that training makes.
@@ -136,8 +137,18 @@ def pack_folder(
 
     shards = pack(samples(), out_dir, samples_per_shard=samples_per_shard, overwrite=overwrite)
     if classes:
-        (out_dir / "classnames.txt").write_text("".join(f"{name}\n" for name in classes))
+        _write_names(out_dir / "classnames.txt", classes)
     return shards
+
+
+def _write_names(path: Path, names: Iterable[str]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with naming(path):
+            part.write_text("".join(f"{name}\n" for name in names))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def pack_table(

@@ -6,13 +6,13 @@ job script's last command (`mmlight.runs.after_srun`) appends ``requeued``, ``re
 """
 
 import json
-import os
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mmlight.runs.files import json_objects, plain
+from mmlight.runs.files import append_line, json_objects, plain
 
 ATTEMPTS = "attempts.jsonl"
 Event = Literal["start", "end", "requeued", "resubmitted", "gave up"]
@@ -75,16 +75,8 @@ def append_event(run: Path, event: Event, **fields: Any) -> None:
         fields: what else to note: `step`, `reason`, `hand_on`, `job`, ...
     """
     run.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(plain({"event": event, "time": round(time.time(), 3), **fields})) + "\n"
-    path = run / ATTEMPTS
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # a line that a killed process began
-                line = "\n" + line
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    line = json.dumps(plain({"event": event, "time": round(time.time(), 3), **fields}))
+    append_line(run / ATTEMPTS, line, sync=True)
 
 
 def read_attempts(run: Path) -> Attempts:
@@ -97,4 +89,11 @@ def read_attempts(run: Path) -> Attempts:
     if not path.exists():
         return Attempts(())
     found = json_objects(path.read_text(errors="replace").splitlines())
-    return Attempts(tuple(event for event in found if "event" in event))
+    return Attempts(tuple(event for event in found if _is_event(event)))
+
+
+def _is_event(found: dict[str, Any]) -> bool:
+    numbers = [found.get(key, 0) for key in ("step", "stuck", "time", "restart")]
+    return isinstance(found.get("event"), str) and all(
+        isinstance(number, int | float) and math.isfinite(number) for number in numbers
+    )

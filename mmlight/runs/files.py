@@ -1,12 +1,16 @@
-"""Writing small files so that a reader sees the old or the new content, never half of it."""
+"""Small files: a reader sees the old or the new content, and passes over what is damaged."""
 
 import json
 import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from mmlight.errors import naming
+from mmlight.terminal import note
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,7 +34,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -66,7 +70,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_objects(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the objects in lines of JSON; a line that a kill cut short is passed over.
+    """Return the objects in lines of JSON; what a kill or a damage left of others is passed over.
 
     Args:
         lines: an object in each.
@@ -75,11 +79,58 @@ def json_objects(lines: Iterable[str]) -> list[dict[str, Any]]:
     for line in lines:
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             found.append(value)
     return found
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a file; None where there is no file. A damaged one is named, and None.
+
+    Args:
+        path: the file.
+    """
+    try:
+        text = path.read_text(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    found = json_objects([text])
+    if not found:
+        warn_once(f"{path}: cannot be read, and is left out")
+    return found[0] if found else None
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Say, once in this process, what was left out.
+
+    Args:
+        text: one line.
+    """
+    note(text)
+
+
+def append_line(path: Path, text: str, *, sync: bool = False) -> None:
+    """Append a line in one short write, so that those of several processes don't mix.
+
+    A line that a killed process began is ended first: the new one must not be glued to it.
+
+    Args:
+        path: the file; its folder must be there.
+        text: the line, without its end.
+        sync: return only when it is on the disk.
+    """
+    with naming(path), path.open("ab+") as file:
+        ending = ""
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            ending = "" if file.read(1) == b"\n" else "\n"
+        file.write(f"{ending}{text}\n".encode())
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
 
 
 def plain(value: Any) -> Any:

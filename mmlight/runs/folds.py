@@ -1,6 +1,5 @@
 """What came out of cross-validation: every metric by fold, its mean and standard deviation."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmlight.runs.files import write_json
+from mmlight.runs.files import read_json, write_json
 from mmlight.runs.run import RunFolder
 from mmlight.runs.table import format_value
 
@@ -103,9 +102,9 @@ def read_result(planned: FoldResult, run: RunFolder) -> FoldResult:
         planned: the fold as planned.
         run: its run.
     """
-    if not run.summary.exists():
+    summary = read_json(run.summary)
+    if summary is None:
         return planned
-    summary = json.loads(run.summary.read_text())
     final = {name: float(value) for name, value in summary["final"].items()}
     scored = {name: value for name, value in final.items() if name.startswith("test/")}
     return FoldResult(

@@ -1,14 +1,18 @@
 """The log of metrics: `metrics.jsonl`, flushed row by row, and `metrics.csv`, made from it."""
 
 import csv
+import errno
 import io
 import json
+import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from mmlight.runs.files import plain, write_text
+from mmlight.errors import naming
+from mmlight.runs.files import json_objects, plain, warn_once, write_text
 
 AXES = ("step", "epoch", "samples", "tokens", "wall_s")
 
@@ -35,7 +39,7 @@ class MetricsLog:
         self._restart(entries)
         self._started = time.monotonic()
         self._csv_due = 0.0
-        if _is_torn(jsonl):
+        if jsonl.exists() and len(entries) != jsonl.read_bytes().count(b"\n") + _is_torn(jsonl):
             # A row begun by a killed process: the next one must not be glued to it.
             self._rewrite(entries)
 
@@ -74,11 +78,26 @@ class MetricsLog:
         if self._file is None:
             self._jsonl.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._jsonl.open("a")
-        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
-        self._file.flush()
+        with naming(self._jsonl):
+            self._file.write(json.dumps(entry, allow_nan=False) + "\n")
+            self._file.flush()
         _merge(self._rows, entry)
         if time.monotonic() >= self._csv_due:
             self.write_csv()
+
+    def sync(self) -> None:
+        """See that all rows are on the disk: a checkpoint that counts them is about to be.
+
+        Raises:
+            FileNotFoundError: somebody removed the file.
+        """
+        if self._file is None:
+            return
+        if not self._jsonl.exists():
+            said = "the run's folder was removed while the run went on"
+            raise FileNotFoundError(errno.ENOENT, said, str(self._jsonl))
+        with naming(self._jsonl):
+            os.fsync(self._file.fileno())
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after `step`, because training goes on from there.
@@ -97,21 +116,24 @@ class MetricsLog:
     def write_csv(self) -> None:
         """Write the table (atomically)."""
         began = time.monotonic()
+        self.sync()
         write_text(self._csv, to_csv(self.rows()))
         # At most about a hundredth of the time goes into rewriting, however long the table.
         self._csv_due = time.monotonic() + max(5.0, 100 * (time.monotonic() - began))
 
     def close(self) -> None:
         """Write the table and close the file; a later `append` opens it again."""
-        if self._rows:
-            self.write_csv()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        try:
+            if self._rows:
+                self.write_csv()
+        finally:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     def _restart(self, entries: list[dict[str, Any]]) -> None:
         self._rows = merge(entries)
-        self._wall_before_s = max((float(e["wall_s"]) for e in entries), default=0.0)
+        self._wall_before_s = max((float(e.get("wall_s", 0)) for e in entries), default=0.0)
 
     def _rewrite(self, entries: list[dict[str, Any]]) -> None:
         if self._file is not None:
@@ -121,17 +143,48 @@ class MetricsLog:
 
 
 def read_entries(jsonl: Path) -> list[dict[str, Any]]:
-    """Return the entries of a `metrics.jsonl`; a last line cut short is passed over.
+    """Return the entries of a `metrics.jsonl`; lines that cannot be read are named, and left out.
 
     Args:
         jsonl: the file; a missing one has no entries.
     """
     if not jsonl.exists():
         return []
-    text = jsonl.read_text()
-    lines = text.split("\n")
     # What follows the last line end is empty, or a row that a killed process began.
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines = jsonl.read_text(errors="replace").split("\n")[:-1]
+    entries: list[dict[str, Any]] = []
+    damaged = []
+    for number, line in enumerate(lines, 1):
+        if found := rows_in([line]):
+            entries += found
+        elif line:
+            damaged.append(str(number))
+    if damaged:
+        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        numbers = f"line{'s' * (len(damaged) > 1)} {', '.join(damaged[:5])}{more}"
+        warn_once(f"{jsonl}: {numbers} cannot be read, and left out")
+    return entries
+
+
+def rows_in(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the rows in lines of JSON: objects with a step, and with numbers. Others are damaged.
+
+    Args:
+        lines: of a `metrics.jsonl`.
+    """
+    return [row for row in json_objects(lines) if _is_row(row)]
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    try:
+        for value in row.values():
+            float(value)  # the texts nan and inf are numbers, see `plain`
+    except (TypeError, ValueError, OverflowError):
+        return False
+    counts = [row.get("step", -1), row.get("epoch", 0), row.get("samples", 0)]
+    return all(isinstance(count, int) and 0 <= count < 2**63 for count in counts) and (
+        isinstance(row.get("wall_s", 0.0), int | float) and math.isfinite(row.get("wall_s", 0.0))
+    )
 
 
 def merge(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:

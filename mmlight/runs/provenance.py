@@ -1,6 +1,5 @@
 """What ran: the code's commit, what was uncommitted, packages, machine, command line."""
 
-import json
 import os
 import platform
 import shlex
@@ -11,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmlight.runs.files import write_bytes, write_text
+from mmlight.runs.files import read_json, write_bytes, write_text
 from mmlight.runs.git import SNAPSHOT, Git, read_git, run_git
 from mmlight.runs.run import RunFolder
 
@@ -76,7 +75,7 @@ def collect(
 def _keep_first(run: RunFolder, git: Git | None) -> None:
     if not run.provenance.exists() or run.first_provenance.exists():
         return
-    before = json.loads(run.provenance.read_text()).get("git") or {}
+    before = (read_json(run.provenance) or {}).get("git") or {}
     now = git.described() if git else {}
     if any(before.get(key) != now.get(key) for key in ("commit", "patch_sha256")):
         if run.patch.exists():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmlight.runs.files import write_text
+from mmlight.runs.files import read_json, write_text
 from mmlight.runs.page import figure, listing, text, whole_page
 from mmlight.runs.run import RunFolder
 from mmlight.runs.stage_rows import read_stage_rows
@@ -108,9 +108,9 @@ def _explanations(explained: list[ExplainScores]) -> str:
 
 
 def _robustness(folder: RunFolder) -> str:
-    if not folder.robustness.exists():
+    found = read_json(folder.robustness)
+    if found is None:
         return ""
-    found = json.loads(folder.robustness.read_text())
     heads, *rows = found["table"]
     head = "".join(f"<th>{text(h)}</th>" for h in heads)
     lines = "".join(f"<tr>{''.join(f'<td>{text(c)}</td>' for c in row)}</tr>" for row in rows)

@@ -1,6 +1,5 @@
 """A run as it was recorded, and what differs from it now (no torch)."""
 
-import json
 import platform
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from mmlight import compose
 from mmlight.errors import UserError
+from mmlight.runs.files import read_json
 from mmlight.runs.provenance import package_versions
 from mmlight.runs.run import RunFolder
 
@@ -84,7 +84,9 @@ def read_recorded(path: Path) -> Recorded:
             )
     is_first = run.first_provenance.exists()
     record = run.first_provenance if is_first else run.provenance
-    provenance = json.loads(record.read_text())
+    provenance = read_json(record)
+    if provenance is None:
+        raise UserError(f"run {path}: its {record.name} is damaged; it cannot be run again")
     if provenance.get("verb", "fit") != "fit":
         raise UserError(
             f"run {path}: is an evaluation ({provenance['verb']}); only trainings are run again"
@@ -117,7 +119,7 @@ def differences_before(recorded: Recorded) -> list[Difference]:
 
 def differences_after(recorded: Recorded, again: RunFolder) -> list[Difference]:
     """Return what else differs, once the other run has written its own record: place and data."""
-    provenance = json.loads(again.provenance.read_text())
+    provenance = read_json(again.provenance) or {}
     found = _differences(
         *({k: p.get(k) for k in _PLACE} for p in (recorded.provenance, provenance))
     )

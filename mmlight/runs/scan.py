@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.runs.attempts import Attempts, read_attempts
-from mmlight.runs.files import json_objects
-from mmlight.runs.metrics_log import AXES
+from mmlight.runs.metrics_log import AXES, rows_in
 from mmlight.runs.slurm.submission import CANCELLED, Submission
 
 # A run's folder holds one of these.
@@ -74,13 +73,13 @@ class ScannedRun:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The last rows of the log of metrics, as many as 64 KB hold, in order."""
-        return json_objects(self._tail)
+        return rows_in(self._tail)
 
     @cached_property
     def last_row(self) -> dict[str, Any]:
         """The last whole row of the log of metrics, without parsing the others; or nothing."""
         for line in reversed(self._tail):
-            if found := json_objects([line]):
+            if found := rows_in([line]):
                 return found[0]
         return {}
 
@@ -113,7 +112,7 @@ class ScannedRun:
         """Return the last value of a metric among `rows`; only rows that may hold it are parsed."""
         quoted = json.dumps(metric)
         for line in reversed(self._tail):
-            if quoted in line and (found := json_objects([line])) and metric in found[0]:
+            if quoted in line and (found := rows_in([line])) and metric in found[0]:
                 return float(found[0][metric])
         return None
 

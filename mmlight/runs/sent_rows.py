@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
-from mmlight.runs.files import write_text
+from mmlight.runs.files import warn_once, write_text
 
 
 class SentRows:
@@ -29,7 +29,7 @@ class SentRows:
         Args:
             num_rows: how many rows the other place has.
         """
-        text = self._path.read_text() if self._path.exists() else ""
+        text = self._path.read_text(errors="replace") if self._path.exists() else ""
         # What follows the last line end is empty, or a row that a killed process began.
         lines = text.split("\n")[:-1][:num_rows]
         kept = "".join(line + "\n" for line in lines)
@@ -37,8 +37,11 @@ class SentRows:
             write_text(self._path, kept)
         self._arrived = {}
         for line in lines:
-            step, names = json.loads(line)
-            self._arrived.setdefault(step, set()).update(names)
+            try:
+                step, names = json.loads(line)
+                self._arrived.setdefault(step, set()).update(names)
+            except (ValueError, TypeError):  # its row did arrive; nobody can say which it was
+                warn_once(f"{self._path}: a line cannot be read, and is left out")
 
     def missing(self, step: int, names: Iterable[str]) -> list[str]:
         """Return those of `names` that no earlier process sent for `step`.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmlight.runs.files import plain, write_text
+from mmlight.runs.files import json_objects, plain, warn_once, write_text
 
 
 def write_stage_rows(path: Path, rows: Sequence[dict[str, Any]], *, stage: str) -> None:
@@ -29,4 +29,8 @@ def read_stage_rows(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_text(errors="replace").splitlines()
+    rows = [row for row in json_objects(lines) if "stage" in row]
+    if len(rows) < len(lines):
+        warn_once(f"{path}: {len(lines) - len(rows)} of {len(lines)} lines cannot be read")
+    return rows

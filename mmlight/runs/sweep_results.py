@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mmlight.compose import EXTENDS
 from mmlight.errors import UserError, nearest
-from mmlight.runs.files import write_text
+from mmlight.runs.files import read_json, write_text
 from mmlight.runs.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.table import format_value
 
@@ -126,12 +126,11 @@ def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep) -> Result:
     """
     result = Result(number=run.number, values=run.values, state="new")
     path = folder.run_path(run)
-    summary_file = path / "summary.json"
-    if not summary_file.exists():
+    summary = read_json(path / "summary.json")
+    if summary is None:
         if not path.exists() and (log := folder.log(run)).exists():  # a mistake leaves no folder
             return replace(result, state="failed", error=last_line(log))
         return replace(result, state="running" if path.exists() else "new")
-    summary = json.loads(summary_file.read_text())
     result = replace(result, wall_s=float(summary.get("wall_s") or 0.0), error=summary["error"])
     if summary["status"] != "finished":
         state: State = "failed" if summary["status"] == "failed" else "running"

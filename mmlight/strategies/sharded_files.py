@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -27,7 +28,7 @@ from torch.optim import Optimizer
 
 from mmlight import comm
 from mmlight.checksums import file_checksum, write_list
-from mmlight.errors import UserError
+from mmlight.errors import UserError, naming
 from mmlight.tasks.saved import check_same_model, check_whole
 from mmlight.tasks.shard_reader import GivenPlanner, ShardReader
 from mmlight.tasks.sharded import (
@@ -66,7 +67,7 @@ def save_sharded(checkpoint: dict[str, Any], path: Path) -> None:
         own = {f.name: file_checksum(f) for f in part.glob(f"__{comm.rank()}_*")}
         checksums = {name: sum_ for each in comm.gather_objects(own) for name, sum_ in each.items()}
         if comm.rank() == 0:
-            with (part / META).open("wb") as file:
+            with naming(path), (part / META).open("wb") as file:
                 torch.save(meta, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -77,6 +78,8 @@ def save_sharded(checkpoint: dict[str, Any], path: Path) -> None:
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)
             part.rename(path)
+    except CheckpointException as error:  # no Exception, so nobody expects it
+        raise next(iter(error.failures.values()))[0] from error
     finally:
         if comm.rank() == 0:
             shutil.rmtree(part, ignore_errors=True)

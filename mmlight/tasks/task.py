@@ -334,6 +334,13 @@ class Task(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Give the loggers what `log_gated` was told."""
+        self.log_step()
+
+    def log_step(self) -> None:
+        """Give the loggers what `log_gated` was told, once; on all ranks, after a step.
+
+        A checkpoint of the step has it done first: what goes on from it does not log it again.
+        """
         # Batches whose gradients are only accumulated belong to a step that is not done.
         if self._unlogged and not self.trainer.fit_loop._should_accumulate():
             values = {name: float(value) for name, value in self._unlogged.items()}

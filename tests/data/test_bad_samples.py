@@ -133,3 +133,17 @@ def test_restart_names_a_sample_no_second_time(tmp_path):
         counted.add([bad])
         assert len(counted) == 1
     assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("left", [b'{"shard": "s.tar", "key"', b"\0\0\0", b"[]", b"[" * 99_999])
+def test_line_that_a_kill_cut_short_is_passed_over(tmp_path, capsys, left):
+    path = tmp_path / "bad.jsonl"
+    BadSamples(path, limit=5, limit_text="").add([bad("1")])
+    with path.open("ab") as file:
+        file.write(left)
+    again = BadSamples(path, limit=5, limit_text="")
+    assert "cannot be read" in capsys.readouterr().err
+    again.add([bad("1"), bad("2"), bad("3")])
+    written = path.read_bytes().splitlines()
+    assert [json.loads(written[n])["key"] for n in (0, 2, 3)] == ["1", "2", "3"]
+    assert written[1] == left

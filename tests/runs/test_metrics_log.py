@@ -1,6 +1,8 @@
 import csv
 import json
 
+import pytest
+
 from mmlight.runs.metrics_log import MetricsLog, read_rows
 
 
@@ -89,3 +91,51 @@ def test_wall_time_goes_on_after_a_restart(tmp_path):
     assert 200 <= resumed.wall_s < 201
     resumed.rewind(1)
     assert 100 <= resumed.wall_s < 101
+
+
+BROKEN = [
+    '{"step": 3, "epoch": 0, "samp',
+    "\0" * 600,
+    "[" * 100_000,
+    "[]",
+    "7",
+    '{"train/loss": 0.5}',
+    '{"step": "three"}',
+    '{"step": null}',
+    '{"step": -1}',
+    '{"step": 1e400}',
+    '{"step": true, "train/loss": {}}',
+    '{"step": 3, "wall_s": NaN}',
+    '{"step": 3, "samples": "x"}',
+    '{"step": 3, "train/loss": "x"}',
+    f'{{"step": 3, "train/loss": {10**400}}}',
+    "\udcff\udcfe",
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
+def test_line_that_cannot_be_read_is_named_and_the_others_are_kept(tmp_path, capsys, broken):
+    log = open_log(tmp_path)
+    log_steps(log, [1, 2])
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(broken.encode(errors="surrogateescape") + b"\n")
+    resumed = open_log(tmp_path)
+    assert f"{tmp_path / 'metrics.jsonl'}: line 3 cannot be read" in capsys.readouterr().err
+    resumed.rewind(2)
+    log_steps(resumed, [3])
+    resumed.close()
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert (tmp_path / "metrics.jsonl").read_bytes().count(b"\n") == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_removed_log_is_said_and_not_written_on_in_secret(tmp_path):
+    log = open_log(tmp_path)
+    log_steps(log, [1])
+    log.sync()
+    (tmp_path / "metrics.jsonl").unlink()
+    for write in (log.sync, log.write_csv, log.close):
+        with pytest.raises(FileNotFoundError, match="removed while the run went on"):
+            write()
+        log_steps(log, [2])

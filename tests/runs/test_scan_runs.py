@@ -76,3 +76,16 @@ def test_a_thousand_runs_are_read_within_two_seconds(tmp_path):
     found = scan(tmp_path)
     assert len([(run.summary, run.submission, run.attempts, run.step) for run in found]) == 1000
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("step", ['"x"', "null", "[]", "1e400", "NaN", "-3", "{}"])
+def test_row_with_a_bad_step_is_passed_over(tmp_path, step):
+    """One such row in one run ended the listing of all."""
+    log(tmp_path / "a/1", rows(5), tail=f'{{"step": {step}, "train/loss": 9, "val/f1": "x"}}\n')
+    attempts = tmp_path / "a/1/attempts.jsonl"
+    attempts.write_text(f'{{"event": "start", "time": 1, "step": {step}}}\n')
+    (run,) = scan(tmp_path)
+    assert run.step == 5
+    assert run.last("train/loss") == pytest.approx(0.2)
+    assert run.last("val/f1") is None
+    assert list(run.last_metrics()) == ["train/loss"]

@@ -45,3 +45,15 @@ def test_a_line_that_a_killed_process_began_is_dropped(tmp_path):
     rows.add(2, ["a"])
     rows.close()
     assert path.read_text() == '[1, ["a"]]\n[2, ["a"]]\n'
+
+
+def test_line_that_cannot_be_read_keeps_its_place(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('[1, ["a"]]\n[2, ["a\n[3, ["a"]]\n')
+    again = SentRows(path)
+    again.keep(3)
+    assert "cannot be read" in capsys.readouterr().err
+    assert [again.missing(step, ["a"]) for step in (1, 2, 3)] == [[], ["a"], []]
+    again.add(4, ["a"])
+    again.close()
+    assert path.read_text().count("\n") == 4

@@ -1,6 +1,5 @@
 """One run, as it is compared: its settings, its values over time, and what it cost."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ import yaml
 
 from mmlight.compose import flatten
 from mmlight.errors import UserError
+from mmlight.runs.files import read_json
 from mmlight.runs.metrics_log import AXES, read_rows
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm.signature import LEFT_OUT
@@ -164,7 +164,7 @@ def read_run(path: Path) -> ComparedRun:
         config = path / "submitted.yaml"
     if not config.exists():
         raise UserError(f"run {path} has no config.yaml: it was never started")
-    told = dict(scanned.summary or {}) or _json(path / "provenance.json")
+    told = dict(scanned.summary or {}) or (read_json(path / "provenance.json") or {})
     return ComparedRun(
         name=scanned.name,
         id=scanned.id,
@@ -204,7 +204,3 @@ def _yaml(path: Path) -> dict[str, Any]:
     # The loader in C takes a tenth of the time.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.load(path.read_text(), Loader=loader) or {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+from mmlight.errors import UserError
 from mmlight.runs.files import write_json
 
 FILE = "submission.json"
@@ -66,11 +67,13 @@ class Submission:
         """
         try:
             values = json.loads((run / FILE).read_text())
+            known = {field.name for field in fields(cls)}
+            kept = {key: value for key, value in values.items() if key in known}
+            return cls(**{**kept, "jobs": tuple(values["jobs"])})
         except FileNotFoundError:
             return None
-        known = {field.name for field in fields(cls)}
-        kept = {key: value for key, value in values.items() if key in known}
-        return cls(**{**kept, "jobs": tuple(values["jobs"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{run / FILE} is damaged: {error}") from error
 
 
 def script_file(run: Path) -> Path:

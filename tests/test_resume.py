@@ -1,14 +1,15 @@
 """A run that is interrupted and continued equals one that was not, bit for bit."""
 
 import json
+import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import cli_data
 import pytest
 import torch
+from forked_runs import ForkedRuns
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from mmlight.callbacks.checkpoints import AtomicCheckpointIO
@@ -235,7 +236,7 @@ def test_row_of_a_step_is_there_before_the_checkpoint_that_counts_it(tmp_path, m
 
 
 def last_state(run):
-    (path,) = run.glob("checkpoints/step-00000040.ckpt")
+    (path,) = run.glob("checkpoints/step-00000060.ckpt")
     return torch.load(path, weights_only=True)
 
 
@@ -259,7 +260,7 @@ def test_run_killed_many_times_between_two_steps_continues_bit_for_bit(values, t
     values = cli_data.changed(
         random_settings(values),
         {
-            "trainer.max_steps": 40,
+            "trainer.max_steps": 60,
             "trainer.accumulate_grad_batches": 4,
             "trainer.val_check_interval": 3,
             "trainer.callbacks": [{"class_path": f"{Slow.__module__}.{Slow.__name__}"}],
@@ -269,34 +270,33 @@ def test_run_killed_many_times_between_two_steps_continues_bit_for_bit(values, t
         },
     )
     path = cli_data.write_yaml(tmp_path / "tiny.yaml", values)
-    environment = {"PYTHONPATH": str(Path(__file__).parent)}
+    log = tmp_path / "log"
+    modules = ["mmlight.tasks.contrastive", "mmlight.encoders.mel_timm", "mmlight.encoders.hf_text"]
+    runs = ForkedRuns(cwd=tmp_path, log=log, modules=modules)
 
     def start(name):
         root = ("--run.root", tmp_path / name, "--run.id", "a", "--ckpt_path", "auto")
-        return cli_data.start("fit", "-c", path, *root, cwd=tmp_path, **environment)
+        return runs.start("fit", "-c", path, *root)
 
-    whole = start("whole")
-    _, error = whole.communicate(timeout=300)
-    assert whole.returncode == 0, error
+    start("whole")
+    assert runs.wait() == 0, log.read_text()
     run = tmp_path / "killed/tiny/a"
-    kills = 0
-    while True:
-        process = start("killed")
-        before = reached(run)
+    steps = []
+    for kill in range(20):
+        pid = start("killed")
+        # Two steps on from where the last one was killed, most of which were in a checkpoint.
         deadline = time.monotonic() + 200
-        while kills < 20 and reached(run) < min(before + 1, 39) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        if kills < 20 and process.poll() is None:
-            time.sleep(random.uniform(0, 0.3))
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            continue
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
-        break
-    assert kills == 20
+        while reached(run) < 2 * kill + 1:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.2))
+        os.kill(pid, signal.SIGKILL)
+        assert runs.wait() == -signal.SIGKILL, log.read_text()
+        steps.append(reached(run))
+    start("killed")
+    assert runs.wait() == 0, log.read_text()
+    runs.close()
+    print("killed after steps", steps)
     wanted = tmp_path / "whole/tiny/a"
     assert cli_data.losses(run) == cli_data.losses(wanted)
     one, other = last_state(wanted), last_state(run)

@@ -63,7 +63,7 @@ def test_one_cut_in_half_is_put_aside_for_the_one_before_it(run, caplog):
     newest = save(run, "step-00000004.ckpt", at=2)
     cut(newest)
     assert find_whole(run) == before
-    assert f"{newest}: is damaged" in caplog.text
+    assert f"{newest}: is cut short or damaged" in caplog.text
     assert f"going on from {before}" in caplog.text
     assert [p.name for p in run.checkpoints_newest_first()] == [before.name]
     assert (run.checkpoints / f".{newest.name}.damaged").exists()

@@ -64,6 +64,12 @@ def loader(bench: ModuleType, folder: Path) -> float:
     return len(next(bench.mmlight_batches(shards, 0)).keys)
 
 
+def many_runs(bench: ModuleType, folder: Path) -> float:
+    for number in range(4):
+        bench.write_run(folder / "runs" / "a" / str(number), number)
+    return bench.measure(["runs", "--where", "optimizer.lr=0.1"], folder)[1]
+
+
 def many_shards(bench: ModuleType, folder: Path) -> float:
     bench.make_shards(folder, 2)
     return bench.start(folder) + 1e-9  # so little that the clock may not see it
@@ -88,6 +94,7 @@ CALLS: dict[str, Callable[[ModuleType, Path], float]] = {
         gpu_step,
         grad_cache,
         loader,
+        many_runs,
         many_shards,
         packed_text,
         trainer_overhead,
@@ -206,6 +213,14 @@ def test_the_quick_loader_decodes_the_same_pixels():
     # not faster by being wrong
     assert found["max_pixel_difference"] <= 2
     assert found["psnr_min_db"] > 50
+
+
+@pytest.mark.slow
+def test_the_quick_lists_of_many_runs_are_quick():
+    found = figures_of("many_runs")
+    # 2 s for 10,000 runs, and one that passes whatever their number
+    for command in ("ps --all", "runs --where setting", "runs --where score"):
+        assert 0 < found[f"{command} cpu_s"] < 1 + 2 * found["runs"] / 10_000
 
 
 @pytest.mark.slow

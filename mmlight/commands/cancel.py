@@ -29,13 +29,11 @@ def main(argv: Sequence[str]) -> int:
     if not client.is_here("scancel"):
         raise UserError(client.MISSING.format("scancel"))
     runs = [ScannedRun(find(name, root=options.root).path) for name in options.runs]
-    submissions = []
+    others = [run.label for run in runs if run.submission is None]
+    queue = jobs_of([run.submission for run in runs if run.submission])
     for run in runs:
         if run.submission is None:
-            raise UserError(f"{run.label} was not given to SLURM: stop it where it runs (Ctrl-C)")
-        submissions.append(run.submission)
-    queue = jobs_of(submissions)
-    for run in runs:
+            continue
         state = state_of(run, queue)
         if not state.is_active:
             say(f"{run.label} has ended already: {state}")
@@ -45,4 +43,8 @@ def main(argv: Sequence[str]) -> int:
         active = [job for job in run.jobs if queue and job in queue and queue[job].is_active]
         client.cancel(active)
         say(f"{run.label}: cancelled job {', '.join(active)}")
+    if others:
+        raise UserError(
+            f"{', '.join(others)} was not given to SLURM: stop it where it runs (Ctrl-C)"
+        )
     return 0

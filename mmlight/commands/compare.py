@@ -11,7 +11,7 @@ from mmlight.runs.compare.select import select
 from mmlight.runs.compare.settings import group, ranked, resolve_metrics
 from mmlight.runs.compare.table import settings_grid, terminal
 from mmlight.runs.compare.write import write_comparison
-from mmlight.terminal import Terminal
+from mmlight.terminal import Terminal, note
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,7 +77,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _read(options: argparse.Namespace) -> list[ComparedRun]:
-    return [read_run(path) for path in select(options.runs, root=options.root)]
+    runs, damaged = [], []
+    for path in select(options.runs, root=options.root):
+        try:
+            runs.append(read_run(path))
+        except UserError as error:
+            damaged.append(error)
+    if damaged and not runs:
+        raise damaged[0]
+    for said in damaged:
+        note(f"{said}; it is left out")
+    return runs
 
 
 def _from_wandb(place: str, references: Sequence[str]) -> list[ComparedRun]:

@@ -6,18 +6,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from mmlight.errors import UserError, nearest
-from mmlight.runs.config_text import look_up
+from mmlight.runs.columns import Column, show
 from mmlight.runs.listing import Condition, ListedRun, list_runs, metric_names
+from mmlight.runs.slurm.state import STYLES
 from mmlight.runs.summary import direction
 from mmlight.runs.table import format_value
-from mmlight.terminal import Terminal, note, one_line, say, styled
+from mmlight.terminal import Terminal, note, one_line, say
 
 _SHOWN = 40
-_STYLES = {"running": "green", "waiting": "yellow", "failed": "red", "stopped": "red"}
 _UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
@@ -100,26 +97,28 @@ def _print_table(runs: list[ListedRun], options: argparse.Namespace) -> None:
     shown = runs
     if not options.all and len(runs) > _SHOWN:
         shown = runs[:_SHOWN] if options.metric else runs[-_SHOWN:]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("steps", justify="right", no_wrap=True)
-    for key in options.show:
-        table.add_column(key, justify="right")
-    table.add_column(options.metric or "score", justify="right" if options.metric else "left")
-    table.add_column("ago", justify="right", no_wrap=True)
-    for run in shown:
-        style = _STYLES.get(run.state, "")
-        table.add_row(
+    metric = options.metric or "score"
+    columns = [
+        Column("run"),
+        Column("state", styles=STYLES),
+        Column("steps", right=True),
+        *(Column(key, right=True) for key in options.show),
+        Column(metric, right=bool(options.metric), wraps=True),
+        Column("ago", right=True),
+    ]
+    rows = [
+        (
             run.label,
-            styled(run.state, style),
+            run.state,
             f"{run.scanned.step:,}",
-            *(_text(look_up(run.values, key)) for key in options.show),
+            *(_text(run.setting(key)) for key in options.show),
             _score(run, options.metric),
             _ago(run.scanned.touched_at),
         )
-    console = Terminal(highlight=False, soft_wrap=not sys.stdout.isatty())
-    console.print(table)
+        for run in shown
+    ]
+    console = Terminal(soft_wrap=not sys.stdout.isatty())
+    show(columns, rows, console, width=console.width)
     if len(shown) < len(runs):
         which = "best" if options.metric else "last"
         console.print(f"the {which} {len(shown)} of {len(runs):,} runs; --all shows all")
@@ -130,7 +129,7 @@ def _print_csv(runs: list[ListedRun], options: argparse.Namespace) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(map(one_line, ["run", "state", "steps", *options.show, *metrics]))
     for run in runs:
-        shown = [_text(look_up(run.values, key)) for key in options.show]
+        shown = [_text(run.setting(key)) for key in options.show]
         values = [run.final.get(name, "") for name in metrics]
         cells = [run.label, run.state, run.scanned.step, *shown, *values]
         writer.writerow([one_line(c) if isinstance(c, str) else c for c in cells])

@@ -37,7 +37,7 @@ class Attempts:
     @property
     def step(self) -> int | None:
         """The step at the last start or end; None before the first start."""
-        steps = [e["step"] for e in self.events if e["event"] in ("start", "end")]
+        steps = [e["step"] for e in self.events if e["event"] in ("start", "end") and "step" in e]
         return int(steps[-1]) if steps else None
 
     @property
@@ -88,7 +88,16 @@ def read_attempts(run: Path) -> Attempts:
     path = run / ATTEMPTS
     if not path.exists():
         return Attempts(())
-    found = json_objects(path.read_text(errors="replace").splitlines())
+    return attempts_in(path.read_text(errors="replace"))
+
+
+def attempts_in(text: str) -> Attempts:
+    """Return what lines of events tell; those that cannot be read are passed over.
+
+    Args:
+        text: of an `attempts.jsonl`.
+    """
+    found = json_objects(text.split("\n"))
     return Attempts(tuple(event for event in found if _is_event(event)))
 
 

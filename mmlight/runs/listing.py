@@ -2,8 +2,8 @@
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any
 from mmlight.compose import load_yaml
 from mmlight.errors import UserError
 from mmlight.runs.compare.settings import MAIN_FIRST
-from mmlight.runs.config_text import look_up, raw_values
+from mmlight.runs.config_text import look_up
 from mmlight.runs.scan import ScannedRun, run_folders
+from mmlight.runs.slurm.client import QueuedJob
 from mmlight.runs.slurm.state import jobs_of, state_of
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -29,11 +30,11 @@ class ListedRun:
 
     Attributes:
         scanned: its folder.
-        state: in a word.
+        queue: SLURM's jobs by id (`client.queue`); None where SLURM is not on this machine.
     """
 
     scanned: ScannedRun
-    state: str
+    queue: Mapping[str, QueuedJob] | None = None
 
     @property
     def label(self) -> str:
@@ -41,22 +42,27 @@ class ListedRun:
         return self.scanned.label
 
     @cached_property
-    def final(self) -> dict[str, float]:
-        """The last value of each metric; of a run that still goes on, as of now."""
-        told = (self.scanned.summary or {}).get("final") or {}
-        final = {name: float(value) for name, value in told.items()}
-        if self.state != "finished":
-            final |= self.scanned.last_metrics()
-        return final
+    def state(self) -> str:
+        """In a word."""
+        return state_of(self.scanned, self.queue).word
 
     @cached_property
-    def values(self) -> dict[str, str]:
-        """The YAML of each value of its configuration."""
-        for name in ("config.yaml", "submitted.yaml"):
-            file = self.scanned.path / name
-            if file.exists():
-                return raw_values(file.read_text())
-        return {}
+    def final(self) -> dict[str, float]:
+        """The last value of each metric; of a run that still goes on, as of now."""
+        later = {} if self.scanned.is_summed_up else self.scanned.last_metrics()
+        return self.scanned.final | later
+
+    def setting(self, key: str) -> Any:
+        """Return a value of its configuration; None where there is none.
+
+        Args:
+            key: see `mmlight.runs.config_text.look_up`.
+        """
+        return look_up(self._config, key)
+
+    @cached_property
+    def _config(self) -> str:
+        return self.scanned.config_text()
 
     @property
     def main_metric(self) -> str | None:
@@ -99,7 +105,7 @@ class Condition:
 
     def holds(self, run: ListedRun) -> bool:
         """Return whether a run is meant; one that lacks the key is not, but for ``!=``."""
-        found = run.final.get(self.key) if "/" in self.key else look_up(run.values, self.key)
+        found = run.final.get(self.key) if "/" in self.key else run.setting(self.key)
         if found is None and self.value is not None:
             return self.sign == "!="
         if isinstance(found, list) and self.sign == "=" and not isinstance(self.value, list):
@@ -127,14 +133,15 @@ def list_runs(
         conditions: on settings and metrics.
         missing: is told where SLURM cannot say what becomes of launched runs.
     """
-    runs = [ScannedRun(path) for path in run_folders(root) if _is_named(path, names)]
-    queue = jobs_of([run.submission for run in runs if run.submission], missing=missing)
-    listed = (ListedRun(run, state_of(run, queue).word) for run in runs)
-    kept = [
-        run
-        for run in listed
-        if (not states or run.state in states) and all(c.holds(run) for c in conditions)
-    ]
+    scanned = (ScannedRun(path) for path in run_folders(root) if _is_named(path, names))
+    runs = [ListedRun(run) for run in scanned]
+    found = [run for run in runs if all(c.holds(run) for c in conditions)]
+    # Of runs that no other filter leaves out; their states are found when they are asked for.
+    given = [run.scanned.submission for run in found if run.scanned.submission]
+    queue = jobs_of(given, missing=missing)
+    kept = [replace(run, queue=queue) for run in found]
+    if states:
+        kept = [run for run in kept if run.state in states]
     return sorted(kept, key=lambda run: run.scanned.touched_at)
 
 

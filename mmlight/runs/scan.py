@@ -1,21 +1,31 @@
-"""Reading many run folders quickly: each file of a run is read when it is asked for, once."""
+"""Reading many run folders quickly: each file of a run is read when it is asked for, once.
+
+Whatever a run's files hold, the other runs are shown: what cannot be read is named, once, and is as
+if it were not there.
+"""
 
 import json
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmlight.runs.attempts import Attempts, read_attempts
-from mmlight.runs.metrics_log import AXES, rows_in
+from mmlight.runs.attempts import ATTEMPTS, Attempts, attempts_in
+from mmlight.runs.files import warn_once
+from mmlight.runs.metrics_log import AXES, read_rows, rows_in
 from mmlight.runs.slurm.submission import CANCELLED, Submission
 
 # A run's folder holds one of these.
 _SIGNS = frozenset(("submission.json", "summary.json", "metrics.jsonl", "config.yaml"))
-# The last rows of a log of metrics fit in.
-_TAIL_BYTES = 1 << 16
+# The last rows of a log of metrics fit in, and mostly the last of them in the second.
+_TAIL_BYTES, _LAST_BYTES = 1 << 16, 1 << 12
+# Of a file that is read whole.
+_LARGEST = 1 << 24
+_JOB = re.compile(r"\d+(_\d+)?")
 
 
 @dataclass(frozen=True)
@@ -46,20 +56,38 @@ class ScannedRun:
     @cached_property
     def summary(self) -> Mapping[str, Any] | None:
         """What came out (`summary.json`); None where there is none, or half of one."""
-        return _read_json(self.path / "summary.json")
+        data = self._read("summary.json")
+        return None if data is None else self._object("summary.json", data)
+
+    @cached_property
+    def provenance(self) -> Mapping[str, Any] | None:
+        """Of what it was made (`provenance.json`); None where there is none, or half of one."""
+        data = self._read("provenance.json")
+        return None if data is None else self._object("provenance.json", data)
+
+    @cached_property
+    def final(self) -> dict[str, float]:
+        """The last value of each metric, as the summary has them."""
+        final = (self.summary or {}).get("final")
+        return _numbers(final) if isinstance(final, dict) else {}
 
     @cached_property
     def submission(self) -> Submission | None:
-        """How it was given to SLURM; None where it was not."""
+        """How it was given to SLURM; None where it was not, or where that cannot be read."""
+        if (data := self._read("submission.json")) is None:
+            return None
+        values = self._object("submission.json", data)
         try:
-            return Submission.read(self.path)
+            return None if values is None else Submission.parse(values)
         except (ValueError, TypeError, KeyError):
+            self._left_out("submission.json")
             return None
 
     @cached_property
     def attempts(self) -> Attempts:
         """How its processes began and ended."""
-        return read_attempts(self.path)
+        data = self._read(ATTEMPTS)
+        return Attempts(()) if data is None else attempts_in(data.decode(errors="replace"))
 
     @property
     def jobs(self) -> list[str]:
@@ -67,41 +95,55 @@ class ScannedRun:
         events = self.attempts.events
         later = [str(e["job"]) for e in events if e["event"] == "resubmitted" and "job" in e]
         first = self.submission.jobs if self.submission else ()
+        jobs = {job for job in (*first, *later) if _JOB.fullmatch(job)}
         # Job ids rise; a task of an array stands by its array's.
-        return sorted({*first, *later}, key=lambda job: [int(part) for part in job.split("_")])
+        return sorted(jobs, key=lambda job: [int(part) for part in job.split("_")])
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The last rows of the log of metrics, as many as 64 KB hold, in order."""
-        return rows_in(self._tail)
+        return rows_in(self._tail.decode(errors="replace").split("\n"))
+
+    def all_rows(self) -> list[dict[str, Any]]:
+        """Return all rows of the log of metrics, one for each step."""
+        log = self.path / "metrics.jsonl"
+        if log.exists() and not log.is_file():
+            self._left_out(log.name)
+            return []
+        return read_rows(log)
 
     @cached_property
     def last_row(self) -> dict[str, Any]:
         """The last whole row of the log of metrics, without parsing the others; or nothing."""
-        for line in reversed(self._tail):
+        for line in _backwards(self._tail_of(_LAST_BYTES)):
             if found := rows_in([line]):
                 return found[0]
-        return {}
-
-    @cached_property
-    def _tail(self) -> list[str]:
-        return _tail(self.path / "metrics.jsonl").splitlines()
+        return next((row for line in _backwards(self._tail) for row in rows_in([line])), {})
 
     @cached_property
     def was_cancelled(self) -> bool:
         """Whether `mmlight cancel` has ended it."""
-        return (self.path / CANCELLED).exists()
+        return os.path.lexists(f"{self.path}/{CANCELLED}")
+
+    @cached_property
+    def logged_at(self) -> float:
+        """When a row was last logged, seconds since 1970; 0 where there is none."""
+        return self._mtime("metrics.jsonl") or 0.0
 
     @cached_property
     def touched_at(self) -> float:
         """When something was last logged, seconds since 1970."""
-        times = (_mtime(self.path / name) for name in ("metrics.jsonl", "attempts.jsonl"))
-        return max((t for t in times if t is not None), default=_mtime(self.path) or 0.0)
+        return max(self.logged_at, self._mtime(ATTEMPTS) or 0.0) or self._mtime("") or 0.0
 
     @cached_property
     def ended_at(self) -> float:
         """When the summary was written, seconds since 1970; 0 where there is none."""
-        return _mtime(self.path / "summary.json") or 0.0
+        return self._mtime("summary.json") or 0.0
+
+    @property
+    def is_summed_up(self) -> bool:
+        """Whether the summary tells of all rows; a run that goes on logs some after it."""
+        return self.logged_at <= self.ended_at + 1
 
     @property
     def step(self) -> int:
@@ -110,10 +152,15 @@ class ScannedRun:
 
     def last(self, metric: str) -> float | None:
         """Return the last value of a metric among `rows`; only rows that may hold it are parsed."""
-        quoted = json.dumps(metric)
-        for line in reversed(self._tail):
-            if quoted in line and (found := rows_in([line])) and metric in found[0]:
-                return float(found[0][metric])
+        quoted = json.dumps(metric).encode()
+        end = len(self._tail)
+        while (found := self._tail.rfind(quoted, 0, end)) >= 0:
+            begin = self._tail.rfind(b"\n", 0, found) + 1
+            stop = self._tail.find(b"\n", found)
+            line = self._tail[begin : None if stop < 0 else stop]
+            if (row := rows_in([line.decode(errors="replace")])) and metric in row[0]:
+                return float(row[0][metric])
+            end = begin
         return None
 
     def last_metrics(self) -> dict[str, float]:
@@ -124,6 +171,71 @@ class ScannedRun:
                 if name not in AXES:
                     found.setdefault(name, float(value))
         return found
+
+    def config_text(self) -> str:
+        """Return the configuration that it ran with, or will; empty where there is none."""
+        for name in ("config.yaml", "submitted.yaml"):
+            if (data := self._read(name)) is not None:
+                return data.decode(errors="replace")
+        return ""
+
+    def is_run(self) -> bool:
+        """Return whether the folder is that of a run."""
+        try:
+            return not _SIGNS.isdisjoint(os.listdir(self.path))
+        except OSError:
+            return False
+
+    @cached_property
+    def _tail(self) -> bytes:
+        return self._tail_of(_TAIL_BYTES)
+
+    def _tail_of(self, count: int) -> bytes:
+        data = self._read("metrics.jsonl", tail=count) or b""
+        # The first line is whole only where the file begins with it.
+        return data if len(data) < count else data.partition(b"\n")[2]
+
+    def _read(self, name: str, *, tail: int | None = None) -> bytes | None:
+        """Return a file's bytes, or the last of them; None where there is none to be read."""
+        try:
+            # A pipe that nobody writes to would be waited for.
+            handle = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            self._left_out(name)
+            return None
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode) or (tail is None and status.st_size > _LARGEST):
+                self._left_out(name)
+                return None
+            begin = max(0, status.st_size - tail) if tail else 0
+            return os.pread(handle, status.st_size - begin, begin)
+        except OSError:
+            self._left_out(name)
+            return None
+        finally:
+            os.close(handle)
+
+    def _object(self, name: str, data: bytes) -> dict[str, Any] | None:
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            return value
+        self._left_out(name)
+        return None
+
+    def _left_out(self, name: str) -> None:
+        warn_once(f"{self.path}/{name}: cannot be read, and is left out")
+
+    def _mtime(self, name: str) -> float | None:
+        try:
+            return os.stat(f"{self.path}/{name}").st_mtime
+        except OSError:
+            return None
 
 
 def scan(root: str | Path, *, name: str | None = None) -> list[ScannedRun]:
@@ -145,42 +257,35 @@ def run_folders(root: str | Path, *, name: str | None = None) -> Iterator[Path]:
     """
     for experiment in [Path(root) / name] if name else _folders(Path(root)):
         for path in _folders(experiment):
-            with os.scandir(path) as entries:
-                if any(entry.name in _SIGNS for entry in entries):
-                    yield path
+            if ScannedRun(path).is_run():
+                yield path
 
 
 def _folders(above: Path) -> list[Path]:
     try:
         with os.scandir(above) as entries:
             names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return []
     return [above / name for name in sorted(names)]
 
 
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-    # The first line is whole only where the file begins with it.
-    return text if size <= _TAIL_BYTES else text.partition("\n")[2]
+def _backwards(data: bytes) -> Iterator[str]:
+    """Yield the lines, the last one first."""
+    end = len(data)
+    while end > 0:
+        begin = data.rfind(b"\n", 0, end) + 1
+        if begin < end:
+            yield data[begin:end].decode(errors="replace")
+        end = begin - 1
 
 
-def _read_json(path: Path) -> Mapping[str, Any] | None:
-    try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _mtime(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return None
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return those that are numbers, or a number's text (nan, inf)."""
+    found = {}
+    for name, value in values.items():
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return found

@@ -11,7 +11,6 @@ from mmlight.errors import UserError
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm.client import QueuedJob
 from mmlight.runs.slurm.state import State, jobs_of, state_of
-from mmlight.runs.slurm.submission import Submission
 from mmlight.runs.sweep import Sweep, TrialRun, load, trial_runs
 from mmlight.runs.sweep_optuna import OptunaSearch
 from mmlight.runs.sweep_results import (
@@ -71,7 +70,8 @@ def jobs_now(folder: SweepFolder) -> Mapping[str, QueuedJob] | None:
     Args:
         folder: of the sweep.
     """
-    submitted = [Submission.read(path.parent) for path in folder.path.glob("*/submission.json")]
+    runs = (ScannedRun(path.parent) for path in folder.path.glob("*/submission.json"))
+    submitted = [run.submission for run in runs]
     try:
         return jobs_of([submission for submission in submitted if submission])
     except UserError:

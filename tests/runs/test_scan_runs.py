@@ -59,7 +59,7 @@ def test_broken_files_are_as_missing_ones(tmp_path):
 def test_submission_comes_back_as_it_was_written(tmp_path):
     run = tmp_path / "a/1"
     run.mkdir(parents=True)
-    given = Submission("1", "a", "x.yaml", ("12", "13_4"), 1.5, "me", 2, 0, 1, "c.yaml", "s", 9)
+    given = Submission("1", "a", "x.yaml", ("12", "13_4"), 1.5, "me", 2, 0, 1, "c.yaml", "s")
     given.write(run)
     assert scan(tmp_path)[0].submission == given
     assert given.with_job("14").jobs == ("12", "13_4", "14")

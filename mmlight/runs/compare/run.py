@@ -6,12 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mmlight import compose
 from mmlight.compose import flatten
 from mmlight.errors import UserError
-from mmlight.runs.files import read_json
-from mmlight.runs.metrics_log import AXES, read_rows
+from mmlight.runs.metrics_log import AXES
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm.signature import LEFT_OUT
 from mmlight.runs.slurm.state import state_of
@@ -156,7 +154,7 @@ def read_run(path: Path) -> ComparedRun:
     """Read a run from its folder, which may be one that is still written to.
 
     Raises:
-        UserError: it holds no configuration.
+        UserError: it holds no configuration, or one that cannot be read.
     """
     scanned = ScannedRun(path)
     config = path / "config.yaml"
@@ -164,15 +162,18 @@ def read_run(path: Path) -> ComparedRun:
         config = path / "submitted.yaml"
     if not config.exists():
         raise UserError(f"run {path} has no config.yaml: it was never started")
-    told = dict(scanned.summary or {}) or (read_json(path / "provenance.json") or {})
-    return ComparedRun(
-        name=scanned.name,
-        id=scanned.id,
-        state=state_of(scanned, None).word,
-        config=flatten(_yaml(config)),
-        rows=read_rows(path / "metrics.jsonl"),
-        **recorded(told),
-    )
+    try:
+        return ComparedRun(
+            name=scanned.name,
+            id=scanned.id,
+            state=state_of(scanned, None).word,
+            config=flatten(compose.read(config)),
+            rows=scanned.all_rows(),
+            **recorded(scanned.summary or scanned.provenance or {}),
+        )
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        said = str(error) if isinstance(error, UserError) else "what it recorded is damaged"
+        raise UserError(f"run {path} cannot be read: {said}") from error
 
 
 def recorded(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,9 +199,3 @@ def _is_left_out(key: str) -> bool:
     if key.rpartition(".")[2] in ("seed", _SEED):
         return True
     return any(key == name or key.startswith(f"{name}.") for name in LEFT_OUT)
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    # The loader in C takes a tenth of the time.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(), Loader=loader) or {}

@@ -1,6 +1,7 @@
 """Settings side by side: curves, bars, and parallel coordinates for sweeps."""
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _LABEL = 40
 _MANY_POINTS = 40
 # An axis whose values lie further apart is drawn with a logarithm.
 _WIDE = 9
+_LARGEST = sys.float_info.max
 
 
 def plot_curves_of(settings: Sequence[Setting], metric: str, path: Path) -> Path | None:
@@ -169,7 +171,7 @@ class _Column:
     """An axis of parallel coordinates: where values lie between 0 and 1, and what is written."""
 
     def __init__(self, values: Sequence[Any], *, is_score: bool = False) -> None:
-        numbers = [float(v) for v in values if isinstance(v, int | float) and v == v]
+        numbers = [float(v) for v in values if isinstance(v, int | float) and abs(v) <= _LARGEST]
         if len(numbers) < len(values) or any(isinstance(v, bool) for v in values):
             texts = sorted({as_text(v) for v in values})
             self.heights = [texts.index(as_text(v)) / max(1, len(texts) - 1) for v in values]

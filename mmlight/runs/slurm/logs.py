@@ -23,10 +23,10 @@ def log_files(run: Path, jobs: Sequence[str]) -> list[Path]:
         path
         for job in jobs
         for folder in (run, run.parent)
-        if (path := folder / "slurm" / f"{job}.out").exists()
+        if (path := folder / "slurm" / f"{job}.out").is_file()
     ]
     local = run.parent / f"{run.name}.log"
-    return found or ([local] if local.exists() else [])
+    return found or ([local] if local.is_file() else [])
 
 
 def last_words(logs: Sequence[Path]) -> str | None:
@@ -37,9 +37,12 @@ def last_words(logs: Sequence[Path]) -> str | None:
     """
     if not logs:
         return None
-    with logs[-1].open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
+    try:
+        with logs[-1].open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = file.read(_TAIL_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return None
     said = [line.removeprefix(_OURS) for line in lines if line.startswith(_OURS)]
     causes = [line for line in said if not line.startswith(_NO_CAUSE)]
     errors = [line.strip() for line in lines if _ERROR.fullmatch(line.strip())]

@@ -16,6 +16,8 @@ Word = Literal[
 ]
 # A run that logged nothing for so long is taken to have ended, where SLURM cannot say.
 _SILENT_S = 600.0
+# Colours of the words in a table.
+STYLES = tuple({"running": "green", "waiting": "yellow", "failed": "red", "stopped": "red"}.items())
 _WAITING = frozenset(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 # What a job says that gave up and knows no more.
 _IN_LOG = "the log says"

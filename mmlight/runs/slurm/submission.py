@@ -4,12 +4,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from mmlight.errors import UserError
 from mmlight.runs.files import write_json
 
 FILE = "submission.json"
 CANCELLED = "cancelled"
+# Of the fields that are no text.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("nodes", "gpus_per_node", "tasks_per_node"), int),
+    **{"submitted_at": int | float, "max_steps": int | None},
+    **dict.fromkeys(("snapshot", "monitor"), str | None),
+}
 
 
 @dataclass(frozen=True)
@@ -66,14 +73,37 @@ class Submission:
             run: the run's folder.
         """
         try:
-            values = json.loads((run / FILE).read_text())
-            known = {field.name for field in fields(cls)}
-            kept = {key: value for key, value in values.items() if key in known}
-            return cls(**{**kept, "jobs": tuple(values["jobs"])})
+            return cls.parse(json.loads((run / FILE).read_text()))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{run / FILE} is damaged: {error}") from error
+
+    @classmethod
+    def parse(cls, values: Any) -> "Submission":
+        """Return the submission that a file holds.
+
+        Args:
+            values: as JSON has them; unknown keys are those of a later version.
+
+        Raises:
+            TypeError: something is missing, or of another type.
+        """
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in dict(values)}
+        known["jobs"] = _texts(known.get("jobs"))
+        made = cls(**known)
+        _texts([*dict(made.changes).keys(), *made.changes.values()])
+        for f in fields(cls):
+            value = getattr(made, f.name)
+            if f.name not in ("jobs", "changes") and not isinstance(value, _TYPES.get(f.name, str)):
+                raise TypeError(f"{f.name} is {value!r}")
+        return made
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{values!r} is no list of texts")
+    return tuple(values)
 
 
 def script_file(run: Path) -> Path:

@@ -76,7 +76,7 @@ class ShardDataModule(lightning.LightningDataModule):
         samples_per_epoch: length of an epoch of a mixture; None takes the samples of all sources.
         class_names: a file with one class name per line, in the order of the labels, or the names.
         corruptions: what spoils samples on purpose, in this order.
-        verify: compare each member that is read with its checksum in the index (about 1 % of the
+        verify: compare each member that is read with its checksum in the index (about 2 % of the
             time); one that differs is a bad sample. Without it, bytes that rot on a disk are
             noticed only where they can't be decoded.
     """

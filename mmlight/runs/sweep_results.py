@@ -16,7 +16,8 @@ from rich.table import Table
 
 from mmlight.compose import EXTENDS
 from mmlight.errors import UserError, nearest
-from mmlight.runs.files import read_json, write_text
+from mmlight.runs.files import warn_once, write_text
+from mmlight.runs.scan import ScannedRun
 from mmlight.runs.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.table import format_value
 
@@ -126,16 +127,27 @@ def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep) -> Result:
     """
     result = Result(number=run.number, values=run.values, state="new")
     path = folder.run_path(run)
-    summary = read_json(path / "summary.json")
+    summary = ScannedRun(path).summary
     if summary is None:
         if not path.exists() and (log := folder.log(run)).exists():  # a mistake leaves no folder
             return replace(result, state="failed", error=last_line(log))
         return replace(result, state="running" if path.exists() else "new")
-    result = replace(result, wall_s=float(summary.get("wall_s") or 0.0), error=summary["error"])
+    try:
+        return _of_summary(summary, result, path, sweep)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        warn_once(f"{path / 'summary.json'}: cannot be read, and is left out")
+        return replace(result, state="failed", error="its summary.json is damaged")
+
+
+def _of_summary(summary: Mapping[str, Any], result: Result, path: Path, sweep: Sweep) -> Result:
+    error = None if summary["error"] is None else str(summary["error"])
+    result = replace(result, wall_s=float(summary.get("wall_s") or 0.0), error=error)
     if summary["status"] != "finished":
         state: State = "failed" if summary["status"] == "failed" else "running"
         return replace(result, state=state)
-    values = summary[sweep.value]
+    values = dict(summary[sweep.value])
     if sweep.metric not in values:
         raise UserError(
             f"sweep metric: run {path} has no metric '{sweep.metric}'"

@@ -83,3 +83,19 @@ def test_an_experiment_that_has_logged_nothing_is_refused(tmp_path):
     run = read_run(write_run(tmp_path / "x" / "one", config={}, rows=[], status=None))
     with pytest.raises(UserError, match="logged anything"):
         resolve_metrics([run], [])
+
+
+def test_page_and_tables_show_what_strangers_wrote_and_obey_nothing(tmp_path, capsys):
+    evil = "<script>alert(1)</script>\n| & \"' \x1b[2J"
+    for number, name in enumerate(("a<b>", "a<img src=x>")):
+        config = {evil: evil, "lr": f"{evil}{number}"}
+        rows = [{**row, f"val/{evil}": 0.5} for row in rows_of((0.1,) * 3, speed=1, seconds=1)]
+        write_run(tmp_path / "runs/x" / name, config=config, rows=rows, status="failed")
+    out = tmp_path / "out"
+    command = ["compare", "x", "--root", str(tmp_path / "runs"), "--out", str(out)]
+    assert main([*command, "--metric", f"val/{evil}"]) == 0
+    page = (out / "compare.html").read_text()
+    assert "<script>" not in page and "<img src=x>" not in page and "<b>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    markdown = (out / "settings.md").read_text()
+    assert len(markdown.splitlines()) == 4 and "\x1b" not in markdown

@@ -139,6 +139,32 @@ def test_mistakes_are_shown_with_their_samples(run):
     assert sum(link.startswith("data:audio/flac;base64,") for link in page.links) == 2
 
 
+EVIL = "<script>alert(1)</script><img src=x onerror=y>\"'&"
+
+
+def evil(value):
+    """Return a record all of whose texts a stranger wrote."""
+    if isinstance(value, dict):
+        return {f"{key}": evil(v) for key, v in value.items()}
+    return f"{value}{EVIL}" if isinstance(value, str) and value != "nan" else value
+
+
+def test_nothing_that_strangers_wrote_is_a_part_of_the_page(run):
+    told = evil(summary()) | {"status": "failed", "error": EVIL, "devices": [EVIL], "host": EVIL}
+    told["ended"] = summary()["ended"]
+    told["final"] = {f"val/{EVIL}": 0.5, f"val/image{EVIL}_to_text/recall_at_1": 0.5}
+    told["final"] |= {f"val/explain/image/{EVIL}/deletion_auc": 0.5}
+    write_json(run.summary, told)
+    run.config.write_text(EVIL)
+    row = {"image": None, "spectrogram": None, "sound": None, "text": EVIL, "label": EVIL}
+    row |= {"prediction": EVIL, "key": EVIL, "confidence": 0.5, "label_probability": 0.5}
+    write_stage_rows(run.mistakes_jsonl, [row | {"loss": 1.0, "confidence_rank": 1}], stage="val")
+    page = parse(write_report(run))
+    assert "script" not in page.tags and page.tags.count("img") == 3
+    assert all(link.startswith("data:") for link in page.links)
+    assert " ".join(page.text).count("alert(1)") >= 10
+
+
 def test_curves_come_first(run):
     html = write_report(run).read_text()
     places = [html.index(f">{n}<") for n in ("curves", "val retrieval image to text",

@@ -254,3 +254,23 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "experiments" / "sweeps").glob("*
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_can_be_read(path):
     assert load(path).parameters
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        *(b"[1]", b"{", b"\0" * 9, b"{}", b'{"status": "finished", "error": null}'),
+        *(
+            b'{"status": [], "error": 7, "wall_s": "x"}',
+            b'{"status": 1, "error": null, "wall_s": []}',
+        ),
+        b'{"status": "finished", "error": null, "final": 7}',
+        b'{"status": "finished", "error": null, "final": {"val/accuracy": {}}}',
+    ],
+)
+def test_a_damaged_summary_stops_no_sweep(tmp_path, summary):
+    folder, sweep = SweepFolder(tmp_path / "runs", "s"), read(tmp_path)
+    run = trial_runs(sweep, 0, sweep.combinations()[0])[0]
+    folder.run_path(run).mkdir(parents=True)
+    (folder.run_path(run) / "summary.json").write_bytes(summary)
+    assert read_run(folder, run, sweep).state in ("failed", "running")

@@ -14,6 +14,7 @@ from rich.table import Table
 from mmlight.runs.compare.run import ComparedRun
 from mmlight.runs.compare.settings import Setting, Spread, as_text
 from mmlight.runs.table import format_value
+from mmlight.terminal import one_line
 
 # Between two columns of a table in the terminal.
 _GAP = 3
@@ -139,7 +140,7 @@ def markdown(grid: Grid) -> str:
     """Return a grid as Markdown."""
 
     def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        return f"| {' | '.join(one_line(c).replace('|', chr(92) + '|') for c in cells)} |"
 
     rule = ["--:" if number else ":--" for number in grid.is_number]
     return "\n".join([line(grid.headings), line(rule), *map(line, grid.rows)]) + "\n"

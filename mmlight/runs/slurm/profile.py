@@ -103,7 +103,6 @@ class Profile:
             value = getattr(self, key)
             if value is not None and value < least:
                 raise UserError(f"{key}: must be {least} or more, not {value}")
-        self._check_lines()
         limit = seconds(self.time)
         if limit <= self.signal_lead_s:
             raise UserError(
@@ -114,8 +113,12 @@ class Profile:
         if self.signal_lead_s > 65535:
             raise UserError(f"signal_lead_s: must be 65535 at most, not {self.signal_lead_s}")
 
-    def _check_lines(self) -> None:
-        """Refuse what would end a line of the job script and begin another."""
+    def check_lines(self) -> None:
+        """Refuse what would end a line of the job script and begin another.
+
+        Raises:
+            UserError: a control character in a value, or a name that no variable can have.
+        """
         for one in fields(self):
             value = getattr(self, one.name)
             if isinstance(value, Container):
@@ -175,7 +178,9 @@ def read(path: Path, *, changes: Mapping[str, str] | None = None) -> Profile:
     parser.add_class_arguments(Profile, "cluster")
     try:
         parsed = parser.parse_object({"cluster": _texts(values)})
-        return parser.instantiate(parsed)["cluster"]
+        profile: Profile = parser.instantiate(parsed)["cluster"]
+        profile.check_lines()
+        return profile
     except (ArgumentError, UserError) as error:
         said = str(error) if isinstance(error, UserError) else one_line(str(error), known_keys=[])
         raise UserError(f"cluster {path}: {said.removeprefix('cluster.')}") from error

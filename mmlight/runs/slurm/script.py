@@ -76,6 +76,7 @@ def render(
         UserError: a name, an id or a folder with characters that no line of a script can hold.
     """
     assert (run_id is None) != (array is None)
+    profile.check_lines()
     checked("name", name)
     for one in array.ids if array else [run_id]:
         checked("id", str(one))

@@ -58,3 +58,16 @@ def test_wrong_profile_is_refused_in_a_line(read, text, said):
 
 def test_defaults_are_a_valid_profile():
     assert Profile().on_preemption == "requeue"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('partition: "x\\ntouch y #"\n', r"^cluster .*site.yaml: partition: .*control character"),
+        ("environment: {'A=1; touch y; B': 1}\n", "no name of a variable"),
+    ],
+)
+def test_what_would_add_lines_to_a_job_is_refused_where_it_is_read(read, text, said):
+    with pytest.raises(UserError, match=said) as error:
+        read(text)
+    assert "\n" not in str(error.value)

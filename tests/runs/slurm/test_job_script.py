@@ -170,10 +170,10 @@ def test_a_newline_in_a_name_or_folder_is_no_line_of_the_script(tmp_path, key, c
     ],
     ids=lambda changes: "-".join(changes),
 )
-def test_a_profile_that_would_add_lines_is_refused(changes):
+def test_a_profile_that_would_add_lines_is_refused(tmp_path, changes):
     (key,) = changes
     with pytest.raises(UserError, match=f"^{key}"):
-        Profile(**changes)
+        rendered(tmp_path, Profile(**changes))
 
 
 def test_quotes_and_substitutions_are_text_to_the_shell(tmp_path, monkeypatch):

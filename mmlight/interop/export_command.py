@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mmlight.data.files import PredictSplit
+from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.export_formats import (
     INSTALL,
@@ -30,8 +31,10 @@ from mmlight.interop.export_graphs import Graph, graphs_of
 from mmlight.interop.export_inputs import Look, Sizes, inputs_of_batch, make_inputs
 from mmlight.interop.model_card import Card, read_run, write_card
 from mmlight.interop.predictor import Predictor
+from mmlight.interop.saved_config import data_config
 from mmlight.runs.files import write_json
 from mmlight.tasks.exported import TASK, write_export
+from mmlight.tasks.rebuild import check_description
 from mmlight.tasks.saved import Saved, read_saved
 from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import Task, build_task
@@ -131,6 +134,7 @@ def export(
     saved = read_saved(source)
     if saved.preprocessing is None:
         raise UserError(f"{source}: does not say how its inputs were prepared")
+    check_description(data_config(saved.preprocessing, path=source), base=ShardDataModule)
     # Compiled blocks are no different, and cannot be traced.
     saved = replace(
         saved,

@@ -131,7 +131,10 @@ class Record(pl.Callback):
         if fingerprint is not None:
             self._data["fingerprint"] = fingerprint()
         self._provenance = provenance.collect(
-            devices=_devices(trainer), num_threads=torch.get_num_threads(), patch=self.run.patch
+            devices=_devices(trainer),
+            num_threads=torch.get_num_threads(),
+            patch=self.run.patch,
+            config=self._config,
         )
         self._provenance["num_devices"] = trainer.world_size
         self._provenance["precision"] = str(trainer.precision)

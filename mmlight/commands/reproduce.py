@@ -5,9 +5,10 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -26,7 +27,7 @@ from mmlight.runs.reproduce import (
 )
 from mmlight.runs.reproduce_plan import describe, recorded_environment
 from mmlight.runs.run import RUN_ID, RunFolder
-from mmlight.runs.worktree import checked_out
+from mmlight.runs.worktree import checked_out, has_commit
 from mmlight.terminal import Terminal, agrees, say
 
 _POLL_S = 0.5
@@ -57,7 +58,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--repository",
         type=Path,
-        help="a clone that has the run's commit (default: that of this mmlight)",
+        action="append",
+        default=[],
+        help="a clone that has the run's commit (default: that of this mmlight, and for code of "
+        "the user's own the folder where it was); may be given more than once",
     )
     parser.add_argument(
         "-y", "--yes", action="store_true", help="don't ask: the run's folder is trusted"
@@ -79,10 +83,10 @@ def main(argv: Sequence[str]) -> int:
     say(*describe(recorded, arguments))
     if not options.yes and not _agreed():
         return 1
-    with _terminated_as_interrupted(), _code(recorded, options.repository) as code:
+    with _terminated_as_interrupted(), _code(recorded, options.repository) as paths:
         _tell(differences_before(recorded), console)
         watch = _Watch(recorded, again, losses=losses, check=options.check, console=console)
-        ended = _run(recorded, again, arguments, code=code, watch=watch)
+        ended = _run(recorded, again, arguments, paths=paths, watch=watch)
     watch.tell_differences()
     return _conclude(watch, ended, console)
 
@@ -154,14 +158,19 @@ def _arguments(recorded: Recorded, again: RunFolder, *, check: int | None) -> li
 
 
 def _run(
-    recorded: Recorded, again: RunFolder, arguments: Sequence[str], *, code: Path, watch: _Watch
+    recorded: Recorded,
+    again: RunFolder,
+    arguments: Sequence[str],
+    *,
+    paths: Sequence[Path],
+    watch: _Watch,
 ) -> Ended:
-    paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
+    before = filter(None, [os.environ.get("PYTHONPATH")])
     return run_child(
         arguments,
         environment={
             **recorded_environment(recorded),
-            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONPATH": os.pathsep.join([*map(str, paths), *before]),
             RUN_ID: again.id,
         },
         folder=recorded.folder,
@@ -171,21 +180,39 @@ def _run(
 
 
 @contextmanager
-def _code(recorded: Recorded, repository: Path | None) -> Iterator[Path]:
-    git = recorded.git
-    if git is None:
-        yield Path(__file__).resolve().parents[2]
-        return
-    where = repository or code_folder()
-    patch = recorded.patch
-    if git.get("dirty") and patch is None:
-        raise UserError(
-            f"run {recorded.run.path}: was made with uncommitted changes, and its git.patch is gone"
-        )
-    with checked_out(where, commit=git["commit"], patch=patch) as tree:
-        # The package's folder, or that of a project that uses an installed mmlight.
-        prefix = Path(git.get("prefix", "mmlight"))
-        yield tree / (prefix.parent if (tree / prefix / "__main__.py").exists() else prefix)
+def _code(recorded: Recorded, repositories: Sequence[Path]) -> Iterator[list[Path]]:
+    """Check out all code of the run; give the folders that Python imports it from."""
+    with ExitStack() as stack:
+
+        def check_out(git: Mapping[str, Any], patch: Path | None, *, where: Path) -> Path:
+            if (git.get("dirty") or git.get("patch_sha256")) and patch is None:
+                raise UserError(
+                    f"run {recorded.run.path}: was made with uncommitted changes, and its "
+                    "git.patch is gone"
+                )
+            commit = git["commit"]
+            there = next((r for r in repositories if has_commit(r, commit)), where)
+            return stack.enter_context(checked_out(there, commit=commit, patch=patch))
+
+        paths = []
+        git = recorded.git
+        if git is None:
+            paths.append(Path(__file__).resolve().parents[2])
+        else:
+            where = repositories[0] if repositories else code_folder()
+            tree = check_out(git, recorded.patch, where=where)
+            # The package's folder, or that of a project that uses an installed mmlight.
+            prefix = Path(git.get("prefix", "mmlight"))
+            is_package = (tree / prefix / "__main__.py").exists()
+            paths.append(tree / (prefix.parent if is_package else prefix))
+        for number, own in enumerate(recorded.own_code):
+            if "commit" not in own:
+                paths.append(Path(own["folder"]))
+                continue
+            where = Path(own.get("top") or own["folder"])
+            tree = check_out(own, recorded.own_patch(number), where=where)
+            paths.append(tree / own.get("prefix", ""))
+        yield paths
 
 
 @contextmanager

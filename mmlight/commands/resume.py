@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ import yaml
 from mmlight.compose import diff
 from mmlight.errors import UserError
 from mmlight.runs.find import find
-from mmlight.runs.provenance import code_folder
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm import client, profile
 from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.resources import plan
+from mmlight.runs.slurm.shell_options import read_profile
 from mmlight.runs.slurm.signature import signature
-from mmlight.runs.slurm.snapshot import read_code
+from mmlight.runs.slurm.snapshot import read_sources
 from mmlight.runs.slurm.state import jobs_of, state_of
 from mmlight.runs.slurm.submission import Submission
-from mmlight.terminal import say
+from mmlight.terminal import note, say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,7 +59,8 @@ def main(argv: Sequence[str]) -> int:
     cluster = options.cluster or Path(before.cluster)
     # Changes of the profile last, unless the profile is another one.
     changes = changes if options.cluster else {**before.changes, **changes}
-    site = profile.read(cluster, changes=changes)
+    site = read_profile(cluster, changes=changes)
+    snapshot, own = _code(before, run, config, new=options.new_code)
     launch = Launch(
         run=run.path.absolute(),
         config=config,
@@ -67,7 +68,8 @@ def main(argv: Sequence[str]) -> int:
         changes=changes,
         profile=site,
         resources=plan(config, site),
-        snapshot=_snapshot(before, run, new=options.new_code),
+        snapshot=snapshot,
+        own=own,
         cwd=Path(before.cwd),
     )
     submission = launch.submit_again(replace(before, jobs=tuple(run.jobs)))
@@ -91,19 +93,24 @@ def _config(before: Submission, arguments: Sequence[str]) -> dict[str, Any]:
     return changed
 
 
-def _snapshot(before: Submission, run: ScannedRun, *, new: bool) -> Path | None:
-    root = run.path.absolute().parents[1]
+def _code(
+    before: Submission, run: ScannedRun, config: Mapping[str, Any], *, new: bool
+) -> tuple[Path | None, tuple[Path, ...]]:
+    """Return where Python imports mmlight from, and where the user's own code."""
     if new:
-        code = read_code(code_folder(), root=root)
-        return code.copy(root) if code else None
-    if before.snapshot is None:
-        return None
-    if not Path(before.snapshot).exists():
-        raise UserError(
-            f"the code it was submitted with is gone ({before.snapshot}); --new-code takes the "
-            "code as it is now"
-        )
-    return Path(before.snapshot)
+        sources = read_sources(config, root=run.path.absolute().parents[1])
+        for line in sources.notes():
+            note(line)
+        sources.copy()
+        return sources.snapshot, sources.own_folders
+    for folder in (before.snapshot, *before.own):
+        if folder is not None and not Path(folder).exists():
+            raise UserError(
+                f"the code it was submitted with is gone ({folder}); --new-code takes the code as "
+                "it is now"
+            )
+    own = tuple(map(Path, before.own))
+    return Path(before.snapshot) if before.snapshot else None, own
 
 
 def _here(run: ScannedRun) -> str:

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.provenance import code_folder
 from mmlight.runs.run import checked
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm import client, profile
 from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.resources import notes, plan
+from mmlight.runs.slurm.shell_options import read_profile
 from mmlight.runs.slurm.signature import signature
-from mmlight.runs.slurm.snapshot import Code, read_code
+from mmlight.runs.slurm.snapshot import Sources, read_sources
 from mmlight.runs.slurm.state import jobs_of, state_of
 from mmlight.terminal import note, say, say_text
 
@@ -53,35 +53,32 @@ def main(argv: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(given)
     if not options.dry_run and not client.is_here():
         raise UserError(client.MISSING.format("sbatch") + "; --dry-run prints the job script")
-    launch, code = prepare(rest, cluster=options.cluster, changes=changes)
+    launch, sources = prepare(rest, cluster=options.cluster, changes=changes)
     site = launch.profile
     before = launched_before(launch.run)
     if options.again:
         launch = numbered(launch, len(before) + 1)
     for told in notes(launch.config, site):
         note(told)
-    if code is None:
-        note("no git here: the job runs the mmlight that is installed, not a copy of the code")
-    elif code.git.left_out:
-        note(f"too large to be code, so not copied: {', '.join(code.git.left_out)}")
+    for told in sources.notes():
+        note(told)
     if options.dry_run:
         return _show(launch, known=before if not options.again else [])
     if before and not options.again:
         raise UserError(_launched(before[-1]))
-    if code is not None:
-        code.copy(launch.run.parents[1])
+    sources.copy()
     submission = launch.submit()
     label = f"{submission.name}/{submission.id}"
     say(f"{label}: job {submission.jobs[-1]}, {launch.resources}, {site.time} at a time")
-    if code is not None:
-        say(f"code: {code.git.commit[:12]}{' and what is uncommitted' * bool(code.git.patch)}")
+    if told := sources.described():
+        say(f"code: {told}")
     say(f"mmlight logs -f {label}   mmlight ps   mmlight cancel {label}")
     return 0
 
 
 def prepare(
     arguments: Sequence[str], *, cluster: Path, changes: Mapping[str, str]
-) -> tuple[Launch, Code | None]:
+) -> tuple[Launch, Sources]:
     """Resolve an experiment and check it against a cluster.
 
     Args:
@@ -92,14 +89,14 @@ def prepare(
     Returns:
         The run as it would be launched for the first time, and the code it would run.
     """
-    site = profile.read(cluster, changes=changes)
+    site = read_profile(cluster, changes=changes)
     from mmlight import cli  # loads torch
 
     config, name = cli.resolve(["fit", *arguments])
     resources = plan(config, site)
     root = Path(config["run"]["root"]).absolute()
     name = checked("name", config["run"]["name"] or name)
-    code = read_code(code_folder(), root=root)
+    sources = read_sources(config, root=root)
     launch = Launch(
         run=root / name / checked("id", config["run"]["id"] or signature(config)),
         config=config,
@@ -107,10 +104,11 @@ def prepare(
         changes=changes,
         profile=site,
         resources=resources,
-        snapshot=code.folder(root) if code else None,
+        snapshot=sources.snapshot,
+        own=sources.own_folders,
         cwd=Path.cwd(),
     )
-    return launch, code
+    return launch, sources
 
 
 def launched_before(run: Path) -> list[ScannedRun]:

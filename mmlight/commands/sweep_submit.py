@@ -9,18 +9,18 @@ import yaml
 
 from mmlight.errors import UserError
 from mmlight.runs.files import write_text
-from mmlight.runs.provenance import code_folder
-from mmlight.runs.slurm import client, profile
+from mmlight.runs.slurm import client
 from mmlight.runs.slurm.array import ArrayLaunch
 from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.resources import plan
-from mmlight.runs.slurm.snapshot import read_code
+from mmlight.runs.slurm.shell_options import read_profile
+from mmlight.runs.slurm.snapshot import read_sources
 from mmlight.runs.sweep import Choices, Sweep, TrialRun, trial_runs
 from mmlight.runs.sweep_config import freeze, place
 from mmlight.runs.sweep_optuna import OptunaSearch
 from mmlight.runs.sweep_results import SweepFolder, read_run
 from mmlight.runs.sweep_status import jobs_now, record_results, run_state, told
-from mmlight.terminal import say, say_text
+from mmlight.terminal import note, say, say_text
 
 # The runs of one array have the same machines.
 _ONE_FOR_ALL = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
@@ -58,7 +58,7 @@ def submit_sweep(
             raise UserError(
                 f"{error}; without --cluster the sweep runs here, --dry-run prints the job script"
             ) from None
-    site = profile.read(cluster, changes=changes)
+    site = read_profile(cluster, changes=changes)
     _check(sweep)
     runs = _runs(sweep)
     tasks = _tasks(runs, sweep, folder, failed_only=failed_only)
@@ -73,8 +73,9 @@ def submit_sweep(
         experiment = freeze(sweep.experiment, folder.path / "slurm")
     configs = _configs([runs[t] for t in tasks], sweep, experiment, draws=draws)
     root = folder.root.absolute()
-    code = read_code(code_folder(), root=root)
-    snapshot = code.folder(root) if code else None
+    sources = read_sources(configs[0], root=root)
+    for line in sources.notes():
+        note(line)
     launches = {
         task: Launch(
             run=root / folder.name / runs[task].id,
@@ -83,7 +84,8 @@ def submit_sweep(
             changes=changes,
             profile=site,
             resources=plan(config, site),
-            snapshot=snapshot,
+            snapshot=sources.snapshot,
+            own=sources.own_folders,
             cwd=Path.cwd(),
         )
         for task, config in zip(tasks, configs, strict=True)
@@ -98,8 +100,7 @@ def submit_sweep(
     if dry_run:
         say_text(launch.script())
         return 0
-    if code is not None:
-        code.copy(root)
+    sources.copy()
     _write_shared(sweep, folder, experiment)
     if draws:
         OptunaSearch(sweep, journal=folder.journal).reserve(sweep.trials or 0)

@@ -1,9 +1,9 @@
 """The last command of a job script: whether the job is handed on, and the script's exit code.
 
-``python -P -m mmlight.runs.after_srun RUN_FOLDER CODE`` runs in the batch shell, when all ranks
-have gone. A run that was asked to stop, or that crashed, is requeued (or a job is submitted in its
-place) as long as its newest checkpoint moves on; a run that has finished, that a user cancelled or
-whose settings are wrong is not.
+``python -P -m mmlight.runs.after_srun RUN_FOLDER CODE [REASON]`` runs in the batch shell, when all
+ranks have gone. A run that was asked to stop, or that crashed, is requeued (or a job is submitted
+in its place) as long as its newest checkpoint moves on; a run that has finished, that a user
+cancelled or whose settings are wrong is not.
 """
 
 import os
@@ -158,8 +158,17 @@ def _own_job(environ: Mapping[str, str]) -> str:
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Decide, do it, and return the job script's exit code."""
+    """Decide, do it, and return the job script's exit code.
+
+    Args:
+        arguments: the run's folder, the exit code of srun, and, where it never came to that, why:
+            then the run is given up.
+        environ: the job's environment.
+    """
     run, code = RunFolder(Path(arguments[0])), int(arguments[1])
+    if len(arguments) > 2:
+        append_event(run.path, "gave up", reason=arguments[2])
+        return code
     decision = decide(
         run,
         code,

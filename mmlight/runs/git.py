@@ -40,6 +40,7 @@ class Git:
         tracked: how many characters of it are about tracked files.
         left_out: untracked files that are too large for the patch.
         prefix: the folder that was looked at, relative to the top of the work tree.
+        top: the work tree's folder.
     """
 
     commit: str
@@ -50,6 +51,7 @@ class Git:
     tracked: int = 0
     left_out: tuple[str, ...] = ()
     prefix: str = ""
+    top: str = ""
 
     def described(self) -> dict[str, Any]:
         """Return everything but the patch, of which there is a hash."""
@@ -61,6 +63,7 @@ class Git:
             "untracked": self.untracked,
             "left_out": list(self.left_out),
             "prefix": self.prefix,
+            "top": self.top,
             "patch_sha256": sha256(patch).hexdigest() if patch else None,
             "patch_tracked": self.tracked,
         }
@@ -89,6 +92,7 @@ def read_git(folder: Path) -> Git | None:
         untracked=len(new) + len(left_out),
         left_out=tuple(left_out),
         prefix=(run_git(folder, "rev-parse", "--show-prefix") or "").strip(),
+        top=str(top_folder(folder) or ""),
         patch=changed + (_patch(folder, new) if new else ""),
         tracked=len(changed),
     )
@@ -96,15 +100,33 @@ def read_git(folder: Path) -> Git | None:
 
 def _read_copied(folder: Path) -> Git | None:
     """Return what git said of the work tree that `folder` lies in a copy of."""
-    for above in (folder, *folder.parents):
-        if (above / SNAPSHOT_GIT).exists():
-            described = json.loads((above / SNAPSHOT_GIT).read_text())
-            del described["patch_sha256"]
-            described["tracked"] = described.pop("patch_tracked")
-            described["left_out"] = tuple(described["left_out"])
-            patch = (above / SNAPSHOT_PATCH).read_bytes().decode(errors="surrogateescape")
-            return Git(**described, patch=patch)
-    return None
+    above = copied_top(folder)
+    if above is None:
+        return None
+    described = json.loads((above / SNAPSHOT_GIT).read_text())
+    del described["patch_sha256"]
+    described["tracked"] = described.pop("patch_tracked", 0)
+    described["left_out"] = tuple(described["left_out"])
+    patch = (above / SNAPSHOT_PATCH).read_bytes().decode(errors="surrogateescape")
+    return Git(**described, patch=patch)
+
+
+def copied_top(folder: Path) -> Path | None:
+    """Return the top of the copy of a work tree that a folder lies in; None where it is none."""
+    return next((a for a in (folder, *folder.parents) if (a / SNAPSHOT_GIT).exists()), None)
+
+
+def is_known(folder: Path, *names: str) -> bool:
+    """Return whether git knows a folder: it holds a file that is tracked or that none ignores.
+
+    Args:
+        folder: a folder; the copy of one that a job runs is known.
+        names: files or folders in it to look for; it as a whole without them.
+    """
+    if copied_top(folder) is not None:
+        return True
+    listed = ("ls-files", "--cached", "--others", "--exclude-standard", "--", *(names or (".",)))
+    return bool(run_git(folder, *listed))
 
 
 def top_folder(folder: Path) -> Path | None:

@@ -5,13 +5,14 @@ import platform
 import shlex
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mmlight.runs.files import read_json, write_bytes, write_text
 from mmlight.runs.git import SNAPSHOT, Git, read_git, run_git
+from mmlight.runs.own_code import OwnCode, read_own_code
 from mmlight.runs.run import RunFolder
 
 PACKAGES = (
@@ -38,8 +39,17 @@ def code_folder() -> Path:
     return package if tracked else Path.cwd()
 
 
+def import_folder(folder: Path) -> Path:
+    """Return where Python imports from: the folder above a package's, else the folder."""
+    return folder.parent if (folder / "__init__.py").exists() else folder
+
+
 def collect(
-    *, devices: Sequence[str] = (), num_threads: int | None = None, patch: Path | None = None
+    *,
+    devices: Sequence[str] = (),
+    num_threads: int | None = None,
+    patch: Path | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe what is running, in JSON's types. Never fails for want of git or a package.
 
@@ -47,17 +57,26 @@ def collect(
         devices: names of the accelerators, as the caller's framework gives them.
         num_threads: threads that the framework computes with on the CPU.
         patch: write what is uncommitted to this file of a run folder; where nothing is, it is
-            removed. A run that other code goes on with keeps the record of its first start.
+            removed. A run that other code goes on with keeps the record of its first start. The
+            user's own repositories have patches beside it.
+        config: the resolved configuration, which may name classes of the user's own.
     """
     git = read_git(code_folder())
+    own = read_own_code(config, ours=import_folder(code_folder()))
     if patch is not None:
-        _keep_first(RunFolder(patch.parent), git)
-        if git is not None and git.patch:
-            write_text(patch, git.patch)
-        else:
-            patch.unlink(missing_ok=True)
+        run = RunFolder(patch.parent)
+        _keep_first(run, git, own)
+        for old in run.path.glob("git-own-*.patch"):
+            if not old.stem.endswith("-first"):
+                old.unlink()
+        for file, state in ((patch, git), *((run.own_patch(n), o.git) for n, o in enumerate(own))):
+            if state is not None and state.patch:
+                write_text(file, state.patch)
+            else:
+                file.unlink(missing_ok=True)
     return {
         "git": git.described() if git else None,
+        "own_code": _described(own),
         "command": shlex.join(sys.argv),
         "folder": str(Path.cwd()),
         "host": socket.gethostname(),
@@ -72,15 +91,28 @@ def collect(
     }
 
 
-def _keep_first(run: RunFolder, git: Git | None) -> None:
+def _keep_first(run: RunFolder, git: Git | None, own: Sequence[OwnCode]) -> None:
     if not run.provenance.exists() or run.first_provenance.exists():
         return
-    before = (read_json(run.provenance) or {}).get("git") or {}
-    now = git.described() if git else {}
-    if any(before.get(key) != now.get(key) for key in ("commit", "patch_sha256")):
-        if run.patch.exists():
-            write_bytes(run.first_patch, run.patch.read_bytes())
+    before = read_json(run.provenance) or {}
+    recorded = [before.get("git"), *(before.get("own_code") or ())]
+    if _states(recorded) != _states([git.described() if git else None, *_described(own)]):
+        patches = [(run.patch, run.first_patch)]
+        numbers = range(len(recorded) - 1)
+        patches += [(run.own_patch(n), run.own_patch(n, first=True)) for n in numbers]
+        for patch, first in patches:
+            if patch.exists():
+                write_bytes(first, patch.read_bytes())
         write_bytes(run.first_provenance, run.provenance.read_bytes())
+
+
+def _described(own: Sequence[OwnCode]) -> list[dict[str, Any]]:
+    return [one.described() for one in own]
+
+
+def _states(recorded: Sequence[Mapping[str, Any] | None]) -> list[tuple[Any, Any]]:
+    """Return what tells one state of the code from another."""
+    return [((one or {}).get("commit"), (one or {}).get("patch_sha256")) for one in recorded]
 
 
 def package_versions() -> dict[str, str]:

@@ -200,6 +200,8 @@ def _provenance_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     if git:
         code = f"{git['commit']} ({git['branch']})"
         code += ", with uncommitted changes (git.patch)" if git["dirty"] else ""
+    for own in summary.get("own_code") or ():
+        code += f"; {own['folder']}: {own.get('commit') or 'not in git'}"
     prints = (summary.get("data") or {}).get("fingerprint") or {}
     return {
         "code": code,

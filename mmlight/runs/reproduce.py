@@ -58,6 +58,16 @@ class Recorded:
         return git
 
     @property
+    def own_code(self) -> list[Mapping[str, Any]]:
+        """The folders of the user's own code, with the state of each that lay in git."""
+        return list(self.provenance.get("own_code") or ())
+
+    def own_patch(self, number: int) -> Path | None:
+        """Return what one of them had uncommitted; None where nothing was."""
+        patch = self.run.own_patch(number, first=self.is_first)
+        return patch if patch.exists() else None
+
+    @property
     def patch(self) -> Path | None:
         """What was uncommitted; None where nothing was."""
         patch = self.run.first_patch if self.is_first else self.run.patch
@@ -93,6 +103,11 @@ def read_recorded(path: Path) -> Recorded:
         )
     if provenance.get("git") is not None:
         _check_git(run, provenance["git"])
+    for own in provenance.get("own_code") or ():
+        if not isinstance(own, dict) or not isinstance(own.get("folder"), str):
+            raise UserError(f"run {run.path}: its provenance names no folder of own code: {own!r}")
+        if "commit" in own:
+            _check_git(run, own)
     config = compose.read(run.config)
     return Recorded(run, config, provenance, provenance.get("ckpt_path"), is_first)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.errors import UserError
+from mmlight.runs.own_code import class_paths
 from mmlight.runs.provenance import ENVIRONMENT
 from mmlight.runs.reproduce import Recorded
 
@@ -48,22 +49,31 @@ def describe(recorded: Recorded, arguments: Sequence[str]) -> Iterator[str]:
     if git is None:
         yield "code: the run recorded no commit, so it is the present code"
     else:
-        yield f"code: commit {git['commit'][:12]}{' with what was uncommitted' if patch else ''}"
         if recorded.is_first:
             yield "code: that of the run's first start; other code has gone on with it since"
-        if patch is not None:
-            yield f"patch: {patch}: {_changes(patch)}"
-            if sha256(patch.read_bytes()).hexdigest() != git.get("patch_sha256"):
-                yield "patch: it is not the one that was recorded"
-        if git.get("left_out"):
-            yield f"code: not recorded, as too large: {', '.join(map(str, git['left_out']))}"
-    foreign = sorted(set(_class_paths(recorded.config)))
+        yield from _code(git, patch, of="")
+    for number, own in enumerate(recorded.own_code):
+        if "commit" in own:
+            yield from _code(own, recorded.own_patch(number), of=f" of {own.get('top')}")
+        else:
+            yield f"code: {own['folder']} as it is now: it was in no git work tree"
+    foreign = sorted(set(class_paths(recorded.config)))
     if foreign:
         yield f"settings: classes of other packages: {_some(foreign)}"
     values = recorded_environment(recorded)
     yield f"variables: {shlex.join(f'{k}={v}' for k, v in values.items()) or 'none'}"
     yield f"command: mmlight {shlex.join(arguments)}"
     yield f"in: {recorded.folder}"
+
+
+def _code(git: Mapping[str, Any], patch: Path | None, *, of: str) -> Iterator[str]:
+    yield f"code: commit {git['commit'][:12]}{of}{' with what was uncommitted' if patch else ''}"
+    if patch is not None:
+        yield f"patch: {patch}: {_changes(patch)}"
+        if sha256(patch.read_bytes()).hexdigest() != git.get("patch_sha256"):
+            yield "patch: it is not the one that was recorded"
+    if git.get("left_out"):
+        yield f"code: not recorded, as too large: {', '.join(map(str, git['left_out']))}"
 
 
 def _changes(patch: Path) -> str:
@@ -80,14 +90,3 @@ def _changes(patch: Path) -> str:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _class_paths(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        path = value.get("class_path")
-        if isinstance(path, str) and not path.startswith("mmlight."):
-            yield path
-    children = value.values() if isinstance(value, Mapping) else value
-    if isinstance(value, Mapping | list):
-        for child in children:
-            yield from _class_paths(child)

@@ -178,6 +178,15 @@ class RunFolder:
         """What that code had uncommitted."""
         return self.path / "git-first.patch"
 
+    def own_patch(self, number: int, *, first: bool = False) -> Path:
+        """Return what a repository of the user's own had uncommitted.
+
+        Args:
+            number: which of those that `provenance.json` lists.
+            first: that of the first start, where other code has gone on with the run since.
+        """
+        return self.path / f"git-own-{number}{'-first' if first else ''}.patch"
+
     @property
     def report(self) -> Path:
         """The page that shows all of it."""

@@ -22,13 +22,11 @@ def checked_out(repository: Path, *, commit: str, patch: Path | None) -> Iterato
     Raises:
         UserError: the repository lacks the commit, or the patch does not apply.
     """
-    try:
-        _git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
-    except subprocess.CalledProcessError:
+    if not has_commit(repository, commit):
         raise UserError(
             f"commit {commit[:12]} of the run is not in {repository}; fetch it there, or run this "
-            "in a clone that has it"
-        ) from None
+            "in a clone that has it (--repository)"
+        )
     with tempfile.TemporaryDirectory(prefix="mmlight-reproduce-") as scratch:
         tree = Path(scratch) / "code"
         try:
@@ -48,6 +46,20 @@ def checked_out(repository: Path, *, commit: str, patch: Path | None) -> Iterato
                 capture_output=True,
                 check=False,
             )
+
+
+def has_commit(repository: Path, commit: str) -> bool:
+    """Return whether a repository has a commit.
+
+    Args:
+        repository: a folder in a work tree of the repository; a missing one has none.
+        commit: the commit's hash.
+    """
+    try:
+        _git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
 
 
 def _git(folder: Path, *arguments: str) -> None:

@@ -261,3 +261,31 @@ def test_a_real_run_repeats_its_losses_bit_for_bit(tmp_path, capfd, monkeypatch)
         **provenance["git"],
         "branch": "HEAD",
     }
+
+
+def test_own_repositories_are_checked_out_too(record, repository, tmp_path, capfd):
+    own = git_data.make_repository(tmp_path / "own", {"src/mine.py": "SCALE = 5\n"})
+    (own / "src/mine.py").write_text("SCALE = 1\n")
+    git = read_git(own / "src")
+    (own / "src/mine.py").write_text("SCALE = 9\n")
+    program = PROGRAM.replace("FACTOR = 1", "import mine; FACTOR = 3 * mine.SCALE")
+    (repository / "mmlight/__main__.py").write_text(program)
+    ours = read_git(repository / "mmlight")
+    plain = {"folder": str(tmp_path / "plain")}
+    described = {"folder": str(own / "src"), **git.described()}
+    run = record(git=ours.described(), own_code=[plain, described])
+    (run / "git.patch").write_text(ours.patch)
+    assert reproduce(run, repository) == 2
+    assert "git.patch is gone" in capfd.readouterr().err
+    (run / "git-own-1.patch").write_text(git.patch)
+    assert reproduce(run, repository) == 0
+    out = capfd.readouterr().out
+    assert f"code: {plain['folder']} as it is now: it was in no git work tree" in out
+    assert f"code: commit {git.commit[:12]} of {own} with what was uncommitted" in out
+    assert "6 of 6 logged losses: equal bit for bit" in out
+    assert "mmlight-reproduce" not in git_data.git(own, "worktree", "list")
+    # The repository has moved: a clone is named.
+    own.rename(tmp_path / "moved")
+    assert reproduce(run, repository) == 2
+    assert "--repository" in capfd.readouterr().err
+    assert reproduce(run, repository, "--repository", str(tmp_path / "moved")) == 0

@@ -32,6 +32,7 @@ class ComparedRun:
         num_devices: how many of them.
         commit: of the code; None where it was in no git.
         patch: a hash of what was uncommitted, or a mark that something was; None for nothing.
+        own_code: commit and hash of what was uncommitted, of each repository of the user's own.
         data: hashes of the data by split.
     """
 
@@ -44,6 +45,7 @@ class ComparedRun:
     num_devices: int = 1
     commit: str | None = None
     patch: str | None = None
+    own_code: tuple[tuple[str, str | None], ...] = ()
     data: Mapping[str, str] | None = None
 
     @property
@@ -98,10 +100,17 @@ class ComparedRun:
 
     @property
     def code(self) -> str:
-        """The commit in short, with a plus where something was uncommitted."""
-        if self.commit is None:
-            return "no git"
-        return self.commit[:8] + ("+" if self.patch else "")
+        """The commits in short, with a plus where something was uncommitted."""
+        states = [(self.commit, self.patch), *self.own_code]
+        shown = [commit[:8] + "+" * bool(patch) for commit, patch in states if commit]
+        return " ".join(dict.fromkeys(shown)) or "no git"
+
+    @property
+    def exact_code(self) -> str:
+        """The commits in short, with the begin of a hash of what was uncommitted."""
+        states = [(self.commit, self.patch), *self.own_code]
+        shown = [f"{c[:8]}+{patch[:4]}" if patch else c[:8] for c, patch in states if c]
+        return " ".join(dict.fromkeys(shown)) or "no git"
 
     def curve(self, metric: str) -> list[tuple[Mapping[str, Any], float]]:
         """Return the rows that have a metric, with its value; NaN is left in.
@@ -186,11 +195,14 @@ def recorded(told: Mapping[str, Any]) -> dict[str, Any]:
         Fields of `ComparedRun`.
     """
     git = told.get("git") or {}
+    # The user's own repositories, where the run had some.
+    own = [one for one in told.get("own_code") or () if one.get("commit")]
     return {
         "devices": tuple(told.get("devices") or ()),
         "num_devices": int(told.get("num_devices") or 1),
         "commit": git.get("commit"),
         "patch": git.get("patch_sha256") or ("dirty" if git.get("dirty") else None),
+        "own_code": tuple((o["commit"], o.get("patch_sha256")) for o in own),
         "data": (told.get("data") or {}).get("fingerprint"),
     }
 

@@ -174,7 +174,7 @@ def _identity(run: ComparedRun, ignore: Sequence[str]) -> dict[str, Any]:
         if not any(key == name or key.startswith(f"{name}.") for name in ignore)
     }
     if CODE not in ignore:
-        settings[CODE] = run.code if not run.patch else f"{run.code}{run.patch[:4]}"
+        settings[CODE] = run.exact_code
     if DATA not in ignore and run.data:
         settings[DATA] = ", ".join(f"{k} {v[:8]}" for k, v in sorted(run.data.items()))
     return settings

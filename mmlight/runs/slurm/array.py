@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.runs.files import write_text
@@ -43,7 +43,7 @@ class ArrayLaunch:
         if self.draws:
             own.append(f'{python}.commands.sweep_member "$root/$name" "$id" || exit')
         return render(
-            replace(first.profile, setup=[*first.profile.setup, *own]),
+            first.profile,
             root=self.folder.parent,
             name=self.folder.name,
             array=Array(self.ids, tasks=list(self.launches), max_concurrent=self.max_concurrent),
@@ -52,6 +52,8 @@ class ArrayLaunch:
             tasks_per_node=first.resources.tasks_per_node,
             gpus_per_node=first.resources.gpus_per_node,
             snapshot=first.snapshot,
+            own=first.own,
+            prepare=own,
             cwd=first.cwd,
         )
 

@@ -12,6 +12,8 @@ from mmlight.errors import UserError
 MISSING = "SLURM is not on this machine (no `{}` here)"
 # Options of a surrounding job would become options of the new one; these say where SLURM is.
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
+# Options of the user's shell would win over those of a script, and change what `squeue` lists.
+_OPTIONS = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SCONTROL_", "SINFO_")
 # What its commands say where they have no cluster to talk to, and what is said of that.
 _NO_CLUSTER = {
     "configuration source": "SLURM is not set up on this machine (its commands find no slurm.conf)",
@@ -153,7 +155,7 @@ def run(command: str, *arguments: str, told: str = "stdout") -> str:
         Unreachable: it is not here or does not answer.
         UserError: it refuses.
     """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in _KEPT}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_OPTIONS) or k in _KEPT}
     try:
         done = subprocess.run(
             [command, *arguments], env=kept, capture_output=True, text=True, timeout=60

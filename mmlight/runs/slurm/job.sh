@@ -11,11 +11,30 @@ run=$root/$name/$id
 export MMLIGHT_RUN_ID=$id
 cd "$cwd" || exit
 
-# How often it may go on, and how.
+# How often it may go on, and how. Training ends with 0 when this job hands it on.
 #@ bounds
+export MMLIGHT_JOB=$SLURM_JOB_ID
+
+# What fails from here to the end of the setup would fail at every start: the run is given up.
+give_up() {
+    trap - ERR
+    set +eu
+    echo "mmlight: $1"
+    PYTHONPATH=$imports${PYTHONPATH:+:$PYTHONPATH} \
+        "$host_python" -P -m mmlight.runs.after_srun "$run" 2 "$1"
+    exit 2
+}
+# A file that is sourced counts by its own exit code, not by that of each of its lines.
+setup_failed() {
+    ((${#BASH_SOURCE[@]} > 2)) || give_up "setup failed with exit code $1: $(sed -n "$2s/^ *//p" "$0")"
+}
+trap 'setup_failed "$?" "$LINENO"' ERR
 
 # What the cluster needs before Python starts.
 #@ setup
+trap - ERR
+set +eu
+#@ imports
 
 # The first node leads, found by its address: its name need not resolve on the others. A port of
 # this start's own, below those that systems hand out by themselves.

@@ -34,6 +34,7 @@ class Launch:
         resources: what it needs.
         snapshot: where Python imports its code from; None for the installed package.
         cwd: where relative paths in the configuration begin.
+        own: where Python imports the user's own code from.
     """
 
     run: Path
@@ -44,6 +45,7 @@ class Launch:
     resources: Resources
     snapshot: Path | None
     cwd: Path
+    own: tuple[Path, ...] = ()
 
     def script(self) -> str:
         """Return the job script."""
@@ -57,6 +59,7 @@ class Launch:
             tasks_per_node=self.resources.tasks_per_node,
             gpus_per_node=self.resources.gpus_per_node,
             snapshot=self.snapshot,
+            own=self.own,
             cwd=self.cwd,
         )
 
@@ -124,6 +127,7 @@ class Launch:
             cwd=str(self.cwd),
             changes=dict(self.changes),
             snapshot=str(self.snapshot) if self.snapshot else None,
+            own=tuple(map(str, self.own)),
             max_steps=_max_steps(self.config),
             monitor=(self.config.get("checkpoint") or {}).get("monitor"),
         )

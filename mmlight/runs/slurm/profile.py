@@ -1,6 +1,5 @@
 """A cluster's profile, `slurm/clusters/SITE.yaml`: what a job has to ask for there."""
 
-import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -14,10 +13,10 @@ from mmlight import compose
 from mmlight.compose import load_yaml
 from mmlight.config_errors import one_line
 from mmlight.errors import UserError, nearest
+from mmlight.runs.slurm.shell_text import check_variable
 from mmlight.runs.slurm.time_limit import seconds
 
 _CHANGE = "--cluster."
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a job asks for on one cluster. What is None is left to the cluster's own default.
+    r"""What a job asks for on one cluster. What is None is left to the cluster's own default.
 
     Attributes:
         partition: SLURM's partition (queue).
@@ -62,8 +61,10 @@ class Profile:
         max_requeues: how often a run may go on in all.
         max_stuck: how often in a row it may end without one step made.
         modules: environment modules to load.
-        setup: lines of shell that run before training, on the first node.
-        environment: variables for the training processes.
+        setup: lines of shell that run before training, on the first node. One that fails ends the
+            job, and the run is given up; `|| true` behind it lets it fail.
+        environment: variables for the training processes. ``$NAME`` and ``${NAME}`` stand for what
+            the node has in them, ``\$`` for a dollar sign.
         container: the image that training runs in; None for none.
         python: the interpreter of the training processes; None for the one that submits, which
             every node must see at the same path.
@@ -127,8 +128,7 @@ class Profile:
                         check_line(f"container.{key}", part)
             elif isinstance(value, dict):
                 for name, text in value.items():
-                    if not _VARIABLE.fullmatch(name):
-                        raise UserError(f"{one.name}: {name!r} is no name of a variable")
+                    check_variable(name)
                     check_line(f"{one.name}.{name}", str(text), allowed="\n\t")
             else:
                 allowed = "\n\t" if one.name == "setup" else ""  # lines of shell by intent

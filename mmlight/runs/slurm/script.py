@@ -1,15 +1,16 @@
 """The job script: the template `job.sh`, filled in."""
 
-import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.git import SNAPSHOT
 from mmlight.runs.run import checked
+from mmlight.runs.slurm.container import python_words, srun_words
 from mmlight.runs.slurm.profile import Profile, check_line
+from mmlight.runs.slurm.shell_text import environment, exports, joined, quoted
 
 # What a run's process does: it goes on from the newest checkpoint of this run, if there is one.
 FIT = (
@@ -52,8 +53,10 @@ def render(
     tasks_per_node: int = 1,
     gpus_per_node: int = 0,
     snapshot: Path | None = None,
+    own: Sequence[Path] = (),
     cwd: Path | None = None,
     command: str = FIT,
+    prepare: Sequence[str] = (),
 ) -> str:
     """Return the script of a job.
 
@@ -67,10 +70,12 @@ def render(
         nodes: number of machines.
         tasks_per_node: processes on each.
         gpus_per_node: GPUs of each.
-        snapshot: where Python imports the code from; None for the installed package.
+        snapshot: where Python imports mmlight from; None for the installed package.
+        own: where Python imports the user's own code from.
         cwd: where relative paths begin; None for the current folder.
         command: what follows ``python -m mmlight``, as words of the shell. It may use the
             variables ``root``, ``name``, ``id`` and ``run`` (the run's folder).
+        prepare: lines of shell that run last before it.
 
     Raises:
         UserError: a name, an id or a folder with characters that no line of a script can hold.
@@ -84,15 +89,20 @@ def render(
     here = (cwd or Path.cwd()).absolute()
     root, folder = root.absolute(), folder.absolute()
     snapshot = snapshot.absolute() if snapshot else None
+    imports = [*([snapshot] if snapshot else []), *(one.absolute() for one in own)]
     for what, path in (
         *(("run.root", root), ("the run's folder", folder), ("the current folder", here)),
         *(("the copy of the code", snapshot), ("the interpreter", sys.executable)),
+        *(("PYTHONPATH", one) for one in own),
     ):
         check_line(what, str(path))
     if "\\" in str(folder):
         # SLURM 22.05 drops it from the log's path, and the job fails before it begins.
         raise UserError(f"run.root: {str(root)!r} holds a backslash, which SLURM does not take")
-    mounts = _mounts(profile, [here, root, *([snapshot] if snapshot else [])])
+    if broken := [str(one) for one in imports if ":" in str(one)]:
+        raise UserError(f"{broken[0]!r} holds a colon, so Python can't import from it")
+    seen = [here, root, *imports]
+    python = python_words(profile, interpreter, folders=seen, cwd=here, on_gpus=gpus_per_node > 0)
     filled = {
         "options": _options(
             profile,
@@ -105,23 +115,25 @@ def render(
             gpus_per_node=gpus_per_node,
         ),
         "run": [
-            f"cwd={_quoted(here)}",
-            f"root={_quoted(root)}",
-            f"name={_quoted(name)}",
+            f"cwd={quoted(here)}",
+            f"root={quoted(root)}",
+            f"name={quoted(name)}",
             *(
-                [f"ids=({_joined(array.ids)})", "id=${ids[SLURM_ARRAY_TASK_ID]}"]
+                [f"ids=({joined(array.ids)})", "id=${ids[SLURM_ARRAY_TASK_ID]}"]
                 if array
-                else [f"id={_quoted(run_id)}"]
+                else [f"id={quoted(run_id)}"]
             ),
+            f"host_python={quoted(sys.executable)}",
+            f"imports={quoted(':'.join(map(str, imports)))}",
         ],
         "setup": [
-            *([f"module load {_joined(profile.modules)}"] if profile.modules else []),
-            *_exports(profile.environment),
-            *(_exports({"PYTHONPATH": snapshot, SNAPSHOT: snapshot}) if snapshot else []),
+            *([f"module load {joined(profile.modules)}"] if profile.modules else []),
+            *environment(profile.environment),
             *profile.setup,
         ],
+        "imports": [*_imports(imports, snapshot), *prepare],
         "bounds": [
-            *_exports(
+            *exports(
                 {
                     "MMLIGHT_MAX_REQUEUES": profile.max_requeues,
                     "MMLIGHT_MAX_STUCK": profile.max_stuck,
@@ -131,9 +143,8 @@ def render(
             )
         ],
         "command": [
-            f"host_python={_quoted(sys.executable)}",
-            f"srun=({_srun(profile, mounts=mounts)})",
-            f"python=({_python(profile, interpreter, mounts=mounts)})",
+            f"srun=({srun_words(profile, folders=seen, cwd=here)})",
+            f"python=({python})",
             f"command=({command})",
         ],
     }
@@ -200,35 +211,6 @@ def _option(value: str | int) -> str:
     return f'"{escaped}"'
 
 
-def _mounts(profile: Profile, folders: Sequence[Path]) -> list[str]:
-    """Return the container's mounts as ``FROM:TO``; a folder within another needs none."""
-    own = [m for m in folders if not any(m != n and m.is_relative_to(n) for n in folders)]
-    given = profile.container.mounts if profile.container else []
-    return [*(f"{m}:{m}" for m in own), *(m if ":" in m else f"{m}:{m}" for m in given)]
-
-
-def _srun(profile: Profile, *, mounts: Sequence[str]) -> str:
-    # Since SLURM 22.05 a step no longer takes --cpus-per-task from its job.
-    words = ["--kill-on-bad-exit=1", f"--cpus-per-task={profile.cpus_per_task}"]
-    container = profile.container
-    if container is not None and container.runtime == "pyxis":
-        words += [
-            f"--container-image={container.image}",
-            f"--container-mounts={','.join(mounts)}",
-            *container.options,
-        ]
-    return _joined([*words, *profile.srun])
-
-
-def _python(profile: Profile, interpreter: str, *, mounts: Sequence[str]) -> str:
-    container = profile.container
-    words: list[str] = []
-    if container is not None and container.runtime == "apptainer":
-        words = ["apptainer", "exec", *(f"--bind={m}" for m in mounts), *container.options]
-        words.append(container.image)
-    return _joined([*words, interpreter])
-
-
 def _ranges(tasks: Iterable[int]) -> str:
     """Return `0-3,7` of 0, 1, 2, 3, 7."""
     found: list[list[int]] = []
@@ -240,15 +222,13 @@ def _ranges(tasks: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
 
 
-def _exports(values: Mapping[str, object]) -> list[str]:
-    return [f"export {name}={_quoted(value)}" for name, value in values.items()]
-
-
-def _joined(words: Iterable[object]) -> str:
-    return " ".join(map(_quoted, words))
-
-
-def _quoted(value: object) -> str:
-    quoted = shlex.quote(str(value))
-    # A bare comma in an array of the shell looks like a mistake.
-    return f"'{quoted}'" if "," in quoted and quoted[0] != "'" else quoted
+def _imports(folders: Sequence[Path], snapshot: Path | None) -> list[str]:
+    """Return lines that put folders before what is on Python's path already."""
+    if not folders:
+        return []
+    return [
+        "# Before what modules, the profile and the shell that submitted have put there.",
+        '[[ ${PYTHONPATH-}: == "$imports:"* ]] || '
+        "export PYTHONPATH=$imports${PYTHONPATH:+:$PYTHONPATH}",
+        *(exports({SNAPSHOT: snapshot}) if snapshot else []),
+    ]

@@ -37,6 +37,7 @@ class Submission:
         cwd: where relative paths in it begin.
         changes: values in place of the profile's, by key.
         snapshot: where Python imports its code from; None for the installed package.
+        own: where Python imports the user's own code from.
         max_steps: optimiser steps it will make, where the configuration says so.
         monitor: the metric by which its best checkpoint is chosen.
     """
@@ -54,6 +55,7 @@ class Submission:
     cwd: str
     changes: Mapping[str, str] = field(default_factory=dict)
     snapshot: str | None = None
+    own: tuple[str, ...] = ()
     max_steps: int | None = None
     monitor: str | None = None
 
@@ -91,11 +93,14 @@ class Submission:
         """
         known = {f.name: values[f.name] for f in fields(cls) if f.name in dict(values)}
         known["jobs"] = _texts(known.get("jobs"))
+        known["own"] = _texts(known.get("own", []))
         made = cls(**known)
         _texts([*dict(made.changes).keys(), *made.changes.values()])
         for f in fields(cls):
             value = getattr(made, f.name)
-            if f.name not in ("jobs", "changes") and not isinstance(value, _TYPES.get(f.name, str)):
+            if f.name not in ("jobs", "own", "changes") and not isinstance(
+                value, _TYPES.get(f.name, str)
+            ):
                 raise TypeError(f"{f.name} is {value!r}")
         return made
 

@@ -28,9 +28,10 @@ def run(script, folder, **environment):
     log = folder / "called"
     for name, body in {
         "srun": f'printf "%s\\n" "$@" RUN_ID="$MMLIGHT_RUN_ID" '
-        f'MASTER="$MASTER_ADDR:$MASTER_PORT" >> "{log}"; exit 7',
+        f'MASTER="$MASTER_ADDR:$MASTER_PORT" PYTHONPATH="$PYTHONPATH" A="$A" >> "{log}"; exit 7',
         "scontrol": "case $* in *hostnames*) echo node1; echo node2;; "
         '*) echo "NodeName=node1 CPUAlloc=0 NodeAddr=10.0.0.5 Port=1";; esac',
+        "module": "exit 0",
         "python": f'printf "after %s\\n" "$*" >> "{log}"; exit 7',
     }.items():
         path = folder / "bin" / name
@@ -38,6 +39,7 @@ def run(script, folder, **environment):
         path.chmod(0o755)
     path = folder / "job.sh"
     path.write_text(script)
+    log.touch()
     done = subprocess.run(
         ["bash", str(path)],
         env={"PATH": f"{folder}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "1001", **environment},
@@ -101,12 +103,137 @@ def test_modules_environment_and_setup_come_before_training(tmp_path):
         for line in (
             "module load cuda/12.4 gcc",
             "export NCCL_DEBUG='IN FO'",
-            f"export PYTHONPATH={tmp_path}/code",
             "ulimit -l 1",
+            "trap - ERR",
+            f"export MMLIGHT_SNAPSHOT={tmp_path}/code",
         )
     ]
     assert found == sorted(found)
     assert found[-1] < next(i for i, line in enumerate(lines) if line.startswith("srun "))
+
+
+@pytest.mark.parametrize("given", [{}, {"PYTHONPATH": "/shell"}])
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, []),
+        ({"environment": {"PYTHONPATH": "/my/lib"}}, ["/my/lib"]),
+        ({"setup": ["export PYTHONPATH=/set up"]}, None),
+    ],
+)
+def test_code_is_put_before_what_is_on_the_path(tmp_path, monkeypatch, changes, kept, given):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    profile = Profile(**changes)
+    own = [tmp_path / "own", tmp_path / "lib"]
+    script = rendered(tmp_path, profile, cwd=tmp_path, snapshot=tmp_path / "code", own=own)
+    _, called = run(script, tmp_path, **given)
+    before = ["/set"] if kept is None else kept or list(given.values())
+    expected = ":".join([*(f"{tmp_path}/{name}" for name in ("code", "own", "lib")), *before])
+    assert f"PYTHONPATH={expected}" in called
+
+
+def test_a_job_that_a_job_submits_finds_its_code_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    script = rendered(tmp_path, cwd=tmp_path, snapshot=tmp_path / "code")
+    _, called = run(script, tmp_path, PYTHONPATH=f"{tmp_path}/code:/shell")
+    assert f"PYTHONPATH={tmp_path}/code:/shell" in called
+
+
+def test_a_folder_with_a_colon_is_refused(tmp_path):
+    with pytest.raises(UserError, match="colon"):
+        rendered(tmp_path, snapshot=tmp_path / "a:b")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"setup": ["module() { return 3; }", "module load nosuch/1"]},
+            "setup failed with exit code 3: module load nosuch/1",
+        ),
+        (
+            {"setup": ["source /opt/nosuch/env.sh"]},
+            "setup failed with exit code 1: source /opt/nosuch/env.sh",
+        ),
+        (
+            {"setup": ["set -euo pipefail", "if true; then", "  false", "fi"]},
+            "setup failed with exit code 1: false",
+        ),
+        ({"environment": {"A": "$NOSUCH/hf"}}, "environment.A: $NOSUCH is not set on this node"),
+    ],
+)
+def test_a_setup_that_fails_ends_the_job_and_is_given_up(tmp_path, monkeypatch, changes, said):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    done, called = run(rendered(tmp_path, Profile(**changes), cwd=tmp_path), tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == [f"mmlight: {said}"]
+    folder = f"{tmp_path}/my runs/scenes/ab12"
+    assert called == [f"after -P -m mmlight.runs.after_srun {folder} 2 {said}"]
+
+
+def test_what_a_sourced_file_gets_over_ends_no_job(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    (tmp_path / "env.sh").write_text("false\nexport A=sourced\n")
+    setup = [f"source {tmp_path}/env.sh", "f() { false; true; }", "f", "false || true", "set -eu"]
+    done, called = run(rendered(tmp_path, Profile(setup=setup), cwd=tmp_path), tmp_path)
+    assert "A=sourced" in called
+    assert done.returncode == 7 and "after_srun" in called[-1]  # whatever the setup has set
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("$SCRATCH/hf", "/scratch/me/hf"),
+        ("${SCRATCH}hf", "/scratch/mehf"),
+        ("$A:/x", ":/x"),  # a variable may extend itself where it is not set
+        (r"\$SCRATCH", "$SCRATCH"),
+        ("a$ $1 $(echo no) `echo no` \\ \" '", "a$ $1 $(echo no) `echo no` \\ \" '"),
+        ("$SCRATCH $(echo no) `echo no` \\ \" '", "/scratch/me $(echo no) `echo no` \\ \" '"),
+    ],
+)
+def test_variables_in_the_environment_are_those_of_the_node(tmp_path, monkeypatch, value, found):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    script = rendered(tmp_path, Profile(environment={"A": value}), cwd=tmp_path)
+    _, called = run(script, tmp_path, SCRATCH="/scratch/me")
+    assert f"A={found}" in called
+
+
+@pytest.mark.parametrize("name", ["name", "root", "srun", "UID", "MMLIGHT_RUN_ID", "SLURM_PROCID"])
+def test_the_environment_does_not_set_what_the_script_works_with(name):
+    with pytest.raises(UserError, match=f"environment: {name} is a variable of the job script"):
+        Profile(environment={name: "x"})
+
+
+def test_pyxis_starts_in_the_folder_of_submission(tmp_path):
+    profile = Profile(container=Container("pyxis", "i"), python="python3")
+    assert f"--container-workdir={tmp_path}/lab" in rendered(
+        tmp_path, profile, cwd=tmp_path / "lab"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "count"), [(8, [], 1), (0, [], 0), (8, ["--nv"], 1), (8, ["--rocm"], 0)]
+)
+def test_apptainer_gets_the_gpus_that_are_asked_for(tmp_path, gpus, options, count):
+    profile = Profile(container=Container("apptainer", "i", [], options), python="python3")
+    script = rendered(tmp_path, profile, gpus_per_node=gpus, cwd=tmp_path)
+    line = next(one for one in script.splitlines() if one.startswith("python=("))
+    assert line.split().count("--nv") == count
+    assert f"--pwd={tmp_path}" in line
+
+
+@pytest.mark.parametrize("runtime", ["apptainer", "pyxis"])
+def test_an_image_does_not_set_what_the_profile_sets(tmp_path, monkeypatch, runtime):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    profile = Profile(
+        container=Container(runtime, "i"),
+        python="python3",
+        environment={"A": "$B/c", "PATH": "$PATH"},
+    )
+    script = rendered(tmp_path, profile, cwd=tmp_path, snapshot=tmp_path / "code")
+    _, called = run(script, tmp_path, B="/b")
+    words = called[called.index("env") : called.index("python3")]
+    assert words == ["env", f"PYTHONPATH={tmp_path}/code", "A=/b/c"]
 
 
 @pytest.mark.parametrize("runtime", ["apptainer", "pyxis"])
@@ -191,7 +318,8 @@ def test_quotes_and_substitutions_are_text_to_the_shell(tmp_path, monkeypatch):
     script = rendered(tmp_path, profile, root=folder, cwd=folder, snapshot=folder)
     _, called = run(script, tmp_path, A="")
     assert not list(tmp_path.rglob("PWNED*")) and not Path("PWNED").exists()
-    assert called.count(EVIL) == 4  # of srun, and of the container: option, image, interpreter
+    # Of srun, of the container (option, image, interpreter), and twice the end of A.
+    assert called.count(EVIL) == 6
     assert called[called.index("--run.root") + 1] == str(folder)
     for option in options(script):
         assert option.startswith(("--", "/")), option

@@ -1,0 +1,72 @@
+"""How a container is asked to run the training processes: what it sees, and with what set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmlight.errors import UserError
+from mmlight.runs.slurm.profile import Container, Profile
+from mmlight.runs.slurm.shell_text import joined, quoted
+
+# A container has its own, for its own programs.
+_OF_THE_HOST = ("PATH", "LD_LIBRARY_PATH")
+_GPU_OPTIONS = ("--nv", "--nvccli", "--rocm")
+
+
+def srun_words(profile: Profile, *, folders: Sequence[Path], cwd: Path) -> str:
+    """Return what srun is given, as words of the shell.
+
+    Args:
+        profile: the cluster's.
+        folders: what a container has to see, beside its mounts.
+        cwd: where relative paths begin, in a container too.
+    """
+    # Since SLURM 22.05 a step no longer takes --cpus-per-task from its job.
+    words = ["--kill-on-bad-exit=1", f"--cpus-per-task={profile.cpus_per_task}"]
+    container = profile.container
+    if container is not None and container.runtime == "pyxis":
+        words += [
+            f"--container-image={container.image}",
+            f"--container-mounts={','.join(_mounts(container, folders))}",
+            # An image's own folder otherwise.
+            f"--container-workdir={cwd}",
+            *container.options,
+        ]
+    return joined([*words, *profile.srun])
+
+
+def python_words(
+    profile: Profile, interpreter: str, *, folders: Sequence[Path], cwd: Path, on_gpus: bool
+) -> str:
+    """Return what starts Python, as words of the shell.
+
+    Args:
+        profile: the cluster's.
+        interpreter: Python's program, as a container sees it.
+        folders: what a container has to see, beside its mounts.
+        cwd: where relative paths begin, in a container too.
+        on_gpus: whether the processes have GPUs.
+    """
+    container = profile.container
+    if container is None:
+        return quoted(interpreter)
+    words: list[str] = []
+    if container.runtime == "apptainer":
+        words = ["apptainer", "exec"]
+        if on_gpus and not any(option in _GPU_OPTIONS for option in container.options):
+            words.append("--nv")  # NVIDIA's driver is the host's
+        words += [f"--bind={m}" for m in _mounts(container, folders)]
+        words += [f"--pwd={cwd}", *container.options, container.image]
+    # An image may set variables of these names, which would win over the job's.
+    names = [n for n in profile.environment if n not in _OF_THE_HOST and n != "PYTHONPATH"]
+    given = [f'"{name}=${{{name}-}}"' for name in ("PYTHONPATH", *names)]
+    return " ".join([*map(quoted, words), "env", *given, quoted(interpreter)])
+
+
+def _mounts(container: Container, folders: Sequence[Path]) -> list[str]:
+    """Return the mounts as ``FROM:TO``; a folder within another needs none."""
+    for folder in folders:
+        if any(c in str(folder) for c in ",:"):
+            raise UserError(f"{str(folder)!r} holds a comma or a colon, and can't be mounted so")
+    own = [m for m in folders if not any(m != n and m.is_relative_to(n) for n in folders)]
+    given = (m if ":" in m else f"{m}:{m}" for m in container.mounts)
+    return [*dict.fromkeys([*(f"{m}:{m}" for m in own), *given])]

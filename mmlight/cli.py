@@ -51,6 +51,7 @@ from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import own_config
+from mmlight.runs.job import is_handed_on
 from mmlight.runs.lock import RunLock
 from mmlight.runs.run import RunFolder
 from mmlight.signals import is_wanted
@@ -58,7 +59,10 @@ from mmlight.strategies.ddp import Ddp
 from mmlight.strategies.fsdp import Fsdp
 from mmlight.tasks.saved import check_whole
 from mmlight.tasks.task import Task
+from mmlight.terminal import note
 
+# As `EX_TEMPFAIL` of sysexits.h: not done, to be tried again.
+STOPPED = 75
 _SCORING = ("fit", "validate", "test")
 _ALL = (*_SCORING, "predict")
 # Keys beside trainer, model and data: the callback's class, the verbs that use it, the help. The
@@ -262,6 +266,18 @@ class MmlightCLI(LightningCLI):
             with self.guard.watch(self.trainer, last_words=self.record.hand_on):
                 super()._run_subcommand(subcommand)
 
+    def exit_code(self) -> int:
+        """Return 0, or another code where a training was stopped and nobody goes on with it."""
+        if self.guard is None or self.guard.handed_on is None or is_handed_on(os.environ):
+            return 0
+        if not self.trainer.is_global_zero:  # srun returns the greatest code of all ranks
+            return 0
+        note(
+            f"stopped before its end, and this job's script is not mmlight's own: exit code "
+            f"{STOPPED}; start it again with --ckpt_path {AUTO} to go on"
+        )
+        return STOPPED
+
     @contextmanager
     def _mistakes(self) -> Iterator[None]:
         """Find the user's mistake in an error; leave no folder of a run that never began."""
@@ -414,8 +430,8 @@ def main(arguments: Sequence[str]) -> int:
             own = own_config(rest)
             rest = [f"{INLINE}{yaml.safe_dump(own.values, sort_keys=False)}", *own.arguments]
             name = own.name
-    MmlightCLI([verb, *rest], default_name=name)
-    return 0
+    cli = MmlightCLI([verb, *rest], default_name=name)
+    return cli.exit_code()
 
 
 class _Parsed(MmlightCLI):

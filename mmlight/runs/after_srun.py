@@ -3,15 +3,16 @@
 ``python -P -m mmlight.runs.after_srun RUN_FOLDER CODE [REASON]`` runs in the batch shell, when all
 ranks have gone. A run that was asked to stop, or that crashed, is requeued (or a job is submitted
 in its place) as long as its newest checkpoint moves on; a run that has finished, that a user
-cancelled or whose settings are wrong is not.
+cancelled or whose settings are wrong is not. What SLURM or a node did to it is not its own failure
+to move on: it goes on after a while, without a node that has failed it twice.
 """
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event, read_attempts
@@ -19,6 +20,7 @@ from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.ending import Ending, ending
+from mmlight.runs.slurm.failures import can_leave_out, failed_node, gone_nodes, log_file
 from mmlight.runs.slurm.submission import Submission
 from mmlight.terminal import say
 
@@ -27,6 +29,8 @@ MAX_STUCK = "MMLIGHT_MAX_STUCK"
 ON_PREEMPTION = "MMLIGHT_ON_PREEMPTION"
 JOB_SCRIPT = "MMLIGHT_JOB_SCRIPT"
 _USER_MISTAKE = 2
+_BACK_OFF_S = 30
+_LONGEST_BACK_OFF_S = 1800
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,12 @@ class Decision:
         action: hand the job on, give the run up, or leave it as it ended.
         reason: why, for people.
         step: of the newest complete checkpoint; 0 without one.
-        stuck: starts in a row, this one included, after which that step was the same.
+        stuck: starts in a row, this one included, after which that step was the same; what SLURM
+            or a node ended does not count.
         exit_code: of the job script.
+        node: which one failed, where that is known.
+        lost: starts in a row that SLURM or a node ended, at that step.
+        exclude: nodes that the run goes on without.
     """
 
     action: Literal["hand on", "give up", "leave"]
@@ -46,16 +54,47 @@ class Decision:
     step: int
     stuck: int
     exit_code: int
+    node: str | None = None
+    lost: int = 0
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def delay_s(self) -> int:
+        """How long to wait before the next start: what failed twice will fail again at once."""
+        return 0 if self.lost < 2 else min(_BACK_OFF_S * 2 ** (self.lost - 2), _LONGEST_BACK_OFF_S)
 
 
-def decide(run: RunFolder, code: int, *, max_requeues: int, max_stuck: int) -> Decision:
-    """Decide from what lies in the run folder.
+@dataclass(frozen=True)
+class Failure:
+    """What is known of a start's end beside what lies in the run folder.
+
+    Attributes:
+        outside: what SLURM or a node did to it; None where it ended by itself.
+        node: which node failed, or had the process that failed first.
+    """
+
+    outside: str | None = None
+    node: str | None = None
+
+
+def decide(
+    run: RunFolder,
+    code: int,
+    *,
+    max_requeues: int,
+    max_stuck: int,
+    failure: Failure = Failure(),  # immutable
+    can_exclude: Callable[[str], bool] = lambda nodes: False,
+) -> Decision:
+    """Decide from what lies in the run folder, and what SLURM says.
 
     Args:
         run: the run.
         code: what srun returned.
         max_requeues: how often a run may be handed on, all in all.
         max_stuck: how many starts in a row may end at the same checkpoint.
+        failure: what SLURM says of the end.
+        can_exclude: whether the job could run without nodes, given with commas.
     """
     step = run.checkpoint_step()
     history = read_attempts(run.path).since_given_up
@@ -70,12 +109,20 @@ def decide(run: RunFolder, code: int, *, max_requeues: int, max_stuck: int) -> D
     hand_on, mistake = bool(end.get("hand_on")), any(e.get("mistake") for e in ends)
     reason = str(end.get("reason") or _name(code))
     before = hand_ons[-1] if hand_ons else {"step": 0, "stuck": 0}
-    stuck = 0 if step > int(before.get("step", 0)) else int(before.get("stuck", 0)) + 1
+    moved = step > int(before.get("step", 0))
+    stuck = 0 if moved else int(before.get("stuck", 0))
+    lost = 0
+    if failure.outside is not None:
+        reason = reason if hand_on else failure.outside
+        lost = 1 if moved else int(before.get("lost", 0)) + 1
+    elif not moved:
+        stuck += 1
+    exclude = _excluded(hand_ons)
 
     def decision(
         action: Literal["hand on", "give up", "leave"], why: str, exit_code: int
     ) -> Decision:
-        return Decision(action, why, step, stuck, exit_code)
+        return Decision(action, why, step, stuck, exit_code, failure.node, lost, tuple(exclude))
 
     if run.cancelled.exists():
         return decision("leave", "cancelled", code)
@@ -84,6 +131,14 @@ def decide(run: RunFolder, code: int, *, max_requeues: int, max_stuck: int) -> D
     if mistake or (code == _USER_MISTAKE and not hand_on):
         said = reason if mistake else "failed: a setting is wrong; the log says which"
         return decision("give up", said, code or _USER_MISTAKE)
+    node = failure.node
+    if node is not None and node not in exclude and can_exclude(",".join([*exclude, node])):
+        failed = [e.get("node") for e in hand_ons]
+        if failure.outside is not None and node in failed:
+            exclude = [*exclude, node]
+        elif stuck >= max_stuck and not exclude and set(failed[1 - max_stuck :]) <= {node}:
+            # Once: it may be the node's fault, and then another one shows it.
+            exclude, stuck = [node], max_stuck - 1
     if stuck >= max_stuck:
         said = f"no progress beyond step {step} in {stuck} starts in a row; the last: {reason}"
         return decision("give up", said, code or 1)
@@ -91,6 +146,10 @@ def decide(run: RunFolder, code: int, *, max_requeues: int, max_stuck: int) -> D
         said = f"handed on {len(hand_ons)} times already, the most allowed; the last: {reason}"
         return decision("give up", said, code or 1)
     return decision("hand on", reason, 0)
+
+
+def _excluded(hand_ons: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(hand_ons[-1].get("exclude") or ()) if hand_ons else []
 
 
 def hand_on(
@@ -104,21 +163,28 @@ def hand_on(
         environ: the job's environment.
         by_slurm: SLURM requeues the job already.
     """
-    about = {"reason": decision.reason, "step": decision.step, "stuck": decision.stuck}
+    about: dict[str, Any] = {"reason": decision.reason, "step": decision.step}
+    about |= {"stuck": decision.stuck, "lost": decision.lost}
+    about |= {"nodes": environ.get("SLURM_JOB_NODELIST"), "node": decision.node}
+    about |= {"exclude": list(decision.exclude), "delay_s": decision.delay_s}
     job = _own_job(environ)
+    if decision.exclude or decision.delay_s:
+        without = f" without {', '.join(decision.exclude)}" if decision.exclude else ""
+        after = f" after {decision.delay_s} s" if decision.delay_s else ""
+        _say(f"job {job}: the run goes on{without}{after}")
     if environ.get(ON_PREEMPTION, "requeue") == "requeue":
         # Said first: this process is killed as soon as the controller has heard.
         append_event(run.path, "requeued", job=job, **about)
         _say(f"requeueing job {job} at step {decision.step} ({decision.reason})")
-        if by_slurm:
-            return 0
         try:
-            client.run("scontrol", "requeue", job)
+            if not by_slurm:
+                client.run("scontrol", "requeue", job)
+            _change_waiting(job, decision)
             return 0
         except UserError as error:
             _say(f"{error}; submitting another job instead")
     try:
-        new = _submit_again(job, environ)
+        new = _submit_again(job, decision, environ)
     except UserError as error:
         append_event(run.path, "gave up", reason=f"could not be handed on: {error}")
         _say(str(error))
@@ -131,6 +197,41 @@ def hand_on(
     return 0
 
 
+def _change_waiting(job: str, decision: Decision) -> None:
+    """Tell SLURM what a job that waits again shall wait for. It takes none of it while one runs.
+
+    This process is being ended meanwhile, but has SLURM's KillWait (30 s) for it.
+    """
+    changes = []
+    if decision.exclude:
+        changes.append(f"ExcNodeList={_all_excluded(job, decision)}")
+    if decision.delay_s:
+        changes.append(f"StartTime=now+{decision.delay_s}")
+    if changes:
+        try:
+            client.run("scontrol", "update", f"JobId={job}", *changes)
+        except UserError as error:
+            _say(f"job {job}: {error}")
+
+
+def _all_excluded(job: str, decision: Decision) -> str:
+    """Return the nodes to leave out, those that the profile leaves out among them."""
+    own = client.show("job", job).get("ExcNodeList", "(null)")
+    return ",".join(dict.fromkeys([*([] if own == "(null)" else [own]), *decision.exclude]))
+
+
+def _failure(environ: Mapping[str, str], ended_by: Ending) -> Failure:
+    """Return what SLURM says of the end of this start."""
+    gone = gone_nodes(environ)
+    if gone:
+        return Failure(f"node failure: {', '.join(gone)}", gone[0])
+    script = environ.get(JOB_SCRIPT)
+    node = failed_node(log_file(Path(script), environ)) if script else None
+    if ended_by in ("requeued", "preempted"):
+        return Failure("preempted" if ended_by == "preempted" else "requeued by SLURM", None)
+    return Failure(None, node)
+
+
 def _ended_by(environ: Mapping[str, str]) -> Ending:
     """Return who ends this job; nobody, where SLURM cannot be asked."""
     try:
@@ -140,10 +241,14 @@ def _ended_by(environ: Mapping[str, str]) -> Ending:
     return ending(told, restart=int(environ.get("SLURM_RESTART_COUNT") or 0))
 
 
-def _submit_again(job: str, environ: Mapping[str, str]) -> str:
+def _submit_again(job: str, decision: Decision, environ: Mapping[str, str]) -> str:
     if JOB_SCRIPT not in environ:
         raise UserError(f"{JOB_SCRIPT} is not set; it names the script to submit again")
     options = [f"--dependency=afterany:{job}"]
+    if decision.exclude:
+        options.append(f"--exclude={_all_excluded(job, decision)}")
+    if decision.delay_s:
+        options.append(f"--begin=now+{decision.delay_s}")
     task = environ.get("SLURM_ARRAY_TASK_ID")
     if task is not None:
         options.append(f"--array={task}")
@@ -169,19 +274,25 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
     if len(arguments) > 2:
         append_event(run.path, "gave up", reason=arguments[2])
         return code
-    decision = decide(
-        run,
-        code,
-        max_requeues=_number(environ, MAX_REQUEUES, 50),
-        max_stuck=_number(environ, MAX_STUCK, 2),
-    )
-    if decision.action == "hand on":
+    max_requeues = _number(environ, MAX_REQUEUES, 50)
+    max_stuck = _number(environ, MAX_STUCK, 2)
+    decision = decide(run, code, max_requeues=max_requeues, max_stuck=max_stuck)
+    if decision.action != "leave" and job_name(environ) is not None:
         ended_by = _ended_by(environ)
-        if ended_by == "cancelled":
+        if ended_by == "cancelled" and decision.action == "hand on":
             run.cancelled.touch()
             _say(f"job {job_name(environ)} was cancelled: it is not handed on")
             return decision.exit_code
-        return hand_on(run, decision, environ, by_slurm=ended_by == "requeued")
+        decision = decide(
+            run,
+            code,
+            max_requeues=max_requeues,
+            max_stuck=max_stuck,
+            failure=_failure(environ, ended_by),
+            can_exclude=lambda nodes: can_leave_out(nodes, Path(environ.get(JOB_SCRIPT, ""))),
+        )
+        if decision.action == "hand on":
+            return hand_on(run, decision, environ, by_slurm=ended_by == "requeued")
     if decision.action == "give up":
         append_event(
             run.path, "gave up", reason=decision.reason, step=decision.step, stuck=decision.stuck

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+# The job whose script is mmlight's own.
+OWN_JOB = "MMLIGHT_JOB"
+
 
 def job_name(environ: Mapping[str, str]) -> str | None:
     """Return the name of this job, or task of an array, as SLURM's commands take it, or None.
@@ -12,6 +15,19 @@ def job_name(environ: Mapping[str, str]) -> str | None:
     """
     array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else environ.get("SLURM_JOB_ID") or None
+
+
+def is_handed_on(environ: Mapping[str, str]) -> bool:
+    """Return whether somebody goes on with a training that was stopped in this job.
+
+    In a SLURM job that is mmlight's own job script. A variable of that script may have come from a
+    surrounding job, so it names the job. Outside of SLURM it is whoever has asked for it.
+
+    Args:
+        environ: the environment variables.
+    """
+    job = environ.get("SLURM_JOB_ID")
+    return job is None or environ.get(OWN_JOB) == job
 
 
 def describe_job(environ: Mapping[str, str]) -> dict[str, Any] | None:

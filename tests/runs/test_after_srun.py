@@ -5,10 +5,11 @@ import zipfile
 import pytest
 
 from mmlight.errors import UserError
-from mmlight.runs.after_srun import decide, main
+from mmlight.runs.after_srun import Failure, decide, main
 from mmlight.runs.attempts import append_event, read_attempts
 from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
+from mmlight.runs.slurm.failures import failed_node
 
 
 @pytest.fixture
@@ -148,3 +149,98 @@ def test_task_of_an_array_is_named_as_slurm_names_it():
     assert job_name({"SLURM_JOB_ID": "12"}) == "12"
     task = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3"}
     assert job_name(task) == "9_3"
+
+
+def failing(run, failure, times, *, can_exclude=lambda nodes: True):
+    """Decide so often about a run that never saves a step."""
+    found = []
+    for _ in range(times):
+        start(run)
+        decision = decide(
+            run, 137, max_requeues=50, max_stuck=2, failure=failure, can_exclude=can_exclude
+        )
+        found.append(decision)
+        if decision.action != "hand on":
+            break
+        append_event(
+            run.path,
+            "requeued",
+            step=decision.step,
+            stuck=decision.stuck,
+            lost=decision.lost,
+            node=decision.node,
+            exclude=list(decision.exclude),
+        )
+    return found
+
+
+def test_a_node_that_fails_is_no_failure_of_the_run_and_left_out_the_second_time(run):
+    found = failing(run, Failure("node failure: n2", "n2"), 9)
+    assert [d.action for d in found] == ["hand on"] * 9
+    assert {d.stuck for d in found} == {0} and found[0].reason == "node failure: n2"
+    assert [d.exclude for d in found[:3]] == [(), ("n2",), ("n2",)]
+    assert [d.delay_s for d in found] == [0, 30, 60, 120, 240, 480, 960, 1800, 1800]
+
+
+def test_lost_nodes_end_a_run_some_time(run):
+    found = failing(run, Failure("node failure: n2", "n2"), 99)
+    assert len(found) == 51 and "handed on 50 times already" in found[-1].reason
+
+
+def test_a_process_that_always_dies_on_one_node_is_tried_once_without_it(run):
+    first, second, *rest = failing(run, Failure(None, "n2"), 9)
+    assert (first.stuck, first.exclude) == (1, ())
+    assert (second.action, second.exclude) == ("hand on", ("n2",))
+    assert [d.action for d in rest] == ["give up"]  # it fails elsewhere too
+
+
+@pytest.mark.parametrize(
+    ("failure", "can_exclude"),
+    [(Failure(None, "n2"), lambda nodes: False), (Failure(None, None), lambda nodes: True)],
+)
+def test_without_another_node_a_stuck_run_is_given_up(run, failure, can_exclude):
+    found = failing(run, failure, 9, can_exclude=can_exclude)
+    assert [d.action for d in found] == ["hand on", "give up"]
+
+
+def test_processes_that_die_on_different_nodes_accuse_none(run):
+    failing(run, Failure(None, "n1"), 1)
+    (decision,) = failing(run, Failure(None, "n2"), 1)
+    assert decision.action == "give up"
+
+
+def test_progress_ends_the_waiting(run):
+    failing(run, Failure("node failure: n2", "n2"), 3)
+    save(run, 5)
+    (decision,) = failing(run, Failure("node failure: n1", "n1"), 1)
+    assert (decision.delay_s, decision.lost, decision.exclude) == (0, 1, ("n2",))
+
+
+def test_a_setup_that_failed_is_noted_and_given_up(run):
+    assert main([str(run.path), "2", "setup failed: module load x"], {}) == 2
+    assert read_attempts(run.path).problem == "setup failed: module load x"
+
+
+SAID = """mmlight: job 7 begins on n[1-3]
+srun: error: n3: task 2: Killed
+mmlight: requeueing job 7
+mmlight: job 7 begins on n[1-3]
+step 1
+srun: error: n2: task 1: Exited with exit code 1
+srun: error: n[1,3]: tasks 0,2: Terminated
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "node"),
+    [
+        (SAID, "n2"),
+        (SAID + "mmlight: job 7 begins on n[1-3]\n", None),
+        ("srun: error: Node failure on n9\nsrun: error: n1: task 0: Killed\n", "n9"),
+        ("srun: error: n[1-2]: tasks 0-1: Killed\n", None),
+        ("", None),
+    ],
+)
+def test_srun_says_on_which_node_a_process_failed_first(tmp_path, said, node):
+    (tmp_path / "7.out").write_text(said)
+    assert failed_node(tmp_path / "7.out") == node

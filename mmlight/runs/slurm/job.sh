@@ -48,6 +48,7 @@ export MASTER_PORT=$((12000 + (SLURM_JOB_ID + 97 * ${SLURM_RESTART_COUNT:-0}) % 
 trap : USR1 TERM
 
 #@ command
+echo "mmlight: job $SLURM_JOB_ID begins on $SLURM_JOB_NODELIST"
 srun "${srun[@]}" "${python[@]}" -P -m mmlight "${command[@]}"
 code=$?
 

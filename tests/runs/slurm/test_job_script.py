@@ -201,7 +201,7 @@ def test_variables_in_the_environment_are_those_of_the_node(tmp_path, monkeypatc
 @pytest.mark.parametrize("name", ["name", "root", "srun", "UID", "MMLIGHT_RUN_ID", "SLURM_PROCID"])
 def test_the_environment_does_not_set_what_the_script_works_with(name):
     with pytest.raises(UserError, match=f"environment: {name} is a variable of the job script"):
-        Profile(environment={name: "x"})
+        Profile(environment={name: "x"}).check_lines()
 
 
 def test_pyxis_starts_in_the_folder_of_submission(tmp_path):

@@ -5,11 +5,11 @@ it; packed, it would travel on with the data.
 """
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmlight.errors import UserError
+from mmlight.text_file import read_regular
 
 
 class SourceFiles:
@@ -44,16 +44,7 @@ class SourceFiles:
         """
         try:
             self.check(path, where)
-            # A pipe that nobody writes to would be waited for.
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                status = os.fstat(handle)
-                if not stat.S_ISREG(status.st_mode):
-                    raise UserError(f"{where}: {path} is no regular file")
-                with open(handle, "rb", closefd=False) as file:
-                    data = file.read(self._largest + 1)
-            finally:
-                os.close(handle)
+            data = read_regular(path, most=self._largest + 1)
         except (OSError, ValueError) as error:
             if isinstance(error, UserError):
                 raise

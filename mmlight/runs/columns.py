@@ -54,13 +54,13 @@ def show(
     _narrow(widths, [columns[n].wraps for n in used], width)
     shown = [columns[n] for n in used]
     colors = terminal.color_system is not None
-    out = terminal.file
     plain = [Column(column.heading, right=column.right) for column in shown]
-    out.writelines(_line(plain, heads, widths, colors=False))
-    out.write("─" * (sum(widths) + len(_GAP) * (len(widths) - 1)) + "\n")
+    lines = list(_line(plain, heads, widths, colors=False))
+    lines.append("─" * (sum(widths) + len(_GAP) * (len(widths) - 1)) + "\n")
     for row in texts:
-        out.writelines(_line(shown, [row[n] for n in used], widths, colors=colors))
-    out.flush()
+        lines += _line(shown, [row[n] for n in used], widths, colors=colors)
+    terminal.file.write("".join(lines))
+    terminal.file.flush()
 
 
 def _narrow(widths: list[int], wraps: list[bool], width: int) -> None:

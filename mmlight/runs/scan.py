@@ -7,7 +7,6 @@ if it were not there.
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from mmlight.runs.attempts import ATTEMPTS, Attempts, attempts_in
 from mmlight.runs.files import warn_once
 from mmlight.runs.metrics_log import AXES, read_rows, rows_in
 from mmlight.runs.slurm.submission import CANCELLED, Submission
+from mmlight.text_file import read_regular
 
 # A run's folder holds one of these.
 _SIGNS = frozenset(("submission.json", "summary.json", "metrics.jsonl", "config.yaml"))
@@ -25,6 +25,7 @@ _SIGNS = frozenset(("submission.json", "summary.json", "metrics.jsonl", "config.
 _TAIL_BYTES, _LAST_BYTES = 1 << 16, 1 << 12
 # Of a file that is read whole.
 _LARGEST = 1 << 24
+_DECODER = json.JSONDecoder()
 _JOB = re.compile(r"\d+(_\d+)?")
 
 
@@ -56,8 +57,8 @@ class ScannedRun:
     @cached_property
     def summary(self) -> Mapping[str, Any] | None:
         """What came out (`summary.json`); None where there is none, or half of one."""
-        data = self._read("summary.json")
-        return None if data is None else self._object("summary.json", data)
+        text = self._summary_text
+        return None if text is None else self._object("summary.json", text)
 
     @cached_property
     def provenance(self) -> Mapping[str, Any] | None:
@@ -66,9 +67,15 @@ class ScannedRun:
         return None if data is None else self._object("provenance.json", data)
 
     @cached_property
+    def status(self) -> str | None:
+        """How it ended, as the summary has it."""
+        found = self._part_of_summary("status")
+        return str(found) if found else None
+
+    @cached_property
     def final(self) -> dict[str, float]:
         """The last value of each metric, as the summary has them."""
-        final = (self.summary or {}).get("final")
+        final = self._part_of_summary("final")
         return _numbers(final) if isinstance(final, dict) else {}
 
     @cached_property
@@ -148,6 +155,9 @@ class ScannedRun:
     @property
     def step(self) -> int:
         """Optimiser steps made, as far as is logged."""
+        last = self.attempts.events[-1] if self.attempts.events else {}
+        if last.get("event") == "end" and self.attempts.step is not None:
+            return self.attempts.step  # no row is of a later one
         return max(int(self.last_row.get("step", 0)), self.attempts.step or 0)
 
     def last(self, metric: str) -> float | None:
@@ -187,6 +197,20 @@ class ScannedRun:
             return False
 
     @cached_property
+    def _summary_text(self) -> str | None:
+        data = self._read("summary.json")
+        return None if data is None else data.decode(errors="replace")
+
+    def _part_of_summary(self, key: str) -> Any:
+        """Return one of its values; parsing the packages and all else takes five times as long."""
+        text = self._summary_text or ""
+        mark = f'\n  "{key}": '  # as `write_json` indents what lies at the top
+        try:
+            return _DECODER.raw_decode(text, text.index(mark) + len(mark))[0]
+        except (ValueError, RecursionError):
+            return (self.summary or {}).get(key)
+
+    @cached_property
     def _tail(self) -> bytes:
         return self._tail_of(_TAIL_BYTES)
 
@@ -198,27 +222,19 @@ class ScannedRun:
     def _read(self, name: str, *, tail: int | None = None) -> bytes | None:
         """Return a file's bytes, or the last of them; None where there is none to be read."""
         try:
-            # A pipe that nobody writes to would be waited for.
-            handle = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NONBLOCK)
+            data = read_regular(
+                f"{self.path}/{name}", most=tail or _LARGEST + 1, end=tail is not None
+            )
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError:
+            data = None
+        if data is None or len(data) > _LARGEST:
             self._left_out(name)
             return None
-        try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode) or (tail is None and status.st_size > _LARGEST):
-                self._left_out(name)
-                return None
-            begin = max(0, status.st_size - tail) if tail else 0
-            return os.pread(handle, status.st_size - begin, begin)
-        except OSError:
-            self._left_out(name)
-            return None
-        finally:
-            os.close(handle)
+        return data
 
-    def _object(self, name: str, data: bytes) -> dict[str, Any] | None:
+    def _object(self, name: str, data: bytes | str) -> dict[str, Any] | None:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):

@@ -111,7 +111,7 @@ def test_lists_show_the_others_and_name_what_is_left_out(root, capsys, command):
     if "optimizer.lr" in " ".join(command):
         assert any(f"{root}/bad/config.yaml-pipe/config.yaml: cannot" in line for line in named)
     if command[0] == "ps":
-        for file in ("submission.json", "attempts.jsonl", "metrics.jsonl"):
+        for file in ("submission.json", "attempts.jsonl"):
             assert any(f"{root}/bad/{file}-pipe/{file}: cannot" in line for line in named)
         assert any(f"{root}/bad/submission.json-1/submission.json" in line for line in named)
 

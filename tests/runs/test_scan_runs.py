@@ -89,3 +89,13 @@ def test_row_with_a_bad_step_is_passed_over(tmp_path, step):
     assert run.last("train/loss") == pytest.approx(0.2)
     assert run.last("val/f1") is None
     assert list(run.last_metrics()) == ["train/loss"]
+
+
+def test_parts_of_a_summary_are_those_of_the_whole(tmp_path):
+    values = {"a": {"status": 1, "final": {"x": 9}}, "status": "failed", "final": {"y": "nan"}}
+    for number, text in enumerate((json.dumps(values, indent=2), json.dumps(values))):
+        folder = tmp_path / "a" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(text)
+        (run,) = [run for run in scan(tmp_path) if run.path == folder]
+        assert run.status == "failed" and str(run.final) == "{'y': nan}"

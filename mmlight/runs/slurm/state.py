@@ -59,7 +59,7 @@ def state_of(run: ScannedRun, queue: Mapping[str, QueuedJob] | None) -> State:
     job = queue.get(newest) if queue else None
     if job is not None and job.is_active:
         return _of_job(job)
-    if run.attempts.finished or (not run.attempts.events and _status(run) == "finished"):
+    if run.attempts.finished or (not run.attempts.events and run.status == "finished"):
         return State("finished")
     if run.was_cancelled:
         return State("cancelled")
@@ -124,7 +124,7 @@ def _of_folder(run: ScannedRun) -> State:
         return State("finished")
     if run.attempts.problem:
         return State("failed", run.attempts.problem)
-    status = _status(run)
+    status = run.status
     # A run that goes on writes its log after the summary of the attempt before.
     if status is not None and run.touched_at <= run.ended_at + 1:
         if status == "finished":
@@ -134,8 +134,3 @@ def _of_folder(run: ScannedRun) -> State:
     if time.time() - run.touched_at < _SILENT_S:
         return State("running")
     return State("stopped", "broken off")
-
-
-def _status(run: ScannedRun) -> str | None:
-    status = (run.summary or {}).get("status")
-    return str(status) if status else None

@@ -37,6 +37,7 @@ OTHER_VERBS = {
     "logs": ("commands.logs", "what a run prints:             mmlight logs -f RUN"),
     "cancel": ("commands.cancel", "end runs:                      mmlight cancel RUN"),
     "resume": ("commands.resume", "go on with a run that ended:   mmlight resume RUN"),
+    "clean": ("commands.clean", "remove unused copies of code:  mmlight clean"),
     "runs": ("commands.runs", "list and filter runs:          mmlight runs --where lr=0.001"),
     "compare": ("commands.compare", "runs side by side:             mmlight compare RUN RUN"),
     "reproduce": (

@@ -80,6 +80,7 @@ class Guard(pl.Callback):
                 step=step,
                 max_steps=self._last_step if isinstance(self._last_step, int) else None,
                 host=socket.gethostname(),
+                node=os.environ.get("SLURMD_NODENAME"),
             )
         self._stop_before_training()
 

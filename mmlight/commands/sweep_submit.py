@@ -97,8 +97,10 @@ def submit_sweep(
         max_concurrent=max_concurrent,
         draws=draws,
     )
+    largest = client.max_array_size()
     if dry_run:
-        say_text(launch.script())
+        for _, text in launch.scripts(largest=largest):
+            say_text(text)
         return 0
     sources.copy()
     _write_shared(sweep, folder, experiment)
@@ -109,10 +111,11 @@ def submit_sweep(
             folder.path / "slurm" / "base.yaml",
             yaml.safe_dump(first.full_config(), sort_keys=False),
         )
-    job = launch.submit()
+    jobs = launch.submit(largest=largest)
     resources = launches[tasks[0]].resources
     at_once = f", {max_concurrent} at a time" if max_concurrent else ""
-    say(f"{folder.name}: job {job}, {len(tasks)} of {len(runs)} runs{at_once}, {resources} each")
+    named = f"job{'s' * (len(jobs) > 1)} {', '.join(jobs)}"
+    say(f"{folder.name}: {named}, {len(tasks)} of {len(runs)} runs{at_once}, {resources} each")
     say(f"mmlight ps   mmlight logs -f {folder.name}/{runs[tasks[0]].id}")
     return 0
 

@@ -63,6 +63,26 @@ class Decision:
         """How long to wait before the next start: what failed twice will fail again at once."""
         return 0 if self.lost < 2 else min(_BACK_OFF_S * 2 ** (self.lost - 2), _LONGEST_BACK_OFF_S)
 
+    def described(self) -> dict[str, Any]:
+        """Return what the log of attempts keeps of it."""
+        keys = ("reason", "step", "stuck", "lost", "node", "exclude", "delay_s")
+        return {key: getattr(self, key) for key in keys}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a job script says of going on.
+
+    Attributes:
+        requeues: how often a run may be handed on, all in all.
+        stuck: how many starts in a row may end at the same checkpoint.
+        script: the job script.
+    """
+
+    requeues: int
+    stuck: int
+    script: Path
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -163,10 +183,7 @@ def hand_on(
         environ: the job's environment.
         by_slurm: SLURM requeues the job already.
     """
-    about: dict[str, Any] = {"reason": decision.reason, "step": decision.step}
-    about |= {"stuck": decision.stuck, "lost": decision.lost}
-    about |= {"nodes": environ.get("SLURM_JOB_NODELIST"), "node": decision.node}
-    about |= {"exclude": list(decision.exclude), "delay_s": decision.delay_s}
+    about = {**decision.described(), "nodes": environ.get("SLURM_JOB_NODELIST")}
     job = _own_job(environ)
     if decision.exclude or decision.delay_s:
         without = f" without {', '.join(decision.exclude)}" if decision.exclude else ""
@@ -274,9 +291,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
     if len(arguments) > 2:
         append_event(run.path, "gave up", reason=arguments[2])
         return code
-    max_requeues = _number(environ, MAX_REQUEUES, 50)
-    max_stuck = _number(environ, MAX_STUCK, 2)
-    decision = decide(run, code, max_requeues=max_requeues, max_stuck=max_stuck)
+    limits = bounds(environ)
+    decision = decide(run, code, max_requeues=limits.requeues, max_stuck=limits.stuck)
     if decision.action != "leave" and job_name(environ) is not None:
         ended_by = _ended_by(environ)
         if ended_by == "cancelled" and decision.action == "hand on":
@@ -286,19 +302,40 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
         decision = decide(
             run,
             code,
-            max_requeues=max_requeues,
-            max_stuck=max_stuck,
+            max_requeues=limits.requeues,
+            max_stuck=limits.stuck,
             failure=_failure(environ, ended_by),
-            can_exclude=lambda nodes: can_leave_out(nodes, Path(environ.get(JOB_SCRIPT, ""))),
+            can_exclude=lambda nodes: can_leave_out(nodes, limits.script),
         )
         if decision.action == "hand on":
             return hand_on(run, decision, environ, by_slurm=ended_by == "requeued")
     if decision.action == "give up":
-        append_event(
-            run.path, "gave up", reason=decision.reason, step=decision.step, stuck=decision.stuck
-        )
-        _say(f"gave up: {decision.reason}")
+        note_given_up(run, decision)
     return decision.exit_code
+
+
+def note_given_up(run: RunFolder, decision: Decision) -> None:
+    """Note, and say, that nothing goes on with a run."""
+    append_event(
+        run.path, "gave up", reason=decision.reason, step=decision.step, stuck=decision.stuck
+    )
+    _say(f"gave up: {decision.reason}")
+
+
+def bounds(environ: Mapping[str, str]) -> Bounds:
+    """Return what the job script says of going on.
+
+    Args:
+        environ: the job's environment.
+
+    Raises:
+        UserError: a number that is none.
+    """
+    return Bounds(
+        _number(environ, MAX_REQUEUES, 50),
+        _number(environ, MAX_STUCK, 2),
+        Path(environ.get(JOB_SCRIPT, "")),
+    )
 
 
 def _name(code: int) -> str:

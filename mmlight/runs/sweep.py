@@ -189,6 +189,9 @@ def load(path: Path) -> Sweep:
     metric = str(given["metric"])
     if not isinstance(given["parameters"], dict):
         raise refuse("parameters: must be keys with values, such as model.init_args.x: [1, 2]")
+    seeds = [] if given.get("seeds") is None else given["seeds"]
+    if not isinstance(seeds, list):
+        raise refuse(f"seeds: {seeds!r} must be a list of whole numbers, such as [0, 1, 2]")
     sweep = Sweep(
         experiment=experiment,
         parameters={key: _parameter(key, v, refuse) for key, v in given["parameters"].items()},
@@ -197,7 +200,7 @@ def load(path: Path) -> Sweep:
         searcher=given.get("searcher", "random"),
         trials=given.get("trials"),
         value=given.get("value", "final"),
-        seeds=tuple(given.get("seeds") or ()),
+        seeds=tuple(seeds),
         seed=given.get("seed", 0),
         prune=given.get("prune", False),
         given={key: given[key] for key in _KEYS if key in given},
@@ -218,7 +221,7 @@ def load(path: Path) -> Sweep:
 def _check_numbers(sweep: Sweep, refuse: Any) -> None:
     if not isinstance(sweep.seed, int) or sweep.seed < 0:
         raise refuse(f"seed: {sweep.seed!r} must be a whole number of 0 or more")
-    if not all(isinstance(seed, int) for seed in sweep.seeds):
+    if not all(type(seed) is int for seed in sweep.seeds):
         raise refuse(f"seeds: {list(sweep.seeds)} must be whole numbers, such as [0, 1, 2]")
     if len(set(sweep.seeds)) < len(sweep.seeds):
         raise refuse(f"seeds: {list(sweep.seeds)} names one twice")
@@ -242,6 +245,8 @@ def _check_numbers(sweep: Sweep, refuse: Any) -> None:
 
 def _parameter(key: Any, value: Any, refuse: Any) -> Parameter:
     where = f"parameters.{key}"
+    if not isinstance(key, str):
+        raise refuse(f"{where}: must be a key of the configuration, such as model.init_args.x")
     if isinstance(value, list):
         if not value:
             raise refuse(f"{where}: has no values")

@@ -184,7 +184,7 @@ class Lab:
         cli_data.write_yaml(run.path / "submitted.yaml", values)
         profile = profile or Profile(time="30", environment={"OMP_NUM_THREADS": 1})
         tests = f'export PYTHONPATH="$PYTHONPATH:{REPOSITORY / "tests"}"'
-        profile = replace(profile, setup=[tests])
+        profile = replace(profile, setup=[tests, *profile.setup])
         script = render(
             profile,
             root=run.path.parent.parent,

@@ -274,3 +274,24 @@ def test_a_damaged_summary_stops_no_sweep(tmp_path, summary):
     folder.run_path(run).mkdir(parents=True)
     (folder.run_path(run) / "summary.json").write_bytes(summary)
     assert read_run(folder, run, sweep).state in ("failed", "running")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": 3}, "seeds: 3 must be a list of whole numbers, such as [0, 1, 2]"),
+        ({"seeds": "012"}, "seeds: '012' must be a list"),
+        ({"seeds": {"a": 1}}, "must be a list"),
+        ({"seeds": 0}, "seeds: 0 must be a list"),
+        ({"seeds": [True]}, "must be whole numbers"),
+        ({"parameters": {1: [2]}}, "parameters.1: must be a key of the configuration"),
+    ],
+)
+def test_seeds_that_are_no_list_are_refused_in_one_line(tmp_path, changes, said):
+    (tmp_path / "e.yaml").write_text("{}")
+    given = {"experiment": "e.yaml", "parameters": {"a.b": [1]}, "metric": "val/loss"}
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({**given, "trials": 1, **changes}))
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert said in str(error.value)

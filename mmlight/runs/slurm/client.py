@@ -1,6 +1,7 @@
 """SLURM's commands: submit, ask, cancel. Needs neither sacct nor SLURM's Python package."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -141,6 +142,16 @@ def show(kind: str, name: str) -> dict[str, str]:
         return {}
     words = [word.partition("=") for word in said.split()]
     return {key: value for key, equals, value in words if equals}
+
+
+def max_array_size() -> int | None:
+    """Return how many tasks an array may have; None where SLURM does not say."""
+    try:
+        said = run("scontrol", "show", "config")
+    except UserError:
+        return None
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.M)
+    return int(found[1]) if found else None
 
 
 def run(command: str, *arguments: str, told: str = "stdout") -> str:

@@ -43,6 +43,11 @@ address=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*
 export MASTER_ADDR=${address:-$first}
 export MASTER_PORT=$((12000 + (SLURM_JOB_ID + 97 * ${SLURM_RESTART_COUNT:-0}) % 20000))
 
+# The node of this shell may have failed in the last start, with nobody left to say so.
+if ((${SLURM_RESTART_COUNT:-0})); then
+    "$host_python" -P -m mmlight.runs.before_srun "$run" || exit
+fi
+
 # A warning (USR1 before the time is up or at a preemption, TERM) is for the training processes,
 # which save and end. This shell outlives them: without a trap it would end at once.
 trap : USR1 TERM

@@ -57,6 +57,7 @@ def render(
     cwd: Path | None = None,
     command: str = FIT,
     prepare: Sequence[str] = (),
+    file: str = "job.sh",
 ) -> str:
     """Return the script of a job.
 
@@ -76,6 +77,7 @@ def render(
         command: what follows ``python -m mmlight``, as words of the shell. It may use the
             variables ``root``, ``name``, ``id`` and ``run`` (the run's folder).
         prepare: lines of shell that run last before it.
+        file: the script's name in `folder`.
 
     Raises:
         UserError: a name, an id or a folder with characters that no line of a script can hold.
@@ -138,7 +140,7 @@ def render(
                     "MMLIGHT_MAX_REQUEUES": profile.max_requeues,
                     "MMLIGHT_MAX_STUCK": profile.max_stuck,
                     "MMLIGHT_ON_PREEMPTION": profile.on_preemption,
-                    "MMLIGHT_JOB_SCRIPT": folder / "job.sh",
+                    "MMLIGHT_JOB_SCRIPT": folder / file,
                 }
             )
         ],

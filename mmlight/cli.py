@@ -27,6 +27,7 @@ from mmlight.callbacks.empty_hooks import leave_out_empty_hooks
 from mmlight.callbacks.errors_table import ErrorsTable
 from mmlight.callbacks.explain import Explain
 from mmlight.callbacks.guard import Guard
+from mmlight.callbacks.heartbeat import Heartbeat
 from mmlight.callbacks.newest import clean, find_whole
 from mmlight.callbacks.owed_validation import OwedValidation
 from mmlight.callbacks.pictures import Pictures
@@ -102,6 +103,9 @@ class RunSettings:
         test: after training, score the test set with the final weights.
         guard: whether USR1 and TERM make a training save, leave in order and be handed on; None: as
             `MMLIGHT_GUARD` (1 or 0) says, else under SLURM only.
+        stall_minutes: after so long without a step on any rank a training is ended, with the stacks
+            of its threads in `stalls/`, and handed on; None: never. `mmlight ps` names a rank that
+            holds the others up in any case.
     """
 
     name: str | None = None
@@ -116,6 +120,7 @@ class RunSettings:
     tensorboard: bool = False
     test: bool = False
     guard: bool | None = None
+    stall_minutes: float | None = None
 
 
 class MmlightCLI(LightningCLI):
@@ -340,7 +345,8 @@ class MmlightCLI(LightningCLI):
         )
         callbacks: list[Callback] = [Progress(), self.record]
         if verb == "fit":
-            callbacks += [TokenCount(), Throughput()]
+            heartbeat = Heartbeat(self.run, stall_minutes=settings.stall_minutes)
+            callbacks += [heartbeat, TokenCount(), Throughput()]
         if verb == "predict":
             # A task returns rows or features; each writer takes what is its own.
             callbacks.append(EmbeddingWriter(self.run.embeddings))

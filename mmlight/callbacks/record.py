@@ -209,7 +209,9 @@ class Record(pl.Callback):
             if isinstance(logger, RunLogger):
                 wall_s = round(logger.log.wall_s, 1)
         rows = read_rows(self.run.metrics_jsonl)
-        best = best_values(rows)
+        checkpoint = self._config.get("checkpoint") or {}
+        monitor, mode = checkpoint.get("monitor"), checkpoint.get("monitor_mode", "max")
+        best = best_values(rows, known={monitor: mode} if monitor else None)
         state = getattr(_data(trainer), "state_dict", None)
         summary = {
             "name": self.run.name,
@@ -217,6 +219,7 @@ class Record(pl.Callback):
             "verb": self._verb,
             "status": status,
             "error": error,
+            "monitor": monitor,
             "final": final_values(rows),
             "best": {name: {"value": b.value, "step": b.step} for name, b in best.items()},
             "steps": trainer.global_step,

@@ -1,13 +1,15 @@
 """``mmlight ps``: which runs wait, run, or have ended."""
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 
-from mmlight.runs.columns import Column, show
+from mmlight.runs.columns import Column, fitting_width, show
+from mmlight.runs.durations import readable
+from mmlight.runs.heartbeats import step_age
+from mmlight.runs.main_metric import main_metric, value_of
 from mmlight.runs.scan import ScannedRun, run_folders
-from mmlight.runs.slurm.eta import planned_steps, readable, seconds_left
+from mmlight.runs.slurm.eta import planned_steps, seconds_left
 from mmlight.runs.slurm.state import STYLES, State, jobs_of, state_of
 from mmlight.runs.table import format_value
 from mmlight.terminal import Terminal, note, say
@@ -15,10 +17,9 @@ from mmlight.terminal import Terminal, note, say
 _RECENT_S = 24 * 3600.0
 _COLUMNS = (
     *(Column("run"), Column("state", styles=STYLES), Column("job"), Column("step", right=True)),
-    *(Column("left", right=True), Column("restarts", right=True)),
+    *(Column("ago", right=True), Column("left", right=True), Column("restarts", right=True)),
     *(Column("last", wraps=True), Column("why", wraps=True)),
 )
-_NARROWEST_TABLE, _WIDTH_OF_A_FILE = 80, 1000
 _ORDER = ("running", "ending", "waiting", "failed", "stopped", "unknown", "cancelled", "finished")
 
 
@@ -48,10 +49,8 @@ def main(argv: Sequence[str]) -> int:
     stated.sort(key=lambda pair: (_ORDER.index(pair[1].word), -pair[0].touched_at))
     # On a terminal the last two columns take several lines; in a file or a pipe a run is a line.
     console = Terminal()
-    narrow = max(console.width, _NARROWEST_TABLE)
-    width = narrow if sys.stdout.isatty() else _WIDTH_OF_A_FILE
     rows = [_row(run, state, metric=options.metric) for run, state in stated]
-    show(_COLUMNS, rows, console, width=width)
+    show(_COLUMNS, rows, console, width=fitting_width(console))
     return 0
 
 
@@ -75,6 +74,7 @@ def _row(run: ScannedRun, state: State, *, metric: str | None) -> tuple[str, ...
         state.word,
         run.jobs[-1] if run.jobs else "",
         _steps(run),
+        _ago(run, state),
         _left(run, state),
         str(run.attempts.restarts or ""),
         _last(run, metric=metric),
@@ -87,18 +87,28 @@ def _steps(run: ScannedRun) -> str:
     return f"{run.step}/{total}" if total else str(run.step)
 
 
+def _ago(run: ScannedRun, state: State) -> str:
+    """Return how long ago a run got on."""
+    if state.word != "running":
+        return ""
+    age = step_age(run.beats(), time.time())
+    if age is None:  # of an earlier version, or before the first step
+        age = max(0.0, time.time() - run.logged_at) if run.logged_at else None
+    return "" if age is None else readable(age)
+
+
 def _left(run: ScannedRun, state: State) -> str:
-    seconds = seconds_left(run) if state.word == "running" else None
+    # Of a run that stands still, nobody knows.
+    seconds = seconds_left(run) if state.word == "running" and not state.why else None
     return "" if seconds is None else readable(seconds)
 
 
 def _last(run: ScannedRun, *, metric: str | None) -> str:
-    """Return the metric asked for, or the training loss and what the best is chosen by."""
-    monitor = run.submission.monitor if run.submission else None
-    wanted = [metric] if metric else ["train/loss", *([monitor] if monitor else ["val/loss"])]
-    found = {name: run.final.get(name) for name in wanted}
-    if not run.is_summed_up or not run.final:
-        found |= {name: v for name in wanted if (v := run.last(name)) is not None}
+    """Return the metric asked for, or the training loss and what the run is known by."""
+    values = run.final if run.is_summed_up else run.final | run.last_metrics()
+    main = main_metric(values, monitor=run.monitor)
+    wanted = [metric] if metric else ["train/loss", *([main] if main else [])]
+    found = {name: value_of(name, values) for name in wanted}
     said = [
         f"{n.removeprefix('train/')} {format_value(n, v)}"
         for n, v in found.items()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from mmlight.errors import UserError, nearest
-from mmlight.runs.columns import Column, show
+from mmlight.runs.columns import Column, fitting_width, show
 from mmlight.runs.listing import Condition, ListedRun, list_runs, metric_names
 from mmlight.runs.slurm.state import STYLES
 from mmlight.runs.summary import direction
@@ -80,17 +80,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _by_metric(runs: list[ListedRun], metric: str) -> list[ListedRun]:
-    found = [run for run in runs if metric in run.final]
+    found = [(run, value) for run in runs if (value := run.value(metric)) is not None]
     if runs and not found:
         names = metric_names(runs)
         raise UserError(f"--metric {metric}: none of these runs has it{nearest(metric, names)}")
     sign = -1 if direction(metric) == "max" else 1
 
-    def place(run: ListedRun) -> tuple[bool, float]:
-        value = run.final[metric]
-        return (value != value, sign * value)
+    def place(pair: tuple[ListedRun, float]) -> tuple[bool, float]:
+        return (pair[1] != pair[1], sign * pair[1])
 
-    return sorted(found, key=place)
+    return [run for run, _ in sorted(found, key=place)]
 
 
 def _print_table(runs: list[ListedRun], options: argparse.Namespace) -> None:
@@ -118,7 +117,7 @@ def _print_table(runs: list[ListedRun], options: argparse.Namespace) -> None:
         for run in shown
     ]
     console = Terminal(soft_wrap=not sys.stdout.isatty())
-    show(columns, rows, console, width=console.width)
+    show(columns, rows, console, width=fitting_width(console))
     if len(shown) < len(runs):
         which = "best" if options.metric else "last"
         console.print(f"the {which} {len(shown)} of {len(runs):,} runs; --all shows all")
@@ -130,16 +129,17 @@ def _print_csv(runs: list[ListedRun], options: argparse.Namespace) -> None:
     writer.writerow(map(one_line, ["run", "state", "steps", *options.show, *metrics]))
     for run in runs:
         shown = [_text(run.setting(key)) for key in options.show]
-        values = [run.final.get(name, "") for name in metrics]
+        values = ["" if (v := run.value(name)) is None else v for name in metrics]
         cells = [run.label, run.state, run.scanned.step, *shown, *values]
         writer.writerow([one_line(c) if isinstance(c, str) else c for c in cells])
 
 
 def _score(run: ListedRun, metric: str | None) -> str:
     name = metric or run.main_metric
-    if name is None:
+    found = run.value(name) if name is not None else None
+    if name is None or found is None:
         return ""
-    value = format_value(name, run.final[name])
+    value = format_value(name, found)
     return value if metric else f"{name} {value}"
 
 

@@ -10,7 +10,7 @@ to move on: it goes on after a while, without a node that has failed it twice.
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,7 +125,11 @@ def decide(
             ends = []
         elif event["event"] == "end":
             ends.append(event)
-    end = ends[-1] if ends else {}
+    # Ranks that are ended because one stands still may fail in their own way.
+    stalled = [event for event in ends if event.get("stalled")]
+    end = (stalled or ends or [{}])[-1]
+    if stalled:  # the process that failed first is the one that told of the other
+        failure = replace(failure, node=str(end["node"]) if end.get("node") else None)
     hand_on, mistake = bool(end.get("hand_on")), any(e.get("mistake") for e in ends)
     reason = str(end.get("reason") or _name(code))
     before = hand_ons[-1] if hand_ons else {"step": 0, "stuck": 0}

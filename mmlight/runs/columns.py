@@ -13,6 +13,7 @@ from mmlight.terminal import Terminal, one_line
 
 _GAP = "   "
 _NARROWEST = 10
+_NARROWEST_TABLE, _WIDTH_OF_A_FILE = 80, 1000
 _COLORS = {"red": "31", "green": "32", "yellow": "33"}
 
 
@@ -31,6 +32,15 @@ class Column:
     right: bool = False
     wraps: bool = False
     styles: tuple[tuple[str, str], ...] = ()
+
+
+def fitting_width(terminal: Terminal) -> int:
+    """Return how wide a table may be: in a file or a pipe each row is a line.
+
+    Args:
+        terminal: where it is printed.
+    """
+    return max(terminal.width, _NARROWEST_TABLE) if terminal.file.isatty() else _WIDTH_OF_A_FILE
 
 
 def show(

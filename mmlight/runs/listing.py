@@ -11,8 +11,8 @@ from typing import Any
 
 from mmlight.compose import load_yaml
 from mmlight.errors import UserError
-from mmlight.runs.compare.settings import MAIN_FIRST
 from mmlight.runs.config_text import look_up
+from mmlight.runs.main_metric import main_metric, value_of
 from mmlight.runs.scan import ScannedRun, run_folders
 from mmlight.runs.slurm.client import QueuedJob
 from mmlight.runs.slurm.state import jobs_of, state_of
@@ -67,11 +67,15 @@ class ListedRun:
     @property
     def main_metric(self) -> str | None:
         """The score that a run of its kind is known by."""
-        names = [n for n in self.final if n.startswith(("test/", "val/"))]
-        for score in MAIN_FIRST:
-            if found := [n for n in names if n.rpartition("/")[2] == score]:
-                return found[0]
-        return "train/loss" if "train/loss" in self.final else None
+        return main_metric(self.final, monitor=self.scanned.monitor)
+
+    def value(self, metric: str) -> float | None:
+        """Return the last value of a metric; None where it has none.
+
+        Args:
+            metric: its name; see `mmlight.runs.main_metric.parts`.
+        """
+        return value_of(metric, self.final)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Condition:
 
     def holds(self, run: ListedRun) -> bool:
         """Return whether a run is meant; one that lacks the key is not, but for ``!=``."""
-        found = run.final.get(self.key) if "/" in self.key else run.setting(self.key)
+        found = run.value(self.key) if "/" in self.key else run.setting(self.key)
         if found is None and self.value is not None:
             return self.sign == "!="
         if isinstance(found, list) and self.sign == "=" and not isinstance(self.value, list):

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.runs.attempts import ATTEMPTS, Attempts, attempts_in
+from mmlight.runs.config_text import look_up
 from mmlight.runs.files import warn_once
+from mmlight.runs.heartbeats import Beat, read_beats
 from mmlight.runs.metrics_log import AXES, read_rows, rows_in
 from mmlight.runs.slurm.submission import CANCELLED, Submission
 from mmlight.text_file import read_regular
@@ -95,6 +97,17 @@ class ScannedRun:
         """How its processes began and ended."""
         data = self._read(ATTEMPTS)
         return Attempts(()) if data is None else attempts_in(data.decode(errors="replace"))
+
+    @cached_property
+    def monitor(self) -> str | None:
+        """What its best checkpoint is chosen by (`checkpoint.monitor`)."""
+        if self.summary is not None and "monitor" in self.summary:
+            found = self.summary["monitor"]
+        elif self.submission is not None:
+            found = self.submission.monitor
+        else:
+            found = look_up(self.config_text(), "checkpoint.monitor")
+        return found if isinstance(found, str) else None
 
     @property
     def jobs(self) -> list[str]:
@@ -181,6 +194,17 @@ class ScannedRun:
                 if name not in AXES:
                     found.setdefault(name, float(value))
         return found
+
+    def beats(self, *, since: float | None = None) -> list[Beat]:
+        """Return the last signs of life of its ranks, without those that an earlier start left.
+
+        Args:
+            since: when its job began, seconds since 1970; None: as far as its attempts tell.
+        """
+        if since is None:
+            starts = [e.get("time", 0.0) for e in self.attempts.events if e["event"] == "start"]
+            since = max(starts, default=0.0)
+        return read_beats(self.path, since=since)
 
     def config_text(self) -> str:
         """Return the configuration that it ran with, or will; empty where there is none."""

@@ -13,7 +13,13 @@ _SMALLER_IS_BETTER = ("loss", "rank", "error", "perplexity")
 MAIN_SCORES = ("accuracy", "mean_average_precision", "f1", "wer", "map")
 # Whole words: "wer" is in "lower", "cer" in "certainty".
 _ERROR_RATES = ("wer", "cer")
-_NO_SCORE = ("chance_recall", "samples_per_s", "num_", "lr", "/explain/")
+_NO_SCORE = ("chance", "/explain/")
+# Words that a score's name holds; of one without any nobody knows which value is better.
+_LARGER_WORDS = frozenset(
+    ("recall", "accuracy", "precision", "f1", "match", "map", "ap", "ap50", "ap75", "reciprocal")
+)
+_SMALLER_WORDS = frozenset((*_SMALLER_IS_BETTER, *_ERROR_RATES))
+_UNITS = frozenset(("ms", "s", "mb", "gb", "bytes", "share", "count", "num"))
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,18 @@ def direction(name: str) -> Literal["min", "max"]:
     return "min" if any(word in name for word in _SMALLER_IS_BETTER) else "max"
 
 
+def known_direction(name: str) -> Literal["min", "max"] | None:
+    """Return whether a score is better small or large; None where its name does not say.
+
+    Args:
+        name: such as ``val/accuracy``.
+    """
+    words = set(name.rpartition("/")[2].split("_"))
+    if words & _UNITS or not words & (_LARGER_WORDS | _SMALLER_WORDS):
+        return None
+    return direction(name)
+
+
 def final_values(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the last value of each metric.
 
@@ -54,24 +72,30 @@ def final_values(rows: list[dict[str, Any]]) -> dict[str, float]:
     return final
 
 
-def best_values(rows: list[dict[str, Any]]) -> dict[str, Best]:
+def best_values(
+    rows: list[dict[str, Any]], *, known: Mapping[str, Literal["min", "max"]] | None = None
+) -> dict[str, Best]:
     """Return the best value of each score: evaluation metrics and the training loss.
 
-    NaN is never best.
+    NaN is never best, and what is neither better small nor better large has no best.
 
     Args:
         rows: as `mmlight.runs.metrics_log.read_rows` gives them.
+        known: the direction of metrics whose names do not say it.
     """
+    directions = {
+        name: way
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if (way := (known or {}).get(name) or (known_direction(name) if _is_score(name) else None))
+    }
     best: dict[str, Best] = {}
     for row in rows:
-        for name, raw in row.items():
-            if not _is_score(name):
-                continue
-            value = float(raw)
-            sign = 1 if direction(name) == "max" else -1
+        for name in row.keys() & directions.keys():
+            value = float(row[name])
+            sign = 1 if directions[name] == "max" else -1
             if value == value and (name not in best or sign * value > sign * best[name].value):
                 best[name] = Best(value=value, step=row["step"])
-    return best
+    return {name: best[name] for name in directions if name in best}
 
 
 def typical_samples_per_s(rows: list[dict[str, Any]]) -> float | None:
@@ -176,4 +200,4 @@ def _is_score(name: str) -> bool:
     if name in AXES or "/" not in name or any(word in name for word in _NO_SCORE):
         return False
     stage, rest = name.split("/", 1)
-    return stage != "train" or "loss" in rest
+    return stage != "train" or rest == "loss" or rest.endswith("_loss")

@@ -9,6 +9,8 @@ from mmlight.runs.compare.run import ComparedRun, recorded
 from mmlight.runs.metrics_log import AXES, merge
 
 _STEP = "trainer/global_step"
+# Of an error that quotes a whole page.
+_LONGEST = 300
 
 
 def fetch(place: str, references: Sequence[str]) -> list[ComparedRun]:
@@ -32,11 +34,21 @@ def fetch(place: str, references: Sequence[str]) -> list[ComparedRun]:
             if not runs:
                 raise UserError(f"no run '{reference}' in {place} at W&B")
             found |= {run.id: compared(run) for run in sorted(runs, key=lambda r: r.created_at)}
-    except (wandb.Error, OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"--wandb {place}: {' '.join(str(error).split())}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        # What W&B's API raises is told by no one class: requests' errors of all kinds, a page of
+        # a proxy in place of JSON, keys and types that an answer lacks.
+        raise UserError(f"--wandb {place}: {_said(error)}") from error
     return list(found.values())
+
+
+def _said(error: Exception) -> str:
+    """Return what went wrong on one short line."""
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    said = f"W&B does not answer as it should ({kind}{f': {text}' if text else ''})"
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
 
 
 def compared(run: Any) -> ComparedRun:

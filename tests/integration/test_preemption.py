@@ -6,6 +6,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -149,6 +150,35 @@ def test_rank_killed(lab, whole):
     job.kill_rank(1)
     job.wait_for_hand_on(1)
     assert job.step() - 20 <= job.wait_for_start(2) <= job.step()
+    check(job, whole, restarts=1)
+
+
+def test_stopped_rank_is_named_within_a_minute_and_handed_on(lab, whole, capsys):
+    job = lab.submit("frozen", steps=STEPS, run__stall_minutes=1.2, **slow(0.1))
+    job.wait_for_start(1)
+    job.wait_for_step(10)
+    root = str(job.run.path.parent.parent)
+
+    def shown():
+        capsys.readouterr()
+        assert run_in_process("ps", "--root", root, "tiny") == 0
+        return next(line for line in capsys.readouterr().out.splitlines() if "frozen" in line)
+
+    assert "no step" not in shown()
+    os.kill(job.pids()[1], signal.SIGSTOP)
+    stopped = time.monotonic()
+    line = wait_for(
+        lambda: line if "no step" in (line := shown()) else "", seconds=60, what="named"
+    )
+    print(f"after {time.monotonic() - stopped:.0f} s: {line}")
+    assert "rank 1 on node2: no step for" in line
+    assert "not heard of" in line
+    job.wait_for_hand_on(1)
+    print(f"handed on after {time.monotonic() - stopped:.0f} s")
+    assert "stalled: rank 1 on node2: no step for" in job.events("requeued")[0]["reason"]
+    (stacks,) = (job.run.path / "stalls").glob("*rank0.txt")
+    assert "training_step" in stacks.read_text() or "all_reduce" in stacks.read_text()
+    assert "stacks of rank 0" in job.log()
     check(job, whole, restarts=1)
 
 

@@ -76,6 +76,24 @@ def test_crash_is_handed_on_while_checkpoints_advance(run):
     assert "killed by signal 9" in decision.reason
 
 
+def test_stalled_run_is_handed_on_and_the_rank_that_stood_still_is_to_blame(run):
+    def stalled():
+        start(run, 5)
+        why = "failed: stalled: rank 1 on b: no step for 20 min"
+        end(run, 7, why, stalled=True, node="b")
+        # What the stopped rank says when it is ended.
+        end(run, 7, "failed: RuntimeError: connection closed")
+        failure = Failure(None, "a")  # its process left first
+        return decide(run, 75, max_requeues=9, max_stuck=2, failure=failure)
+
+    save(run, 5)
+    decision = stalled()
+    assert (decision.action, decision.node, decision.exit_code) == ("hand on", "b", 0)
+    assert decision.reason.startswith("failed: stalled: rank 1 on b")
+    append_event(run.path, "requeued", step=5, stuck=1, node="b")
+    assert stalled().action == "give up"
+
+
 def test_progress_after_a_stuck_start_counts_anew(run):
     start(run)
     assert decided(run, 1).stuck == 1

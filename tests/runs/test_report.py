@@ -206,6 +206,17 @@ def test_direction_of_a_metric(name, expected):
     assert direction(name) == expected
 
 
+def test_what_is_neither_better_small_nor_large_has_no_best():
+    costs = ("train/loss_ms", "train/encode_ms", "train/peak_memory_mb", "train/flop_share")
+    others = ("val/num_samples", "val/logit_scale", "val/psnr", "train/accuracy", "val/loss_ms")
+    scores = {"val/loss": 1, "val/macro_f1": 0.5, "test/wer": 0.2, "val/ap50": 0.3}
+    scores |= {"train/loss": 2, "train/caption_loss": 3, "val/zero_shot/image_accuracy_at_1": 0.4}
+    row = {"step": 1, "samples": 8, "wall_s": 1.0, **dict.fromkeys((*costs, *others), 1.0)}
+    assert best_values([row | scores]).keys() == scores.keys()
+    known = best_values([row, {"step": 2, "val/psnr": 0.5}], known={"val/psnr": "min"})
+    assert known["val/psnr"].step == 2 and set(known) == {"val/psnr"}
+
+
 def test_best_is_the_first_best_and_never_nan():
     rows = [
         {"step": 1, "val/loss": "nan", "val/x_to_y/recall_at_1": 0.2, "lr": 1},

@@ -1,11 +1,17 @@
 """Runs in the form that wandb's API gives them (the service itself is not here)."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 
+from mmlight.errors import UserError
 from mmlight.runs.compare.settings import group
-from mmlight.runs.wandb_api import compared
+from mmlight.runs.wandb_api import compared, fetch
+
+VIEWER = {"id": "x", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
 
 
 def api_run(seed):
@@ -52,3 +58,40 @@ def test_runs_of_w_and_b_are_compared_like_folders():
     assert runs[0].samples == 16 and runs[0].device_hours == pytest.approx(4 * 4 / 3600)
     assert runs[0].config == {"seed_everything": 0, "model.width": 8}
     assert runs[0].best("train/loss") == 2.0
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        (200, "<html>a proxy's page</html>", "looking for beginning of value"),
+        (400, "bad\nrequest " + "x" * 1000, "bad"),
+        (200, json.dumps({"data": {"project": None}}), "project"),
+    ],
+)
+def test_what_a_server_answers_wrongly_is_one_line(monkeypatch, status, answer, said):
+    class Server(BaseHTTPRequestHandler):
+        """Knows the user, and then answers like a server that has an error."""
+
+        def do_POST(self):
+            query = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            asks_who = "iewer" in query or "erverInfo" in query
+            known = {"viewer": VIEWER, "serverInfo": {"cliVersionInfo": {}, "features": []}}
+            body = (json.dumps({"data": known}) if asks_who else answer).encode()
+            self.send_response(200 if asks_who else status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        with pytest.raises(UserError, match=said) as raised:
+            fetch("me/project", ["run"])
+        server.shutdown()
+    text = str(raised.value)
+    assert text.startswith("--wandb me/project: W&B does not answer as it should")
+    assert "\n" not in text and len(text) < 400

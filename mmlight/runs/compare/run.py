@@ -9,6 +9,7 @@ from typing import Any
 from mmlight import compose
 from mmlight.compose import flatten
 from mmlight.errors import UserError
+from mmlight.runs.main_metric import main_metric, parts
 from mmlight.runs.metrics_log import AXES
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm.signature import LEFT_OUT
@@ -74,6 +75,11 @@ class ComparedRun:
         return list(dict.fromkeys(name for row in self.rows for name in row if name not in AXES))
 
     @property
+    def main_metric(self) -> str | None:
+        """The metric that it is known by."""
+        return main_metric(self.metrics, monitor=self.config.get("checkpoint.monitor"))
+
+    @property
     def steps(self) -> int:
         """Optimiser steps made."""
         return int(self._last("step"))
@@ -134,14 +140,7 @@ class ComparedRun:
             metric: such as ``val/loss``, or ``val/recall_at_1`` where recall is logged for each
                 pair of modalities.
         """
-        if metric in self.metrics:
-            return [metric]
-        stage, _, score = metric.partition("/")
-        return [
-            name
-            for name in self.metrics
-            if name.count("/") == 2 and name.startswith(f"{stage}/") and name.endswith(f"/{score}")
-        ]
+        return parts(metric, self.metrics)
 
     def final(self, metric: str) -> float | None:
         """Return the last value of a metric; None where it was never logged."""

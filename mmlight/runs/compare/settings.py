@@ -9,12 +9,11 @@ from typing import Any
 from mmlight.errors import UserError, nearest
 from mmlight.runs.compare.run import ComparedRun
 from mmlight.runs.files import plain
-from mmlight.runs.summary import MAIN_SCORES, direction
+from mmlight.runs.main_metric import CANDIDATES
+from mmlight.runs.summary import direction
 from mmlight.runs.sweep_results import short_names
 
 NAME, CODE, DATA = "run", "code", "data"
-# Scores that runs are known by, the first that there is.
-MAIN_FIRST = ("recall_at_1", *MAIN_SCORES, "loss")
 _MAX_DEFAULTS = 3
 
 
@@ -131,7 +130,8 @@ def resolve_metrics(runs: Sequence[ComparedRun], asked: Sequence[str]) -> list[s
             )
     if asked:
         return list(asked)
-    wanted = [f"{stage}/{score}" for stage in ("val", "test") for score in MAIN_FIRST]
+    # What each run is known by comes first, as `mmlight ps` and `mmlight runs` show it.
+    wanted = dict.fromkeys([*(m for run in runs if (m := run.main_metric)), *CANDIDATES])
     known = [m for m in wanted if all(run.parts(m) for run in runs if run.metrics)]
     return known[:_MAX_DEFAULTS] or [next((n for n in logged if "loss" in n), logged[0])]
 

@@ -28,14 +28,3 @@ def seconds_left(run: ScannedRun) -> float | None:
     if steps <= 0 or seconds <= 0:
         return None
     return float(max(0, total - run.step) * seconds / steps)
-
-
-def readable(seconds: float) -> str:
-    """Return a duration as people say it: ``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"

@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
+from mmlight.runs.heartbeats import Beat, stall
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.client import QueuedJob, Unreachable
@@ -31,7 +33,8 @@ class State:
     Attributes:
         word: in a word. A `stopped` run ended before its time, and nothing will go on with it;
             what SLURM would know is `unknown` where it cannot be asked.
-        why: why it waits, has failed or was stopped; empty where there is nothing to say.
+        why: why it waits, has failed or was stopped, or which rank holds it up; empty where there
+            is nothing to say.
     """
 
     word: Word
@@ -58,7 +61,7 @@ def state_of(run: ScannedRun, queue: Mapping[str, QueuedJob] | None) -> State:
     newest = run.jobs[-1]
     job = queue.get(newest) if queue else None
     if job is not None and job.is_active:
-        return _of_job(job)
+        return _of_job(job, run)
     if run.attempts.finished or (not run.attempts.events and run.status == "finished"):
         return State("finished")
     if run.was_cancelled:
@@ -98,13 +101,16 @@ def jobs_of(
         return None
 
 
-def _of_job(job: QueuedJob) -> State:
+def _of_job(job: QueuedJob, run: ScannedRun) -> State:
     why = "" if job.reason in _NO_REASON else job.reason
     if job.state in _WAITING:
         return State("waiting", why)
     if job.state == "COMPLETING":
         return State("ending")
-    return State("running", "suspended" if job.state in ("SUSPENDED", "STOPPED") else "")
+    if job.state in ("SUSPENDED", "STOPPED"):
+        return State("running", "suspended")
+    # What a start before this one left is no sign of life.
+    return State("running", _stall(run.beats(since=_moment(job.start))))
 
 
 def _ended(job: QueuedJob, run: ScannedRun) -> State:
@@ -131,6 +137,20 @@ def _of_folder(run: ScannedRun) -> State:
             return State("finished")
         error = str((run.summary or {}).get("error") or "")
         return State("failed", error) if status == "failed" else State("stopped", status)
-    if time.time() - run.touched_at < _SILENT_S:
-        return State("running")
+    beats = run.beats()
+    if time.time() - max([run.touched_at, *(beat.at for beat in beats)]) < _SILENT_S:
+        return State("running", _stall(beats))
     return State("stopped", "broken off")
+
+
+def _stall(beats: Sequence[Beat]) -> str:
+    found = stall(beats, time.time())
+    return found.told if found else ""
+
+
+def _moment(told: str) -> float | None:
+    """Return the seconds since 1970 of a time of SLURM's; None where it is none."""
+    try:
+        return datetime.fromisoformat(told).timestamp()
+    except ValueError:
+        return None

@@ -3,13 +3,17 @@
 import json
 import os
 import time
+from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from mmlight.runs.attempts import append_event
+from mmlight.runs.durations import readable
+from mmlight.runs.heartbeats import Beat, write_beat
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm.client import QueuedJob
-from mmlight.runs.slurm.eta import planned_steps, readable, seconds_left
+from mmlight.runs.slurm.eta import planned_steps, seconds_left
 from mmlight.runs.slurm.state import State, state_of
 from mmlight.runs.slurm.submission import CANCELLED, Submission
 
@@ -83,6 +87,34 @@ def test_a_job_that_failed_early_says_why(run):
     assert state_of(ScannedRun(run), queue("FAILED")) == State("failed", said)
     append_event(run, "gave up", reason="a setting is wrong; the log says which")
     assert state_of(ScannedRun(run), queue("FAILED")) == State("failed", said)
+
+
+def test_a_rank_that_stands_still_is_named_and_nothing_of_an_earlier_start(run):
+    def beat(rank, *, ago):
+        of = {"rank": rank, "world": 2, "host": f"node{rank + 1}", "pid": 1, "step": 3}
+        write_beat(run, Beat(**of, passed=7, doing="in a step", still_s=0, longest_s=1, every_s=5))
+        os.utime(run / f"heartbeats/{rank}", (time.time() - ago,) * 2)
+
+    def state(*, began_ago):
+        began = f"{datetime.fromtimestamp(time.time() - began_ago):%Y-%m-%dT%H:%M:%S}"
+        told = {"12": replace(job("12", "RUNNING"), start=began)}
+        return state_of(ScannedRun(run), told)
+
+    beat(0, ago=3)
+    beat(1, ago=50)
+    found = state(began_ago=3600)
+    assert found.word == "running"
+    assert found.why.startswith("rank 1 on node2: no step for 50 s (not heard of")
+    beat(0, ago=50)
+    assert state(began_ago=40) == State("running")
+    (run / "submission.json").unlink()
+    log(run, [{"step": 3}], age_s=50)
+    assert state_of(ScannedRun(run), None).why.startswith("all 2 ranks: no step for 50 s")
+    # Its steps take longer than it may be silent.
+    log(run, [{"step": 3}], age_s=3600)
+    beat(0, ago=3)
+    beat(1, ago=3)
+    assert state_of(ScannedRun(run), None) == State("running")
 
 
 def test_a_resubmitted_run_is_in_the_state_of_its_new_job(run):

@@ -52,9 +52,10 @@ from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import own_config
-from mmlight.runs.job import is_handed_on
+from mmlight.runs.job import is_handed_on, is_ours
 from mmlight.runs.lock import RunLock
 from mmlight.runs.run import RunFolder
+from mmlight.runs.webhook import post
 from mmlight.signals import is_wanted
 from mmlight.strategies.ddp import Ddp
 from mmlight.strategies.fsdp import Fsdp
@@ -101,6 +102,8 @@ class RunSettings:
         tags: words to find it by in W&B and by `mmlight runs`.
         tensorboard: also write TensorBoard's event files, into the run's `tensorboard/`.
         test: after training, score the test set with the final weights.
+        webhook: an address that gets a JSON post when a training has finished, failed or was given
+            up; ``$NAME`` takes it from that environment variable, so that no key is written down.
         guard: whether USR1 and TERM make a training save, leave in order and be handed on; None: as
             `MMLIGHT_GUARD` (1 or 0) says, else under SLURM only.
         stall_minutes: after so long without a step on any rank a training is ended, with the stacks
@@ -119,6 +122,7 @@ class RunSettings:
     tags: list[str] = field(default_factory=list)
     tensorboard: bool = False
     test: bool = False
+    webhook: str | None = None
     guard: bool | None = None
     stall_minutes: float | None = None
 
@@ -264,12 +268,28 @@ class MmlightCLI(LightningCLI):
             leave_out_empty_hooks(self.trainer, self.model)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with self._mistakes():
+        with self._mistakes(), self._webhook(subcommand):
             if self.guard is None:
                 super()._run_subcommand(subcommand)
                 return
             with self.guard.watch(self.trainer, last_words=self.record.hand_on):
                 super()._run_subcommand(subcommand)
+
+    @contextmanager
+    def _webhook(self, subcommand: str) -> Iterator[None]:
+        """Tell how a training ended; mmlight's job script knows whether it goes on, and tells."""
+        address = self._get(self.config_init, "run").webhook
+        tells = subcommand == "fit" and self.trainer.is_global_zero and not is_ours(os.environ)
+        tells = tells and address is not None
+        try:
+            yield
+        except Exception as error:
+            if tells:
+                said = f"{type(error).__name__}: {error}"
+                post(self.run.path, "failed", reason=said, setting=address)
+            raise
+        if tells and (self.guard is None or self.guard.handed_on is None):
+            post(self.run.path, "finished", setting=address)
 
     def exit_code(self) -> int:
         """Return 0, or another code where a training was stopped and nobody goes on with it."""
@@ -318,11 +338,13 @@ class MmlightCLI(LightningCLI):
     def _wandb(self, settings: RunSettings) -> WandbRun | None:
         if settings.wandb == "off":
             return None
+        config = self.resolved_config()
+        config["run"].pop("webhook", None)  # it may hold a key
         own: JobType = self.model.job_type if self.subcommand == "fit" else "eval"
         return WandbRun(
             self.run,
             mode=settings.wandb,
-            config=self.resolved_config(),
+            config=config,
             project=settings.wandb_project,
             job_type=settings.job_type or own,
             tags=settings.tags,

@@ -23,6 +23,9 @@ from mmlight.runs.slurm.state import jobs_of, state_of
 from mmlight.runs.slurm.submission import Submission
 from mmlight.terminal import note, say
 
+# A run may be made longer; whatever else is changed makes another one.
+_LENGTH = ("max_steps", "max_epochs")
+
 
 def main(argv: Sequence[str]) -> int:
     """Run ``mmlight resume``.
@@ -35,7 +38,8 @@ def main(argv: Sequence[str]) -> int:
         description="Submit one more job of a run that was cancelled, failed or ran out of "
         "restarts. It goes on from the run's newest checkpoint, in the same folder, with the code "
         "it was submitted with. Number of nodes and devices may be changed (--trainer.num_nodes "
-        "2), other settings make another experiment.",
+        "2), and it may be made longer, a finished run too (--trainer.max_steps N); other settings "
+        "make another experiment.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -49,13 +53,22 @@ def main(argv: Sequence[str]) -> int:
     run = ScannedRun(find(options.run, root=options.root).path)
     before = run.submission
     if before is None:
-        raise UserError(f"{run.label} was not given to SLURM; go on with it here: {_here(run)}")
+        raise UserError(
+            f"{run.label} was not given to SLURM; go on with it here: {_here(run, rest)}"
+        )
     if not client.is_here():
-        raise UserError(f"{client.MISSING.format('sbatch')}; go on with it here: {_here(run)}")
+        raise UserError(
+            f"{client.MISSING.format('sbatch')}; go on with it here: {_here(run, rest)}"
+        )
     state = state_of(run, jobs_of([before]))
-    if state.is_active or state.word == "finished":
+    if state.is_active:
         raise UserError(f"{run.label} is {state}: there is nothing to resume")
     config = _config(before, rest)
+    if state.word == "finished" and not _is_longer(config, before):
+        raise UserError(
+            f"{run.label} is {state}: there is nothing to resume; --trainer.max_steps N makes it "
+            "longer"
+        )
     cluster = options.cluster or Path(before.cluster)
     # Changes of the profile last, unless the profile is another one.
     changes = changes if options.cluster else {**before.changes, **changes}
@@ -84,13 +97,37 @@ def _config(before: Submission, arguments: Sequence[str]) -> dict[str, Any]:
     from mmlight import cli  # loads torch
 
     changed, _ = cli.resolve(["fit", "-c", before.config, *arguments])
-    if signature(changed) != signature(values):
-        keys = ", ".join(list(diff(values, changed))[:3])
+    made_longer = _with_length(values, changed)
+    if signature(changed) != signature(made_longer):
+        keys = ", ".join(list(diff(made_longer, changed))[:3])
         raise UserError(
             f"{keys}: changed, it would be another experiment; mmlight submit -c {before.config} "
             f"{shlex.join(arguments)} launches that"
         )
+    for key in _LENGTH:
+        old, new = (config["trainer"].get(key) for config in (values, changed))
+        if old != new and not _is_more(new, old):
+            raise UserError(f"trainer.{key}: {new} is not more than {old}: no run is made shorter")
+    if _is_longer(changed, before):
+        note("a schedule that goes by the whole length (cosine) goes on as that of the longer run")
     return changed
+
+
+def _with_length(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    length = {key: other["trainer"].get(key) for key in _LENGTH}
+    return {**values, "trainer": {**values["trainer"], **length}}
+
+
+def _is_longer(config: Mapping[str, Any], before: Submission) -> bool:
+    trainer = yaml.safe_load(Path(before.config).read_text())["trainer"]
+    return any(config["trainer"].get(key) != trainer.get(key) for key in _LENGTH)
+
+
+def _is_more(new: Any, old: Any) -> bool:
+    """Return whether a limit is higher; None and -1 are none."""
+    most = float("inf")
+    values = [most if value in (None, -1) else float(value) for value in (new, old)]
+    return values[0] > values[1]
 
 
 def _code(
@@ -113,8 +150,8 @@ def _code(
     return Path(before.snapshot) if before.snapshot else None, own
 
 
-def _here(run: ScannedRun) -> str:
+def _here(run: ScannedRun, more: Sequence[str]) -> str:
     config = run.path / ("config.yaml" if run.submission is None else "submitted.yaml")
     words = ["mmlight", "fit", "-c", str(config), "--run.root", str(run.path.parents[1])]
     words += ["--run.name", run.name, "--run.id", run.id, "--ckpt_path", "auto"]
-    return shlex.join(words)
+    return shlex.join([*words, *more])

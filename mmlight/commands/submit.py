@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmlight.errors import UserError
+from mmlight.runs.find import find
 from mmlight.runs.run import checked
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm import client, profile
+from mmlight.runs.slurm.followers import dependency, follow
 from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.resources import notes, plan
 from mmlight.runs.slurm.shell_options import read_profile
@@ -30,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="mmlight submit",
         usage="mmlight submit -c FILE --cluster FILE [--cluster.KEY VALUE] [--dry-run] [--again] "
-        "[--KEY VALUE ...]",
+        "[--after RUN] [--KEY VALUE ...]",
         description="Give an experiment to SLURM. Takes what `mmlight fit` takes, and checks it "
         "before it is submitted. The job runs a copy of the code as it is now, is warned before "
         "its time is up, and goes on in the next job until the training is finished.",
@@ -49,6 +51,14 @@ def main(argv: Sequence[str]) -> int:
     add("--cluster.KEY", metavar="VALUE", help="a value in place of the profile's")
     add("--dry-run", action="store_true", help="print the job script, and submit nothing")
     add("--again", action="store_true", help="launch one more run of an experiment")
+    add(
+        "--after",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="begin when this run has finished, over all of its restarts (model.towers.X.from_run "
+        "may name its folder); may be given more than once",
+    )
     given, changes = profile.take_changes(argv)
     options, rest = parser.parse_known_args(given)
     if not options.dry_run and not client.is_here():
@@ -66,12 +76,17 @@ def main(argv: Sequence[str]) -> int:
         return _show(launch, known=before if not options.again else [])
     if before and not options.again:
         raise UserError(_launched(before[-1]))
+    after = [find(run, root=launch.run.parents[1]).path for run in options.after]
+    waits = dependency(after)
     sources.copy()
-    submission = launch.submit()
+    submission = launch.submit(options=waits)
+    follow(after, submission.jobs[-1])
     label = f"{submission.name}/{submission.id}"
     say(f"{label}: job {submission.jobs[-1]}, {launch.resources}, {site.time} at a time")
     if told := sources.described():
         say(f"code: {told}")
+    for path in after if waits else ():
+        say(f"it begins when {path.parent.name}/{path.name} has finished")
     say(f"mmlight logs -f {label}   mmlight ps   mmlight cancel {label}")
     return 0
 

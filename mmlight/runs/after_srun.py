@@ -21,7 +21,9 @@ from mmlight.runs.run import RunFolder
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.ending import Ending, ending
 from mmlight.runs.slurm.failures import can_leave_out, failed_node, gone_nodes, log_file
+from mmlight.runs.slurm.followers import redirect
 from mmlight.runs.slurm.submission import Submission
+from mmlight.runs.webhook import post
 from mmlight.terminal import say
 
 MAX_REQUEUES = "MMLIGHT_MAX_REQUEUES"
@@ -211,6 +213,7 @@ def hand_on(
         _say(str(error))
         return 1
     append_event(run.path, "resubmitted", job=new, **about)
+    redirect(run.path, before=job, now=new)
     submission = Submission.read(run.path)
     if submission is not None:
         submission.with_job(new).write(run.path)
@@ -294,6 +297,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
     run, code = RunFolder(Path(arguments[0])), int(arguments[1])
     if len(arguments) > 2:
         append_event(run.path, "gave up", reason=arguments[2])
+        post(run.path, "given up", reason=arguments[2])
         return code
     limits = bounds(environ)
     decision = decide(run, code, max_requeues=limits.requeues, max_stuck=limits.stuck)
@@ -315,6 +319,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
             return hand_on(run, decision, environ, by_slurm=ended_by == "requeued")
     if decision.action == "give up":
         note_given_up(run, decision)
+    elif decision.reason == "finished":
+        post(run.path, "finished")
     return decision.exit_code
 
 
@@ -324,6 +330,7 @@ def note_given_up(run: RunFolder, decision: Decision) -> None:
         run.path, "gave up", reason=decision.reason, step=decision.step, stuck=decision.stuck
     )
     _say(f"gave up: {decision.reason}")
+    post(run.path, "given up", reason=decision.reason)
 
 
 def bounds(environ: Mapping[str, str]) -> Bounds:

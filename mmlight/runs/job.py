@@ -26,8 +26,17 @@ def is_handed_on(environ: Mapping[str, str]) -> bool:
     Args:
         environ: the environment variables.
     """
+    return environ.get("SLURM_JOB_ID") is None or is_ours(environ)
+
+
+def is_ours(environ: Mapping[str, str]) -> bool:
+    """Return whether this is a SLURM job whose script is mmlight's own.
+
+    Args:
+        environ: the environment variables.
+    """
     job = environ.get("SLURM_JOB_ID")
-    return job is None or environ.get(OWN_JOB) == job
+    return job is not None and environ.get(OWN_JOB) == job
 
 
 def describe_job(environ: Mapping[str, str]) -> dict[str, Any] | None:

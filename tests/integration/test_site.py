@@ -147,6 +147,30 @@ def test_a_stopped_run_of_a_script_of_ones_own_is_not_done(lab, slurm):
     wait_for(lambda: "Never" in slurm.job(after)["Reason"], seconds=60, what="it never begins")
 
 
+def test_a_run_waits_for_another_over_its_jobs_and_is_made_longer(lab, submit, slurm, capsys):
+    first, one, _ = submit("--cluster.sbatch", "[--hold]", "--cluster.on_preemption", "resubmit")
+    from_run = ("--model.init_args.towers.image", f"{{from_run: {first}}}")
+    second, two, said = submit("--after", first.name, "--seed_everything=1", *from_run)
+    assert f"it begins when tiny/{first.name} has finished" in said
+    # The first one goes on in another job.
+    client.cancel([one])
+    slurm.wait(one, "CANCELLED")
+    assert cli_data.run_in_process("resume", first.name, "--cluster.sbatch", "[]") == 0
+    new = ScannedRun(first).jobs[-1]
+    assert new != one and f"afterok:{new}" in slurm.job(two)["Dependency"]
+    slurm.wait(two, "COMPLETED", "FAILED", seconds=600)
+    ends = [read_attempts(run).events[-1] for run in (first, second)]
+    assert [end["reason"] for end in ends] == ["finished"] * 2, ends
+    assert ends[0]["time"] < read_attempts(second).events[0]["time"]
+
+    assert cli_data.run_in_process("resume", first.name, "--trainer.max_steps=3") == 2
+    assert "3 is not more than 4" in capsys.readouterr().err
+    assert cli_data.run_in_process("resume", first.name, "--trainer.max_steps=6") == 0
+    slurm.wait(ScannedRun(first).jobs[-1], "COMPLETED", "FAILED", seconds=400)
+    assert sorted(cli_data.losses(first)) == [1, 2, 3, 4, 5, 6]
+    assert read_attempts(first).finished
+
+
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
     folder = tmp_path_factory.mktemp("three")

@@ -3,7 +3,7 @@
 import getpass
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import yaml
 from mmlight.errors import UserError
 from mmlight.runs.files import write_text
 from mmlight.runs.slurm import client
+from mmlight.runs.slurm.followers import redirect
 from mmlight.runs.slurm.profile import Profile
 from mmlight.runs.slurm.resources import Resources
 from mmlight.runs.slurm.script import render
@@ -63,8 +64,11 @@ class Launch:
             cwd=self.cwd,
         )
 
-    def submit(self) -> Submission:
+    def submit(self, *, options: Sequence[str] = ()) -> Submission:
         """Make the run's folder and submit its job.
+
+        Args:
+            options: further options of sbatch.
 
         Raises:
             UserError: the folder is there already, or SLURM refuses the job; then no folder stays.
@@ -77,7 +81,7 @@ class Launch:
                 "the same experiment with --again"
             ) from None
         try:
-            return self._submit(())
+            return self._submit((), options=options)
         except BaseException:
             shutil.rmtree(self.run, ignore_errors=True)
             raise
@@ -89,7 +93,10 @@ class Launch:
             before: how it was submitted.
         """
         (self.run / CANCELLED).unlink(missing_ok=True)
-        return self._submit(before.jobs, submitted_at=before.submitted_at)
+        again = self._submit(before.jobs, submitted_at=before.submitted_at)
+        if before.jobs:
+            redirect(self.run, before=before.jobs[-1], now=again.jobs[-1])
+        return again
 
     def write_config(self) -> None:
         """Write the configuration that the jobs read, into the run's folder."""
@@ -139,11 +146,17 @@ class Launch:
     def _config_file(self) -> Path:
         return self.run / CONFIG
 
-    def _submit(self, jobs: tuple[str, ...], *, submitted_at: float | None = None) -> Submission:
+    def _submit(
+        self,
+        jobs: tuple[str, ...],
+        *,
+        submitted_at: float | None = None,
+        options: Sequence[str] = (),
+    ) -> Submission:
         self.write_config()
         script = script_file(self.run)
         write_text(script, self.script())
-        jobs = (*jobs, client.submit(script))
+        jobs = (*jobs, client.submit(script, options=options))
         submission = self.submission(jobs, submitted_at=submitted_at or time.time())
         submission.write(self.run)
         return submission

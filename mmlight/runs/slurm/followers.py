@@ -1,0 +1,74 @@
+"""Jobs that wait for a run to finish, whichever of its jobs does so."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmlight.errors import UserError
+from mmlight.runs.files import read_json, write_json
+from mmlight.runs.scan import ScannedRun
+from mmlight.runs.slurm import client
+from mmlight.runs.slurm.state import jobs_of, state_of
+from mmlight.terminal import note, say
+
+FILE = "followers.json"
+
+
+def dependency(runs: Sequence[Path]) -> list[str]:
+    """Return the options of sbatch that let a job wait for runs.
+
+    Args:
+        runs: folders of runs; those that have finished need not be waited for.
+
+    Raises:
+        UserError: one that nobody goes on with.
+    """
+    jobs = []
+    for path in runs:
+        run = ScannedRun(path)
+        if run.submission is None:
+            state = state_of(run, None)
+        else:
+            state = state_of(run, jobs_of([run.submission]))
+        if state.word == "finished":
+            note(f"--after {run.label}: it is finished already")
+        elif run.submission is None or not state.is_active:
+            raise UserError(
+                f"--after {run.label}: it is {state}, and no job will finish it; `mmlight resume "
+                f"{run.label}` first"
+            )
+        else:
+            jobs.append(run.jobs[-1])
+    return [f"--dependency=afterok:{':'.join(jobs)}"] if jobs else []
+
+
+def follow(runs: Sequence[Path], job: str) -> None:
+    """Note in the folders of runs that a job waits for them."""
+    for path in runs:
+        jobs = _followers(path)
+        write_json(path / FILE, {"jobs": [*jobs, job]})
+
+
+def redirect(run: Path, *, before: str, now: str) -> None:
+    """Let what waits for a run wait for its new job; the old one ends as if it had done its work.
+
+    Args:
+        run: the run's folder.
+        before: the old job.
+        now: the new one.
+    """
+    for job in _followers(run):
+        told = client.show("job", job)
+        if told.get("JobState") != "PENDING":
+            continue
+        # As SLURM shows it: `afterok:7(unfulfilled),afterok:9(unfulfilled)`.
+        waits = [part.partition("(")[0] for part in told.get("Dependency", "").split(",")]
+        kept = [part for part in waits if part and part.partition(":")[2] != before]
+        wanted = ",".join([*kept, f"afterok:{now}"])
+        try:
+            client.run("scontrol", "update", f"JobId={job}", f"Dependency={wanted}")
+        except UserError as error:
+            say(f"mmlight: job {job}, which waits for this run: {error}")
+
+
+def _followers(run: Path) -> list[str]:
+    return [str(job) for job in (read_json(run / FILE) or {}).get("jobs") or ()]

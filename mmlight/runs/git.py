@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 # New files are part of the patch, but data that lie in the work tree are not.
@@ -18,6 +18,10 @@ _DIFF = (
     *("diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative"),
     *("--src-prefix=a/", "--dst-prefix=b/"),
 )
+
+# What a run can import or build, and folders that it does not.
+_CODE = frozenset((".py", ".pyx", ".c", ".cc", ".cpp", ".cu", ".h", ".so"))
+_NO_CODE = frozenset(("tests", "docs"))
 
 # A job runs a copy of the code, in the folder that this variable names; what git said of the code
 # when it was copied lies in it.
@@ -41,6 +45,8 @@ class Git:
         left_out: untracked files that are too large for the patch.
         prefix: the folder that was looked at, relative to the top of the work tree.
         top: the work tree's folder.
+        code_sha256: of the names and contents of the code at and below the folder that was looked
+            at, committed or not: what runs can import, without tests and documents.
     """
 
     commit: str
@@ -52,6 +58,7 @@ class Git:
     left_out: tuple[str, ...] = ()
     prefix: str = ""
     top: str = ""
+    code_sha256: str | None = None
 
     def described(self) -> dict[str, Any]:
         """Return everything but the patch, of which there is a hash."""
@@ -66,6 +73,7 @@ class Git:
             "top": self.top,
             "patch_sha256": sha256(patch).hexdigest() if patch else None,
             "patch_tracked": self.tracked,
+            "code_sha256": self.code_sha256,
         }
 
 
@@ -85,17 +93,41 @@ def read_git(folder: Path) -> Git | None:
     new, left_out = _small_enough(folder, [name for name in untracked if name])
     dirty = bool(run_git(folder, "diff", "--name-only", "HEAD"))
     changed = _patch(folder) if dirty else ""
+    prefix = (run_git(folder, "rev-parse", "--show-prefix") or "").strip()
     return Git(
         commit=commit.strip(),
         branch=(run_git(folder, "rev-parse", "--abbrev-ref", "HEAD") or "HEAD").strip(),
         dirty=dirty,
         untracked=len(new) + len(left_out),
         left_out=tuple(left_out),
-        prefix=(run_git(folder, "rev-parse", "--show-prefix") or "").strip(),
+        prefix=prefix,
         top=str(top_folder(folder) or ""),
         patch=changed + (_patch(folder, new) if new else ""),
         tracked=len(changed),
+        code_sha256=_hash_of_code(folder, prefix, new=new),
     )
+
+
+def _hash_of_code(folder: Path, prefix: str, *, new: Sequence[str]) -> str:
+    """Return one hash of all code below a folder, the same whether it is committed or not."""
+    top = top_folder(folder) or folder
+    entries = (run_git(top, "ls-tree", "-r", "-z", "HEAD") or "").split("\0")
+    found = {path: about for about, _, path in (entry.partition("\t") for entry in entries)}
+    blobs = {path: about.split()[2] for path, about in found.items() if _is_code(path, prefix)}
+    names = (run_git(top, "diff", "--name-only", "--no-renames", "-z", "HEAD") or "").split("\0")
+    changed = [name for name in dict.fromkeys([*names, *new]) if _is_code(name, prefix)]
+    there = [name for name in changed if (top / name).is_file() and "\n" not in name]
+    hashed = run_git(top, "hash-object", "--stdin-paths", given="\n".join(there)) or ""
+    blobs = {name: blob for name, blob in blobs.items() if name not in changed}
+    blobs |= dict(zip(there, hashed.split(), strict=False))
+    lines = "".join(f"{blobs[name]} {name.removeprefix(prefix)}\n" for name in sorted(blobs))
+    return sha256(lines.encode(errors="surrogateescape")).hexdigest()
+
+
+def _is_code(name: str, prefix: str) -> bool:
+    path = PurePosixPath(name)
+    below = name.startswith(prefix) and not _NO_CODE.intersection(path.parts)
+    return below and path.suffix in _CODE
 
 
 def _read_copied(folder: Path) -> Git | None:

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import json
 from statistics import stdev
 
+import git_data
 import pytest
 from compare_data import ACCURACY, rows_of, twelve, write_run
 
@@ -13,6 +15,7 @@ from mmlight.runs.compare.run import read_run
 from mmlight.runs.compare.select import select
 from mmlight.runs.compare.settings import group, ordered, resolve_metrics
 from mmlight.runs.compare.table import csv_table, markdown, runs_csv, settings_grid
+from mmlight.runs.git import read_git
 
 
 @pytest.fixture
@@ -110,6 +113,46 @@ def test_other_code_or_data_is_another_setting(tmp_path):
     ]
     assert [s.differs for s in group(runs)] == [{"code": "aaaaaaaa"}, {"code": "bbbbbbbb"}]
     assert len(group(runs, ignore=["code"])) == 1
+
+
+def test_only_code_that_a_run_can_import_makes_another_setting(tmp_path):
+    top = git_data.make_repository(
+        tmp_path / "lab",
+        {"mmlight/__init__.py": "", "mmlight/a.py": "1\n", "experiments/x.yaml": "a: 1\n"},
+    )
+
+    def run(number):
+        rows = rows_of((0.1, 0.2, 0.3), speed=1, seconds=1)
+        path = write_run(tmp_path / f"runs/x/{number}", config={}, rows=rows, seed=number)
+        told = json.loads((path / "summary.json").read_text())
+        told["git"] = read_git(top / "mmlight").described()
+        (path / "summary.json").write_text(json.dumps(told))
+        return read_run(path)
+
+    runs = [run(0)]
+    (top / "experiments/x.yaml").write_text("a: 2\n")
+    (top / "experiments/new.yaml").write_text("a: 3\n")
+    (top / "mmlight/tests").mkdir()
+    (top / "mmlight/tests/test_a.py").write_text("")
+    runs.append(run(1))
+    git_data.git(top, "add", "--all")
+    git_data.git(top, "commit", "-m", "experiments")
+    runs.append(run(2))
+    assert len({one.exact_code for one in runs}) == 3
+    assert len(group(runs)) == 1
+    (top / "mmlight/a.py").write_text("2\n")
+    runs.append(run(3))
+    first, second = group(runs)
+    assert len(first.runs) == 3 and second.differs["code"] == runs[3].exact_code
+    # The same, committed.
+    git_data.git(top, "commit", "-am", "a")
+    runs.append(run(4))
+    assert [len(setting.runs) for setting in group(runs)] == [3, 2]
+    (top / "mmlight/b.py").write_text("")
+    assert len(group([*runs, run(5)])) == 3
+    (top / "mmlight/b.py").unlink()
+    (top / "mmlight/a.py").unlink()
+    assert len(group([*runs, run(6)])) == 3
 
 
 def test_nan_is_neither_best_nor_in_a_mean(tmp_path):

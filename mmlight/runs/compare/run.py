@@ -34,6 +34,8 @@ class ComparedRun:
         commit: of the code; None where it was in no git.
         patch: a hash of what was uncommitted, or a mark that something was; None for nothing.
         own_code: commit and hash of what was uncommitted, of each repository of the user's own.
+        code_hashes: of the code that can be imported, ours and then the user's; None where a record
+            has none.
         data: hashes of the data by split.
     """
 
@@ -47,6 +49,7 @@ class ComparedRun:
     commit: str | None = None
     patch: str | None = None
     own_code: tuple[tuple[str, str | None], ...] = ()
+    code_hashes: tuple[str | None, ...] = ()
     data: Mapping[str, str] | None = None
 
     @property
@@ -117,6 +120,17 @@ class ComparedRun:
         states = [(self.commit, self.patch), *self.own_code]
         shown = [f"{c[:8]}+{patch[:4]}" if patch else c[:8] for c, patch in states if c]
         return " ".join(dict.fromkeys(shown)) or "no git"
+
+    @property
+    def code_identity(self) -> str:
+        """What tells one code from another: hashes of what can be imported, where all are known.
+
+        Another commit, or something uncommitted, is the same code where only files differ that no
+        run imports, such as experiments.
+        """
+        if self.code_hashes and all(self.code_hashes):
+            return " ".join(str(known) for known in self.code_hashes)
+        return self.exact_code
 
     def curve(self, metric: str) -> list[tuple[Mapping[str, Any], float]]:
         """Return the rows that have a metric, with its value; NaN is left in.
@@ -200,6 +214,7 @@ def recorded(told: Mapping[str, Any]) -> dict[str, Any]:
         "devices": tuple(told.get("devices") or ()),
         "num_devices": int(told.get("num_devices") or 1),
         "commit": git.get("commit"),
+        "code_hashes": tuple(one.get("code_sha256") for one in (git, *own)),
         "patch": git.get("patch_sha256") or ("dirty" if git.get("dirty") else None),
         "own_code": tuple((o["commit"], o.get("patch_sha256")) for o in own),
         "data": (told.get("data") or {}).get("fingerprint"),

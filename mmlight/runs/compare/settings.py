@@ -102,7 +102,11 @@ def group(runs: Sequence[ComparedRun], *, ignore: Sequence[str] = ()) -> list[Se
         Setting(
             number=place,
             runs=tuple(runs[n] for n in numbers),
-            differs={name: first.get(key) for key, name in shown.items()},
+            # Code is told by its commit, as people know it.
+            differs={
+                name: runs[numbers[0]].exact_code if key == CODE else first.get(key)
+                for key, name in shown.items()
+            },
         )
         for place, (numbers, first) in enumerate(zip(groups.values(), firsts, strict=True), 1)
     ]
@@ -174,7 +178,7 @@ def _identity(run: ComparedRun, ignore: Sequence[str]) -> dict[str, Any]:
         if not any(key == name or key.startswith(f"{name}.") for name in ignore)
     }
     if CODE not in ignore:
-        settings[CODE] = run.exact_code
+        settings[CODE] = run.code_identity
     if DATA not in ignore and run.data:
         settings[DATA] = ", ".join(f"{k} {v[:8]}" for k, v in sorted(run.data.items()))
     return settings

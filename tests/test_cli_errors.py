@@ -262,7 +262,7 @@ def test_broken_checkpoints_are_refused(trained, tmp_path, capsys):
     path, _, run = trained
     cut = tmp_path / "cut.ckpt"
     cut.write_bytes(next((run / "checkpoints").glob("*.ckpt")).read_bytes()[:5000])
-    assert "is damaged or cut short" in fails(capsys, "test", "-c", path, "--ckpt_path", cut)
+    assert "is cut short or damaged" in fails(capsys, "test", "-c", path, "--ckpt_path", cut)
     none = tmp_path / "none.ckpt"
     assert "no such file" in fails(capsys, "fit", "-c", path, "--ckpt_path", none)
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from mmlight.interop.embedder import Embedder
+from mmlight.runs.run import RunFolder
 from mmlight.runs.wandb_file import read_segment
 
 
@@ -222,7 +223,7 @@ def test_offline_wandb_keeps_the_run_and_its_nested_config_in_the_folder(
     assert code == 0
     run = cli_data.only_run(tmp_path / "runs")
     (log,) = (run / "wandb").glob("offline-run-*/*.wandb")
-    assert log.name == f"run-{run.name}.wandb"
+    assert log.name == f"run-{RunFolder(run).wandb_id()}.wandb"
     config = {}
     # W&B's own process writes the file, a little later where the machine is busy.
     deadline = time.monotonic() + 30

@@ -12,7 +12,7 @@ from pathlib import Path
 from mmlight.errors import UserError
 from mmlight.runs.find import find
 from mmlight.runs.scan import ScannedRun
-from mmlight.runs.slurm.logs import log_files
+from mmlight.runs.slurm.logs import log_files, rank_of
 from mmlight.runs.slurm.state import State, jobs_of, state_of
 from mmlight.terminal import note, say_text
 
@@ -35,10 +35,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="NAME/ID, ID, a path, or its begin")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
     parser.add_argument("-n", "--lines", type=int, help="only the last N lines")
+    parser.add_argument("--rank", type=int, metavar="N", help="only what this rank has printed")
     parser.add_argument("--root", default="runs", help="the folder of all runs (default: runs)")
     options = parser.parse_args(argv)
     path = find(options.run, root=options.root).path
-    printer = Printer(path)
+    printer = Printer(path, rank=options.rank)
     printer.skip(options.lines)
     printer.print_new()
     if options.follow:
@@ -60,13 +61,17 @@ class Printer:
 
     Args:
         run: the run's folder.
+        rank: print the lines of this rank only; None prints all. The only rank of a run has all
+            lines.
 
     Attributes:
         offsets: bytes printed, by file.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, rank: int | None = None) -> None:
         self.run = run
+        self._rank = rank
+        self._begun: dict[Path, str] = defaultdict(str)
         self.offsets: dict[Path, int] = {}
         self._decoders: dict[Path, IncrementalNewlineDecoder] = defaultdict(_decoder)
 
@@ -89,11 +94,19 @@ class Printer:
                 file.seek(self.offsets.setdefault(path, 0))
                 while chunk := file.read(_CHUNK):
                     # A character, or a line end of two, may be cut between two chunks.
-                    say_text(self._decoders[path].decode(chunk))
+                    say_text(self._wanted(path, self._decoders[path].decode(chunk)))
                     self.offsets[path] += len(chunk)
                     anything = True
         sys.stdout.flush()
         return anything
+
+    def _wanted(self, path: Path, text: str) -> str:
+        """Return the whole lines of the wanted rank; the begin of another waits for its end."""
+        run = ScannedRun(self.run).submission
+        if self._rank is None or (run is not None and run.nodes * run.tasks_per_node == 1):
+            return text
+        *lines, self._begun[path] = (self._begun[path] + text).split("\n")
+        return "".join(f"{line}\n" for line in lines if rank_of(line) == self._rank)
 
     def _files(self) -> list[Path]:
         return log_files(self.run, ScannedRun(self.run).jobs)

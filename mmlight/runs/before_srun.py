@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.after_srun import Failure, bounds, decide, hand_on, note_given_up
+from mmlight.runs.after_srun import bounds, hand_on, note_given_up
 from mmlight.runs.attempts import append_event, read_attempts
+from mmlight.runs.decision import Failure, decide
 from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
 from mmlight.runs.slurm import client

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import cli_data
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from mmlight.__main__ import main
 from mmlight.commands.logs import Printer, follow
 from mmlight.runs.attempts import append_event
+from mmlight.runs.slurm.logs import last_words
 from mmlight.runs.slurm.state import State
 from mmlight.runs.slurm.submission import Submission
 
@@ -206,3 +207,25 @@ def test_a_thousand_runs_are_shown_within_two_seconds(here):
     assert done.stdout.count("finished") == 1000
     # Processor time: what else runs on the machine does not count.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+def test_logs_of_one_rank(here, capsys):
+    path = launched(here / "runs")
+    replace(GIVEN, tasks_per_node=2).write(path)
+    at = "2026-01-31T12:00:00 "
+    lines = [f"{at}0: a", f"{at}1: b", "mmlight: job 7 begins on n1", f"{at}1: c", f"{at}srun: d"]
+    (path / "slurm").mkdir()
+    (path / "slurm/7.out").write_text("\n".join(lines) + "\n")
+    assert main(["logs", "tiny/ab12", "--rank", "1"]) == 0
+    assert capsys.readouterr().out == f"{at}1: b\n{at}1: c\n"
+    GIVEN.write(path)  # one process: all lines are its own
+    assert main(["logs", "tiny/ab12", "--rank", "0"]) == 0
+    assert capsys.readouterr().out == "\n".join(lines) + "\n"
+
+
+def test_the_reason_of_a_failure_is_told_without_time_and_rank(tmp_path):
+    log = tmp_path / "7.out"
+    log.write_text("2026-01-31T12:00:00  3: mmlight: data.x: no such folder\n")
+    assert last_words([log]) == "data.x: no such folder"
+    log.write_text("2026-01-31T12:00:00 ValueError: wrong\n")
+    assert last_words([log]) == "ValueError: wrong"

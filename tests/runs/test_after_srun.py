@@ -5,8 +5,9 @@ import zipfile
 import pytest
 
 from mmlight.errors import UserError
-from mmlight.runs.after_srun import Failure, decide, main
+from mmlight.runs.after_srun import main
 from mmlight.runs.attempts import append_event, read_attempts
+from mmlight.runs.decision import Failure, decide
 from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
 from mmlight.runs.slurm.failures import failed_node
@@ -254,6 +255,7 @@ srun: error: n[1,3]: tasks 0,2: Terminated
     [
         (SAID, "n2"),
         (SAID + "mmlight: job 7 begins on n[1-3]\n", None),
+        ("2026-01-31T12:00:00 srun: error: n4: task 1: Killed\\n", "n4"),
         ("srun: error: Node failure on n9\nsrun: error: n1: task 0: Killed\n", "n9"),
         ("srun: error: n[1-2]: tasks 0-1: Killed\n", None),
         ("", None),

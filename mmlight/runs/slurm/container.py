@@ -12,16 +12,19 @@ _OF_THE_HOST = ("PATH", "LD_LIBRARY_PATH")
 _GPU_OPTIONS = ("--nv", "--nvccli", "--rocm")
 
 
-def srun_words(profile: Profile, *, folders: Sequence[Path], cwd: Path) -> str:
+def srun_words(profile: Profile, *, folders: Sequence[Path], cwd: Path, num_processes: int) -> str:
     """Return what srun is given, as words of the shell.
 
     Args:
         profile: the cluster's.
         folders: what a container has to see, beside its mounts.
         cwd: where relative paths begin, in a container too.
+        num_processes: on all nodes; each line of several bears its rank.
     """
     # Since SLURM 22.05 a step no longer takes --cpus-per-task from its job.
     words = ["--kill-on-bad-exit=1", f"--cpus-per-task={profile.cpus_per_task}"]
+    if num_processes > 1:
+        words.append("--label")
     container = profile.container
     if container is not None and container.runtime == "pyxis":
         words += [

@@ -8,6 +8,7 @@ from pathlib import Path
 from mmlight.errors import UserError
 from mmlight.runs.job import job_name
 from mmlight.runs.slurm import client
+from mmlight.runs.slurm.logs import text_of
 
 _TAIL_BYTES = 1 << 18
 # The job script says this before srun; restarts of a job share its log.
@@ -40,6 +41,7 @@ def failed_node(log: Path) -> str | None:
             text = file.read().decode(errors="replace")
     except OSError:
         return None
+    text = "\n".join(map(text_of, text.splitlines()))
     begins = [match.end() for match in _BEGIN.finditer(text)]
     match = _FAILED.search(text, begins[-1] if begins else 0)
     node = (match[1] or match[2]) if match else None

@@ -54,8 +54,12 @@ trap : USR1 TERM
 
 #@ command
 echo "mmlight: job $SLURM_JOB_ID begins on $SLURM_JOB_NODELIST"
-srun "${srun[@]}" "${python[@]}" -P -m mmlight "${command[@]}"
-code=$?
+# Each line with its time, which must not end before srun does.
+srun "${srun[@]}" "${python[@]}" -P -m mmlight "${command[@]}" 2>&1 | (
+    trap '' USR1 TERM
+    while IFS= read -r line || [[ -n $line ]]; do printf '%(%FT%T)T %s\n' -1 "$line"; done
+)
+code=${PIPESTATUS[0]}
 
 # Finished, to go on in a further job, or given up? The answer's exit code is the job's. SLURM may
 # send TERM to all processes more than once: what is started from here on does not hear it.

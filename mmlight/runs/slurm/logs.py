@@ -9,6 +9,9 @@ _TAIL_BYTES = 1 << 14
 _OURS = "mmlight: "
 # What the job script's end says of what it does is no cause.
 _NO_CAUSE = ("gave up", "requeueing", "job ")
+# The job script begins each line of the training with its time, srun with its rank if there are
+# several: `2026-01-31T12:00:00 3: text`.
+_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d (?: *(\d+): )?")
 _ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*")
 
 
@@ -29,6 +32,25 @@ def log_files(run: Path, jobs: Sequence[str]) -> list[Path]:
     return found or ([local] if local.is_file() else [])
 
 
+def rank_of(line: str) -> int | None:
+    """Return the rank that has printed a line; None for the job script, srun, or the only rank.
+
+    Args:
+        line: of a job's log.
+    """
+    match = _TIME.match(line)
+    return int(match[1]) if match and match[1] else None
+
+
+def text_of(line: str) -> str:
+    """Return a line of a job's log without its time and rank.
+
+    Args:
+        line: of a job's log.
+    """
+    return _TIME.sub("", line)
+
+
 def last_words(logs: Sequence[Path]) -> str | None:
     """Return what a failed run said last of its reason: mmlight's own line, else an exception's.
 
@@ -41,6 +63,7 @@ def last_words(logs: Sequence[Path]) -> str | None:
         with logs[-1].open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             lines = file.read(_TAIL_BYTES).decode(errors="replace").splitlines()
+            lines = [text_of(line) for line in lines]
     except OSError:
         return None
     said = [line.removeprefix(_OURS) for line in lines if line.startswith(_OURS)]

@@ -105,6 +105,8 @@ def render(
         raise UserError(f"{broken[0]!r} holds a colon, so Python can't import from it")
     seen = [here, root, *imports]
     python = python_words(profile, interpreter, folders=seen, cwd=here, on_gpus=gpus_per_node > 0)
+    num_processes = nodes * tasks_per_node
+    started = srun_words(profile, folders=seen, cwd=here, num_processes=num_processes)
     filled = {
         "options": _options(
             profile,
@@ -145,7 +147,7 @@ def render(
             )
         ],
         "command": [
-            f"srun=({srun_words(profile, folders=seen, cwd=here)})",
+            f"srun=({started})",
             f"python=({python})",
             f"command=({command})",
         ],

@@ -1,5 +1,6 @@
 """The job script: what it asks for, and that a shell reads it as it is meant."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,7 +29,8 @@ def run(script, folder, **environment):
     log = folder / "called"
     for name, body in {
         "srun": f'printf "%s\\n" "$@" RUN_ID="$MMLIGHT_RUN_ID" '
-        f'MASTER="$MASTER_ADDR:$MASTER_PORT" PYTHONPATH="$PYTHONPATH" A="$A" >> "{log}"; exit 7',
+        f'MASTER="$MASTER_ADDR:$MASTER_PORT" PYTHONPATH="$PYTHONPATH" A="$A" >> "{log}"; '
+        'echo "  out"; echo err >&2; printf "no end"; exit 7',
         "scontrol": "case $* in *hostnames*) echo node1; echo node2;; "
         '*) echo "NodeName=node1 CPUAlloc=0 NodeAddr=10.0.0.5 Port=1";; esac',
         "module": "exit 0",
@@ -87,6 +89,17 @@ def test_each_task_of_an_array_is_a_run_of_its_own(tmp_path, monkeypatch):
     _, called = run(script, tmp_path, SLURM_ARRAY_TASK_ID="2")
     assert "RUN_ID=trial-002" in called
     assert called[-1].endswith("my runs/scenes/trial-002 7")
+
+
+def test_lines_bear_their_time_and_the_rank_of_several(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    script = rendered(tmp_path, cwd=tmp_path, nodes=2, tasks_per_node=4)
+    done, called = run(script, tmp_path)
+    assert done.returncode == 7  # of srun, not of what writes the lines
+    assert "--label" in called
+    stamped = re.findall(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d (.*)$", done.stdout, re.M)
+    assert stamped == ["  out", "err", "no end"]
+    assert "--label" not in rendered(tmp_path)
 
 
 def test_ranges_of_an_array_are_joined():

@@ -100,6 +100,8 @@ class RunSettings:
         job_type: what kind of job W&B lists it as; None: `eval` for a verb other than fit, else
             as the task says.
         tags: words to find it by in W&B and by `mmlight runs`.
+        group: what W&B gathers runs by; None: the experiment's name, which all of its seeds share.
+        notes: a text about the run, for W&B's list and the report.
         tensorboard: also write TensorBoard's event files, into the run's `tensorboard/`.
         test: after training, score the test set with the final weights.
         webhook: an address that gets a JSON post when a training has finished, failed or was given
@@ -120,6 +122,8 @@ class RunSettings:
     wandb_patch: SentPatch = "tracked"
     job_type: JobType | None = None
     tags: list[str] = field(default_factory=list)
+    group: str | None = None
+    notes: str | None = None
     tensorboard: bool = False
     test: bool = False
     webhook: str | None = None
@@ -348,6 +352,8 @@ class MmlightCLI(LightningCLI):
             project=settings.wandb_project,
             job_type=settings.job_type or own,
             tags=settings.tags,
+            group=settings.group,
+            notes=settings.notes,
             entity=settings.wandb_entity,
             patch=settings.wandb_patch,
         )

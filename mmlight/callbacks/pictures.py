@@ -1,4 +1,4 @@
-"""Pictures of what was learned, drawn when training or an evaluation ends."""
+"""Pictures of what was learned, drawn when training or an evaluation ends, or while it trains."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +46,8 @@ class Pictures(pl.Callback):
         num_found: retrieved examples per query.
         projection: how the joint space becomes flat; `tsne` keeps neighbourhoods, `pca` distances.
         num_projected: samples in the picture of the joint space.
+        every_n_validations: also draw after each so many validations of a training: the run folder
+            keeps the newest, W&B all of them; None: only at its end.
     """
 
     def __init__(
@@ -55,21 +57,26 @@ class Pictures(pl.Callback):
         num_found: int = 5,
         projection: Literal["tsne", "pca"] = "tsne",
         num_projected: int = 200,
+        every_n_validations: int | None = None,
     ) -> None:
         for name, value in (
             ("num_samples", num_samples),
             ("num_queries", num_queries),
             ("num_found", num_found),
             ("num_projected", num_projected),
+            ("every_n_validations", every_n_validations),
         ):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"pictures {name} {value} must be at least 1")
         self.num_samples = num_samples
         self.num_queries = num_queries
         self.num_found = num_found
         self.projection = projection
         self.num_projected = num_projected
+        self.every_n_validations = every_n_validations
         self._kept: dict[int, dict[str, Example]] = {}
+        self._num_validations = 0
+        self._is_drawn = False  # the last validation
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the samples of the last evaluation."""
@@ -105,17 +112,38 @@ class Pictures(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the last validation, and the curves."""
-        if trainer.is_global_zero:
-            run = RunFolder(Path(trainer.default_root_dir))
-            curves = plot_curves(read_rows(run.metrics_jsonl), run.plots / "curves.png")
-            if curves is not None:
-                send_pictures(trainer, [curves])
-        self._draw(trainer, pl_module)
+        self._draw_curves(trainer)
+        if not self._is_drawn:
+            self._draw(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, unless this is one of many validations in training."""
         if trainer.state.fn == "validate":
             self._draw(trainer, pl_module)
+        elif not trainer.sanity_checking:
+            self._num_validations += 1
+            every = self.every_n_validations
+            self._is_drawn = every is not None and self._num_validations % every == 0
+            if self._is_drawn:
+                self._draw_curves(trainer)
+                self._draw(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many validations there were: a run that goes on counts further."""
+        counts = self.every_n_validations is not None
+        return {"num_validations": self._num_validations} if counts else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up."""
+        self._num_validations = state_dict.get("num_validations", 0)
+
+    @staticmethod
+    def _draw_curves(trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            run = RunFolder(Path(trainer.default_root_dir))
+            curves = plot_curves(read_rows(run.metrics_jsonl), run.plots / "curves.png")
+            if curves is not None:
+                send_pictures(trainer, [curves])
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw."""

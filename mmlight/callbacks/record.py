@@ -26,6 +26,7 @@ from mmlight.runs.job import describe_job
 from mmlight.runs.metrics_log import read_entries, read_rows
 from mmlight.runs.report import write_report
 from mmlight.runs.run import RunFolder
+from mmlight.runs.slurm.signature import setting
 from mmlight.runs.summary import best_values, final_values, typical_samples_per_s
 from mmlight.runs.table import format_table
 from mmlight.tasks.task import Task
@@ -145,6 +146,7 @@ class Record(pl.Callback):
             **self._provenance,
             "data": self._data,
             "seed": self._config.get("seed_everything"),
+            "setting": setting(self._config),
         }
         write_json(self.run.provenance, described)
         for logger in trainer.loggers:
@@ -220,6 +222,7 @@ class Record(pl.Callback):
             "status": status,
             "error": error,
             "monitor": monitor,
+            "notes": (self._config.get("run") or {}).get("notes"),
             "final": final_values(rows),
             "best": {name: {"value": b.value, "step": b.step} for name, b in best.items()},
             "steps": trainer.global_step,

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +16,10 @@ from typing_extensions import override
 
 from mmlight import signals
 from mmlight.callbacks.axes import Axes
-from mmlight.runs.files import plain
+from mmlight.runs.files import plain, write_text
 from mmlight.runs.metrics_log import AXES
 from mmlight.runs.run import RunFolder
+from mmlight.runs.scan import WANDB_URL
 from mmlight.runs.sent_rows import SentRows
 from mmlight.runs.wandb_file import count_rows, mark_sent, mend
 from mmlight.terminal import note
@@ -42,13 +44,15 @@ class WandbRun(WandbLogger):
     it starts goes on offline.
 
     Args:
-        run: the folder; its name becomes the group, and name and id together the run's name. The
-            run's id in W&B is the folder's own (`RunFolder.wandb_id`).
+        run: the folder; name and id together become the run's name. The run's id in W&B is the
+            folder's own (`RunFolder.wandb_id`). Its address there is kept in `wandb-url`.
         mode: ``online``, or ``offline`` to keep everything in the run folder.
         config: the resolved configuration, as nested dictionaries.
         project: the W&B project.
         job_type: ``pretrain``, ``finetune`` or ``eval``.
         tags: words to find the run by.
+        group: what runs are gathered by; None: the experiment's name, which its seeds share.
+        notes: a text about the run.
         entity: the W&B team or user; None for the user's default.
         patch: what W&B's config gets of uncommitted code: the changes of tracked files, those and
             new files, or nothing.
@@ -63,6 +67,8 @@ class WandbRun(WandbLogger):
         project: str = "mmlight",
         job_type: JobType = "pretrain",
         tags: Sequence[str] = (),
+        group: str | None = None,
+        notes: str | None = None,
         entity: str | None = None,
         patch: SentPatch = "tracked",
     ) -> None:
@@ -72,7 +78,8 @@ class WandbRun(WandbLogger):
             save_dir=run.path,
             id=run.wandb_id(),
             project=project,
-            group=run.name,
+            group=group or run.name,
+            notes=notes,
             job_type=job_type,
             tags=list(tags),
             entity=entity,
@@ -121,6 +128,9 @@ class WandbRun(WandbLogger):
             if self._mode == "offline":
                 # Here nobody tells wandb's SDK that the run has rows already.
                 self._next_row = stored
+            if self._mode == "online" and run.url:
+                with suppress(OSError):
+                    write_text(self.run.path / WANDB_URL, f"{run.url}\n")
             self._sent.keep(run.starting_step if self._next_row is None else stored)
         return self._experiment
 

@@ -1,14 +1,18 @@
 """``mmlight ps``: which runs wait, run, or have ended."""
 
 import argparse
+import getpass
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from mmlight.runs.columns import Column, fitting_width, show
 from mmlight.runs.durations import readable
 from mmlight.runs.heartbeats import step_age
 from mmlight.runs.main_metric import main_metric, value_of
 from mmlight.runs.scan import ScannedRun, run_folders
+from mmlight.runs.slurm.client import QueuedJob
 from mmlight.runs.slurm.eta import planned_steps, seconds_left
 from mmlight.runs.slurm.state import STYLES, State, jobs_of, state_of
 from mmlight.runs.table import format_value
@@ -33,25 +37,80 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only runs of these experiments")
     parser.add_argument("--all", action="store_true", help="all runs, however old")
     parser.add_argument("--metric", help="show this one, such as val/loss")
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--me", action="store_true", help="only runs of your own")
+    whose.add_argument("--user", help="only runs of this user")
+    parser.add_argument("--partition", help="only runs whose job is, or was, in this partition")
+    parser.add_argument("--wandb", action="store_true", help="show each run's address at W&B")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=_seconds,
+        const=5.0,
+        metavar="SECONDS",
+        help="show it again every so often (default: 5), until Ctrl-C",
+    )
     parser.add_argument("--root", default="runs", help="the folder of all runs (default: runs)")
     options = parser.parse_args(argv)
+    if options.watch is None:
+        _show(options)
+        return 0
+    try:
+        while True:
+            if sys.stdout.isatty():
+                Terminal().clear()
+            say(f"{datetime.now():%Y-%m-%d %H:%M:%S}, every {options.watch:g} s; Ctrl-C ends it")
+            _show(options)
+            time.sleep(options.watch)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    # squeue asks a controller that all of a cluster's users share.
+    if not 1 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 86400 seconds")
+    return value
+
+
+def _show(options: argparse.Namespace) -> None:
     runs = _runs(options.root, options.names)
+    if user := getpass.getuser() if options.me else options.user:
+        runs = [run for run in runs if run.user == user]
     queue = jobs_of([r.submission for r in runs if r.submission], missing=_tell)
     since = 0.0 if options.all else time.time() - _RECENT_S
     # Of a run that SLURM does not know and nothing was heard of for a day, the state is not asked.
     runs = [run for run in runs if run.submission or _last_seen(run) > since]
     stated = [(run, state_of(run, queue)) for run in runs]
     stated = [(run, s) for run, s in stated if s.is_active or _last_seen(run) > since]
+    if options.partition:
+        stated = [(r, s) for r, s in stated if options.partition in _partitions(r, queue)]
     if not stated:
         where = f"{options.root} of {', '.join(options.names)}" if options.names else options.root
-        say(f"no run in {where} is active or ended within a day; --all shows older ones")
-        return 0
+        of = f" of {user}" if user else ""
+        of += f" in partition {options.partition}" if options.partition else ""
+        say(f"no run{of} in {where} is active or ended within a day; --all shows older ones")
+        return
     stated.sort(key=lambda pair: (_ORDER.index(pair[1].word), -pair[0].touched_at))
     # On a terminal the last two columns take several lines; in a file or a pipe a run is a line.
     console = Terminal()
     rows = [_row(run, state, metric=options.metric) for run, state in stated]
-    show(_COLUMNS, rows, console, width=fitting_width(console))
-    return 0
+    columns: tuple[Column, ...] = _COLUMNS
+    if options.wandb:
+        # An address in two parts can't be copied.
+        columns = (*_COLUMNS, Column("W&B"))
+        rows = [(*row, run.wandb_url or "") for row, (run, _) in zip(rows, stated, strict=True)]
+    show(columns, rows, console, width=fitting_width(console))
+
+
+def _partitions(run: ScannedRun, queue: Mapping[str, QueuedJob] | None) -> Sequence[str]:
+    """Return the partitions that a run's newest job may run in, or ran in."""
+    job = (queue or {}).get(run.jobs[-1]) if run.jobs else None
+    if job is not None:
+        return job.partition.split(",")
+    told = (run.provenance or {}).get("job")
+    return [str(told.get("partition"))] if isinstance(told, dict) else []
 
 
 def _last_seen(run: ScannedRun) -> float:

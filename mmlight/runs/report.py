@@ -9,6 +9,7 @@ from typing import Any
 from mmlight.runs.files import read_json, write_text
 from mmlight.runs.page import figure, listing, text, whole_page
 from mmlight.runs.run import RunFolder
+from mmlight.runs.scan import ScannedRun
 from mmlight.runs.stage_rows import read_stage_rows
 from mmlight.runs.summary import ExplainScores, explain_scores, other_scores, retrieval_scores
 from mmlight.runs.table import format_value, retrieval_cells
@@ -36,7 +37,7 @@ def write_report(run: RunFolder | Path) -> Path:
         _scores(summary["final"]),
         _pictures(folder),
         _mistakes(folder),
-        _facts("The run", _run_facts(summary)),
+        _facts("The run", _run_facts(summary, url=ScannedRun(folder.path).wandb_url)),
         _facts("Where it comes from", _provenance_facts(summary)),
         listing("Package versions", _lines(summary.get("packages") or {})),
     ]
@@ -170,11 +171,13 @@ def _pictures(folder: RunFolder) -> str:
     return f'<h2>Pictures</h2>\n<div class="pictures">\n{"".join(figures)}\n</div>'
 
 
-def _run_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+def _run_facts(summary: Mapping[str, Any], *, url: str | None) -> dict[str, Any]:
     memory = summary.get("peak_memory_mb") or {}
     speed = summary.get("samples_per_s")
     wall_s = summary.get("wall_s")
     return {
+        "notes": summary.get("notes"),
+        "W&B": url,
         "steps": f"{summary['steps']:,}",
         "samples seen": f"{summary['samples_seen']:,}",
         "training speed": f"{speed:,.0f} samples/s" if speed else None,

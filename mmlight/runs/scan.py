@@ -21,6 +21,8 @@ from mmlight.runs.metrics_log import AXES, read_rows, rows_in
 from mmlight.runs.slurm.submission import CANCELLED, Submission
 from mmlight.text_file import read_regular
 
+# Its address at W&B, in the run's folder.
+WANDB_URL = "wandb-url"
 # A run's folder holds one of these.
 _SIGNS = frozenset(("submission.json", "summary.json", "metrics.jsonl", "config.yaml"))
 # The last rows of a log of metrics fit in, and mostly the last of them in the second.
@@ -108,6 +110,22 @@ class ScannedRun:
         else:
             found = look_up(self.config_text(), "checkpoint.monitor")
         return found if isinstance(found, str) else None
+
+    @cached_property
+    def user(self) -> str | None:
+        """Whose it is: who submitted it, else the folder's owner; None where that has no name."""
+        if self.submission is not None:
+            return self.submission.user
+        try:
+            return self.path.owner()
+        except (KeyError, OSError):
+            return None
+
+    @property
+    def wandb_url(self) -> str | None:
+        """Its address at W&B; None where it never got through."""
+        data = self._read(WANDB_URL)
+        return data.decode(errors="replace").strip() or None if data else None
 
     @property
     def jobs(self) -> list[str]:

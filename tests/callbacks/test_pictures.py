@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from tiny_run import COLOURS, TinyData, TinyTask, make_batch
 
@@ -10,11 +10,13 @@ from mmlight.errors import UserError
 from mmlight.runs.run import RunFolder
 
 
-def run_pictures(folder, verb, **data):
+def run_pictures(folder, verb, *, every=None, callbacks=(), **data):
     run = RunFolder(folder / "tiny" / "one")
     run.path.mkdir(parents=True)
     record = Record(run, verb=verb, config={})
-    pictures = Pictures(num_samples=8, num_queries=1, num_found=3, projection="pca")
+    pictures = Pictures(
+        num_samples=8, num_queries=1, num_found=3, projection="pca", every_n_validations=every
+    )
     trainer = Trainer(
         accelerator="cpu",
         max_steps=30,
@@ -23,7 +25,7 @@ def run_pictures(folder, verb, **data):
         val_check_interval=10,
         check_val_every_n_epoch=None,
         logger=record.loggers(),
-        callbacks=[record, pictures],
+        callbacks=[record, pictures, *callbacks],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -51,6 +53,29 @@ def test_fit_draws_the_last_validation_and_the_curves(tmp_path):
         assert Image.open(path).size[0] > 300
     # Spread over the set's 20 samples, in 3 batches.
     assert len(pictures._kept) == 8 and max(pictures._kept) >= 16
+
+
+class Drawn(Callback):
+    """Notes at which steps pictures were drawn."""
+
+    def __init__(self, folder):
+        self.path, self.times = folder / "tiny/one/plots/val_joint_space.png", {}
+
+    def on_validation_end(self, trainer, pl_module):
+        if self.path.exists():
+            self.times[trainer.global_step] = self.path.stat().st_mtime_ns
+
+
+@pytest.mark.parametrize(("every", "drawn"), [(None, []), (1, [10, 20, 30]), (2, [20, 30])])
+def test_pictures_are_drawn_while_it_trains(tmp_path, every, drawn):
+    seen = Drawn(tmp_path)
+    _, pictures, _ = run_pictures(tmp_path, "fit", every=every, callbacks=[seen])
+    assert list(seen.times) == drawn
+    # At step 30 of every second validation there is only the picture of step 20.
+    assert len(set(seen.times.values())) == {None: 0, 1: 3, 2: 1}[every]
+    last = seen.path.stat().st_mtime_ns
+    assert (last in seen.times.values()) == (every == 1)
+    assert bool(pictures.state_dict()) == (every is not None)
 
 
 def test_test_draws_what_it_saw(tmp_path):

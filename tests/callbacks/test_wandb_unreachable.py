@@ -10,6 +10,7 @@ import pytest
 from wandb_recorder import recorder
 
 from mmlight.runs.run import RunFolder
+from mmlight.runs.scan import ScannedRun
 
 # Each is a training of two or more steps: what it logs, and the metrics.jsonl it goes on from.
 TRAIN = """
@@ -18,7 +19,8 @@ from pathlib import Path
 from mmlight.callbacks.wandb_run import WandbRun
 from mmlight.runs.run import RunFolder
 folder, down, first, last, down_at = sys.argv[1:]
-logger = WandbRun(RunFolder(Path(folder)), mode="online", config={})
+about = {"group": "seeds", "notes": "why it was run"}
+logger = WandbRun(RunFolder(Path(folder)), mode="online", config={}, **about)
 logger.catch_up([
     {"step": step, "train/loss": 1.0, "epoch": 0, "samples": 0, "wall_s": 0.0}
     for step in range(1, int(first))
@@ -124,7 +126,12 @@ def test_two_folders_of_one_run_id_are_two_runs_of_wandb(tmp_path, server):
         train(tmp_path / name / "tiny" / "id1", server.environment, last=2)
     assert len(server.runs()) == 2
     for name in ("one", "two"):
-        assert steps(server, tmp_path / name / "tiny" / "id1") == [1, 2]
+        folder = tmp_path / name / "tiny" / "id1"
+        assert steps(server, folder) == [1, 2]
+        told = server.runs()[RunFolder(folder).wandb_id()]
+        assert (told["group"], told["notes"]) == ("seeds", "why it was run")
+        url = ScannedRun(folder).wandb_url
+        assert url.startswith("http") and url.endswith(f"/runs/{RunFolder(folder).wandb_id()}")
 
 
 @pytest.fixture

@@ -97,6 +97,13 @@ def test_report_holds_everything_and_points_nowhere(run):
     assert not re.search(r"url\(|@import|https?:", run.report.read_text())
 
 
+def test_report_tells_notes_and_the_address_at_wandb(run):
+    run.summary.write_text(json.dumps(summary(notes="why <b>it was run")))
+    (run.path / "wandb-url").write_text("https://w.example/me/p/runs/1\n")
+    page = write_report(run).read_text()
+    assert "https://w.example/me/p/runs/1" in page and "why &lt;b&gt;it was run" in page
+
+
 def test_explanations_have_a_table_of_their_own(run):
     final = {
         "test/explain/image_grad_cam_deletion_auc": 0.1234,

@@ -28,6 +28,7 @@ _COLUMNS = {
     "end": "%e",
     "elapsed": "%M",
     "time_limit": "%l",
+    "partition": "%P",
     "reason": "%r",
 }
 ACTIVE = frozenset(
@@ -52,6 +53,7 @@ class QueuedJob:
         end: when it ended or will have to.
         elapsed: how long it has run, ``1-02:03:04``.
         time_limit: how long it may run.
+        partition: where it runs; where it waits, those it may run in, with commas.
         reason: why it waits.
     """
 
@@ -62,6 +64,7 @@ class QueuedJob:
     end: str
     elapsed: str
     time_limit: str
+    partition: str
     reason: str
 
     @property

@@ -20,6 +20,24 @@ LEFT_OUT = (
 _DIGITS = 8
 
 
+SEED = "seed_everything"
+
+
+def setting(config: Mapping[str, Any]) -> str:
+    """Return a key that runs share which differ in nothing but their seeds.
+
+    Args:
+        config: the configuration with every default filled in.
+    """
+    return signature(_without_seeds(config))
+
+
+def _without_seeds(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_seeds(v) for k, v in value.items() if k not in ("seed", SEED)}
+    return [_without_seeds(v) for v in value] if isinstance(value, list) else value
+
+
 def signature(config: Mapping[str, Any]) -> str:
     """Return the signature of an experiment, 8 hexadecimal digits.
 

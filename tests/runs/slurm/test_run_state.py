@@ -19,7 +19,7 @@ from mmlight.runs.slurm.submission import CANCELLED, Submission
 
 
 def job(job_id, state, *, reason="None"):
-    return QueuedJob(job_id, state, "", "N/A", "N/A", "0:00", "10:00", reason)
+    return QueuedJob(job_id, state, "", "N/A", "N/A", "0:00", "10:00", "debug", reason)
 
 
 def queue(state, **options):

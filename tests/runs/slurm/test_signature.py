@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 
-from mmlight.runs.slurm.signature import signature
+from mmlight.runs.slurm.signature import setting, signature
 
 CONFIG = {
     "seed_everything": 0,
@@ -64,3 +64,10 @@ def test_nothing_of_the_configuration_is_changed():
     before = deepcopy(CONFIG)
     signature(CONFIG)
     assert before == CONFIG
+
+
+def test_seeds_of_one_experiment_share_their_setting():
+    other = changed("seed_everything", 1)
+    other["data"]["init_args"]["seed"] = 4
+    assert setting(other) == setting(CONFIG) and signature(other) != signature(CONFIG)
+    assert setting(changed("trainer.max_steps", 20)) != setting(CONFIG)

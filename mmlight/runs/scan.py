@@ -103,8 +103,9 @@ class ScannedRun:
     @cached_property
     def monitor(self) -> str | None:
         """What its best checkpoint is chosen by (`checkpoint.monitor`)."""
-        if self.summary is not None and "monitor" in self.summary:
-            found = self.summary["monitor"]
+        if (text := self._summary_text) is not None:
+            # Those of earlier versions lack it: 10,000 configurations would take seconds to read.
+            found = self._part_of_summary("monitor") if '"monitor"' in text else None
         elif self.submission is not None:
             found = self.submission.monitor
         else:

@@ -41,6 +41,7 @@ def write_run(
     if status is not None:
         final = {k: v for row in rows for k, v in row.items() if "/" in k}
         summary = {"name": path.parent.name, "id": path.name, "status": status, "error": None}
+        summary["monitor"] = config.get("checkpoint", {}).get("monitor")
         summary |= {"final": final, "ended": "2026-01-01T00:00:00+00:00", **facts}
         (path / "summary.json").write_text(json.dumps(summary))
     return path

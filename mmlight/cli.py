@@ -7,9 +7,8 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -35,9 +34,10 @@ from mmlight.callbacks.predictions import Predictions
 from mmlight.callbacks.probe import Probe
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
+from mmlight.callbacks.run_settings import RunSettings
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.token_count import TokenCount
-from mmlight.callbacks.wandb_run import JobType, SentPatch, WandbRun
+from mmlight.callbacks.wandb_run import JobType, WandbRun
 from mmlight.callbacks.zero_shot import ZeroShot
 from mmlight.cli_arguments import (
     AUTO,
@@ -82,53 +82,6 @@ _CALLBACKS: dict[str, tuple[type[Callback], tuple[str, ...], str]] = {
 
 
 _STRATEGIES: dict[str, Callable[[], Strategy]] = {"ddp": Ddp, "fsdp": Fsdp}
-
-
-@dataclass
-class RunSettings:
-    """Where a run lives and who hears of it.
-
-    Attributes:
-        name: the experiment's name; None takes the name of the first config file.
-        root: the folder of all runs; a run's own folder is `root/name/id`.
-        id: the run's id; None takes SLURM's job id, or a fresh one.
-        wandb: whether W&B gets what the run folder gets; `offline` needs no network.
-        wandb_project: W&B's project.
-        wandb_entity: W&B's user or team; None takes the account's default.
-        wandb_patch: what W&B gets of uncommitted code: the changes of `tracked` files, `all` (with
-            new files, of whatever content) or `none`; the run folder keeps all of it.
-        job_type: what kind of job W&B lists it as; None: `eval` for a verb other than fit, else
-            as the task says.
-        tags: words to find it by in W&B and by `mmlight runs`.
-        group: what W&B gathers runs by; None: the experiment's name, which all of its seeds share.
-        notes: a text about the run, for W&B's list and the report.
-        tensorboard: also write TensorBoard's event files, into the run's `tensorboard/`.
-        test: after training, score the test set with the final weights.
-        webhook: an address that gets a JSON post when a training has finished, failed or was given
-            up; ``$NAME`` takes it from that environment variable, so that no key is written down.
-        guard: whether USR1 and TERM make a training save, leave in order and be handed on; None: as
-            `MMLIGHT_GUARD` (1 or 0) says, else under SLURM only.
-        stall_minutes: after so long without a step on any rank a training is ended, with the stacks
-            of its threads in `stalls/`, and handed on; None: never. `mmlight ps` names a rank that
-            holds the others up in any case.
-    """
-
-    name: str | None = None
-    root: str = "runs"
-    id: str | None = None
-    wandb: Literal["off", "online", "offline"] = "off"
-    wandb_project: str = "mmlight"
-    wandb_entity: str | None = None
-    wandb_patch: SentPatch = "tracked"
-    job_type: JobType | None = None
-    tags: list[str] = field(default_factory=list)
-    group: str | None = None
-    notes: str | None = None
-    tensorboard: bool = False
-    test: bool = False
-    webhook: str | None = None
-    guard: bool | None = None
-    stall_minutes: float | None = None
 
 
 class MmlightCLI(LightningCLI):

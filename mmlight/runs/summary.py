@@ -86,7 +86,7 @@ def best_values(
     directions = {
         name: way
         for name in dict.fromkeys(name for row in rows for name in row)
-        if (way := (known or {}).get(name) or (known_direction(name) if _is_score(name) else None))
+        if (way := (known_direction(name) if _is_score(name) else None) or (known or {}).get(name))
     }
     best: dict[str, Best] = {}
     for row in rows:

@@ -16,7 +16,8 @@ What is measured
     Folders as runs leave them: config.yaml (about 150 lines), metrics.jsonl (100 rows),
     attempts.jsonl, summary.json, provenance.json; 50 experiments; every tenth run was given to
     SLURM (submission.json; there is no SLURM here to ask), every twentieth failed, every fiftieth
-    still goes on. All have ended within a day, which is the most that `ps` shows.
+    still goes on. All have ended within a day: `ps` asks for the state of each, and shows the last
+    200 of them.
 
     Each command runs as people run it, in a process of its own with its imports and output;
     `nothing` is `mmlight --version`. The commands take turns. Given are medians and, in brackets,

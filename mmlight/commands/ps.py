@@ -19,6 +19,8 @@ from mmlight.runs.table import format_value
 from mmlight.terminal import Terminal, note, say
 
 _RECENT_S = 24 * 3600.0
+# Nobody reads thousands of rows, and to make them takes longer than all else.
+_MOST_ENDED = 200
 _COLUMNS = (
     *(Column("run"), Column("state", styles=STYLES), Column("job"), Column("step", right=True)),
     *(Column("ago", right=True), Column("left", right=True), Column("restarts", right=True)),
@@ -31,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
     """Run ``mmlight ps``."""
     parser = argparse.ArgumentParser(
         prog="mmlight ps",
-        description="Show the runs that wait or run, and those that ended within a day: from "
-        "squeue and the run folders; sacct is not needed.",
+        description="Show the runs that wait or run, and those that ended within a day, "
+        f"the last {_MOST_ENDED} of them: from squeue and the run folders; sacct is not needed.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="only runs of these experiments")
     parser.add_argument("--all", action="store_true", help="all runs, however old")
@@ -92,6 +94,9 @@ def _show(options: argparse.Namespace) -> None:
         of += f" in partition {options.partition}" if options.partition else ""
         say(f"no run{of} in {where} is active or ended within a day; --all shows older ones")
         return
+    ended = [run for run, state in stated if not state.is_active]
+    hidden = set() if options.all else set(sorted(ended, key=_last_seen)[:-_MOST_ENDED])
+    stated = [(run, state) for run, state in stated if run not in hidden]
     stated.sort(key=lambda pair: (_ORDER.index(pair[1].word), -pair[0].touched_at))
     # On a terminal the last two columns take several lines; in a file or a pipe a run is a line.
     console = Terminal()
@@ -102,6 +107,8 @@ def _show(options: argparse.Namespace) -> None:
         columns = (*_COLUMNS, Column("W&B"))
         rows = [(*row, run.wandb_url or "") for row, (run, _) in zip(rows, stated, strict=True)]
     show(columns, rows, console, width=fitting_width(console))
+    if hidden:
+        note(f"{len(hidden):,} more runs ended within a day: --all shows them")
 
 
 def _partitions(run: ScannedRun, queue: Mapping[str, QueuedJob] | None) -> Sequence[str]:

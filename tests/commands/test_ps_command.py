@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import time
 
 import pytest
@@ -102,3 +103,20 @@ def test_slurm_tells_the_partition_of_running_jobs_and_a_stopped_rank(slurm, tmp
             assert ("rank 0 on node1: no step for 8" in text) == found
     finally:
         client.cancel([job])
+
+
+def test_of_thousands_that_ended_today_the_last_are_shown(root, capsys, monkeypatch):
+    for number in range(203):
+        run = root / "many" / f"run{number:03d}"
+        run.mkdir(parents=True)
+        (run / "summary.json").write_text(json.dumps({"status": "finished", "final": {}}))
+        stamp = time.time() - 1000 + number
+        os.utime(run / "summary.json", (stamp, stamp))
+        os.utime(run, (stamp, stamp))
+    assert main(["ps", "--root", str(root), "many"]) == 0
+    told = capsys.readouterr()
+    assert "run202" in told.out and "run003" in told.out and "run002" not in told.out
+    assert "3 more runs ended within a day: --all shows them" in told.err
+    assert main(["ps", "--root", str(root), "many", "--all"]) == 0
+    told = capsys.readouterr()
+    assert "run000" in told.out and "more runs" not in told.err

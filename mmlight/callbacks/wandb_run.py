@@ -254,9 +254,10 @@ class WandbRun(WandbLogger):
         if self._experiment is None:
             return
         run, self._experiment = self._experiment, None
+        # Also where W&B took nothing more: it may again by now, and else shows a run that crashed.
         if how == "preempted":
-            self._try(run.mark_preempting)
-        self._try(lambda: run.finish(exit_code=0 if how == "finished" else 1))
+            self._try(run.mark_preempting, again=True)
+        self._try(lambda: run.finish(exit_code=0 if how == "finished" else 1), again=True)
         if self._mode == "offline" or self._lost:
             segments = self.run.path.absolute() / "wandb" / "*run-*"
             note(f"what W&B has not got yet is sent by: wandb sync --no-skip-online {segments}")
@@ -271,17 +272,17 @@ class WandbRun(WandbLogger):
         if self._next_row is not None:
             self._next_row += 1
 
-    def _try(self, call: Callable[[], object]) -> None:
+    def _try(self, call: Callable[[], object], *, again: bool = False) -> None:
         """Tell W&B something; what it cannot take never ends a run.
 
         Its own process may be gone (SLURM sends TERM to every process of a job), the disk where it
         keeps its files full. What it has not got is sent when the run goes on.
         """
-        if self._lost:
+        if self._lost and not again:
             return
         try:
             call()
         except Exception as error:
-            self._lost = True
-            if not signals.noted():
+            first, self._lost = not self._lost, True
+            if first and not signals.noted():
                 note(f"W&B takes nothing more ({error}); all rows are in metrics.jsonl")

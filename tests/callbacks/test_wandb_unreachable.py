@@ -18,7 +18,7 @@ import sys, time
 from pathlib import Path
 from mmlight.callbacks.wandb_run import WandbRun
 from mmlight.runs.run import RunFolder
-folder, down, first, last, down_at = sys.argv[1:]
+folder, down, first, last, down_at, how = sys.argv[1:]
 about = {"group": "seeds", "notes": "why it was run"}
 logger = WandbRun(RunFolder(Path(folder)), mode="online", config={}, **about)
 logger.catch_up([
@@ -30,15 +30,15 @@ for step in range(int(first), int(last) + 1):
         Path(down).touch()
     logger.log_metrics({"train/loss": 1.0}, step=step)
 logger.refer_to({"last": Path(folder)})
-logger.finish()
+logger.finish(how=how)
 print("left in order")
 """
 NOWHERE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
 
 
-def train(folder: Path, environment, *, first=1, last=6, down="down", down_at=0) -> str:
+def train(folder: Path, environment, *, first=1, last=6, down="down", down_at=0, how="finished"):
     """Train in a process; return what was printed."""
-    command = [sys.executable, "-c", TRAIN, *map(str, (folder, down, first, last, down_at))]
+    command = [sys.executable, "-c", TRAIN, *map(str, (folder, down, first, last, down_at, how))]
     limits = {"WANDB_INIT_TIMEOUT": "4", "WANDB_FINISH_TIMEOUT": "4", "WANDB_SILENT": "true"}
     with (folder.parent / "said").open("w+") as said:
         done = subprocess.run(
@@ -154,3 +154,13 @@ def test_a_full_home_ends_nothing(folder, full_disk):
     assert "takes nothing more" not in train(folder, offline)
     elsewhere = dict.fromkeys(("WANDB_DATA_DIR", "WANDB_CACHE_DIR"), str(full_disk / "w"))
     assert train(folder, offline | elsewhere, last=7).count("takes nothing more") == 1
+
+
+@pytest.mark.slow
+def test_wandb_is_told_of_the_end_although_it_took_something_not(folder, full_disk, server):
+    elsewhere = dict.fromkeys(("WANDB_DATA_DIR", "WANDB_CACHE_DIR"), str(full_disk / "w"))
+    said = train(folder, server.environment | elsewhere, how="preempted")
+    assert said.count("takes nothing more") == 1
+    streamed = [request["body"] for request in server.requests("stream")]
+    assert any(body.get("preempting") for body in streamed)
+    assert streamed[-1]["complete"] and streamed[-1]["exitcode"] == 1

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -125,12 +126,16 @@ class Boxes(_Movable):
         mask_BG: bool, True for real boxes.
         present_B: bool, False where nobody said which objects the sample has (a sample without
             objects is present).
+        annotated: the real boxes of each sample as they were annotated: (G, 4) float64 corners in
+            pixels of the image as stored, not clipped; empty where that is not known. Scores are of
+            these: what goes through the pixels of training and back is off by rounding.
     """
 
     xyxy_BG4: Tensor
     label_BG: Tensor
     mask_BG: Tensor
     present_B: Tensor
+    annotated: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,12 @@ class BoxSet:
     Attributes:
         xyxy_N4: float32 corners (left, top, right, bottom) in pixels.
         label_N: int64 class numbers.
+        annotated_N4: float64 corners as annotated, in pixels of the image as stored, not clipped.
     """
 
     xyxy_N4: Tensor
     label_N: Tensor
+    annotated_N4: Tensor
 
 
 def parse_boxes(
@@ -65,16 +67,17 @@ def parse_boxes(
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             raise ValueError(f"box {box!r} is not a list of four numbers")
     label_N = torch.tensor([class_number(label, class_names) for label in labels]).long()
-    given_N4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    given_N4 = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
     limit_4 = torch.tensor([width, height, width, height], dtype=torch.float32)
-    xyxy_N4 = box_convert(given_N4, box_format, "xyxy").clamp(min=0).minimum(limit_4)
+    annotated_N4 = box_convert(given_N4, box_format, "xyxy")
+    xyxy_N4 = annotated_N4.float().clamp(min=0).minimum(limit_4)
     has_area_N = (xyxy_N4[:, 2:] > xyxy_N4[:, :2]).all(1)  # False for NaN, too
     if not bool(has_area_N.all()):
         first = int((~has_area_N).nonzero()[0])
         raise ValueError(
             f"box {boxes[first]} ({box_format}) has no area in the image of {width} x {height}"
         )
-    return BoxSet(xyxy_N4, label_N)
+    return BoxSet(xyxy_N4, label_N, annotated_N4)
 
 
 def class_number(label: Any, class_names: Sequence[str] | None) -> int:

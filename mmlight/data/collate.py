@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -128,7 +129,13 @@ def _join_boxes(samples: Sequence[Sample]) -> Boxes:
             xyxy_BG4[row, :count] = boxes.xyxy_N4
             label_BG[row, :count] = boxes.label_N
             mask_BG[row, :count] = True
-    return Boxes(xyxy_BG4, label_BG, mask_BG, torch.tensor([b is not None for b in sets]))
+    return Boxes(
+        xyxy_BG4,
+        label_BG,
+        mask_BG,
+        torch.tensor([b is not None for b in sets]),
+        annotated=tuple(np.zeros((0, 4)) if b is None else b.annotated_N4.numpy() for b in sets),
+    )
 
 
 def _join_audio(samples: Sequence[Sample]) -> Audio:

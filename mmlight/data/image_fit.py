@@ -176,4 +176,4 @@ def _cut_boxes(
         keep_N = (sides_N2.prod(1) >= _LEAST_VISIBLE * whole_N2.prod(1)) & (
             sides_N2 >= _LEAST_SIDE
         ).all(1)
-    return BoxSet(xyxy_N4[keep_N], boxes.label_N[keep_N])
+    return BoxSet(xyxy_N4[keep_N], boxes.label_N[keep_N], boxes.annotated_N4[keep_N])

@@ -15,8 +15,6 @@ from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
     multiclass_f1_score,
-    multilabel_average_precision,
-    multilabel_f1_score,
 )
 
 from mmlight.errors import UserError, nearest
@@ -96,7 +94,10 @@ class LabelledEvaluation:
 
 
 def label_scores(evaluation: LabelledEvaluation) -> dict[str, float]:
-    """Return the scores of a set, each over its labelled samples; none where there are none.
+    """Return the scores of a set, each over its labelled samples.
+
+    A score over nothing is left out: all of them where no sample is labelled, ``micro_f1`` where no
+    class is a label or a prediction, ...
 
     With one label per sample:
 
@@ -138,9 +139,9 @@ def label_scores(evaluation: LabelledEvaluation) -> dict[str, float]:
     f1_K = multiclass_f1_score(predicted_S, label_S, num_classes=num_classes + 1, average="none")
     occurs_K = torch.bincount(torch.cat([label_S, predicted_S]), minlength=num_classes + 1) > 0
     scores["macro_f1"] = float(f1_K[:-1][occurs_K[:-1]].double().mean())
-    scores["calibration_error"] = calibration_error(
-        reliability_bins(known.logits_SK, known.labels_S)
-    )
+    bins = reliability_bins(known.logits_SK, known.labels_S)
+    if bins.count_M.sum():
+        scores["calibration_error"] = calibration_error(bins)
     scores["loss"] = float(F.cross_entropy(logits_SK, label_S))
     return scores
 
@@ -210,34 +211,39 @@ def predictions(logits_SK: Tensor) -> Tensor:
 
 
 def _multi_label(logits_SK: Tensor, target_SK: Tensor) -> dict[str, float]:
-    loss = F.binary_cross_entropy_with_logits(logits_SK, target_SK.double())
-    # Given logits, torchmetrics guesses from their range whether they are probabilities.
     broken_S = ~logits_SK.isfinite().all(1)
     chance_SK = logits_SK.sigmoid()
     chance_SK[broken_S] = 0.0
-    num_labels = logits_SK.shape[1]
     predicted_SK = (chance_SK > 0.5).long()
-    f1_K = multilabel_f1_score(predicted_SK, target_SK, num_labels=num_labels, average="none")
-    occurs_K = ((predicted_SK + target_SK) > 0).any(0)
-    wanted_K = (target_SK > 0).any(0)
+    right_K = (predicted_SK * target_SK).sum(0)
+    given_K = (predicted_SK + target_SK).sum(0)
+    scores = {}
+    wanted = (target_SK > 0).any(0).nonzero()[:, 0].tolist()
+    if wanted:
+        each = [average_precision(chance_SK[:, k], target_SK[:, k]) for k in wanted]
+        scores["mean_average_precision"] = sum(each) / len(each)
+    if int(given_K.sum()):
+        scores["micro_f1"] = float(2 * right_K.sum() / given_K.sum())
+        scores["macro_f1"] = float((2 * right_K / given_K)[given_K > 0].double().mean())
     exact_S = (predicted_SK == target_SK).all(1) & ~broken_S
-    return {
-        "mean_average_precision": _average_precision(
-            chance_SK[:, wanted_K], target_SK[:, wanted_K]
-        ),
-        "micro_f1": float(
-            multilabel_f1_score(predicted_SK, target_SK, num_labels=num_labels, average="micro")
-        ),
-        "macro_f1": float(f1_K[occurs_K].double().mean()),
-        "exact_match": float(exact_S.double().mean()),
-        "loss": float(loss),
-    }
+    scores["exact_match"] = float(exact_S.double().mean())
+    scores["loss"] = float(F.binary_cross_entropy_with_logits(logits_SK, target_SK.double()))
+    return scores
 
 
-def _average_precision(chance_SK: Tensor, target_SK: Tensor) -> float:
-    if not target_SK.shape[1]:
-        return float("nan")
-    return float(multilabel_average_precision(chance_SK, target_SK, num_labels=target_SK.shape[1]))
+def average_precision(score_S: Tensor, target_S: Tensor) -> float:
+    """Return the average precision of one class: scikit-learn's ``average_precision_score``.
+
+    Args:
+        score_S: the higher, the more likely of the class; equal ones are taken together.
+        target_S: 1 for samples of the class, of which there is one at least, else 0.
+    """
+    sorted_S, order_S = score_S.sort(descending=True)
+    right_S = target_S[order_S].cumsum(0).double()
+    ends_S = F.pad(sorted_S[1:] != sorted_S[:-1], (0, 1), value=True)
+    place_S = torch.arange(1, len(score_S) + 1, device=score_S.device)
+    precision_T, found_T = (right_S / place_S)[ends_S], right_S[ends_S]
+    return float((precision_T * found_T.diff(prepend=found_T.new_zeros(1))).sum() / right_S[-1])
 
 
 def _natural(text: str) -> tuple[Sequence[Any], ...]:

@@ -63,6 +63,8 @@ def linear_labels(
         query_QD: features.
         inverse_l2: scikit-learn's C: smaller means more regularisation.
     """
+    if len(np.unique(label_N)) < 2:  # which the regression refuses
+        return np.full(len(query_QD), label_N[0])
     scale = StandardScaler().fit(train_ND)
     probe = LogisticRegression(C=inverse_l2, max_iter=1000)
     probe.fit(scale.transform(train_ND), label_N)

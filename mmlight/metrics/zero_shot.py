@@ -130,6 +130,11 @@ class ZeroShotCounts:
     def __init__(self, num_classes: int, *, device: torch.device | str = "cpu") -> None:
         self._counts_3K = torch.zeros(3, num_classes, dtype=torch.int64, device=device)
 
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self._counts_3K.shape[1]
+
     @torch.no_grad()
     def update(self, features_BD: Tensor, weights_KD: Tensor, labels_B: Tensor) -> None:
         """Count a batch; not a collective.
@@ -144,7 +149,7 @@ class ZeroShotCounts:
         Raises:
             UserError: a label for which there is no class.
         """
-        num_classes = self._counts_3K.shape[1]
+        num_classes = self.num_classes
         assert len(weights_KD) == num_classes
         if len(labels_B) and int(labels_B.max()) >= num_classes:
             raise UserError(

@@ -38,9 +38,10 @@ class BoxStore:
             wanted = None
             if boxes is not None and restored_BG4 is not None and bool(boxes.present_B[row]):
                 mask_G = boxes.mask_BG[row].cpu()
-                wanted = BoxList(
-                    restored_BG4[row][mask_G].numpy(), boxes.label_BG[row].cpu()[mask_G].numpy()
-                )
+                annotated_N4 = boxes.annotated[row] if boxes.annotated else None
+                if annotated_N4 is None:
+                    annotated_N4 = restored_BG4[row][mask_G].numpy()
+                wanted = BoxList(annotated_N4, boxes.label_BG[row].cpu()[mask_G].numpy())
             size = view.original_B2[row].tolist()
             self._rows.append(
                 _Row(

@@ -6,6 +6,7 @@ Shapes as in `mmlight.batch`: B samples, N captions, D joint width.
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
 from mmlight.tasks.first_text import first_rows, with_first_text
 from mmlight.tasks.grad_cache import encode_in_chunks
+from mmlight.tasks.mean_loss import MeanLoss
 from mmlight.tasks.retrieval_scores import FeatureStore, score_pairs
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
@@ -73,6 +75,7 @@ class Contrastive(Task):
         self._make_objective = objective
         self.evaluation: Evaluation | None
         self._store: FeatureStore | None = None
+        self._losses = MeanLoss()
 
     def build(self) -> None:
         """Create the towers and the objective."""
@@ -126,10 +129,11 @@ class Contrastive(Task):
     def on_validation_epoch_start(self) -> None:
         """Start an empty store of features."""
         self._store = FeatureStore(tuple(self.tower_settings.given()))
+        self._losses = MeanLoss()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Keep the features of every sample; return them for callbacks (zero-shot)."""
-        return self._evaluation_step(batch, stage="val")
+        return self._evaluation_step(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Score every ordered pair of modalities over the whole set and all ranks."""
@@ -141,7 +145,7 @@ class Contrastive(Task):
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Do what `validation_step` does, on the test set."""
-        return self._evaluation_step(batch, stage="test")
+        return self._evaluation_step(batch)
 
     def on_test_epoch_end(self) -> None:
         """Score the test set."""
@@ -155,20 +159,24 @@ class Contrastive(Task):
             if name in self.towers
         }
 
-    def _evaluation_step(self, batch: Batch, *, stage: str) -> dict[str, Any]:
+    def _evaluation_step(self, batch: Batch) -> dict[str, Any]:
         assert self._store is not None
         features = self.predict_step(batch, 0)
         self._store.add(batch, features)
         # On every rank, whatever its rows: the objective is a collective.
-        loss = self.objective(*first_captions(batch, features))
-        self.log(f"{stage}/loss", loss.value, on_step=False, on_epoch=True, batch_size=batch.size)
+        encode, one_each = first_captions(batch, features)
+        loss = self.objective(encode, one_each)
+        present = [one_each.present(m) for m in one_each.modalities() if m in self.towers]
+        # A pair takes two; a sample without one is nobody's positive.
+        is_paired_B = torch.stack(present).sum(0) > 1
+        self._losses.add(loss.value, is_paired_B & one_each.valid_B)
         return {str(name): value for name, value in features.items()}
 
     def _evaluation_end(self, stage: str) -> None:
         assert self._store is not None
         gathered = self._store.gather()
         self._store = None
-        scores = score_pairs(gathered, device=self.device)
+        scores = score_pairs(gathered, device=self.device) | self._losses.scores()
         # Every rank holds the same scores: nothing to reduce.
         self.log_dict({f"{stage}/{name}": value for name, value in scores.items()})
         self.evaluation = gathered.as_evaluation(stage) if self.trainer.is_global_zero else None

@@ -21,6 +21,7 @@ from mmlight.objectives.dense_boxes import DenseBoxLoss
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
 from mmlight.tasks.box_store import BoxStore
+from mmlight.tasks.mean_loss import MeanLoss
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
 from mmlight.tasks.tuning import Tuning
@@ -86,6 +87,7 @@ class Detection(Task):
         self.max_boxes = max_boxes
         self.evaluation: BoxEvaluation | None
         self._store: BoxStore | None = None
+        self._losses = MeanLoss()
 
     @property
     def class_names(self) -> list[str]:
@@ -168,11 +170,11 @@ class Detection(Task):
 
     def on_validation_epoch_start(self) -> None:
         """Start an empty store."""
-        self._store = BoxStore()
+        self._store, self._losses = BoxStore(), MeanLoss()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep what is found and what is there."""
-        self._evaluation_step(batch, stage="val")
+        self._evaluation_step(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole set."""
@@ -184,7 +186,7 @@ class Detection(Task):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep what is found and what is there."""
-        self._evaluation_step(batch, stage="test")
+        self._evaluation_step(batch)
 
     def on_test_epoch_end(self) -> None:
         """Score the whole set."""
@@ -238,16 +240,17 @@ class Detection(Task):
         return lists
 
     def _loss(self, batch: Batch, outputs: Any) -> Any:
-        boxes = _boxes(batch)
-        counted_B = boxes.present_B & batch.valid_B & batch.present("image")
+        boxes, counted_B = _boxes(batch), self._counted(batch)
         return self.objective(outputs, boxes, counted_B=counted_B, canvas=_canvas(_images(batch)))
 
-    def _evaluation_step(self, batch: Batch, *, stage: str) -> None:
+    def _counted(self, batch: Batch) -> Tensor:
+        return _boxes(batch).present_B & batch.valid_B & batch.present("image")
+
+    def _evaluation_step(self, batch: Batch) -> None:
         assert self._store is not None
         images = _images(batch)
         outputs = self.detect(images)
-        loss = self._loss(batch, outputs)
-        self.log(f"{stage}/loss", loss.value, on_step=False, on_epoch=True, batch_size=batch.size)
+        self._losses.add(self._loss(batch, outputs).value, self._counted(batch))
         self._store.add(batch, self.found(images, outputs))
 
     def _score(self, stage: str) -> None:
@@ -261,7 +264,8 @@ class Detection(Task):
             class_names=self.class_names,
         )
         # Every rank holds the same scores: nothing to reduce.
-        self.log_dict({f"{stage}/{name}": value for name, value in scored.values.items()})
+        values = scored.values | self._losses.scores()
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         self.evaluation = None
         if self.trainer.is_global_zero:
             self.evaluation = replace(gathered, precision_KR=scored.precision_KR)

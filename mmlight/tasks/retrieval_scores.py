@@ -4,6 +4,7 @@ Memory is linear in the number of samples: features (N, D) and blocks of similar
 Shapes as in `mmlight.batch`; N rows of one modality over the whole set, D joint width.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -160,4 +161,5 @@ def score_pairs(gathered: Gathered, *, device: torch.device) -> dict[str, float]
                 labelled = (query_ND, gallery_MD, query.label_N[known_N], gallery.label_N)
                 scores[f"{pair}/precision_at_1"] = precision_at_1_by_class(*labelled)
                 scores[f"{pair}/class_map"] = mean_average_precision_by_class(*labelled)
-    return scores
+    # No query has a row of its class: there is no such score.
+    return {name: value for name, value in scores.items() if not math.isnan(value)}

@@ -141,13 +141,14 @@ class TagStore:
 
         ``precision``, ``recall`` and ``f1`` of entities, also as ``TYPE/f1``; ``surface_...`` of
         distinct wordings; ``loss``, the mean of -log p(true tag) over the words that tokens stand
-        for; ``words_unseen``, the number of words that none stands for.
+        for; ``words_unseen``, the number of words that none stands for. There is no recall of
+        entities that do not occur, and no score at all of those that nobody finds either.
         """
         counted = self._counts.compute()
         loss, seen, unseen = comm.all_reduce_sum(
             torch.tensor(self._totals, dtype=torch.float64)
         ).tolist()
-        result = {"loss": loss / seen if seen else 0.0, "words_unseen": unseen}
+        result = {"words_unseen": unseen} | ({"loss": loss / seen} if seen else {})
         result |= _named(counted.entities, "") | _named(counted.surface, "surface_")
         for kind, scores in counted.by_type.items():
             result |= _named(scores, f"{kind}/")
@@ -170,8 +171,10 @@ class TagStore:
 
 
 def _named(scores: Scores, prefix: str) -> dict[str, float]:
-    return {
-        f"{prefix}precision": scores.precision,
-        f"{prefix}recall": scores.recall,
-        f"{prefix}f1": scores.f1,
-    }
+    values = {}
+    if scores.num_found or scores.num_gold:
+        # Where nothing is found of what is there, precision is 0, as for the shared tasks' scripts.
+        values = {f"{prefix}precision": scores.precision, f"{prefix}f1": scores.f1}
+    if scores.num_gold:
+        values[f"{prefix}recall"] = scores.recall
+    return values

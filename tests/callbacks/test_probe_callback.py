@@ -52,6 +52,11 @@ def values(tmp_path_factory):
     return cli_data.experiment(cli_data.write_data(folder / "data"), folder / "runs")
 
 
+def test_one_class_in_training_is_what_is_said_of_all():
+    found_Q = linear_labels(np.eye(3), np.full(3, 7), np.ones((2, 3)))
+    assert found_Q.tolist() == [7, 7]
+
+
 def test_towers_are_probed_when_the_test_set_is_scored(values, tmp_path):
     path = cli_data.write_yaml(
         tmp_path / "tiny.yaml",

@@ -16,7 +16,8 @@ def blocks() -> tuple[torch.Tensor, BoxSet]:
     pixels_CHW = torch.zeros(3, 120, 160, dtype=torch.uint8)
     for channel, (left, top, right, bottom) in enumerate(BOXES):
         pixels_CHW[channel, top:bottom, left:right] = 255
-    return pixels_CHW, BoxSet(torch.tensor(BOXES).float(), torch.arange(3))
+    boxes_N4 = torch.tensor(BOXES)
+    return pixels_CHW, BoxSet(boxes_N4.float(), torch.arange(3), boxes_N4.double())
 
 
 def settings(**changes) -> ImageSettings:

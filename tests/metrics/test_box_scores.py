@@ -1,11 +1,13 @@
+import json
+
 import numpy as np
 import pytest
-import torch
-from torchmetrics.detection import MeanAveragePrecision
 
 from mmlight.metrics.boxes import BoxEvaluation, BoxList, box_scores
 
 pytest.importorskip("faster_coco_eval")
+pycoco = pytest.importorskip("pycocotools.coco")
+pycocoeval = pytest.importorskip("pycocotools.cocoeval")
 NAMES = ["cat", "dog", "owl"]
 
 
@@ -27,36 +29,82 @@ def noisy(seed: int, count: int = 12) -> tuple[BoxList, BoxList]:
     return boxes(found, labels, np.sort(draws.uniform(size=count))[::-1]), boxes(wanted, labels)
 
 
-def test_scores_equal_those_of_torchmetrics_on_coco_s_own_tools():
-    pytest.importorskip("pycocotools")
-    pairs = [noisy(seed) for seed in range(4)]
-    metric = MeanAveragePrecision(backend="pycocotools", class_metrics=True)
-    for found, wanted in pairs:
-        metric.update(
-            [
-                {
-                    "boxes": torch.from_numpy(found.xyxy_N4),
-                    "labels": torch.from_numpy(found.label_N),
-                    "scores": torch.from_numpy(found.score_N.copy()),
-                }
-            ],
-            [
-                {
-                    "boxes": torch.from_numpy(wanted.xyxy_N4),
-                    "labels": torch.from_numpy(wanted.label_N),
-                }
-            ],
+def coco_says(found: list[BoxList], wanted: list[BoxList]) -> dict[str, float]:
+    """What COCO's own package says of a written file of results."""
+
+    def rows(lists: list[BoxList]) -> list[dict]:
+        return [
+            {
+                "id": 100 * image + place + 1,
+                "image_id": image,
+                "category_id": int(label),
+                "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                "area": (box[2] - box[0]) * (box[3] - box[1]),
+                "iscrowd": 0,
+            }
+            | ({} if one.score_N is None else {"score": float(one.score_N[place])})
+            for image, one in enumerate(lists)
+            for place, (box, label) in enumerate(
+                zip(one.xyxy_N4.tolist(), one.label_N, strict=True)
+            )
+        ]
+
+    coco = pycoco.COCO()
+    coco.dataset = json.loads(
+        json.dumps(
+            {
+                "images": [{"id": image} for image in range(len(wanted))],
+                "categories": [{"id": number} for number in range(len(NAMES))],
+                "annotations": rows(wanted),
+            }
         )
-    theirs = metric.compute()
-    ours = box_scores([p[0] for p in pairs], [p[1] for p in pairs], class_names=NAMES).values
-    same = {"map": "map", "ap50": "map_50", "ap75": "map_75", "recall": "mar_100"}
-    for name, peer in (same | {"map_medium": "map_medium"}).items():
-        assert ours[name] == pytest.approx(float(theirs[peer]), abs=1e-6), name
-    assert ours["class/cat/ap"] == pytest.approx(float(theirs["map_per_class"][0]), abs=1e-6)
-    assert ours["class/dog/ap"] == pytest.approx(float(theirs["map_per_class"][1]), abs=1e-6)
-    assert "class/owl/ap" not in ours
+    )
+    coco.createIndex()
+    peer = pycocoeval.COCOeval(coco, coco.loadRes(json.loads(json.dumps(rows(found)))), "bbox")
+    peer.evaluate()
+    peer.accumulate()
+    peer.summarize()
+    names = ("map", "ap50", "ap75", "map_small", "map_medium", "map_large")
+    return dict(zip(names, peer.stats[:6].tolist(), strict=True)) | {"recall": peer.stats[8]}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_equal_those_of_pycocotools_on_written_results(seed):
+    # 100 objects of a class: recalls of 0.07, 0.14, 0.28, ... are reached exactly.
+    pairs = [noisy(10 * seed + number, 20) for number in range(10)]
+    found, wanted = [p[0] for p in pairs], [p[1] for p in pairs]
+    ours = box_scores(found, wanted, class_names=NAMES).values
+    for name, theirs in coco_says(found, wanted).items():
+        assert ours.get(name, -1) == pytest.approx(theirs, abs=1e-9), name
     mean = (ours["class/cat/ap50"] + ours["class/dog/ap50"]) / 2
-    assert ours["ap50"] == pytest.approx(mean, abs=1e-6)
+    assert ours["ap50"] == pytest.approx(mean, abs=1e-9)
+    assert "class/owl/ap" not in ours
+
+
+def test_equal_scores_and_more_than_100_boxes_count_as_in_pycocotools():
+    draws = np.random.default_rng(3)
+    low = draws.integers(0, 60, (4, 150, 2))
+    found = [
+        boxes(np.concatenate([part, part + 32], 1), draws.integers(0, 2, 150), [0.5] * 150)
+        for part in low
+    ]
+    wanted = [
+        BoxList(one.xyxy_N4[100:140:2].astype(float), one.label_N[100:140:2]) for one in found
+    ]
+    ours = box_scores(found, wanted, class_names=NAMES).values
+    for name, theirs in coco_says(found, wanted).items():
+        # objects of exactly 32 x 32 are both small and medium
+        assert ours.get(name, -1) == pytest.approx(theirs, abs=1e-9), name
+
+
+def test_without_an_object_there_is_no_score():
+    nothing = [boxes([], [])] * 2
+    found = [boxes([[0, 0, 9, 9]], [1], [0.9]), boxes([], [], [])]
+    for scored in (
+        box_scores(found, nothing, class_names=NAMES),
+        box_scores([], [], class_names=NAMES),
+    ):
+        assert scored.values == {} and np.isnan(scored.precision_KR).all()
 
 
 def test_average_precision_of_a_case_by_hand():

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as sk
 
 from mmlight.errors import UserError
 from mmlight.metrics.labelled import (
     LabelledEvaluation,
+    average_precision,
     confusion_matrix,
     group_scores,
     label_scores,
@@ -15,7 +17,7 @@ from mmlight.metrics.labelled import (
 
 def evaluation(size=200, num_classes=8, *, seed=0, **changes):
     draws = np.random.default_rng(seed)
-    labels = draws.integers(0, num_classes - 1, size)  # the last class never occurs
+    labels = draws.integers(0, max(num_classes - 1, 1), size)  # the last class never occurs
     logits = draws.normal(size=(size, num_classes)) + 2 * np.eye(num_classes)[labels]
     given = dict(
         stage="val",
@@ -117,6 +119,39 @@ def test_scores_of_several_labels_equal_scikit_learns():
     chance = 1 / (1 + np.exp(-given.logits_SK.astype(np.float64)))
     likely = np.where(given.targets_SK == 1, chance, 1 - chance)
     assert scores["loss"] == pytest.approx(-np.log(likely).mean())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_average_precision_with_ties_equals_scikit_learns(seed):
+    draws = np.random.default_rng(seed)
+    score = draws.integers(0, 5, 40) / 4
+    target = (draws.random(40) < 0.4).astype(np.int64)
+    ours = average_precision(torch.from_numpy(score), torch.from_numpy(target))
+    assert ours == pytest.approx(sk.average_precision_score(target, score), abs=1e-12)
+
+
+def test_one_class_that_occurs_or_one_class_at_all_is_scored():
+    given = multi_label()
+    one = np.zeros_like(given.targets_SK)
+    one[:, 2] = given.targets_SK[:, 2]
+    rows = dict(labels_S=None, fields={})
+    scores = label_scores(evaluation(120, 6, targets_SK=one, logits_SK=given.logits_SK, **rows))
+    assert scores["mean_average_precision"] == pytest.approx(
+        sk.average_precision_score(one[:, 2], given.logits_SK[:, 2])
+    )
+    target, logits = given.targets_SK[:, :1], given.logits_SK[:, :1]
+    scores = label_scores(evaluation(120, 1, targets_SK=target, logits_SK=logits, **rows))
+    binary = pytest.approx(sk.f1_score(target[:, 0], logits[:, 0] > 0))
+    assert scores["micro_f1"] == binary and scores["macro_f1"] == binary
+    assert scores["mean_average_precision"] == pytest.approx(
+        sk.average_precision_score(target[:, 0], logits[:, 0])
+    )
+
+
+def test_what_is_neither_a_label_nor_predicted_has_no_score():
+    nothing = dict(labels_S=None, targets_SK=np.zeros((4, 3), np.int64), fields={})
+    scores = label_scores(evaluation(4, 3, logits_SK=np.full((4, 3), -9.0, np.float32), **nothing))
+    assert set(scores) == {"exact_match", "loss"} and scores["exact_match"] == 1
 
 
 def test_a_row_without_targets_is_left_out():

@@ -1,9 +1,11 @@
 from dataclasses import replace
 from functools import partial
 
+import lightning
 import pytest
 import tiny
 import torch
+from torch.utils.data import DataLoader
 
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
@@ -131,6 +133,27 @@ def test_scores_count_all_captions_and_leave_out_fillers():
     assert scores["text_to_image/median_rank"] == 1.0
     assert scores["text_to_image/chance_recall_at_1"] == pytest.approx(1 / 3)
     assert gathered.as_evaluation("val").samples_S.tolist() == [100, 101, 102]
+
+
+def test_a_last_batch_of_one_sample_does_not_halve_the_loss(tmp_path):
+    # The loss of a sample alone is 0: among 7 samples it is one of 7, fillers are nobody.
+    task = tiny.task()
+    full, alone = tiny.batch(), tiny.batch(seed=1)
+    alone = replace(alone, valid_B=torch.tensor([True, *[False] * 5]))
+    losses = {}
+    for name, batches in {"full": [full], "both": [full, alone]}.items():
+        validating = lightning.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
+        batches = DataLoader(batches, batch_size=None)
+        (values,) = validating.validate(task, batches, verbose=False)
+        losses[name] = values["val/loss"]
+    assert losses["both"] == pytest.approx(6 / 7 * losses["full"], rel=1e-6)
 
 
 def test_checkpoint_alone_rebuilds_the_task(tmp_path):

@@ -12,6 +12,10 @@ from tasks.box_data import DENSE, NAMES, QUERY, detector
 from torch.utils.data import DataLoader
 from torchvision.ops import box_iou
 
+from mmlight.data.image import ImageSettings
+from mmlight.data.members import Members
+from mmlight.data.module import ShardDataModule
+from mmlight.data.split import Split
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
 from mmlight.heads.box_head import Candidates
@@ -154,6 +158,39 @@ def test_fillers_and_what_nobody_annotated_are_left_out():
     assert gathered.keys == ["s/0", "s/1"] and gathered.sizes == [(128, 192)] * 2
     assert gathered.wanted[1] is None
     assert np.allclose(gathered.wanted[0].xyxy_N4, batch.boxes.xyxy_BG4[0].numpy() * 2)
+
+
+def test_objects_are_scored_as_they_were_annotated(tmp_path):
+    # through the pixels of training (a third of the size) and back, they are off by rounding
+    members = Members(image="png", boxes="json:boxes", box_labels="json:labels")
+    settings = ImageSettings(size=32, train_crop="fit", eval_crop="fit")
+    box_data.write_shard(tmp_path / "s.tar", range(3))
+    data = ShardDataModule(
+        members=members,
+        val=Split(str(tmp_path / "s.tar")),
+        image=settings,
+        class_names=NAMES,
+        num_workers=0,
+    )
+    data.setup("validate")
+    store = BoxStore()
+    for batch in data.val_dataloader():
+        store.add(batch, [None] * batch.size)
+    wanted = store.gather("val", class_names=NAMES).wanted
+    for number in range(3):
+        assert wanted[number].xyxy_N4.tolist() == box_data.squares(number)[1]
+
+
+def test_an_image_more_in_a_last_batch_counts_as_one(tmp_path):
+    task = detector()
+    full, one = box_data.batch(4), box_data.batch(4, first=4)
+    one = replace(one, valid_B=torch.tensor([True, False, False, False]))
+    apart = {}
+    for name, batches in {"full": [full], "one": [one], "both": [full, one]}.items():
+        validating = trainer(tmp_path, 1)
+        (values,) = validating.validate(task, loader(*batches), verbose=False)
+        apart[name] = values["val/loss"]
+    assert apart["both"] == pytest.approx((4 * apart["full"] + apart["one"]) / 5, rel=1e-6)
 
 
 def test_a_plain_vit_is_a_tower_too():

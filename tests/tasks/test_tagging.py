@@ -15,10 +15,11 @@ from mmlight import comm
 from mmlight.encoders.hf_text import HfText
 from mmlight.errors import UserError
 from mmlight.runs.metrics_log import read_rows
-from mmlight.tasks.tag_scores import TagStore
+from mmlight.tasks.tag_scores import TaggedText, TagStore
 from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
+from mmlight.tasks.words import joined_spans
 
 ANN = tagged(("Ann", "B-person"), ("Lee", "I-person"), ("saw", "O"), ("Rome", "B-place"))
 SENTENCES = [
@@ -273,9 +274,20 @@ def test_a_learned_pooling_is_left_out():
     assert described["init_args"]["text_pool"] == "mean"
 
 
-def test_nothing_evaluated_scores_zero():
-    values = TagStore(["a", "b"]).compute()
-    assert values["a/f1"] == values["f1"] == values["loss"] == 0
+def test_nothing_evaluated_has_no_score():
+    assert TagStore(["a", "b"]).compute() == {"words_unseen": 0}
+
+
+def test_a_type_that_does_not_occur_has_no_score_and_one_only_found_no_recall():
+    store = TagStore(["person", "place", "thing"])
+    words = ["Ann", "Rome"]
+    spans = joined_spans(words)
+    tagged = TaggedText("Ann Rome", spans, ["B-person", "B-place"], [1.0, 1.0], 0)
+    store.add(tagged, sample=0, key="0", words=words, gold=["B-person", "O"], losses=[0.5])
+    values = store.compute()
+    assert values["person/f1"] == 1 and values["f1"] == pytest.approx(2 / 3)
+    assert values["place/precision"] == values["place/f1"] == 0
+    assert not [n for n in values if n.startswith("thing") or n == "place/recall"]
 
 
 def experiment(folder):

@@ -73,7 +73,7 @@ class ErrorsTable(pl.Callback):
         found = find_mistakes(evaluation, most=self.num_samples)
         run, stage = RunFolder(Path(trainer.default_root_dir)), evaluation.stage
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        rate = data.audio.sample_rate_hz if data.audio is not None else None
+        rate = data.audio.rate_hz if data.audio is not None else None
         towers = tuple(task.tower_settings.given())
         rows, drawn = [], []
         for mistake in found.shown:

@@ -189,7 +189,7 @@ class Pictures(pl.Callback):
             evaluation,
             folder,
             class_names=getattr(data, "class_names", None),
-            sample_rate_hz=getattr(audio, "sample_rate_hz", None),
+            sample_rate_hz=getattr(audio, "rate_hz", None),
         )
         send_pictures(trainer, drawn)
 

@@ -171,7 +171,7 @@ def foretell_experiment(
     base = resident_bytes() if base_bytes is None else base_bytes
     precision = str(trainer["precision"] or "32-true")
     accumulate = int(trainer["accumulate_grad_batches"])
-    task.preprocessing = data.preprocessing()
+    task.data = data
     counter = ShapeCounter(task, precision=precision)
     seen = _batches(data, options)
     step = mean_count([counter.count(batch) for batch in seen.batches])

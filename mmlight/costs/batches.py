@@ -22,8 +22,8 @@ def blank_batch(data: ShardDataModule, size: int) -> Batch | None:
     here_B, rows_B = torch.ones(size, dtype=torch.bool), torch.arange(size)
     image = text = audio = None
     if data.image is not None:
-        side = data.image.size
-        pixels = torch.zeros(size, data.image.channels, side, side, dtype=torch.uint8)
+        side = data.image.side
+        pixels = torch.zeros(size, data.image.num_channels, side, side, dtype=torch.uint8)
         image = Images(pixels, here_B)
     if data.text is not None:
         item_N = rows_B.repeat_interleave(data.text.captions_per_sample)
@@ -31,7 +31,7 @@ def blank_batch(data: ShardDataModule, size: int) -> Batch | None:
         mask = torch.ones_like(ids, dtype=torch.bool)
         text = Text(ids, mask, mask[:, 0], item_N, item_N)
     if data.audio is not None:
-        length = round(data.audio.max_seconds * data.audio.sample_rate_hz)
+        length = data.audio.max_samples
         audio = Audio(torch.zeros(size, length), torch.full((size,), length), here_B)
     return Batch(
         index_B=rows_B,

@@ -1,7 +1,7 @@
 """Decodes an audio member into a mono waveform at the model's sampling rate."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,8 +27,10 @@ class AudioSettings:
     """How sounds become waveforms. Channels are averaged; resampling is SoX's high quality.
 
     Args:
-        sample_rate_hz: sampling rate that the audio encoder expects.
-        max_seconds: longer clips are cut to this; only the part that is kept is decoded.
+        sample_rate_hz: sampling rate that the audio encoder expects; by default the audio tower's,
+            else 16,000.
+        max_seconds: longer clips are cut to this; only the part that is kept is decoded. By
+            default the audio tower's own length (Whisper's 30 s), else 10.
         train_crop: which part of a long clip training keeps: a random one, the start or the middle.
         eval_crop: which part evaluation keeps.
         max_shift_s: training moves a clip by up to so many seconds to either side; what leaves at
@@ -40,8 +42,8 @@ class AudioSettings:
             0.1 for speech).
     """
 
-    sample_rate_hz: int = 16_000
-    max_seconds: float = 10.0
+    sample_rate_hz: int | None = None
+    max_seconds: float | None = None
     train_crop: Literal["random", "start", "center"] = "random"
     eval_crop: Literal["start", "center"] = "center"
     max_shift_s: float = 0.0
@@ -50,9 +52,9 @@ class AudioSettings:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        if self.sample_rate_hz < 1:
+        if self.rate_hz < 1:
             raise UserError(f"audio.sample_rate_hz must be 1 or more, not {self.sample_rate_hz}")
-        if not 0 < self.max_seconds < math.inf:
+        if not 0 < self.seconds < math.inf:
             raise UserError(f"audio.max_seconds must be above 0, not {self.max_seconds}")
         if self.max_samples < 1:
             raise UserError(f"audio.max_seconds={self.max_seconds} is less than one sample")
@@ -66,9 +68,23 @@ class AudioSettings:
             )
 
     @property
+    def rate_hz(self) -> int:
+        """Sampling rate of waveforms."""
+        return 16_000 if self.sample_rate_hz is None else self.sample_rate_hz
+
+    @property
+    def seconds(self) -> float:
+        """Longest waveform."""
+        return 10.0 if self.max_seconds is None else self.max_seconds
+
+    @property
     def max_samples(self) -> int:
         """Most samples of a waveform."""
-        return round(self.max_seconds * self.sample_rate_hz)
+        return round(self.seconds * self.rate_hz)
+
+    def complete(self) -> "AudioSettings":
+        """Return the same settings with nothing left out."""
+        return replace(self, sample_rate_hz=self.rate_hz, max_seconds=self.seconds)
 
 
 def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> Waveform:
@@ -93,7 +109,7 @@ def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> 
         if draws is not None and settings.max_speed_change > 0:
             change = settings.max_speed_change
             played_hz *= draws.uniform(1 - change, 1 + change)
-        wanted = min(total, math.ceil(settings.max_samples * played_hz / settings.sample_rate_hz))
+        wanted = min(total, math.ceil(settings.max_samples * played_hz / settings.rate_hz))
         start = 0
         if wanted < total:
             spare = total - wanted
@@ -110,8 +126,8 @@ def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> 
     if len(frames) == 0:
         raise ValueError("no audio samples")
     mono = _mix(frames)
-    if played_hz != settings.sample_rate_hz:
-        mono = soxr.resample(mono, played_hz, settings.sample_rate_hz, quality="HQ")
+    if played_hz != settings.rate_hz:
+        mono = soxr.resample(mono, played_hz, settings.rate_hz, quality="HQ")
         if len(mono) == 0:  # a clip shorter than one sample at the lower rate
             raise ValueError("no audio samples after resampling")
     mono = mono[: settings.max_samples]
@@ -166,7 +182,7 @@ def _augment(mono: Waveform, settings: AudioSettings, *, draws: Draws) -> Wavefo
     """Move a clip in time and change its loudness."""
     if settings.max_shift_s > 0:
         seconds = draws.uniform(-settings.max_shift_s, settings.max_shift_s)
-        mono = np.roll(mono, round(seconds * settings.sample_rate_hz))
+        mono = np.roll(mono, round(seconds * settings.rate_hz))
     if settings.max_gain_db > 0:
         mono = mono * np.float32(
             10 ** (draws.uniform(-settings.max_gain_db, settings.max_gain_db) / 20)

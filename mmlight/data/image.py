@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,6 +23,8 @@ from mmlight.data.image_head import png_fault, read_head
 from mmlight.errors import UserError
 
 Crop = Literal["random_resized", "center", "squash", "fit", "random_fit"]
+EvalCrop = Literal["center", "squash", "fit"]
+Interpolation = Literal["bicubic", "bilinear", "nearest"]
 
 # Given explicitly, so that no rarer decoder of Pillow (EPS runs a program) sees foreign bytes.
 _PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -29,18 +32,23 @@ _PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 @dataclass
 class ImageSettings:
-    """How images become pixels. The defaults are open_clip's.
+    """How images become pixels; what is left out follows the image tower.
 
-    Pixels stay uint8; encoders normalise them on the device. Resizing is bicubic with antialiasing
-    and equals Pillow's to within 2 of 255.
+    A tower with pretrained weights, or of an earlier run, says how the images were prepared that it
+    was trained on; otherwise the defaults are open_clip's. Pixels stay uint8; encoders normalise
+    them on the device. Resizing is antialiased and equals Pillow's to within 2 of 255.
 
     Args:
-        size: height and width in pixels.
-        channels: 3 for RGB, 1 for grey.
+        size: height and width in pixels; by default the image tower's, else 224.
+        channels: 3 for RGB, 1 for grey; by default the image tower's, else 3.
         train_crop: random_resized cuts a random part; center scales the shorter side and cuts the
             middle; squash scales both sides; fit scales the longer side and pads right and below;
             random_fit does so at a random zoom (for boxes).
-        eval_crop: the same without the random ones.
+        eval_crop: the same without the random ones; by default the image tower's, else center
+            (fit where train_crop fits).
+        interpolation: how images are scaled; by default the image tower's, else bicubic.
+        crop_pct: center and squash scale to size / crop_pct and cut the middle out of that (timm's
+            name); by default the image tower's, else 1.
         scale: smallest and largest area that random_resized cuts, as a part of the image.
         ratio: smallest and largest width / height that random_resized cuts.
         zoom: smallest and largest zoom of random_fit: above 1 it cuts a window out of the image,
@@ -56,10 +64,12 @@ class ImageSettings:
             memory).
     """
 
-    size: int = 224
-    channels: Literal[1, 3] = 3
+    size: int | None = None
+    channels: Literal[1, 3] | None = None
     train_crop: Crop = "random_resized"
-    eval_crop: Literal["center", "squash", "fit"] = "center"
+    eval_crop: EvalCrop | None = None
+    interpolation: Interpolation | None = None
+    crop_pct: float | None = None
     scale: tuple[float, float] = (0.9, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -74,10 +84,12 @@ class ImageSettings:
         self.scale = (float(self.scale[0]), float(self.scale[1]))
         self.ratio = (float(self.ratio[0]), float(self.ratio[1]))
         self.zoom = (float(self.zoom[0]), float(self.zoom[1]))
-        if self.size < 1:
+        if self.side < 1:
             raise UserError(f"image.size must be 1 or more, not {self.size}")
-        if self.channels not in (1, 3):
+        if self.num_channels not in (1, 3):
             raise UserError(f"image.channels must be 1 or 3, not {self.channels}")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise UserError(f"image.crop_pct must be above 0 and at most 1, not {self.crop_pct}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise UserError(f"image.scale must be two parts of the area, not {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
@@ -91,7 +103,7 @@ class ImageSettings:
             raise UserError(f"image.color_jitter must be 0 to below 1, not {self.color_jitter}")
         if (self.train_crop in ("fit", "random_fit")) != self.fits:
             raise UserError(
-                f"image.train_crop: {self.train_crop} and image.eval_crop: {self.eval_crop} give "
+                f"image.train_crop: {self.train_crop} and image.eval_crop: {self.crop} give "
                 "images of other shapes; use fit or random_fit with eval_crop: fit"
             )
         effective = {
@@ -105,12 +117,45 @@ class ImageSettings:
                         f"image.{name} has no effect with image.train_crop: {self.train_crop}"
                     )
         if self.pad_to != "square" and not self.fits:
-            raise UserError(f"image.pad_to has no effect with image.eval_crop: {self.eval_crop}")
+            raise UserError(f"image.pad_to has no effect with image.eval_crop: {self.crop}")
 
     @property
     def fits(self) -> bool:
         """Whether images keep their proportions and are padded."""
-        return self.eval_crop == "fit"
+        return self.crop == "fit"
+
+    @property
+    def side(self) -> int:
+        """Height and width in pixels."""
+        return 224 if self.size is None else self.size
+
+    @property
+    def num_channels(self) -> Literal[1, 3]:
+        """Channels of the pixels."""
+        return self.channels or 3
+
+    @property
+    def crop(self) -> EvalCrop:
+        """What evaluation cuts."""
+        if self.eval_crop is not None:
+            return self.eval_crop
+        return "fit" if self.train_crop in ("fit", "random_fit") else "center"
+
+    @property
+    def scaled_side(self) -> int:
+        """What images are scaled to before the middle of `side` is cut out."""
+        return math.floor(self.side / (self.crop_pct or 1.0))
+
+    def complete(self) -> "ImageSettings":
+        """Return the same settings with nothing left out."""
+        return replace(
+            self,
+            size=self.side,
+            channels=self.num_channels,
+            eval_crop=self.crop,
+            interpolation=self.interpolation or "bicubic",
+            crop_pct=self.crop_pct or 1.0,
+        )
 
 
 def load_image(data: bytes, settings: ImageSettings, *, draws: Draws | None) -> Tensor:
@@ -127,10 +172,10 @@ def load_image(data: bytes, settings: ImageSettings, *, draws: Draws | None) -> 
     Raises:
         Exception: whatever the decoder says about a broken image.
     """
-    pixels_CHW = decode(data, channels=settings.channels, max_pixels=settings.max_pixels)
+    pixels_CHW = decode(data, channels=settings.num_channels, max_pixels=settings.max_pixels)
     if settings.fits:
         return fit_image(pixels_CHW, None, settings, draws=draws).pixels_CHW
-    crop = settings.eval_crop if draws is None else settings.train_crop
+    crop = settings.crop if draws is None else settings.train_crop
     pixels_CHW = _crop(pixels_CHW, settings, crop=crop, draws=draws)
     if draws is not None and draws.uniform() < settings.flip_probability:
         pixels_CHW = pixels_CHW.flip(-1)
@@ -153,14 +198,16 @@ def fit_image(
         fitted = fit(
             pixels_CHW,
             boxes,
-            size=settings.size,
+            size=settings.side,
+            interpolation=settings.interpolation,
             flip=draws is not None and draws.uniform() < settings.flip_probability,
         )
     else:
         fitted = random_fit(
             pixels_CHW,
             boxes,
-            size=settings.size,
+            size=settings.side,
+            interpolation=settings.interpolation,
             zoom=settings.zoom,
             flip_probability=settings.flip_probability,
             vertical_flip_probability=settings.vertical_flip_probability,
@@ -178,7 +225,7 @@ def _jitter(pixels_CHW: Tensor, settings: ImageSettings, *, draws: Draws | None)
 def _crop(
     pixels_CHW: Tensor, settings: ImageSettings, *, crop: Crop, draws: Draws | None
 ) -> Tensor:
-    size = settings.size
+    size, how = settings.side, settings.interpolation
     height, width = pixels_CHW.shape[1:]
     if crop == "random_resized":
         assert draws is not None
@@ -186,23 +233,24 @@ def _crop(
             height, width, scale=settings.scale, ratio=settings.ratio, draws=draws
         )
         box = pixels_CHW[:, top : top + box_height, left : left + box_width]
-        return resize(box, height=size, width=size)
-    if crop == "squash":
-        return resize(pixels_CHW, height=size, width=size)
-    height, width = _scaled(height, width, settings)
-    resized = resize(pixels_CHW, height=height, width=width)
+        return resize(box, height=size, width=size, interpolation=how)
+    height, width = _scaled(height, width, settings, crop=crop)
+    resized = resize(pixels_CHW, height=height, width=width, interpolation=how)
     top = round((resized.shape[1] - size) / 2)
     left = round((resized.shape[2] - size) / 2)
     return resized[:, top : top + size, left : left + size]
 
 
-def _scaled(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
+def _scaled(height: int, width: int, settings: ImageSettings, *, crop: Crop) -> tuple[int, int]:
     """Return height and width of an image whose middle is cut out."""
+    side = settings.scaled_side
+    if crop == "squash":
+        return side, side
     # torchvision's Resize cuts the longer side's fraction off, then CenterCrop rounds
     if width <= height:
-        height, width = int(settings.size * height / width), settings.size
+        height, width = int(side * height / width), side
     else:
-        height, width = settings.size, int(settings.size * width / height)
+        height, width = side, int(side * width / height)
     # a line of one pixel's height would be scaled up to gigabytes
     _check_pixels(width, height, settings.max_pixels)
     return height, width
@@ -215,8 +263,8 @@ def check_image(data: bytes) -> None:
         Exception: what `load_image` would raise.
     """
     settings = ImageSettings()
-    pixels_CHW = decode(data, channels=settings.channels, max_pixels=settings.max_pixels)
-    _scaled(pixels_CHW.shape[1], pixels_CHW.shape[2], settings)
+    pixels_CHW = decode(data, channels=settings.num_channels, max_pixels=settings.max_pixels)
+    _scaled(pixels_CHW.shape[1], pixels_CHW.shape[2], settings, crop=settings.crop)
 
 
 def random_box(
@@ -247,10 +295,15 @@ def random_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def resize(pixels_CHW: Tensor, *, height: int, width: int) -> Tensor:
-    """Scale uint8 pixels with an antialiased bicubic filter."""
+def resize(
+    pixels_CHW: Tensor, *, height: int, width: int, interpolation: Interpolation | None = None
+) -> Tensor:
+    """Scale uint8 pixels with an antialiased filter; nearest has none."""
     if pixels_CHW.shape[1:] == (height, width):
         return pixels_CHW
+    if interpolation == "nearest":  # as Pillow; torch rounds in float32 and misses some by one
+        rows = torch.from_numpy(_middles(pixels_CHW.shape[1], height))
+        return pixels_CHW[:, rows][:, :, torch.from_numpy(_middles(pixels_CHW.shape[2], width))]
     # Interleaved (HWC) memory in one piece: 0.48 ms per image, against 0.61 as a strided view and
     # 1.28 as planes. A batch stride of the whole image makes torch keep that layout for B = 1.
     pixels_HWC = pixels_CHW.permute(1, 2, 0).contiguous()
@@ -260,8 +313,20 @@ def resize(pixels_CHW: Tensor, *, height: int, width: int) -> Tensor:
         (pixels_HWC.numel(), 1, old_width * channels, channels),
     )
     return interpolate(
-        pixels_BCHW, size=(height, width), mode="bicubic", align_corners=False, antialias=True
+        pixels_BCHW,
+        size=(height, width),
+        mode=interpolation or "bicubic",
+        align_corners=False,
+        antialias=True,
     )[0]
+
+
+def _middles(old: int, new: int) -> npt.NDArray[np.int64]:
+    """Return which of `old` pixels lies under the middle of each of `new` ones."""
+    steps = np.full(new, old / new)
+    steps[0] /= 2
+    # Added up one by one, as Pillow does: a product is another pixel where two are equally near.
+    return np.minimum(np.cumsum(steps).astype(np.int64), old - 1)
 
 
 def decode(data: bytes, *, channels: int = 3, max_pixels: int = 100_000_000) -> Tensor:

@@ -15,6 +15,11 @@ from torchvision.transforms.v2 import functional as F
 from mmlight.data.boxes import BoxSet
 from mmlight.data.draw import Draws
 
+_MODES = {
+    "bicubic": InterpolationMode.BICUBIC,
+    "bilinear": InterpolationMode.BILINEAR,
+    "nearest": InterpolationMode.NEAREST_EXACT,
+}
 # Below this part of its area left by a crop, a box is dropped: there is little to see of it.
 _LEAST_VISIBLE = 0.25
 _LEAST_SIDE = 1.0
@@ -43,7 +48,14 @@ def fit_size(height: int, width: int, *, size: int) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def fit(pixels_CHW: Tensor, boxes: BoxSet | None, *, size: int, flip: bool = False) -> Fitted:
+def fit(
+    pixels_CHW: Tensor,
+    boxes: BoxSet | None,
+    *,
+    size: int,
+    interpolation: str | None = None,
+    flip: bool = False,
+) -> Fitted:
     """Scale the longer side to `size`; `flip` mirrors left to right."""
     height, width = pixels_CHW.shape[1:]
     return _cut(
@@ -52,6 +64,7 @@ def fit(pixels_CHW: Tensor, boxes: BoxSet | None, *, size: int, flip: bool = Fal
         box=(0, 0, height, width),
         to=fit_size(height, width, size=size),
         flips=(flip, False),
+        interpolation=interpolation,
     )
 
 
@@ -60,6 +73,7 @@ def random_fit(
     boxes: BoxSet | None,
     *,
     size: int,
+    interpolation: str | None = None,
     zoom: tuple[float, float],
     flip_probability: float,
     vertical_flip_probability: float,
@@ -75,6 +89,7 @@ def random_fit(
         pixels_CHW: uint8 pixels.
         boxes: its boxes, or None.
         size: longer side at a zoom of 1.
+        interpolation: of `ImageSettings`.
         zoom: smallest and largest zoom; its logarithm is drawn evenly.
         flip_probability: of mirroring left to right.
         vertical_flip_probability: of mirroring top to bottom.
@@ -97,6 +112,7 @@ def random_fit(
             draws.uniform() < flip_probability,
             draws.uniform() < vertical_flip_probability,
         ),
+        interpolation=interpolation,
     )
 
 
@@ -120,13 +136,14 @@ def _cut(
     box: tuple[int, int, int, int],
     to: tuple[int, int],
     flips: tuple[bool, bool],
+    interpolation: str | None,
 ) -> Fitted:
     original = (pixels_CHW.shape[1], pixels_CHW.shape[2])
     top, left, height, width = box
     pixels_CHW = F.resized_crop(
         pixels_CHW,
         *(top, left, height, width, list(to)),
-        interpolation=InterpolationMode.BICUBIC,
+        interpolation=_MODES[interpolation or "bicubic"],
         antialias=True,
     )
     scale_x, scale_y = width / to[1], height / to[0]

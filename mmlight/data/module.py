@@ -1,7 +1,7 @@
 """The LightningDataModule over sharded tar files."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,7 @@ from mmlight.data.corruptions import Corruption, corruptor
 from mmlight.data.cursor import EvalOrder, Order
 from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
 from mmlight.data.files import FileCorpus, PredictSplit, file_members, find_samples
+from mmlight.data.following import follow_audio, follow_image, image_differs, text_differs
 from mmlight.data.image import ImageSettings
 from mmlight.data.label_counts import label_counts
 from mmlight.data.loader import EvalLoader, TrainLoader
@@ -133,6 +134,7 @@ class ShardDataModule(lightning.LightningDataModule):
         )
         self.image = _settings_of("image", image, mapped=self._maps("image"))
         self.audio = _settings_of("audio", audio, mapped=self._maps("audio"))
+        self._given = (self.image, self.audio)
         self.text = text
         self.corruptions: list[Corruption] = corruptions or []
         self.verify = verify
@@ -325,6 +327,27 @@ class ShardDataModule(lightning.LightningDataModule):
         twin._bad, twin._loaders = None, WeakSet()
         return twin
 
+    def follow(self, towers: Mapping[Modality, Mapping[str, Any]]) -> list[str]:
+        """Prepare what the settings leave open as the towers want it.
+
+        Args:
+            towers: what each says (see `mmlight.encoders.encoder.Encoder.preparation`).
+
+        Returns:
+            Lines that say where the user's own settings are not those of a tower.
+        """
+        image, audio = self._given
+        told = []
+        if image is not None:
+            wanted = towers.get("image", {})
+            self.image = follow_image(image, wanted)
+            told.append(image_differs(image, wanted))
+        if audio is not None:
+            self.audio = follow_audio(audio, towers.get("audio", {}))
+        if self.text is not None:
+            told.append(text_differs(self.text, towers.get("text", {})))
+        return [line for line in told if line is not None]
+
     def preprocessing(self) -> dict[str, Any]:
         """Return how inputs are prepared, as plain values that a checkpoint can hold."""
         text = None
@@ -338,9 +361,9 @@ class ShardDataModule(lightning.LightningDataModule):
                 "offsets": self.text.offsets,
             }
         return {
-            "image": asdict(self.image) if self.image is not None else None,
+            "image": asdict(self.image.complete()) if self.image is not None else None,
             "text": text,
-            "audio": asdict(self.audio) if self.audio is not None else None,
+            "audio": asdict(self.audio.complete()) if self.audio is not None else None,
             "class_names": self.class_names,
         }
 

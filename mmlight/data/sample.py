@@ -218,7 +218,7 @@ def _load_fitted(
     assert settings is not None
     data = contents.raw[parse_source(name)[0]]
     pixels_CHW = _attempt(
-        name, lambda: decode(data, channels=settings.channels, max_pixels=settings.max_pixels)
+        name, lambda: decode(data, channels=settings.num_channels, max_pixels=settings.max_pixels)
     )
     boxes = None
     if members.boxes is not None:
@@ -251,7 +251,7 @@ def _corrupt(sample: Sample, captions: list[str], decoding: Decoding, corruptor:
         sample.waveform = corruptor.audio(
             sample.waveform,
             sample=sample.index,
-            sample_rate_hz=decoding.audio.sample_rate_hz,
+            sample_rate_hz=decoding.audio.rate_hz,
             max_samples=decoding.audio.max_samples,
         )
     spoiled = corruptor.captions(captions, sample=sample.index)

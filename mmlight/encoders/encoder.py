@@ -77,6 +77,17 @@ class Encoder(nn.Module, ABC):
     def blocks(self) -> list[Block]:
         """Return the encoder's blocks in depth order; together they own every parameter."""
 
+    def preparation(self) -> dict[str, Any]:
+        """Return how inputs must be, or were in pretraining, prepared, as far as it is known.
+
+        The keys are those of the data's settings for `modality`, such as ``size``,
+        ``interpolation`` or ``sample_rate_hz``; the data follows them where the user sets nothing.
+        """
+        return {}
+
+    def prepare_like(self, other: "Encoder") -> None:
+        """Take over how another one, whose weights this gets, treats its inputs."""
+
     def no_weight_decay(self) -> set[str]:
         """Return names of parameters (as in `named_parameters`) that must not be decayed.
 

@@ -35,6 +35,7 @@ from mmlight.encoders.hf_audio_features import (
 )
 from mmlight.encoders.hf_model import (
     build_model,
+    extractor_args,
     one_source,
     plain_config,
     read_config,
@@ -148,6 +149,7 @@ class HfAudio(Encoder):
         self.sample_rate_hz = int(extractor.sampling_rate)
         self.features = _features(config, extractor)
         self.frame_ms = _frame_ms(config, extractor)
+        self._seconds = _seconds(config, extractor)
         self.kind = kind
         self.out_dim = int(
             self.model.audio_encoder.num_features
@@ -165,7 +167,7 @@ class HfAudio(Encoder):
             )
         self.is_pretrained = audio_pretrained is not None
         self.pool = AttentionPool(self.out_dim) if self.audio_hf_pool == "attention" else None
-        self._features_args = own | (audio_features or {})
+        self._features_args = extractor_args(extractor)
         if self.raw and audio_spec_augment is not None:
             raise UserError(
                 f"audio_spec_augment: a '{kind}' has no log-mels; set mask_time_prob and "
@@ -219,6 +221,10 @@ class HfAudio(Encoder):
         real_B = (-(-features.length_B // config.time_stride)).clamp(max=columns)
         mask_BL = length_mask(real_B, columns).repeat(1, rows)
         return tokens_BLD, mask_BL, output.pooler_output
+
+    def preparation(self) -> dict[str, Any]:
+        """Return the sampling rate, and the model's own length where it has one."""
+        return {"sample_rate_hz": self.sample_rate_hz, "max_seconds": self._seconds}
 
     def blocks(self) -> list[Block]:
         """Return what comes before the layers, the layers, and what comes after."""
@@ -305,3 +311,15 @@ def _frame_ms(config: Any, extractor: Any) -> float | None:
     else:
         return None
     return 1000 * step / int(extractor.sampling_rate)
+
+
+def _seconds(config: Any, extractor: Any) -> float | None:
+    """Return the length that the model pads and cuts clips to; None where it takes any."""
+    rate = int(extractor.sampling_rate)
+    if config.model_type == "whisper":
+        return 2 * config.max_source_positions * int(extractor.hop_length) / rate
+    if config.model_type == "audio-spectrogram-transformer":  # windows of 25 ms, 10 ms apart
+        return (int(extractor.max_length) - 1) / 100 + 0.025
+    if config.model_type == "clap_audio_model":
+        return int(extractor.nb_max_samples) / rate
+    return None

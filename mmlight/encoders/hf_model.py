@@ -26,6 +26,8 @@ _SHOWN = 5
 _NO_FIELDS = ("transformers_version", "architectures", "dtype")
 # Fields of older releases, with the value that is all that today's classes do.
 _FORMER = {"gradient_checkpointing": False, "position_embedding_type": "absolute"}
+# Where a checkpoint says how its inputs are prepared.
+_SAID = ("preprocessor_config.json", "processor_config.json")
 _DECAY_FREE = (
     "position_embedding",
     "embed_positions",
@@ -307,8 +309,9 @@ def read_extractor(
 
     Args:
         extractor_class: its class.
-        checkpoint: folder or hub id whose ``preprocessor_config.json`` counts; a local folder
-            without one, and None, give the defaults of the class.
+        checkpoint: folder or hub id whose ``preprocessor_config.json`` (or, as transformers 5
+            saves whole processors, ``processor_config.json``) counts; a local folder without them,
+            and None, give the defaults of the class.
         own: parameters that the model's sizes fix.
         changes: parameters to set; they count more than the checkpoint's.
         key: the setting that holds the changes, for messages.
@@ -327,11 +330,29 @@ def read_extractor(
             raise UserError(f"{key}.{name}: {value}, but the model has {own[name]}")
     settings = own | (changes or {})
     folder = Path(checkpoint) if checkpoint is not None else None
-    if folder is None or (folder.is_dir() and not (folder / "preprocessor_config.json").is_file()):
+    if folder is None or (folder.is_dir() and not any((folder / name).is_file() for name in _SAID)):
         return extractor_class(**settings)
+    assert checkpoint is not None
     try:
-        return extractor_class.from_pretrained(checkpoint, **settings)
+        # Not from_pretrained(**settings): it passes over those that the file does not name.
+        kept, _ = extractor_class.get_feature_extractor_dict(checkpoint)
+        return extractor_class(**kept | settings)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{key}: no feature extractor at '{checkpoint}': {_first_line(error)}"
         ) from error
+
+
+def extractor_args(extractor: Any) -> dict[str, Any]:
+    """Return arguments that make the same feature extractor without a checkpoint."""
+    known = set(inspect.signature(type(extractor).__init__).parameters) - {"self", "kwargs"}
+    return {name: value for name, value in extractor.to_dict().items() if name in known}
+
+
+def tokenizer_folder(checkpoint: str | None) -> str | None:
+    """Return a checkpoint's folder if it lies on this machine and holds a tokenizer."""
+    folder = Path(checkpoint).expanduser() if checkpoint is not None else None
+    names = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
+    if folder is None or not any((folder / name).is_file() for name in names):
+        return None
+    return str(folder)

@@ -23,6 +23,7 @@ from mmlight.encoders.hf_model import (
     read_config,
     set_layer_checkpointing,
     text_class,
+    tokenizer_folder,
     transformers_groups,
     undecayed,
 )
@@ -132,6 +133,11 @@ class HfText(Encoder):
         self._layouts = exact_layouts(self.model)
         check_batching(text_batching, self._layouts, model_type=config.model_type)
         self._watched = False
+        self._folder = tokenizer_folder(text_pretrained)
+
+    def preparation(self) -> dict[str, Any]:
+        """Return where the checkpoint's tokenizer lies, if it is on this machine."""
+        return {"tokenizer_folder": self._folder}
 
     def forward(self, inputs: Text, *, tokens: bool = False) -> Encoded:
         """Encode captions.

@@ -114,6 +114,10 @@ class MelGru(Encoder):
         pooled_BD = masked_mean(frames_BLD, mask_BL)
         return Encoded(pooled_BD, frames_BLD, mask_BL) if tokens else Encoded(pooled_BD)
 
+    def preparation(self) -> dict[str, Any]:
+        """Return the sampling rate."""
+        return {"sample_rate_hz": self.sample_rate_hz}
+
     def blocks(self) -> list[Block]:
         """Return the convolutions, the recurrent layers and the last norm."""
         names = [name for name, _ in self.named_parameters()]

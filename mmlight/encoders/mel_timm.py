@@ -179,6 +179,12 @@ class MelTimm(Encoder):
         nhwc = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         return features.shape[2 if nhwc else 3]
 
+    def preparation(self) -> dict[str, Any]:
+        """Return the sampling rate, and the length of `audio_frames`."""
+        frames, hop_ms = self.audio_frames, self.log_mel.settings.hop_ms
+        seconds = None if frames is None else frames * hop_ms / 1000
+        return {"sample_rate_hz": self.sample_rate_hz, "max_seconds": seconds}
+
     def blocks(self) -> list[Block]:
         """Return stem, layers and head as timm groups them, and the pooling."""
         groups = timm_groups(self.model, "model.")

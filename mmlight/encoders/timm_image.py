@@ -16,6 +16,7 @@ from mmlight.encoders.feature_maps import (
     timm_feature_maps,
     timm_map_specs,
 )
+from mmlight.encoders.timm_inputs import TimmInputs, timm_inputs
 from mmlight.encoders.timm_model import (
     create_timm,
     fixed_size,
@@ -40,7 +41,8 @@ class TimmImage(Encoder):
         timm_pretrained: start from the weights that timm has for this name; needs a network or a
             filled cache.
         timm_weights: start from a local file instead (safetensors or a state dict of the same
-            model); position embeddings are resized to `img_size`.
+            model); position embeddings are resized to `img_size`. How its images were prepared is
+            read from a ``config.json`` beside it, else taken from what timm has for this name.
         img_size: height and width of the images in pixels; by default what the model was made
             for. Models that take any size check it only.
         in_chans: number of image channels.
@@ -49,9 +51,9 @@ class TimmImage(Encoder):
             images below 64 px would keep only a few positions.
         image_pool: timm's ``global_pool`` (``avg``, ``max``, ``token``, ``map``, ...); by default
             the model's own.
-        image_mean: mean of each channel, of pixels between 0 and 1; by default that of CLIP for
-            three channels, otherwise 0.5.
-        image_std: standard deviation of each channel; by default that of CLIP or 0.5.
+        image_mean: mean of each channel, of pixels between 0 and 1; by default that of the
+            pretrained weights, and for random ones that of CLIP for three channels, otherwise 0.5.
+        image_std: standard deviation of each channel; by default likewise.
         patch_drop_rate: share of patches left out in training (FLIP, arXiv 2212.00794); only
             for models that have patches.
         drop_path_rate: largest rate of stochastic depth; by default the model's own.
@@ -119,17 +121,22 @@ class TimmImage(Encoder):
         self._has_patches = hasattr(self.model, "patch_embed")
         self.out_dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
         self.token_dim = int(self.model.num_features)
-        default_mean, default_std = (
-            (CLIP_MEAN, CLIP_STD) if in_chans == 3 else ((0.5,) * in_chans,) * 2
-        )
-        with torch.device("cpu"):  # their values are looked at, also on the meta device
-            mean_C = _channels(image_mean, default_mean, key="image_mean")
-            std_C = _channels(image_std, default_std, key="image_std")
-        if not bool((std_C > 0).all()):
-            raise UserError(f"image_std: {std_C.tolist()} must be above zero")
-        # One multiply-add: (x / 255 - mean) / std = x * scale + shift.
-        self.register_buffer("_scale", (1 / (255 * std_C)).view(-1, 1, 1), persistent=False)
-        self.register_buffer("_shift", (-mean_C / std_C).view(-1, 1, 1), persistent=False)
+        default = (CLIP_MEAN, CLIP_STD) if in_chans == 3 else ((0.5,) * in_chans,) * 2
+        self._inputs = TimmInputs(*default, {})
+        if self.is_pretrained:
+            self._inputs = timm_inputs(
+                self.model, weights=timm_weights, in_chans=in_chans, key="timm_weights"
+            )
+            self._note_own(image_mean=image_mean, image_std=image_std)
+        self._mean = list(self._inputs.mean if image_mean is None else image_mean)
+        self._std = list(self._inputs.std if image_std is None else image_std)
+        self._is_set = image_mean is not None or image_std is not None
+        for values, key in ((self._mean, "image_mean"), (self._std, "image_std")):
+            if len(values) != in_chans:
+                raise UserError(f"{key}: {len(values)} values for {in_chans} channels")
+        if not all(value > 0 for value in self._std):
+            raise UserError(f"image_std: {self._std} must be above zero")
+        self._set_scale()
         registered, of_hub = registered_name(timm_name)
         self._init_args = {
             "timm_name": registered,
@@ -137,12 +144,35 @@ class TimmImage(Encoder):
             "in_chans": in_chans,
             "image_stem": image_stem,
             "image_pool": image_pool,
-            "image_mean": image_mean,
-            "image_std": image_std,
             "patch_drop_rate": patch_drop_rate,
             "drop_path_rate": drop_path_rate,
             "timm_kwargs": (of_hub | (timm_kwargs or {})) or None,
         }
+
+    def preparation(self) -> dict[str, Any]:
+        """Return size and channels, and how the images of pretraining were prepared."""
+        own = {"size": self.img_size[0]} if self.img_size is not None else {}
+        return self._inputs.preparation | own | {"channels": self.in_chans}
+
+    def prepare_like(self, other: Encoder) -> None:
+        """Normalise as another encoder does, unless mean and deviation are set."""
+        if isinstance(other, TimmImage) and other.in_chans == self.in_chans and not self._is_set:
+            self._mean, self._std = list(other._mean), list(other._std)
+            self._set_scale()
+
+    def _note_own(self, **given: list[float] | None) -> None:
+        """Say where a user's normalisation is not that of the weights."""
+        for key, theirs in (("image_mean", self._inputs.mean), ("image_std", self._inputs.std)):
+            own = given[key]
+            if own is not None and [round(v, 3) for v in own] != [round(v, 3) for v in theirs]:
+                shown = ", ".join(f"{value:g}" for value in theirs)
+                self.origin = f"{self.origin}; {key} is set, the weights' own is [{shown}]"
+
+    def _set_scale(self) -> None:
+        # One multiply-add: (x / 255 - mean) / std = x * scale + shift.
+        mean_C, std_C = torch.tensor(self._mean), torch.tensor(self._std)
+        self.register_buffer("_scale", (1 / (255 * std_C)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("_shift", (-mean_C / std_C).view(-1, 1, 1), persistent=False)
 
     def forward(self, inputs: Images, *, tokens: bool = False) -> Encoded:
         """Encode images; tokens are a ViT's patches or the positions of a CNN's last map.
@@ -234,7 +264,7 @@ class TimmImage(Encoder):
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any weights file."""
-        return dict(self._init_args)
+        return self._init_args | {"image_mean": self._mean, "image_std": self._std}
 
 
 def make_small_stem(model: Any, *, name: str) -> None:
@@ -272,10 +302,3 @@ def set_timm_checkpointing(model: Any, enabled: bool) -> None:
             f"checkpointing: timm's {type(model).__name__} cannot recompute activations; "
             "turn it off for this tower"
         ) from error
-
-
-def _channels(given: list[float] | None, default: tuple[float, ...], *, key: str) -> Tensor:
-    values = list(default) if given is None else list(given)
-    if len(values) != len(default):
-        raise UserError(f"{key}: {len(values)} values for {len(default)} channels")
-    return torch.tensor(values, dtype=torch.float32)

@@ -96,7 +96,7 @@ def _look(
         return None, None
     assert batch.audio is not None
     length = int(batch.audio.length_B[0])
-    seconds = length / audio.sample_rate_hz
+    seconds = length / audio.rate_hz
     if len(canvas_RK) == 1:
         wave = batch.audio.waveform_BT[0, :length].cpu().numpy()
         return spectrogram_db(wave, num_fft=256), seconds

@@ -29,6 +29,7 @@ class Source:
         projection: weights of its projection by name; empty where it had none.
         lr: the peak learning rate it was trained with.
         left_over: what else the file holds: names of towers and of the task's own parts.
+        preparation: how the inputs of its modality were prepared, as the file says.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Source:
     projection: dict[str, Tensor]
     lr: float
     left_over: list[str]
+    preparation: Mapping[str, Any]
 
 
 def find_saved(given: str, *, key: str) -> Path:
@@ -105,12 +107,14 @@ def read_source(
     others = {".".join(n.split(".")[: 2 if n.startswith("towers.") else 1]) for n in saved.tensors}
     optimizer = arguments.get("optimizer")
     lr = optimizer.get("lr") if isinstance(optimizer, Mapping) else None
+    prepared = (saved.preprocessing or {}).get(modality)
     return Source(
         path=path,
         encoder=encoder,
         projection=projection,
         lr=float(lr) if isinstance(lr, int | float) else AdamWSettings.lr,
         left_over=sorted(others - {kept.rstrip(".")}),
+        preparation=prepared if isinstance(prepared, Mapping) else {},
     )
 
 
@@ -124,6 +128,7 @@ def load_encoder(encoder: Encoder, source: Source, *, key: str) -> None:
     if problem:
         raise UserError(f"{key}: the encoder set here is not that of {source.path}: {problem}")
     encoder.load_state_dict(source.encoder.state_dict())
+    encoder.prepare_like(source.encoder)
 
 
 def load_projection(projection: nn.Module, source: Source) -> bool:

@@ -37,6 +37,7 @@ from mmlight.tasks.tower import Tower, Towers
 from mmlight.tasks.tower_checks import check_tower_fits
 from mmlight.tasks.trained import TrainedParts
 from mmlight.tasks.tuning import Tuning
+from mmlight.terminal import note
 
 
 class Task(lightning.LightningModule):
@@ -55,6 +56,7 @@ class Task(lightning.LightningModule):
 
     Attributes:
         preprocessing: how the data prepares inputs; plain values, kept in checkpoints.
+        data: the data module, which follows the towers; the trainer's, where there is one.
         evaluation: what callbacks make pictures and tables of after an evaluation, on rank 0.
         trained: which parameters are trained at which step.
         takes_captions: whether training takes several captions of a sample at once.
@@ -95,6 +97,7 @@ class Task(lightning.LightningModule):
         self.schedule = schedule
         self.compile_mode = compile
         self.preprocessing: dict[str, Any] | None = None
+        self.data: Any = None
         self.evaluation: Any = None
         self.trained: TrainedParts | None = None
         self._built = False
@@ -126,9 +129,20 @@ class Task(lightning.LightningModule):
                 for name, settings in given.items()
             }
         )
+        self._agree_on_inputs()
         if self.preprocessing is not None:
             for name in given:
                 check_tower_fits(self.tower(name).encoder, self.preprocessing)
+
+    def _agree_on_inputs(self) -> None:
+        """Have the data prepare what its settings leave open as the towers want it."""
+        if self.data is None or not hasattr(self.data, "follow"):
+            return
+        given = self.tower_settings.given()
+        for told in self.data.follow({name: self.tower(name).preparation for name in given}):
+            if comm.rank() == 0:
+                note(told)
+        self.preprocessing = self.data.preprocessing()
 
     def tower(self, modality: Modality) -> Tower:
         """Return a built tower."""
@@ -217,9 +231,9 @@ class Task(lightning.LightningModule):
         if self._built:
             return
         if self._trainer is not None:
-            data = getattr(self.trainer, "datamodule", None)
-            if data is not None and hasattr(data, "preprocessing"):
-                self.preprocessing = data.preprocessing()
+            self.data = getattr(self.trainer, "datamodule", None)
+        if self.data is not None and hasattr(self.data, "preprocessing"):
+            self.preprocessing = self.data.preprocessing()
         self.build()
         self.trained = TrainedParts(
             self,
@@ -266,8 +280,8 @@ class Task(lightning.LightningModule):
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self.trained.begin(self.global_step)
         self.train()
-        for note in self.trained.notes:
-            self.print(note)
+        for line in self.trained.notes:
+            self.print(line)
         self.print(self.trained.summary())
         configs = self.trainer.lr_scheduler_configs
         for optimizer, config in zip(self.trainer.optimizers, configs, strict=True):

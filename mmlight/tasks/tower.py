@@ -1,6 +1,6 @@
 """A tower: an encoder and its projection into the joint space."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmlight.batch import MODALITIES, Modality
 from mmlight.encoders.encoder import Encoder
 from mmlight.errors import UserError
-from mmlight.tasks.source import load_encoder, load_projection, read_source
+from mmlight.tasks.source import Source, load_encoder, load_projection, read_source
 
 
 @dataclass
@@ -72,6 +72,8 @@ class Tower(nn.Module):
     Attributes:
         out_dim: width of what it returns.
         source: what its weights were taken from, or None.
+        preparation: how its inputs are prepared, as far as encoder and source know (see
+            `Encoder.preparation`).
 
     Raises:
         UserError: an encoder of another modality, `projection: none` with unequal widths, a
@@ -109,6 +111,7 @@ class Tower(nn.Module):
                 load_encoder(encoder, self.source, key=f"{where}.from_run")
             encoder.is_pretrained = True
         self.encoder = encoder
+        self.preparation = _preparation(encoder, self.source)
         if embed_dim is None:
             if settings.projection != "linear":
                 raise UserError(f"{where}.projection has no effect: this task has a head instead")
@@ -150,6 +153,28 @@ class Tower(nn.Module):
             if block.repeated:
                 for module in block.modules:
                     module.compile()
+
+
+# What of an earlier run's settings holds for whatever is put into its tower; others (augmentation,
+# the longest clip) are that run's own.
+_OF_TOWER = (
+    "size",
+    "channels",
+    "eval_crop",
+    "interpolation",
+    "crop_pct",
+    "sample_rate_hz",
+    "tokenizer",
+)
+
+
+def _preparation(encoder: Encoder, source: Source | None) -> Mapping[str, Any]:
+    own = {name: value for name, value in encoder.preparation().items() if value is not None}
+    if source is None:
+        return own
+    kept = {name: source.preparation[name] for name in _OF_TOWER if name in source.preparation}
+    # With an encoder of the user's own (another size, say), it counts more.
+    return {name: value for name, value in kept.items() if value is not None} | own
 
 
 def _projection(kind: str, in_dim: int, *, embed_dim: int, where: str) -> nn.Module:

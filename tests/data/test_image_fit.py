@@ -133,7 +133,7 @@ def test_color_jitter_changes_pixels_in_training_alone():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"train_crop": "fit"}, "other shapes"),
+        ({"train_crop": "fit", "eval_crop": "center"}, "other shapes"),
         ({"eval_crop": "fit"}, "other shapes"),
         ({"pad_to": "batch"}, "pad_to has no effect"),
         ({"zoom": (0.5, 1.0)}, "zoom has no effect"),

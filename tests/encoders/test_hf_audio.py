@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -240,3 +242,59 @@ def test_mistakes_are_named(arguments, message):
 @pytest.mark.parametrize("kind", AUDIO_CONFIGS)
 def test_bf16_autocast_is_finite(kind):
     assert_bf16_is_finite(make(kind), clips())
+
+
+OWN_FEATURES = {
+    "ast": transformers.ASTFeatureExtractor(
+        num_mel_bins=32, max_length=64, sampling_rate=8000, mean=-3.0, std=2.5
+    ),
+    "wav2vec2": transformers.Wav2Vec2FeatureExtractor(do_normalize=False, sampling_rate=8000),
+    "whisper": transformers.WhisperFeatureExtractor(chunk_length=1, n_fft=320, hop_length=160),
+    "clap": transformers.ClapFeatureExtractor(
+        **CLAP | {"padding": "repeat", "truncation": "rand_trunc"}
+    ),
+}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("kind", OWN_FEATURES)
+def test_a_checkpoints_own_features_are_taken_and_outlive_it(tmp_path, kind, whole):
+    saved = transformers.WhisperModel(
+        transformers.WhisperConfig(
+            **{k: v for k, v in AUDIO_CONFIGS["whisper"].items() if k != "model_type"},
+            **dict(vocab_size=20, decoder_layers=1, decoder_attention_heads=2),
+            **dict(pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1),
+        )
+    )
+    (saved if kind == "whisper" else make(kind).model).save_pretrained(tmp_path)
+    extractor = OWN_FEATURES[kind]
+    if whole:  # as transformers 5 saves a processor, with a tokenizer, say, beside it
+        said = json.dumps({"feature_extractor": extractor.to_dict(), "processor_class": "X"})
+        (tmp_path / "processor_config.json").write_text(said)
+    else:
+        extractor.save_pretrained(tmp_path)
+    encoder = HfAudio(audio_pretrained=str(tmp_path))
+    rate = extractor.sampling_rate
+    assert encoder.preparation()["sample_rate_hz"] == rate
+    batch = clips((9000,))
+    wave = batch.waveform_BT[0, :9000].numpy()
+    made = extractor(wave, sampling_rate=rate, return_tensors="np")
+    expected = np.asarray(made[extractor.model_input_names[0]])
+    again = HfAudio(**encoder.rebuild_args())
+    for one in (encoder, again):
+        values = one.features(batch.waveform_BT, batch.length_B).values.numpy()
+        np.testing.assert_allclose(values, expected[:, : values.shape[1]], atol=1e-3, rtol=0)
+
+
+def test_a_setting_that_the_checkpoint_does_not_name_has_an_effect(tmp_path):
+    make("ast").model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
+    encoder = HfAudio(audio_pretrained=str(tmp_path), audio_features={"mean": -1.5})
+    assert encoder.features.mean == -1.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds"), [("whisper", 1.0), ("ast", 0.655), ("clap", 1.0), ("wav2vec2", None)]
+)
+def test_models_of_one_length_say_it(kind, seconds):
+    assert make(kind).preparation() == {"sample_rate_hz": 16000, "max_seconds": seconds}

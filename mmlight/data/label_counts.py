@@ -1,4 +1,7 @@
-"""How many samples of a data set have each label."""
+"""Labels and fields of a data set, read without decoding its samples."""
+
+from collections.abc import Iterator
+from typing import Any
 
 from mmlight.data.members import Contents, parse_label, parse_source
 from mmlight.data.sample import SampleSet
@@ -52,3 +55,23 @@ def label_counts(
             if label >= 0:
                 counts[label] += 1
     return counts
+
+
+def field_values(samples: SampleSet, field: str, *, most: int) -> Iterator[Any]:
+    """Yield a further field of samples that lie evenly over a data set, those without it left out.
+
+    Args:
+        samples: the data set.
+        field: the field's name in `Members.fields`.
+        most: of so many samples at most.
+    """
+    for number in range(0, len(samples), max(1, -(-len(samples) // most))):
+        source = samples.members(number).fields.get(field)
+        if source is None:
+            continue
+        try:
+            value = Contents(samples.corpus.read(number, [parse_source(source)[0]])).value(source)
+        except (OSError, ValueError):
+            continue  # a bad sample: it is counted when its turn comes
+        if value is not None:
+            yield value

@@ -1,7 +1,7 @@
 """The LightningDataModule over sharded tar files."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
 from mmlight.data.files import FileCorpus, PredictSplit, file_members, find_samples
 from mmlight.data.following import follow_audio, follow_image, image_differs, text_differs
 from mmlight.data.image import ImageSettings
-from mmlight.data.label_counts import label_counts
+from mmlight.data.label_counts import field_values, label_counts
 from mmlight.data.loader import EvalLoader, TrainLoader
 from mmlight.data.members import Members
 from mmlight.data.mixture import Mixture
@@ -198,6 +198,10 @@ class ShardDataModule(lightning.LightningDataModule):
         """Return the number of samples with each label (see `mmlight.data.label_counts`)."""
         names = self.class_names
         return label_counts(self._samples[split], num_classes, field=field, class_names=names)
+
+    def field_values(self, split: str, field: str, *, most: int) -> Iterator[Any]:
+        """Yield a further field of some samples (see `mmlight.data.label_counts`)."""
+        return field_values(self._samples[split], field, most=most)
 
     def train_dataloader(self) -> TrainLoader:
         """Return the batches of training, from the position on."""

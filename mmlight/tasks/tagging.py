@@ -19,13 +19,18 @@ from mmlight.metrics.entities import EntityEvaluation
 from mmlight.metrics.span_f1 import OUTSIDE
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
+from mmlight.tasks.saved import CHECKPOINT_KEY
 from mmlight.tasks.tag_scores import TaggedText, TagStore, read_tags
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
 from mmlight.tasks.tuning import Tuning
-from mmlight.tasks.words import WordSpan, first_tokens, joined_spans, split_words
+from mmlight.tasks.word_rule import learn_rule, read_rule
+from mmlight.tasks.words import WordSpan, first_tokens, joined_spans
 
 _IGNORED = -100
+# Where a checkpoint keeps how training's words were cut, and of how many samples that is learned.
+_WORDS = "words"
+_LEARNED_OF = 20_000
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,20 @@ class Tagging(Task):
         logits_NLK: Tensor = self.head(encoded.tokens_BLD).float()
         return logits_NLK
 
+    def on_fit_start(self) -> None:
+        """Learn how words are cut, for predictions on plain text."""
+        super().on_fit_start()
+        if self.preprocessing is not None and hasattr(self.data, "field_values"):
+            words = self.data.field_values("train", self._words_field, most=_LEARNED_OF)
+            self.preprocessing[_WORDS] = learn_rule(words).as_plain()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over how the checkpoint's training cut its words."""
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint.get(CHECKPOINT_KEY, {}).get("preprocessing") or {}
+        if self.preprocessing is not None and _WORDS in kept:
+            self.preprocessing.setdefault(_WORDS, kept[_WORDS])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross entropy over the words of the global batch."""
         text = _text_of(batch)
@@ -182,8 +201,10 @@ class Tagging(Task):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return the entities of each text, with their places in it.
 
-        A sample with words is tagged by these, another is cut at white space and punctuation.
+        A sample with words is tagged by these, another is cut as the words of training were (see
+        `mmlight.tasks.word_rule`).
         """
+        rule = read_rule((self.preprocessing or {}).get(_WORDS))
         text = _text_of(batch)
         logits_NLK = self.logits(text).cpu()
         offset_NL2 = _offsets_of(text)
@@ -192,7 +213,7 @@ class Tagging(Task):
             caption = batch.captions[row]
             known = batch.fields.get(self._words_field)
             if known is None or known[row] is None:
-                spans = split_words(caption)
+                spans = rule.cut(caption)
             else:
                 spans = self._spans(batch, row)
             first_W = first_tokens(spans, offset_NL2[row])

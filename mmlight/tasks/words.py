@@ -12,8 +12,11 @@ from torch import Tensor
 
 WordSpan = tuple[int, int]
 
-# Addresses, @names and #tags whole, words with a dash or dot inside, 's and n't's, then any sign.
-_WORD = re.compile(r"https?://\S+|[@#]\w+|['\u2019]\w+|\w+(?:[-.]\w+)*|[^\w\s]")
+# Addresses, @names and #tags whole, 's and n't's, U.S. with its last dot, words with a dash or dot
+# inside, then any sign.
+_WORD = re.compile(
+    r"https?://\S+|[@#]\w+|['\u2019]\w+|(?:[^\W\d_]\.){2,}(?!\w)|\w+(?:[-.]\w+)*|[^\w\s]"
+)
 
 
 def split_words(text: str) -> list[WordSpan]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from mmlight.errors import UserError, nearest, told_by_system
+from mmlight.own_modules import bring_in, see_working_folder, take_imports
 from mmlight.signals import is_wanted, note_signals
 from mmlight.terminal import note, say
 
@@ -18,6 +19,7 @@ TRAINING_VERBS = {
 }
 # The module of each verb (its `main` takes the arguments), and a line of help.
 OTHER_VERBS = {
+    "init": ("commands.init", "a folder to begin in:          mmlight init FOLDER --data PATH"),
     "shards": ("data.shards_command", "index, check or pack shards:   mmlight shards --help"),
     "tokenizer": (
         "data.tokenizer_command",
@@ -56,6 +58,8 @@ OTHER_VERBS = {
         "ONNX, torch.export, a card:    mmlight export RUN --out FOLDER",
     ),
 }
+# Those of them that take `--import my_module` and no config, which imports by itself.
+_IMPORTING = ("export",)
 FAILURE, USER_MISTAKE = 1, 2
 
 
@@ -102,7 +106,12 @@ def _run(arguments: Sequence[str]) -> int:
 
         say(f"mmlight {version('mmlight')}")
         return 0
-    return _verb(arguments[0])(arguments[1:])
+    see_working_folder()
+    verb, rest = arguments[0], arguments[1:]
+    if verb in _IMPORTING:
+        rest, modules = take_imports(rest)
+        bring_in(modules)
+    return _verb(verb)(rest)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,6 +52,7 @@ from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import own_config
+from mmlight.own_modules import FLAG, KEY
 from mmlight.runs.job import is_handed_on, is_ours
 from mmlight.runs.lock import RunLock
 from mmlight.runs.run import RunFolder
@@ -153,6 +154,8 @@ class MmlightCLI(LightningCLI):
         parser.add_class_arguments(CheckpointSettings, "checkpoint")
         for key, (kind, _, text) in _CALLBACKS.items():
             parser.add_argument(f"--{key}", type=kind | None, default=None, help=text)
+        text = "Modules of your own to import; checkpoints may name their classes."
+        parser.add_argument(FLAG, type=list[str] | None, default=None, help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and say in one line what cannot be parsed."""
@@ -290,7 +293,8 @@ class MmlightCLI(LightningCLI):
                 self.config[self._verb], skip_none=False, skip_validation=True
             )
         )
-        return {k: v for k, v in values.items() if k not in ("config", "ckpt_path")}
+        unset = [KEY] if values[KEY] is None else []  # ids of jobs are hashes of what is set
+        return {k: v for k, v in values.items() if k not in ("config", "ckpt_path", *unset)}
 
     def _wandb(self, settings: RunSettings) -> WandbRun | None:
         if settings.wandb == "off":

@@ -10,6 +10,7 @@ import yaml
 
 from mmlight import compose
 from mmlight.errors import UserError, nearest
+from mmlight.own_modules import FLAG, KEY, bring_in, names_of, take_imports
 from mmlight.trust import allow
 
 LAST = "last"
@@ -40,7 +41,8 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
 
     The classes that the last file names for `model` and `data` are said first, so that a file of
     settings (a tower, say) can be extended before the file that names the class.
-    ``--model.towers.NAME null`` becomes such a configuration too.
+    ``--model.towers.NAME null`` becomes such a configuration too. Modules of the user's own, which
+    ``--import`` or ``import`` in a file name, are imported.
 
     Returns:
         The arguments for the parser, and the name of the first file (the experiment's name).
@@ -48,6 +50,7 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
     expanded: list[str] = []
     classes: dict[str, dict[str, str]] = {}
     name: str | None = None
+    arguments, modules = take_imports(arguments)
     rest = iter(arguments)
     for argument in rest:
         flag, equals, value = argument.partition("=")
@@ -75,10 +78,14 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
                     classes[key] = {"class_path": part["class_path"]}
             # What the user's own file names is imported anyway; checkpoints may name it too.
             allow(_class_paths(layer.values))
+            modules += names_of(layer.values.pop(KEY, None), where=f"config file {path}: {KEY}")
             if layer.values:
                 expanded.append(f"{INLINE}{yaml.safe_dump(layer.values, sort_keys=False)}")
     if classes:
         expanded.insert(0, f"{INLINE}{yaml.safe_dump(classes)}")
+    if modules := list(dict.fromkeys(modules)):
+        bring_in(modules)
+        expanded.insert(0, f"{FLAG}={json.dumps(modules)}")
     return expanded, name or "run"
 
 

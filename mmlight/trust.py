@@ -1,7 +1,7 @@
 """Which code besides mmlight's own a checkpoint may name.
 
 A configuration is code: its author decides what is imported. A checkpoint is not: it may come from
-anyone, so its classes are mmlight's, or the user has named them.
+anyone, so its classes are mmlight's, or the user has named them (``--import``, MMLIGHT_TRUST).
 """
 
 import os

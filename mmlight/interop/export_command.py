@@ -97,6 +97,9 @@ def main(argv: Sequence[str]) -> int:
         help=f"real files to compare on too, besides made ones (at most {_MOST_SAMPLES} samples)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument(
+        "--import", metavar="MODULE", help="a module of your own whose classes it may name"
+    )
     options = parser.parse_args(argv)
     formats = _formats(options.format)
     _check_out(options.out, overwrite=options.overwrite)

@@ -1,7 +1,8 @@
 """The user's own code: what Python imports from elsewhere than mmlight and what is installed.
 
 These are the folders that ``PYTHONPATH`` names, and those that hold the packages of classes that
-the configuration names and that git knows, such as one installed by ``pip install --editable``.
+the configuration names (and modules that it imports) and that git knows, such as one in the working
+directory, or one installed by ``pip install --editable``.
 """
 
 import os
@@ -11,6 +12,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from mmlight.own_modules import KEY, names_of
 from mmlight.runs.git import Git, copied_top, is_known, read_git
 
 PATH = "PYTHONPATH"
@@ -76,11 +78,16 @@ def class_paths(value: Any) -> Iterator[str]:
             yield from class_paths(child)
 
 
+def named_modules(config: Mapping[str, Any]) -> list[str]:
+    """Return the user's own modules and classes that a configuration has imported, sorted."""
+    return sorted({*class_paths(config), *names_of(config.get(KEY), where=KEY)})
+
+
 def _folders(config: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Path]:
     for entry in filter(None, environ.get(PATH, "").split(os.pathsep)):
         if Path(entry).is_dir():
             yield Path(entry).resolve()
-    for package in sorted({path.partition(".")[0] for path in class_paths(config)}):
+    for package in sorted({name.partition(".")[0] for name in named_modules(config)}):
         spec = PathFinder.find_spec(package)
         places = list(spec.submodule_search_locations or ()) if spec else []
         place = places[0] if places else spec.origin if spec else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.errors import UserError
-from mmlight.runs.own_code import class_paths
+from mmlight.runs.own_code import named_modules
 from mmlight.runs.provenance import ENVIRONMENT
 from mmlight.runs.reproduce import Recorded
 
@@ -57,7 +57,7 @@ def describe(recorded: Recorded, arguments: Sequence[str]) -> Iterator[str]:
             yield from _code(own, recorded.own_patch(number), of=f" of {own.get('top')}")
         else:
             yield f"code: {own['folder']} as it is now: it was in no git work tree"
-    foreign = sorted(set(class_paths(recorded.config)))
+    foreign = named_modules(recorded.config)
     if foreign:
         yield f"settings: classes of other packages: {_some(foreign)}"
     values = recorded_environment(recorded)

@@ -34,8 +34,8 @@ def named_class(path: str, base: type, *, trust: Sequence[str], where: str) -> t
     allowed = trusted.is_allowed(path, trust=trust)
     if not allowed and parts[0] != _PACKAGE:
         raise UserError(
-            f"{at}: is not part of mmlight; if you trust it, allow its module: "
-            f"{trusted.TRUST}={path.rpartition('.')[0]}"
+            f"{at}: is not part of mmlight; if you trust it, name its module: --import "
+            f"{path.rpartition('.')[0]}, or {trusted.TRUST}={path.rpartition('.')[0]}"
         )
     # The longest module first: what follows it is the name of a class, or of one inside a class.
     for end in range(len(parts) - 1, 0, -1):

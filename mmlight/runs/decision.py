@@ -119,15 +119,15 @@ def decide(
     if mistake or (code == USER_MISTAKE and not hand_on):
         said = reason if mistake else "failed: a setting is wrong; the log says which"
         return decision("give up", said, code or USER_MISTAKE)
-    node = failure.node
+    node, elsewhere = failure.node, False
     if node is not None and node not in exclude and can_exclude(",".join([*exclude, node])):
         failed = [e.get("node") for e in hand_ons]
         if failure.outside is not None and node in failed:
             exclude = [*exclude, node]
         elif stuck >= max_stuck and not exclude and set(failed[1 - max_stuck :]) <= {node}:
             # Once: it may be the node's fault, and then another one shows it.
-            exclude, stuck = [node], max_stuck - 1
-    if stuck >= max_stuck:
+            exclude, elsewhere = [node], True
+    if stuck >= max_stuck and not elsewhere:
         said = f"no progress beyond step {step} in {stuck} starts in a row; the last: {reason}"
         return decision("give up", said, code or 1)
     if len(hand_ons) >= max_requeues:

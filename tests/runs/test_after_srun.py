@@ -211,6 +211,7 @@ def test_a_process_that_always_dies_on_one_node_is_tried_once_without_it(run):
     assert (first.stuck, first.exclude) == (1, ())
     assert (second.action, second.exclude) == ("hand on", ("n2",))
     assert [d.action for d in rest] == ["give up"]  # it fails elsewhere too
+    assert "in 3 starts in a row" in rest[0].reason
 
 
 @pytest.mark.parametrize(

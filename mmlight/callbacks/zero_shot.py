@@ -3,6 +3,7 @@
 Shapes as in `mmlight.batch`; K classes.
 """
 
+from collections import Counter
 from typing import Any, Literal
 
 import lightning
@@ -21,6 +22,7 @@ from mmlight.metrics.zero_shot import (
     check_templates,
     classifier_weights,
 )
+from mmlight.terminal import note
 from mmlight.text_file import MIB, read_text_file
 
 TEMPLATES = {
@@ -74,6 +76,13 @@ class ZeroShot(Callback):
             )
         if data.tokenizer is None:
             raise UserError("zero_shot needs text; name data.members.text and a text tower")
+        twice = [name for name, count in Counter(data.class_names).items() if count > 1]
+        if twice and trainer.is_global_zero:
+            note(
+                f"zero_shot: several classes are named '{twice[0]}'"
+                f"{f' (and {len(twice) - 1} more such names)' if twice[1:] else ''}: their prompts "
+                "are equal, and a sample that is as near to another class counts as wrong"
+            )
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Forget the last evaluation."""

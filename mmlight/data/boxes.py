@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from mmlight.errors import UserError, nearest
+from mmlight.class_names import NoClassError, class_number
+from mmlight.errors import UserError
 
-# More classes than anybody has, and within what every integer type of a tensor holds.
-MAX_LABEL = 2**31 - 1
 # Pixels; boxes may reach beyond their image, but not by more than any image has.
 _FARTHEST = 1e9
 
@@ -66,7 +65,7 @@ def parse_boxes(
     for box in boxes:
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             raise ValueError(f"box {box!r} is not a list of four numbers")
-    label_N = torch.tensor([class_number(label, class_names) for label in labels]).long()
+    label_N = torch.tensor([box_class(label, class_names) for label in labels]).long()
     given_N4 = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
     limit_4 = torch.tensor([width, height, width, height], dtype=torch.float32)
     annotated_N4 = box_convert(given_N4, box_format, "xyxy")
@@ -80,7 +79,7 @@ def parse_boxes(
     return BoxSet(xyxy_N4, label_N, annotated_N4)
 
 
-def class_number(label: Any, class_names: Sequence[str] | None) -> int:
+def box_class(label: Any, class_names: Sequence[str] | None) -> int:
     """Return the number of a box's class.
 
     Args:
@@ -91,26 +90,10 @@ def class_number(label: Any, class_names: Sequence[str] | None) -> int:
         ValueError: neither a number nor a name.
         UserError: there is no such class.
     """
-    if isinstance(label, str):
-        if class_names is None:
-            raise UserError(
-                f"members.box_labels holds names such as '{label}'; give data.class_names, a file "
-                "with one name per line"
-            )
-        if label not in class_names:
-            raise UserError(
-                f"members.box_labels: '{label}' is not in data.class_names"
-                f"{nearest(label, class_names)}"
-            )
-        return list(class_names).index(label)
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
-        raise ValueError(f"the box label {label!r} is neither a class number nor a name")
-    if class_names is not None and label >= len(class_names):
-        raise UserError(
-            f"members.box_labels: a box has label {label}, but there are only {len(class_names)} "
-            "class names; add the missing names (labels count from 0)"
-        )
-    return label
+    try:
+        return class_number(label, class_names)
+    except (NoClassError, UserError) as error:
+        raise UserError(f"members.box_labels: {error}") from error
 
 
 def _kind(value: Any) -> str:

@@ -5,32 +5,30 @@ from dataclasses import replace
 from typing import Any
 
 from mmlight.batch import MODALITIES
-from mmlight.data.boxes import class_number
+from mmlight.data.boxes import box_class
 from mmlight.data.corpus import Corpus
 from mmlight.data.members import (
     Contents,
     Members,
     check_extensions,
-    parse_label,
     parse_source,
 )
 from mmlight.errors import UserError, nearest
 
 # Enough to meet every label and key of a small data set, a fifth of a second for a large one.
-_MAX_LOOKED_AT = 20_000
+MAX_LOOKED_AT = 20_000
 
 
-def check_members(corpus: Corpus, members: Members, *, where: str, num_classes: int | None) -> None:
-    """Refuse members that no sample has, and labels without a class name.
+def check_members(corpus: Corpus, members: Members, *, where: str) -> None:
+    """Refuse members that no sample has.
 
-    Extensions are known of all samples; JSON keys and labels are looked up in up to 20,000 samples
-    spread over the corpus (a label that is met later stops the run then).
+    Extensions are known of all samples; JSON keys are looked up in up to 20,000 samples spread over
+    the corpus.
 
     Args:
         corpus: the samples.
         members: how they are mapped.
         where: name of the data set for the message.
-        num_classes: labels must be below this; None to take any.
 
     Raises:
         UserError: as above.
@@ -40,8 +38,6 @@ def check_members(corpus: Corpus, members: Members, *, where: str, num_classes: 
         keyed = [source for source in sources if parse_source(source)[1] is not None]
         if len(keyed) == len(sources):
             check_keys(corpus, keyed, where=f"members.{entry}: no sample of {where}")
-    if members.label is not None and num_classes is not None:
-        _check_labels(corpus, members.label, where=where, num_classes=num_classes)
 
 
 def check_box_labels(
@@ -59,19 +55,22 @@ def check_box_labels(
         UserError: as above.
     """
     extension = parse_source(source)[0]
-    seen: set[str | int] = set()
-    for number in _spread(corpus):
+    seen: dict[str | int, int] = {}
+    for number in spread(corpus):
         try:
             labels = Contents(corpus.read(number, [extension])).value(source)
         except (OSError, ValueError):
             continue  # a bad sample: it is counted when its turn comes
         if isinstance(labels, list):
-            seen |= {label for label in labels if isinstance(label, str | int)}
+            for label in labels:
+                if isinstance(label, str | int):
+                    seen.setdefault(label, number)
     for label in sorted(seen, key=str):
         try:
-            class_number(label, class_names)
+            box_class(label, class_names)
         except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+            path, key = corpus.origin(seen[label])
+            raise UserError(f"{where}: sample {key} of {path}: {error}") from error
         except ValueError:
             continue  # a bad sample, too
 
@@ -113,8 +112,9 @@ def _has_key(corpus: Corpus, sources: list[str]) -> bool:
     return True
 
 
-def _spread(corpus: Corpus) -> Iterator[int]:
-    count = min(len(corpus), _MAX_LOOKED_AT)
+def spread(corpus: Corpus) -> Iterator[int]:
+    """Yield the numbers of up to 20,000 samples, evenly spread over a corpus."""
+    count = min(len(corpus), MAX_LOOKED_AT)
     return (place * len(corpus) // count for place in range(count))
 
 
@@ -122,7 +122,7 @@ def check_keys(corpus: Corpus, sources: list[str], *, where: str) -> None:
     """Raise UserError, beginning with `where`, if no sample has any of these keys."""
     extensions = [parse_source(source)[0] for source in sources]
     there: set[str] = set()
-    for number in _spread(corpus):
+    for number in spread(corpus):
         try:
             contents = Contents(corpus.read(number, extensions))
         except OSError:
@@ -142,20 +142,3 @@ def check_keys(corpus: Corpus, sources: list[str], *, where: str) -> None:
         f"{where} has {keys}; keys there are {', '.join(sorted(there)) or 'none'}"
         f"{nearest(wanted, there)}"
     )
-
-
-def _check_labels(corpus: Corpus, source: str, *, where: str, num_classes: int) -> None:
-    extension = parse_source(source)[0]
-    highest = -1
-    for number in _spread(corpus):
-        try:
-            highest = max(
-                highest, parse_label(Contents(corpus.read(number, [extension])).value(source))
-            )
-        except (OSError, ValueError):
-            continue  # a bad sample: it is counted when its turn comes
-    if highest >= num_classes:
-        raise UserError(
-            f"{where} has label {highest}, but there are only {num_classes} class names; add the"
-            " missing names (labels count from 0)"
-        )

@@ -3,13 +3,20 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mmlight.data.members import Contents, parse_label, parse_source
+from mmlight.class_names import class_numbers
+from mmlight.data.labels import Labels
+from mmlight.data.members import Contents, parse_source
 from mmlight.data.sample import SampleSet
 from mmlight.errors import UserError
 
 
 def label_counts(
-    samples: SampleSet, num_classes: int, *, field: str | None, class_names: list[str]
+    samples: SampleSet,
+    num_classes: int,
+    *,
+    field: str | None,
+    class_names: list[str],
+    labels: Labels | None = None,
 ) -> list[int]:
     """Return the number of samples with each label; reads the labels of all samples once.
 
@@ -21,11 +28,13 @@ def label_counts(
         field: name of a further field that lists a sample's labels (numbers or names); None counts
             the members' `label`.
         class_names: names, for labels that are not numbers.
+        labels: how the members' `label` is read; None takes the names alone.
 
     Raises:
         UserError: a label that is beyond the classes.
     """
     counts = [0] * num_classes
+    read = labels or Labels(class_names)
     for number in range(len(samples)):
         members = samples.members(number)
         source = members.fields.get(field) if field is not None else members.label
@@ -36,20 +45,19 @@ def label_counts(
         except OSError:
             continue  # a bad sample: it is counted when its turn comes
         try:
-            value = Contents(raw).value(source)
-            values = value if isinstance(value, list) else [value]
-            labels = [
-                class_names.index(one)
-                if isinstance(one, str) and one in class_names
-                else parse_label(one)
-                for one in values
-            ]
+            if field is None:
+                found = [read.of(samples.corpus, number, Contents(raw), source)]
+            else:
+                value = Contents(raw).value(source)
+                found = [] if value is None else sorted(set(class_numbers(value, class_names)))
+        except UserError as error:
+            raise UserError(f"{samples.named(number)}: {error}") from error
         except ValueError:
             continue  # a bad sample: it is counted when its turn comes
-        for label in labels:
+        for label in found:
             if label >= num_classes:
                 raise UserError(
-                    f"sample {samples.corpus.key(number)} has label {label}, but there are "
+                    f"{samples.named(number)} has label {label}, but there are "
                     f"{num_classes} classes (labels count from 0)"
                 )
             if label >= 0:

@@ -1,13 +1,13 @@
 """Which members of a sample are its image, text, audio, label and further fields."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmlight.batch import Modality
+from mmlight.class_names import plain_number
 from mmlight.data import probe
-from mmlight.data.boxes import MAX_LABEL, BoxFormat
+from mmlight.data.boxes import BoxFormat
 from mmlight.data.json_text import parse_json
 from mmlight.errors import UserError, nearest
 
@@ -199,8 +199,6 @@ TEXT_EXTENSIONS = frozenset(probe.ENDINGS["text"])
 
 # Evaluation takes all captions of a sample at once.
 _MAX_CAPTIONS = 1_000
-# Not what `int` takes: underscores, digits of other scripts, thousands of them.
-_DIGITS = re.compile(r"\+?[0-9]{1,19}")
 
 
 def _parse(extension: str, data: bytes) -> Any:
@@ -238,26 +236,21 @@ def _join_words(words: list[Any], *, source: str) -> str:
     return " ".join(words)
 
 
-def parse_label(value: Any) -> int:
-    """Return the class number in a ``cls`` member or JSON value; -1 where there is none.
+def label_value(contents: Contents, source: str) -> Any:
+    """Return what a sample's label is: its number, a name, or None where there is none.
 
-    Text must be plain digits: ``7`` with or without white space around it.
+    JSON tells 7 from "7", which is a name where a class has it; in a text, digits are a number.
 
     Raises:
-        ValueError: the value is not a whole number from 0 to `MAX_LABEL`.
+        ValueError: see `Contents.value`.
     """
-    if value is None:
-        return -1
+    value = contents.value(source)
     if isinstance(value, bytes):
         value = value.decode("utf-8")
-    if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"the label {value!r} is not a class number")
-    if not 0 <= value <= MAX_LABEL:
-        raise ValueError(
-            f"the label {value!r} is {'below 0' if value < 0 else f'above {MAX_LABEL}'}"
-        )
+    extension, _ = parse_source(source)
+    if isinstance(value, str) and extension.rpartition(".")[2] != "json":
+        number = plain_number(value)
+        return value if number is None else number
     return value
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -12,6 +12,7 @@ import lightning
 import torch
 
 from mmlight.batch import Batch, Modality, Text
+from mmlight.class_names import read_names
 from mmlight.data.audio import AudioSettings
 from mmlight.data.bad_samples import BadSamples
 from mmlight.data.bucket import Bucketed, lengths_of
@@ -23,23 +24,20 @@ from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
 from mmlight.data.files import FileCorpus, PredictSplit, file_members, find_samples
 from mmlight.data.following import follow_audio, follow_image, image_differs, text_differs
 from mmlight.data.image import ImageSettings
+from mmlight.data.label_checks import SeenLabels, check_label_lists, check_labels
 from mmlight.data.label_counts import field_values, label_counts
+from mmlight.data.labels import Labels, labels_of
 from mmlight.data.loader import EvalLoader, TrainLoader
 from mmlight.data.members import Members
 from mmlight.data.mixture import Mixture
-from mmlight.data.module_checks import (
-    check_corruptions,
-    check_mapping,
-    check_mixture,
-    maps,
-    read_names,
-)
+from mmlight.data.module_checks import check_corruptions, check_mapping, check_mixture, maps
 from mmlight.data.position import STATE_VERSION, Position, check_same
 from mmlight.data.sample import Decoding, Sample, SampleSet
 from mmlight.data.split import Indexes, Split, open_split
 from mmlight.data.text import MAX_CHARACTERS, TextSettings
 from mmlight.data.tokenizer import Tokenizer
 from mmlight.errors import UserError
+from mmlight.terminal import note
 
 _STAGES = {
     "fit": ("train", "val"),
@@ -140,6 +138,8 @@ class ShardDataModule(lightning.LightningDataModule):
         self.verify = verify
         self._indexes = Indexes()
         self._check_settings()
+        self._labels: Labels | None = None
+        self._seen_labels: dict[str, SeenLabels] = {}
         self._samples: dict[str, SampleSet] = {}
         self._order: Order | Mixture | None = None
         self._buckets: Bucketed | None = None
@@ -196,8 +196,37 @@ class ShardDataModule(lightning.LightningDataModule):
 
     def label_counts(self, split: str, num_classes: int, *, field: str | None = None) -> list[int]:
         """Return the number of samples with each label (see `mmlight.data.label_counts`)."""
-        names = self.class_names
-        return label_counts(self._samples[split], num_classes, field=field, class_names=names)
+        return label_counts(
+            self._samples[split],
+            num_classes,
+            field=field,
+            class_names=self.class_names,
+            labels=self._how_labels_are_read(),
+        )
+
+    def check_classes(self, num_classes: int, *, field: str | None = None) -> None:
+        """Refuse labels that are no class, as far as up to 20,000 samples of a split show them.
+
+        Args:
+            num_classes: K.
+            field: name of a further field that lists a sample's labels; None is the one label.
+
+        Raises:
+            UserError: in a split that is open.
+        """
+        for name, samples in self._samples.items():
+            if name == "predict":
+                continue
+            if field is not None:
+                check_label_lists(
+                    samples.parts,
+                    field,
+                    names=self.class_names,
+                    num_classes=num_classes,
+                    where=f"data.{name}",
+                )
+            elif name in self._seen_labels:
+                self._seen_labels[name].check(num_classes, where=f"data.{name}")
 
     def field_values(self, split: str, field: str, *, most: int) -> Iterator[Any]:
         """Yield a further field of some samples (see `mmlight.data.label_counts`)."""
@@ -459,8 +488,18 @@ class ShardDataModule(lightning.LightningDataModule):
             )
             if name == "predict":
                 members = without_absent_targets(corpus, members)
-            names = len(self.class_names) if self.class_names else None
-            check_members(corpus, members, where=where, num_classes=names)
+            check_members(corpus, members, where=where)
+            if members.label is not None and name != "predict":
+                seen = check_labels(
+                    corpus,
+                    members.label,
+                    self._how_labels_are_read(),
+                    where=where,
+                    max_bad_fraction=self.max_bad_fraction,
+                )
+                self._seen_labels[name] = max(
+                    seen, self._seen_labels.get(name, seen), key=lambda one: one.highest
+                )
             if members.box_labels is not None:
                 check_box_labels(
                     corpus, members.box_labels, class_names=self.class_names or None, where=where
@@ -557,8 +596,18 @@ class ShardDataModule(lightning.LightningDataModule):
             max_characters=self.text.max_characters if self.text is not None else MAX_CHARACTERS,
             num_captions=self.text.captions_per_sample if self.text is not None else 1,
             class_names=tuple(self.class_names) or None,
+            labels=replace(self._how_labels_are_read(), lenient=name == "predict"),
             corruptor=corruptor(self.corruptions, split=name, seed=self.seed),
         )
+
+    def _how_labels_are_read(self) -> Labels:
+        if self._labels is None:
+            self._labels, lines = labels_of(
+                self._splits, self.members, class_names=self.class_names
+            )
+            for line in lines if self._rank().number == 0 else []:
+                note(line)
+        return self._labels
 
     def _rank(self) -> Rank:
         if self.trainer is None:

@@ -9,9 +9,6 @@ from mmlight.data.members import Members
 from mmlight.data.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
-from mmlight.text_file import MIB, read_text_file
-
-_LARGEST_NAMES = 16 * MIB
 
 
 def check_mixture(
@@ -89,17 +86,3 @@ def check_corruptions(
 def maps(all_members: Sequence[Members], modality: Modality) -> bool:
     """Return whether any split has a modality."""
     return any(modality in members.modalities() for members in all_members)
-
-
-def read_names(path: str) -> list[str]:
-    """Return the class names of a file, one in each line.
-
-    Raises:
-        UserError: no such file, or no name in it.
-    """
-    what = f"data.class_names: {path} cannot be read"
-    lines = read_text_file(path, what=what, largest=_LARGEST_NAMES).splitlines()
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise UserError(f"data.class_names: {path} is empty; it holds one name per line")
-    return names

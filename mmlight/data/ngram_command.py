@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--order {args.order}: must be 2 to 6, which is what KenLM reads")
     corpus = Corpus(load_or_build(expand(args.shards)))
     members = Members(text=args.text)
-    check_members(corpus, members, where="--shards", num_classes=None)
+    check_members(corpus, members, where="--shards")
     texts = captions(corpus, members)
     model = NgramModel(
         ("".join(c.lower() for c in text) if args.lowercase else text for text in texts),

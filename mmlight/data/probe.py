@@ -57,9 +57,10 @@ def fault(extension: str, data: bytes) -> str | None:
     With the code and the default settings of training, so that nothing is good here that training
     counts as bad. This needs torch; the other functions here do without.
     """
+    from mmlight.class_names import class_number
     from mmlight.data.audio import check_audio
     from mmlight.data.image import check_image
-    from mmlight.data.members import Contents, parse_label
+    from mmlight.data.members import Contents, label_value
     from mmlight.data.sample import BadMemberError
 
     try:
@@ -69,9 +70,10 @@ def fault(extension: str, data: bytes) -> str | None:
             case "audio":
                 check_audio(data)
             case "text" | "json":
-                value = Contents({extension: data}).value(extension)
+                contents = Contents({extension: data})
+                contents.value(extension)
                 if extension.rpartition(".")[2] == "cls":
-                    parse_label(value)
+                    class_number(label_value(contents, extension), None)
     # Decoders raise what they like about broken bytes.
     except Exception as error:
         return BadMemberError(extension, error).reason

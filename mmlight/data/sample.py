@@ -16,7 +16,8 @@ from mmlight.data.corruptions import Corruptor
 from mmlight.data.draw import Draws
 from mmlight.data.image import ImageSettings, decode, fit_image, load_image
 from mmlight.data.image_fit import Fitted
-from mmlight.data.members import Contents, Members, parse_label, parse_source
+from mmlight.data.labels import Labels
+from mmlight.data.members import Contents, Members, parse_source
 from mmlight.data.shard_file import ChecksumError
 from mmlight.data.text import MAX_CHARACTERS, Cleaning, clean_caption
 from mmlight.errors import UserError
@@ -98,6 +99,11 @@ class SampleSet:
         """Return the mapping that holds for a sample."""
         return self.parts[bisect_right(self._starts, number) - 1][1]
 
+    def named(self, number: int) -> str:
+        """Return how messages name a sample: its key and its shard."""
+        path, key = self.corpus.origin(number)
+        return f"sample {key} of {path}"
+
     def neighbours(self, number: int) -> range:
         """Return the numbers of all samples of the same corpus."""
         part = bisect_right(self._starts, number) - 1
@@ -113,7 +119,8 @@ class Decoding:
         image: image settings, or None to leave images alone.
         audio: audio settings, or None.
         clean: how captions are cleaned.
-        class_names: labels must be below their number; None to take any.
+        class_names: of labels and boxes, which must be below their number; None to take any.
+        labels: how labels are read; None takes the class names alone.
         corruptor: spoils what was decoded; None leaves it as it is.
         num_captions: captions of a sample in training.
         max_characters: longer captions are cut to so many.
@@ -123,6 +130,7 @@ class Decoding:
     audio: AudioSettings | None
     clean: Cleaning
     class_names: tuple[str, ...] | None
+    labels: Labels | None = None
     corruptor: Corruptor | None = None
     num_captions: int = 1
     max_characters: int = MAX_CHARACTERS
@@ -172,9 +180,10 @@ def decode_sample(
         stream = draws("audio") if draws else None
         sample.waveform = _attempt(name, lambda: load_audio(sound, audio, draws=stream))
 
-    if (label := members.label) is not None:
-        sample.label = _attempt(label, lambda: parse_label(contents.value(label)))
-        _check_class(sample, decoding.class_names)
+    if members.label is not None:
+        labels = decoding.labels or Labels(decoding.class_names or ())
+        read = partial(_label, samples, number, contents, members.label, labels)
+        sample.label = _attempt(members.label, read)
 
     if members.class_captions:
         captions = _class_captions(members.class_captions, sample, decoding.class_names)
@@ -268,12 +277,11 @@ def _class_captions(
     return [(template.replace("{}", name), 1.0) for template in templates]
 
 
-def _check_class(sample: Sample, class_names: tuple[str, ...] | None) -> None:
-    if class_names is not None and sample.label >= len(class_names):
-        raise UserError(
-            f"sample {sample.key} has label {sample.label}, but there are only {len(class_names)}"
-            f" class names; add the missing names (labels count from 0)"
-        )
+def _label(samples: SampleSet, number: int, contents: Contents, source: str, labels: Labels) -> int:
+    try:
+        return labels.of(samples.corpus, number, contents, source)
+    except UserError as error:
+        raise UserError(f"{samples.named(number)}: {error}") from error
 
 
 def _attempt(member: str, decode: Callable[[], T]) -> T:

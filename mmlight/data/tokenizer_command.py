@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--vocab-size {args.vocab_size}: more than {len(SPECIALS)} are needed")
     corpus = Corpus(load_or_build(expand(args.shards)))
     members = Members(text=args.text, text_lines=args.text_lines, text_words=args.text_words)
-    check_members(corpus, members, where="--shards", num_classes=None)
+    check_members(corpus, members, where="--shards")
     tokenizer = train(
         captions(corpus, members),
         vocab_size=args.vocab_size,

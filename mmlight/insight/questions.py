@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmlight.batch import MODALITIES, Batch, Modality
+from mmlight.class_names import shown_names
 from mmlight.errors import UserError
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.contrastive import Contrastive
@@ -147,4 +148,4 @@ def check_task(task: object) -> None:
 
 
 def _class_name(task: Any, number: int) -> str:
-    return task.class_names[number] if task.class_names else f"class {number}"
+    return shown_names(task.class_names)[number] if task.class_names else f"class {number}"

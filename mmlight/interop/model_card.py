@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from yaml import YAMLError
 
+from mmlight.class_names import shown_names
 from mmlight.errors import UserError
 from mmlight.interop.export_graphs import MEANINGS
 from mmlight.runs.files import write_text
@@ -130,7 +131,9 @@ def _head(card: Card) -> str:
         count = sum(parameter.numel() for parameter in encoder.parameters())
         lines.append(f"- {modality} tower: `{type(encoder).__name__}`, {count:,} parameters")
     if names:
-        lines.append(f"- classes of its data, in the order of their numbers: {', '.join(names)}")
+        lines.append(
+            f"- classes of its data, in the order of their numbers: {', '.join(shown_names(names))}"
+        )
     if card.num_merged:
         lines.append(f"- {card.num_merged} low-rank adapters were merged into the weights")
     return "\n".join([*lines, ""])

@@ -77,24 +77,22 @@ def classifier_weights(
         (K, D) unit-length float32 features: normalised means of the prompts' normalised features.
 
     Raises:
-        UserError: no class, a class named twice, no template, or a template without ``{}``.
+        UserError: no class, no template, or a template without ``{}``.
     """
     sentences_of = check_templates(templates)
     if not class_names:
         raise UserError("class names: there are none; give one per label")
-    seen: set[str] = set()
-    for name in class_names:
-        if name in seen:
-            raise UserError(f"class names: '{name}' stands there twice; labels would be ambiguous")
-        seen.add(name)
+    # Each name once: classes of one name then have equal features, bit for bit, and tie.
+    names = list(dict.fromkeys(class_names))
     # `replace`, not `format`: a class name or a template may hold other braces.
-    sentences = [t.replace("{}", name) for name in class_names for t in sentences_of]
+    sentences = [t.replace("{}", name) for name in names for t in sentences_of]
     parts = [
         F.normalize(embed_texts(sentences[i : i + batch_size]).float(), dim=-1)
         for i in range(0, len(sentences), batch_size)
     ]
-    prompt_KTD = torch.cat(parts).unflatten(0, (len(class_names), len(sentences_of)))
-    return F.normalize(prompt_KTD.mean(dim=1), dim=-1)
+    prompt_KTD = torch.cat(parts).unflatten(0, (len(names), len(sentences_of)))
+    place = {name: number for number, name in enumerate(names)}
+    return F.normalize(prompt_KTD.mean(dim=1), dim=-1)[[place[name] for name in class_names]]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlight.batch import Batch, Modality
+from mmlight.class_names import class_numbers, shown_names
 from mmlight.errors import UserError
 from mmlight.heads.fusion import Fusion, LateFusion
 from mmlight.heads.pooled import PooledHead, PooledHeadSettings
@@ -133,9 +134,10 @@ class Classification(Task):
                 "objective mmlight.objectives.labels.BinaryCrossEntropy, and only with it"
             )
         counts_K = None
-        if self.objective.needs_counts and self._trainer is not None:
-            data: Any = getattr(self.trainer, "datamodule", None)
-            if data is not None and self.trainer.state.fn == "fit":
+        data: Any = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        if data is not None and hasattr(data, "check_classes"):
+            data.check_classes(self.num_classes, field=self.label_field)
+            if self.objective.needs_counts and self.trainer.state.fn == "fit":
                 counts_K = data.label_counts("train", self.num_classes, field=self.label_field)
         self.objective.build(self.num_classes, counts_K=counts_K)
 
@@ -203,7 +205,10 @@ class Classification(Task):
                     f"model.label_field: the data has no field '{self.label_field}'; name it in "
                     f"data.members.fields, such as {{{self.label_field}: json:labels}}"
                 )
-            rows = [self._targets(value) for value in batch.fields[self.label_field]]
+            rows = [
+                self._targets(value, key)
+                for value, key in zip(batch.fields[self.label_field], batch.keys, strict=True)
+            ]
             return torch.tensor(rows, device=batch.index_B.device)
         if batch.label_B is None:
             raise UserError("the data has no labels; name the member in data.members.label")
@@ -231,7 +236,8 @@ class Classification(Task):
 
     def on_validation_epoch_start(self) -> None:
         """Start empty stores, one for each subset of the modalities."""
-        self._stores = {s: AnswerStore(self.class_names) for s in self._subsets()}
+        captions = shown_names(self.class_names)
+        self._stores = {s: AnswerStore(captions) for s in self._subsets()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the answers."""
@@ -257,20 +263,27 @@ class Classification(Task):
         self._score("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Return for each sample its label, or labels, and the probability of every class."""
+        """Return for each sample its label, or labels, and the probability of every class.
+
+        Probabilities stand under the classes' names; two of one name are ``crane (134)`` and
+        ``crane (517)`` there. `class` and `classes` are the numbers.
+        """
         logits_BK = self.logits(batch).float()
         multi = self.objective.multi_label
         chances_BK = logits_BK.sigmoid() if multi else logits_BK.softmax(1)
         names = self.class_names or [str(k) for k in range(self.num_classes)]
+        captions = shown_names(names)
         rows = []
         for row in batch.valid_B.nonzero()[:, 0].tolist():
-            chances = dict(zip(names, chances_BK[row].tolist(), strict=True))
+            chances = chances_BK[row].tolist()
             if multi:
-                answer: dict[str, Any] = {"labels": [n for n, p in chances.items() if p > 0.5]}
+                found = [k for k, chance in enumerate(chances) if chance > 0.5]
+                answer: dict[str, Any] = {"labels": [names[k] for k in found], "classes": found}
             else:
-                best = max(chances, key=chances.__getitem__)
-                answer = {"label": best, "probability": chances[best]}
-            rows.append({"key": batch.keys[row], **answer, "probabilities": chances})
+                best = max(range(len(chances)), key=chances.__getitem__)
+                answer = {"label": names[best], "class": best, "probability": chances[best]}
+            probabilities = dict(zip(captions, chances, strict=True))
+            rows.append({"key": batch.keys[row], **answer, "probabilities": probabilities})
         return rows
 
     def _subsets(self) -> list[tuple[Modality, ...]]:
@@ -288,20 +301,19 @@ class Classification(Task):
                 self.evaluation = gathered
         self._stores = {}
 
-    def _targets(self, value: Any) -> list[int]:
+    def _targets(self, value: Any, key: str) -> list[int]:
         if value is None:
             return [-1] * self.num_classes
+        try:
+            numbers = class_numbers(value, self.class_names)
+        except ValueError as error:
+            raise UserError(f"field '{self.label_field}' of sample {key}: {error}") from error
         targets = [0] * self.num_classes
-        for label in value if isinstance(value, list) else [value]:
-            number = label
-            if isinstance(label, str):
-                names = self.class_names
-                number = names.index(label) if label in names else None
-            is_number = isinstance(number, int) and not isinstance(number, bool)
-            if not is_number or not 0 <= number < self.num_classes:
+        for number in numbers:
+            if number >= self.num_classes:
                 raise UserError(
-                    f"field '{self.label_field}': {label!r} is no class; give class numbers below "
-                    f"{self.num_classes}, or names of data.class_names"
+                    f"field '{self.label_field}' of sample {key} has label {number}, but there are "
+                    f"{self.num_classes} classes (labels count from 0)"
                 )
             targets[number] = 1
         return targets

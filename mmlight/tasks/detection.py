@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from mmlight.batch import Batch, Boxes, Images
+from mmlight.class_names import shown_names
 from mmlight.errors import UserError
 from mmlight.heads.box_head import BoxHead, Candidates
 from mmlight.heads.dense_boxes import DenseBoxes
@@ -204,6 +205,7 @@ class Detection(Task):
                     "key": batch.keys[row],
                     "boxes": boxes.xyxy_N4.tolist(),
                     "labels": [self.class_names[k] for k in boxes.label_N.tolist()],
+                    "classes": boxes.label_N.tolist(),
                     "scores": boxes.score_N.tolist(),
                 }
             )
@@ -255,13 +257,14 @@ class Detection(Task):
 
     def _score(self, stage: str) -> None:
         assert self._store is not None
-        gathered = self._store.gather(stage, class_names=self.class_names)
+        captions = shown_names(self.class_names)
+        gathered = self._store.gather(stage, class_names=captions)
         self._store = None
         known = [row for row, boxes in enumerate(gathered.wanted) if boxes is not None]
         scored = box_scores(
             [gathered.found[row] for row in known],
             [boxes for boxes in gathered.wanted if boxes is not None],
-            class_names=self.class_names,
+            class_names=captions,
         )
         # Every rank holds the same scores: nothing to reduce.
         values = scored.values | self._losses.scores()

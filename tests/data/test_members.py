@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mmlight.data.members import Contents, Members, check_extensions, parse_label, parse_source
+from mmlight.data.members import Contents, Members, check_extensions, label_value, parse_source
 from mmlight.errors import UserError
 
 
@@ -73,13 +73,12 @@ def test_broken_text_and_json_raise(raw):
         contents(json={"c": 3}).captions(Members(text="json:c"))
 
 
-def test_labels():
-    assert parse_label(None) == -1
-    assert parse_label("7\n") == 7
-    assert parse_label(7) == 7
-    for wrong in ("cat", 1.5, True, -1, "-3", [1]):
-        with pytest.raises(ValueError):
-            parse_label(wrong)
+def test_json_tells_numbers_from_names_and_a_text_does_not():
+    given = Contents({"cls": b"7\n", "json": b'{"a": 7, "b": "7", "c": null}'})
+    assert label_value(given, "cls") == 7
+    assert [label_value(given, f"json:{key}") for key in "abcd"] == [7, "7", None, None]
+    assert label_value(Contents({"cls": b"cat\n"}), "cls") == "cat\n"
+    assert label_value(Contents({"x": b"3"}), "x") == 3
 
 
 @pytest.mark.parametrize(

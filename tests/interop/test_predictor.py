@@ -76,10 +76,10 @@ def test_rows_say_what_the_task_found(saved):
         return Predictor(task, source=path).files(files)
 
     images = rows("image_classes")
-    assert list(images[0]) == ["key", "index", "label", "probability", "probabilities"]
+    assert list(images[0]) == ["key", "index", "label", "class", "probability", "probabilities"]
     assert [row["key"].rpartition("/")[2] for row in images] == [f"{n}.png" for n in range(4)]
     assert [row["key"].rpartition("/")[2] for row in rows("fusion")] == list("0123")
-    assert {"boxes", "labels", "scores"} <= rows("detection")[0].keys()
+    assert {"boxes", "labels", "classes", "scores"} <= rows("detection")[0].keys()
     assert "transcript" in rows("transcription")[0]
     tagged = rows("tagging")[0]
     assert tagged["key"].endswith("0.txt:1")

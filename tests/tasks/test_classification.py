@@ -150,6 +150,23 @@ def test_single_tower_learns_and_its_file_alone_predicts_the_same(tmp_path):
     assert ours[0]["probability"] == max(ours[0]["probabilities"].values())
 
 
+def test_two_classes_of_one_name_stay_two(tmp_path):
+    task = built(("image",))
+    batch = tiny.batch(labels=LABELS)
+    plain = task.predict_step(batch, 0)
+    task.preprocessing = {"class_names": ["crane", "dog", "crane"]}
+    rows = task.predict_step(batch, 0)
+    for row, number in zip(rows, plain, strict=True):
+        chances = list(number["probabilities"].values())
+        assert list(row["probabilities"]) == ["crane (0)", "dog", "crane (2)"]
+        assert list(row["probabilities"].values()) == chances
+        assert row["class"] == number["class"] == int(np.argmax(chances))
+        assert row["label"] == ["crane", "dog", "crane"][row["class"]]
+        assert row["probability"] == max(chances)
+    trainer(tmp_path).validate(task, batches(batch), verbose=False)
+    assert task.evaluation.class_names == ["crane (0)", "dog", "crane (2)"]
+
+
 def test_several_labels_by_name_or_number(tmp_path):
     task = built(("image",), objective=BinaryCrossEntropy, label_field="labels")
     batch = tiny.batch()
@@ -160,8 +177,10 @@ def test_several_labels_by_name_or_number(tmp_path):
     ]  # fmt: skip
     scores = trainer(tmp_path).validate(task, batches(batch), verbose=False)[0]
     assert {"val/mean_average_precision", "val/micro_f1", "val/exact_match"} <= scores.keys()
-    assert set(task.predict_step(batch, 0)[0]) == {"key", "labels", "probabilities"}
-    with pytest.raises(UserError, match="'cow' is no class"):
+    row = task.predict_step(batch, 0)[0]
+    assert set(row) == {"key", "labels", "classes", "probabilities"}
+    assert row["labels"] == [task.class_names[k] for k in row["classes"]]
+    with pytest.raises(UserError, match=r"of sample 00000/0: the label 'cow' is not in"):
         task.labels(replace(batch, fields={"labels": [["cow"]] * 6}))
 
 

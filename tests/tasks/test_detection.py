@@ -102,6 +102,16 @@ def test_a_checkpoint_alone_predicts_the_same(tmp_path, head):
     assert set(rows[0]["labels"]) <= set(NAMES)
 
 
+def test_classes_of_one_name_are_scored_apart(tmp_path):
+    task = detector(preprocessing={"class_names": ["square", "square"]})
+    (scores,) = trainer(tmp_path, 1).test(task, loader(box_data.batch(4)), verbose=False)
+    assert {"test/class/square (0)/ap", "test/class/square (1)/ap"} <= scores.keys()
+    assert task.evaluation.class_names == ["square (0)", "square (1)"]
+    with torch.no_grad():
+        rows = task.predict_step(box_data.batch(2), 0)
+    assert all(len(row["classes"]) == len(row["labels"]) for row in rows)
+
+
 class _Told(DenseBoxes):
     """Finds what it is told."""
 

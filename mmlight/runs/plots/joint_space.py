@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmlight.class_names import shown_names
 from mmlight.runs.plots.canvas import (
     COLORS,
     MODALITY_COLORS,
@@ -62,9 +63,9 @@ def plot_joint_space(
         colors = [color_of.get(number, "#BBBBBB") for number in labels[name].tolist()]
         axes.scatter(*at[name].T, c=colors, edgecolors="white", **marker)
         axes.scatter([], [], color="#555555", label=name, **marker)
+    captions = shown_names(class_names or [])
     for number in classes:
-        named = class_names is not None and number < len(class_names)
-        label = class_names[number] if class_names and named else f"class {number}"
+        label = captions[number] if number < len(captions) else f"class {number}"
         axes.scatter([], [], color=color_of[number], marker="s", s=40, label=label)
     bare(axes)
     axes.spines[:].set_color("#BBBBBB")

@@ -9,7 +9,7 @@ from importlib import import_module
 from mmlight.errors import UserError, nearest, told_by_system
 from mmlight.own_modules import bring_in, see_working_folder, take_imports
 from mmlight.signals import is_wanted, note_signals
-from mmlight.terminal import note, say
+from mmlight.terminal import note, replace_unknown, say
 
 TRAINING_VERBS = {
     "fit": "train a model:                 mmlight fit -c experiments/pretrain/scenes.yaml",
@@ -116,6 +116,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (2 for a user's mistake, said in one line)."""
+    replace_unknown()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmlight.errors import UserError, nearest
-from mmlight.text_file import MIB, read_text_file
+from mmlight.text_file import MIB, read_text_file, split_lines
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,6 @@ _LARGEST_NAMES = 16 * MIB
 _DIGITS = re.compile(r"\+?([0-9]{1,19})(\.0*)?")
 # Between several labels in one text.
 _BETWEEN = re.compile(r"[,;|\r\n]")
-_NEW_LINE = re.compile(r"\r\n|\r|\n")
 
 
 class NoClassError(ValueError):
@@ -40,8 +39,7 @@ def read_names(path: str, *, what: str = "data.class_names: ") -> list[str]:
         UserError: no such file, or no name in it.
     """
     text = read_text_file(path, what=f"{what}{path} cannot be read", largest=_LARGEST_NAMES)
-    # Not splitlines: it also breaks at characters that no editor counts as a new line.
-    lines = [line.strip() for line in _NEW_LINE.split(text.removeprefix("\ufeff"))]
+    lines = [line.strip() for line in split_lines(text)]
     names = [name for name in lines if name]
     if not names:
         raise UserError(f"{what}{path} is empty; it holds one name per line")

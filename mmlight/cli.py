@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import yaml
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 
+from mmlight import yaml_text
 from mmlight.callbacks.checkpoints import CheckpointSettings
 from mmlight.callbacks.early_stopping import EarlyStopping
 from mmlight.callbacks.ema import Ema
@@ -110,6 +110,7 @@ class MmlightCLI(LightningCLI):
             self._lock.release()
 
     def _parse_and_run(self, arguments: Sequence[str]) -> None:
+        own = {"exit_on_error": False, "parser_mode": yaml_text.parser_mode()}
         super().__init__(
             Task,
             ShardDataModule,
@@ -125,10 +126,7 @@ class MmlightCLI(LightningCLI):
                 "use_distributed_sampler": False,
                 "num_sanity_val_steps": 0,
             },
-            parser_kwargs={
-                "exit_on_error": False,
-                self._verb: {"exit_on_error": False},
-            },
+            parser_kwargs={**own, self._verb: own},
             args=list(arguments),
         )
 
@@ -163,9 +161,9 @@ class MmlightCLI(LightningCLI):
         for argument in args:
             if argument.startswith(INLINE):
                 # The parser itself passes over an unknown key that holds nothing (`picturs: {}`).
-                check_top_keys(yaml.safe_load(argument.removeprefix(INLINE)), known)
+                check_top_keys(yaml_text.load(argument.removeprefix(INLINE)), known)
         try:
-            self.config = parser.parse_args(args)
+            self.config = yaml_text.plain(parser.parse_args(args))
         except ArgumentError as error:
             raise UserError(one_line(str(error), known_keys=known)) from error
 
@@ -288,11 +286,11 @@ class MmlightCLI(LightningCLI):
 
     def resolved_config(self) -> dict[str, Any]:
         """Return the configuration with every default filled in, which runs again as it stands."""
-        values: dict[str, Any] = yaml.safe_load(
-            self._subcommand_parsers[self._verb].dump(
-                self.config[self._verb], skip_none=False, skip_validation=True
-            )
-        )
+        # Else the parser would write what only looks like a number or a list as one.
+        config = yaml_text.guarded(self.config[self._verb].clone())
+        parser = self._subcommand_parsers[self._verb]
+        written = parser.dump(config, skip_none=False, skip_validation=True)
+        values: dict[str, Any] = yaml_text.plain(yaml_text.load(written))
         unset = [KEY] if values[KEY] is None else []  # ids of jobs are hashes of what is set
         return {k: v for k, v in values.items() if k not in ("config", "ckpt_path", *unset)}
 
@@ -416,10 +414,13 @@ def main(arguments: Sequence[str]) -> int:
     verb = arguments[0]
     rest, name = expand_configs(arguments[1:])
     if verb == "predict":
-        rest = join_values(rest, ("--data.predict.files", "--data.init_args.predict.files"))
+        flags = [
+            f"--data.{at}predict.{key}" for at in ("", "init_args.") for key in ("files", "text")
+        ]
+        rest = join_values(rest, flags)
         if not any(argument.startswith(INLINE) for argument in rest):
             own = own_config(rest)
-            rest = [f"{INLINE}{yaml.safe_dump(own.values, sort_keys=False)}", *own.arguments]
+            rest = [f"{INLINE}{yaml_text.dump(own.values)}", *own.arguments]
             name = own.name
     cli = MmlightCLI([verb, *rest], default_name=name)
     return cli.exit_code()

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mmlight import compose
+from mmlight import compose, yaml_text
 from mmlight.errors import UserError, nearest
 from mmlight.own_modules import FLAG, KEY, bring_in, names_of, take_imports
 from mmlight.trust import allow
@@ -16,6 +14,8 @@ from mmlight.trust import allow
 LAST = "last"
 AUTO = "auto"
 INLINE = "--config="
+# Not a text such as "- one", nor a number.
+_FLAG = re.compile(r"--?[A-Za-z][^\s=]*(?:=.*)?", re.DOTALL)
 _TOWER = re.compile(r"--model\.(?:init_args\.)?towers\.(\w+)")
 
 
@@ -64,7 +64,7 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
             # jsonargparse takes a null for settings within settings from a configuration only.
             without = {"model": {"init_args": {"towers": {tower[1]: None}}}}
             leave_out = value in ("null", "None")
-            expanded += [f"{INLINE}{yaml.safe_dump(without)}"] if leave_out else [flag, value]
+            expanded += [f"{INLINE}{yaml_text.dump_layer(without)}"] if leave_out else [flag, value]
             continue
         if not value:
             raise UserError(f"{flag} needs the path of a config file")
@@ -80,9 +80,9 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
             allow(_class_paths(layer.values))
             modules += names_of(layer.values.pop(KEY, None), where=f"config file {path}: {KEY}")
             if layer.values:
-                expanded.append(f"{INLINE}{yaml.safe_dump(layer.values, sort_keys=False)}")
+                expanded.append(f"{INLINE}{yaml_text.dump_layer(layer.values)}")
     if classes:
-        expanded.insert(0, f"{INLINE}{yaml.safe_dump(classes)}")
+        expanded.insert(0, f"{INLINE}{yaml_text.dump_layer(classes)}")
     if modules := list(dict.fromkeys(modules)):
         bring_in(modules)
         expanded.insert(0, f"{FLAG}={json.dumps(modules)}")
@@ -98,13 +98,16 @@ def _class_paths(value: Any) -> list[str]:
 
 
 def join_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """Join the values that follow a flag (``--files a.jpg b.jpg``) into one, as a list."""
+    """Join the values that follow a flag (``--files a.jpg b.jpg``) into one, as a list.
+
+    So they also reach the parser as they are: it would read ``[laughs]`` as a list.
+    """
     joined: list[str] = []
     values: list[str] = []
     inside = False
-    for argument in [*arguments, "-"]:
+    for argument in [*arguments, "--end"]:
         flag, equals, value = argument.partition("=")
-        if inside and not argument.startswith("-"):
+        if inside and not _FLAG.fullmatch(argument):
             values.append(argument)
             continue
         if inside:

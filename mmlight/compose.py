@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from mmlight import yaml_text
 from mmlight.errors import UserError
 from mmlight.text_file import MIB, read_text_file
 
@@ -62,11 +63,12 @@ def load_yaml(text: str, *, where: str) -> Any:
         where: where it was read; messages begin with it.
 
     Raises:
-        UserError: not YAML, nested too deeply, or aliases (``*name``) that stand for too much.
+        UserError: not YAML, a key that comes twice, nested too deeply, or aliases (``*name``) that
+            stand for too much.
     """
     try:
         _check_size(text, where)
-        return yaml.load(text, _LOADER)
+        return yaml_text.load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""

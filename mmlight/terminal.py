@@ -6,6 +6,7 @@ moves the cursor, hides lines or sets the clipboard; a newline forges a line of 
 
 import re
 import sys
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -23,6 +24,13 @@ def one_line(text: object) -> str:
         text: anything; what `str` makes of it.
     """
     return _CONTROLS.sub(_escaped, str(text))
+
+
+def replace_unknown() -> None:
+    """Have what the terminal's encoding lacks printed as a question mark: no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
 
 
 def say(*told: object, file: TextIO | None = None) -> None:

@@ -1,17 +1,55 @@
 """Files that others wrote, read within bounds: nothing waits for them or fills memory."""
 
+import codecs
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
 from mmlight.errors import UserError
 
 MIB = 1 << 20
+# What Notepad and Excel write before a text; that of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+MARK = "\ufeff"
+
+
+def encoding_of(head: bytes) -> str:
+    """Return the encoding that a byte-order mark tells; without one it is UTF-8.
+
+    Args:
+        head: the first bytes of a text, four or more where it has them.
+    """
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+
+
+def decode_text(data: bytes) -> str:
+    """Return a text without the byte-order mark that tells its encoding.
+
+    Raises:
+        UnicodeDecodeError: it is in no encoding of Unicode.
+    """
+    return data.decode(encoding_of(data[:4]))
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text, each without a byte-order mark: joined files have several.
+
+    `str.splitlines` breaks at ten characters more, which no editor counts as the end of a line.
+    """
+    lines = re.split(r"\r\n|\n|\r", text)
+    return [line.removeprefix(MARK) for line in (lines if lines[-1] else lines[:-1])]
 
 
 def read_text_file(path: str | Path, *, what: str, largest: int) -> str:
-    """Return the content of a regular file of UTF-8 text.
+    """Return the content of a regular file of UTF-8 text, or of UTF-16 with a byte-order mark.
 
     Args:
         path: the file, or a link to it.
@@ -28,7 +66,7 @@ def read_text_file(path: str | Path, *, what: str, largest: int) -> str:
     if len(data) > largest:
         raise UserError(f"{what}: holds more than {largest / MIB:g} MiB, the most that is read")
     try:
-        return data.decode("utf-8")
+        return decode_text(data)
     except UnicodeDecodeError as error:
         raise UserError(f"{what}: not UTF-8 text") from error
 

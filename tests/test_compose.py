@@ -68,7 +68,7 @@ def bomb(levels=30, width=10, join="[{}]"):
         ("a: &a [1, *a]\n", "within what it names"),
         ("a: " + "[" * 50_000 + "]" * 50_000, "nested more than"),
         ("a: " + "{b: " * 50_000 + "}" * 50_000, "nested more than"),
-        ("a: 2020-99-99\n", "not valid YAML"),
+        ("a: !!timestamp 2020-99-99\n", "not valid YAML"),
         ("a: " + "9" * 5000, "not valid YAML"),
         ("a: !!timestamp x\n", "not valid YAML"),
         ("a: !!int ''\n", "not valid YAML"),

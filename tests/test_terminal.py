@@ -160,3 +160,17 @@ def test_logs_print_lines_and_nothing_else_is_obeyed(evil_root, capsys):
     # Lines of a log are lines; they may say anything.
     assert [c for c in said if one_line(c) != c and c != "\n"] == []
     assert r"\x1b]52;c;aGk=\x07" in said
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_terminal_that_lacks_a_character_gets_a_question_mark(monkeypatch, errors):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", errors=errors)
+    monkeypatch.setattr("sys.stdout", stream)
+    assert main(["--version"]) == 0  # the command line sets it up
+    say("image → text, ä")
+    table = Table("a → b")
+    table.add_row("日本")
+    Terminal(file=stream).print(table)
+    stream.flush()
+    shown = stream.buffer.getvalue().decode("latin-1")
+    assert "image ? text, ä\n" in shown and "a ? b" in shown and "??" in shown

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from mmlight.errors import UserError
-from mmlight.text_file import read_text_file
+from mmlight.text_file import read_text_file, split_lines
 
 
 def test_regular_files_and_links_to_them_are_read(tmp_path):
@@ -32,3 +32,15 @@ def test_anything_else_is_refused(tmp_path, name, said):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match=said):
         read_text_file(tmp_path / name, what="names", largest=64)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_tells_the_encoding_and_is_no_text(tmp_path, encoding):
+    (tmp_path / "a").write_bytes("röt\r\nblau\n".encode(encoding))
+    text = read_text_file(tmp_path / "a", what="names", largest=64)
+    assert split_lines(text) == ["röt", "blau"]
+
+
+def test_lines_end_where_editors_end_them():
+    assert split_lines("a\u2028b\x0bc\x85\n\ufeffd\re\r\n\n") == ["a\u2028b\x0bc\x85", "d", "e", ""]
+    assert split_lines("") == []

@@ -75,7 +75,9 @@ class Predictions(pl.Callback):
             return
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._part(trainer.global_rank).open("w", encoding="utf-8")
+            self._file = self._part(trainer.global_rank).open(
+                "w", encoding="utf-8", errors="replace"
+            )
         with naming(self.path):
             self._write(rows_of(batch, outputs))
 

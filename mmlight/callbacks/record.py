@@ -12,11 +12,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from mmlight import yaml_text
 from mmlight.callbacks.run_logger import RunLogger
 from mmlight.callbacks.tensorboard_run import TensorBoardRun
 from mmlight.callbacks.wandb_run import SentPatch, WandbRun
@@ -127,7 +127,7 @@ class Record(pl.Callback):
                 logger.attach(trainer)
         if not trainer.is_global_zero:
             return
-        write_text(self.run.config, yaml.safe_dump(self._config, sort_keys=False))
+        write_text(self.run.config, yaml_text.dump(self._config))
         fingerprint = getattr(_data(trainer), "fingerprint", None)
         if fingerprint is not None:
             self._data["fingerprint"] = fingerprint()

@@ -23,7 +23,7 @@ from mmlight.metrics.zero_shot import (
     classifier_weights,
 )
 from mmlight.terminal import note
-from mmlight.text_file import MIB, read_text_file
+from mmlight.text_file import MIB, read_text_file, split_lines
 
 TEMPLATES = {
     "plain": PLAIN_TEMPLATES,
@@ -167,7 +167,7 @@ def _named_templates(name: str) -> list[str]:
     if name in TEMPLATES:
         return list(TEMPLATES[name])
     try:
-        lines = read_text_file(name, what=name, largest=MIB).splitlines()
+        lines = split_lines(read_text_file(name, what=name, largest=MIB))
     except UserError as error:
         raise UserError(
             f"zero_shot.templates: '{name}' is neither a built-in list ({', '.join(TEMPLATES)}) "

@@ -13,9 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mmlight import cli, compose
+from mmlight import cli, compose, yaml_text
 from mmlight.data.folds import Fold, Folds, find_folds, fold_data
 from mmlight.errors import UserError
 from mmlight.runs.files import read_json, write_json, write_text
@@ -71,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     for fold, values in configs.items():
         run = {"name": folder.run.name, "id": folder.fold_run(fold).id, "test": True}
         values["run"] = {**values["run"], **run}
-        write_text(folder.config(fold), yaml.safe_dump(values, sort_keys=False))
+        write_text(folder.config(fold), yaml_text.dump(values))
     return _run(folder, folds, jobs=options.jobs, console=console, about=plan)
 
 

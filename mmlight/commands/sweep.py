@@ -5,8 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
+from mmlight import yaml_text
 from mmlight.commands.sweep_submit import submit_sweep
 from mmlight.errors import UserError
 from mmlight.runs.files import write_text
@@ -114,7 +113,7 @@ def _show(sweep: Sweep, folder: SweepFolder) -> int:
 def _write_wandb(sweep: Sweep, folder: SweepFolder) -> int:
     config = wandb_config(sweep, name=folder.name, root=str(folder.root))
     path = folder.path / "wandb_sweep.yaml"
-    write_text(path, yaml.safe_dump(config, sort_keys=False))
+    write_text(path, yaml_text.dump(config))
     say(
         path,
         f"wandb sweep --project mmlight {path}   (says the sweep's ID)",

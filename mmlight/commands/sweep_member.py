@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mmlight import yaml_text
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event
 from mmlight.runs.files import write_text
@@ -40,12 +39,12 @@ def main(arguments: Sequence[str]) -> int:
     waiting = runs[run_id]
     run = TrialRun(waiting.number, search.claim(waiting.number), waiting.seed)
     say(f"mmlight: trial {run.number}: {described(sweep, run.values)}")
-    write_text(config, yaml.safe_dump(_config(sweep, run, path), sort_keys=False))
+    write_text(config, yaml_text.dump(_config(sweep, run, path)))
     return 0
 
 
 def _config(sweep: Sweep, run: TrialRun, path: Path) -> dict[str, Any]:
-    base: dict[str, Any] = yaml.safe_load((path / "slurm" / BASE).read_text())
+    base: dict[str, Any] = yaml_text.load((path / "slurm" / BASE).read_text())
     placed = place(base, {**run.settings, "run.id": run.id})
     if placed is not None:
         return placed

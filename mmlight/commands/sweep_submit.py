@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mmlight import yaml_text
 from mmlight.errors import UserError
 from mmlight.runs.files import write_text
 from mmlight.runs.slurm import client
@@ -107,10 +106,7 @@ def submit_sweep(
     if draws:
         OptunaSearch(sweep, journal=folder.journal).reserve(sweep.trials or 0)
         first = launches[tasks[0]]
-        write_text(
-            folder.path / "slurm" / "base.yaml",
-            yaml.safe_dump(first.full_config(), sort_keys=False),
-        )
+        write_text(folder.path / "slurm" / "base.yaml", yaml_text.dump(first.full_config()))
     jobs = launch.submit(largest=largest)
     resources = launches[tasks[0]].resources
     at_once = f", {max_concurrent} at a time" if max_concurrent else ""
@@ -183,4 +179,4 @@ def _write_shared(sweep: Sweep, folder: SweepFolder, experiment: Path) -> None:
     """Write the sweep as its jobs read it: by the copy of the experiment."""
     shared = folder.path / "slurm" / "sweep.yaml"
     given = {**sweep.given, "experiment": str(experiment.relative_to(shared.parent))}
-    write_text(shared, yaml.safe_dump(given, sort_keys=False))
+    write_text(shared, yaml_text.dump(given))

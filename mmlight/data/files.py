@@ -19,7 +19,7 @@ from mmlight.data.shards import natural_key
 from mmlight.data.split import Split
 from mmlight.errors import UserError, nearest
 from mmlight.terminal import one_line
-from mmlight.text_file import MIB, read_text_file
+from mmlight.text_file import MIB, read_text_file, split_lines
 
 _log = logging.getLogger(__name__)
 # A list of paths, or texts to predict, a line each.
@@ -155,7 +155,7 @@ class FileCorpus(Corpus):
         """
         found = self.samples[sample]
         if found.text is not None:
-            return {"txt": found.text.encode()} if "txt" in extensions else {}
+            return {"txt": found.text.encode("utf-8", "replace")} if "txt" in extensions else {}
         wanted = [ending for ending in found.files if ending in extensions]
         return {ending: Path(found.files[ending]).read_bytes() for ending in wanted}
 
@@ -218,7 +218,7 @@ def _expand(patterns: Sequence[str], kinds: dict[str, Modality], *, where: str) 
 
 def _expand_list(path: str, kinds: dict[str, Modality], *, where: str) -> Iterator[str]:
     what = f"{where}: the list {path} can't be read"
-    lines = read_text_file(path, what=what, largest=_LARGEST_LIST).splitlines()
+    lines = split_lines(read_text_file(path, what=what, largest=_LARGEST_LIST))
     named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not named:
         raise UserError(f"{where}: the list {path} is empty; write one path per line")
@@ -257,7 +257,9 @@ def _each(paths: list[str], kinds: dict[str, Modality]) -> list[PlainSample]:
     samples: list[PlainSample] = []
     for path in paths:
         ending = _ending(path)
-        samples += _lines(path) if kinds[ending] == "text" else [PlainSample(path, {ending: path})]
+        samples += (
+            _lines(path) if kinds[ending] == "text" else [PlainSample(_shown(path), {ending: path})]
+        )
     return samples
 
 
@@ -276,23 +278,26 @@ def _join(paths: list[str], kinds: dict[str, Modality]) -> list[PlainSample]:
         if list(files) == ["txt"]:
             samples += _lines(files["txt"])
         else:
-            samples.append(
-                PlainSample(stem if len(files) > 1 else next(iter(files.values())), files)
-            )
+            key = stem if len(files) > 1 else next(iter(files.values()))
+            samples.append(PlainSample(_shown(key), files))
     return samples
 
 
 def _lines(path: str) -> list[PlainSample]:
     try:
-        # Not splitlines: it also breaks at characters that no editor counts as a new line.
-        lines = read_text_file(path, what=path, largest=_LARGEST_LIST).split("\n")
+        lines = split_lines(read_text_file(path, what=path, largest=_LARGEST_LIST))
     except UserError:
-        return [PlainSample(path, {"txt": path})]  # its row says why
+        return [PlainSample(_shown(path), {"txt": path})]  # its row says why
     return [
-        PlainSample(f"{path}:{number}", text=line)
+        PlainSample(f"{_shown(path)}:{number}", text=line)
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
+
+
+def _shown(path: str) -> str:
+    r"""Return a path as text; what is not UTF-8 in it (``caf\xe9.png``) no file could hold."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _ending(path: str) -> str:

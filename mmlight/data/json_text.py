@@ -12,11 +12,12 @@ def parse_json(text: bytes | str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is none, or its lists and objects are nested more than 100 deep.
+        ValueError: it is none, an object has a key twice, or its lists and objects are nested more
+            than 100 deep.
     """
     too_deep = f"JSON that is nested more than {_MAX_DEPTH} deep"
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError(too_deep) from None
     brackets: tuple[Any, Any] = ("[", "{") if isinstance(text, str) else (b"[", b"{")
@@ -26,6 +27,15 @@ def parse_json(text: bytes | str) -> Any:
             level = [inner for outer in level for inner in _within(outer)]
         if level:
             raise ValueError(too_deep)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"JSON whose key '{twice[:40]}' comes twice")
     return value
 
 

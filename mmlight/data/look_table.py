@@ -1,17 +1,14 @@
 """Looks into a table: which column holds files, which captions, which labels."""
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from mmlight.data import probe
-from mmlight.data.json_text import parse_json
-from mmlight.data.table import read_rows
+from mmlight.data.table import column_names, read_rows
 from mmlight.errors import UserError
 
 # As `mmlight.batch` has them, which needs torch.
@@ -82,12 +79,12 @@ def look_into(table: Path) -> Columns:
     Raises:
         UserError: it cannot be read, or names files that are not there.
     """
-    names = _names(table)
+    names = column_names(table)
     rows: list[dict[str, Any]] = []
     found = Columns(table)
     for row in read_rows(table, columns=names):
         if found.num_rows < _LOOKED_AT:
-            rows.append(row)
+            rows.append(row.values)
         found.num_rows += 1
     if not rows:
         raise UserError(f"table {table}: has no row")
@@ -113,38 +110,6 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int) and value != ""
 
 
-def _names(table: Path) -> list[str]:
-    suffix = table.suffix.lower()
-    if suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return list(pq.read_schema(table).names)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"table {table} is no parquet file: {error}") from error
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as file:
-            if suffix == ".jsonl":
-                keys: dict[str, None] = {}
-                for line in islice(file, _LOOKED_AT):
-                    row = parse_json(line) if line.strip() else {}
-                    keys |= dict.fromkeys(row if isinstance(row, dict) else ())
-                return list(keys)
-            return next(csv.reader(file, delimiter=_delimiter(table)), [])
-    except (OSError, ValueError, csv.Error) as error:
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f"table {table} can't be read: {said}") from error
-
-
-def _delimiter(table: Path) -> str:
-    if table.suffix.lower() == ".tsv":
-        return "\t"
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        first = file.readline(1 << 16)
-    return ";" if first.count(";") > first.count(",") else ","
-
-
 def _kind_of_files(values: Sequence[str]) -> Modality | None:
     kinds = Counter(probe.kind(Path(value).suffix.lower().lstrip(".")) for value in values)
     if kinds["image"] > 0.8 * len(values):
@@ -162,7 +127,7 @@ def _look_at_files(found: Columns, kind: Modality, column: str, values: Sequence
                 f"table {found.table}, column {column}: there is no file {path}; paths are "
                 "relative to the table's folder"
             )
-        found.extensions[path.name.partition(".")[2].lower()] += 1
+        found.extensions[path.suffix.lower().removeprefix(".")] += 1
         found.examples.setdefault(kind, path)
         own = os.path.dirname(os.path.realpath(path))
         if os.path.commonpath((own, real)) != real and Path(own) not in found.also_from:

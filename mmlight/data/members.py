@@ -10,6 +10,7 @@ from mmlight.data import probe
 from mmlight.data.boxes import BoxFormat
 from mmlight.data.json_text import parse_json
 from mmlight.errors import UserError, nearest
+from mmlight.text_file import MARK, decode_text, split_lines
 
 
 @dataclass
@@ -184,8 +185,11 @@ class Contents:
         for source in _names(members.text):
             value = self.value(source)
             if members.text_words and isinstance(value, list):
-                value = _join_words(value, source=source)
-            texts = _captions(value, lines=members.text_lines, source=source)
+                # As they are: a word may be a newline, and tags count the characters.
+                joined = _join_words(value, source=source)
+                texts = [joined] if joined.strip() else []
+            else:
+                texts = _captions(value, lines=members.text_lines, source=source)
             weight = members.text[source] if isinstance(members.text, dict) else 1.0
             found += [(text, weight / len(texts)) for text in texts]
             if found and not weighted:
@@ -205,14 +209,14 @@ def _parse(extension: str, data: bytes) -> Any:
     kind = extension.rpartition(".")[2]
     if kind == "json":
         return parse_json(data)
-    return data.decode("utf-8") if kind in TEXT_EXTENSIONS else data
+    return decode_text(data) if kind in TEXT_EXTENSIONS else data
 
 
 def _captions(value: Any, *, lines: bool, source: str) -> list[str]:
     if value is None:
         return []
     if isinstance(value, bytes):
-        value = value.decode("utf-8")
+        value = decode_text(value)
     values = value if isinstance(value, list) else [value]
     texts: list[str] = []
     for text in values:
@@ -220,9 +224,8 @@ def _captions(value: Any, *, lines: bool, source: str) -> list[str]:
             continue
         if not isinstance(text, str):
             raise ValueError(f"{source} holds a {type(text).__name__}, not a caption")
-        # JSON may hold half of a surrogate pair, which no tokenizer takes
-        whole = text.encode("utf-8", "replace").decode("utf-8")
-        texts += whole.splitlines() if lines else [whole]
+        whole = _mended(text).removeprefix(MARK)
+        texts += split_lines(whole) if lines else [whole]
     found = [text.strip("\r\n") for text in texts if text.strip()]
     if len(found) > _MAX_CAPTIONS:
         raise ValueError(f"{source} holds {len(found)} captions, more than {_MAX_CAPTIONS}")
@@ -233,7 +236,12 @@ def _join_words(words: list[Any], *, source: str) -> str:
     for word in words:
         if not isinstance(word, str):
             raise ValueError(f"{source} holds a {type(word).__name__}, not a word")
-    return " ".join(words)
+    return _mended(" ".join(words))
+
+
+def _mended(text: str) -> str:
+    """Replace halves of surrogate pairs, which JSON may hold and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def label_value(contents: Contents, source: str) -> Any:
@@ -246,7 +254,9 @@ def label_value(contents: Contents, source: str) -> Any:
     """
     value = contents.value(source)
     if isinstance(value, bytes):
-        value = value.decode("utf-8")
+        value = decode_text(value)
+    if isinstance(value, str):
+        value = value.removeprefix(MARK)
     extension, _ = parse_source(source)
     if isinstance(value, str) and extension.rpartition(".")[2] != "json":
         number = plain_number(value)

@@ -3,8 +3,7 @@
 import math
 from typing import Any
 
-import yaml
-
+from mmlight import yaml_text
 from mmlight.data import probe
 from mmlight.data.look import Found, command
 from mmlight.data.look_table import Modality
@@ -188,4 +187,4 @@ def _own_class(name: str) -> str:
 
 
 def _yaml(header: str, values: dict[str, Any]) -> str:
-    return header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return header + yaml_text.dump(values)

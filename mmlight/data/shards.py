@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmlight.errors import UserError, nearest
-from mmlight.text_file import MIB, read_text_file
+from mmlight.text_file import MIB, read_text_file, split_lines
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:", re.IGNORECASE)
 _SUFFIX = ".tar"
@@ -82,7 +82,7 @@ def _expand_all(patterns: Sequence[str], base: Path) -> Iterator[tuple[str, Path
 
 def _expand_list(list_file: Path) -> Iterator[Path]:
     what = f"list of shards {list_file} can't be read"
-    lines = read_text_file(list_file, what=what, largest=_LARGEST_LIST).splitlines()
+    lines = split_lines(read_text_file(list_file, what=what, largest=_LARGEST_LIST))
     lines = [line.strip() for line in lines]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:

@@ -118,7 +118,9 @@ class TextSettings:
 
     def prepared(self, text: str) -> str:
         """Return a text cut and cleaned as captions are."""
-        return clean_caption(text[: self.max_characters], self.clean)
+        # half of a surrogate pair, from a terminal that is not UTF-8 or out of JSON
+        text = text[: self.max_characters].encode("utf-8", "replace").decode("utf-8")
+        return clean_caption(text, self.clean)
 
 
 def clean_caption(text: str, how: Cleaning) -> str:

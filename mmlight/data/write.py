@@ -184,17 +184,16 @@ def pack_table(
         raise UserError(f"table {table}: name at least one column of files or members to pack")
 
     def samples() -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(read_rows(table, columns=wanted)):
+        for number, (where, row) in enumerate(read_rows(table, columns=wanted)):
             sample: dict[str, Any] = {"__key__": str(row[key]) if key else f"{number:09d}"}
             for column in files:
                 if row[column] not in (None, ""):
                     path = table.parent / str(row[column])
-                    where = f"table {table}, row {number}, column '{column}'"
-                    _add(
-                        sample, path.name.partition(".")[2].lower(), source.read(path, where), where
-                    )
+                    # The row has the key: a dot before the last is one of the name.
+                    extension = path.suffix.lower().removeprefix(".")
+                    _add(sample, extension, source.read(path, f"{where}, column '{column}'"), where)
             for extension, column in members.items():
-                _add(sample, extension, row[column], f"table {table}, row {number}")
+                _add(sample, extension, row[column], where)
             yield sample
 
     return pack(samples(), out_dir, samples_per_shard=samples_per_shard, overwrite=overwrite)
@@ -273,8 +272,8 @@ def _encode(value: Any, where: str) -> bytes:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     if isinstance(value, str):
-        return value.encode("utf-8")
+        return value.encode("utf-8", "replace")
     try:
-        return json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}; give bytes, text, numbers, lists or dicts") from error

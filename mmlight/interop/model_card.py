@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from yaml import YAMLError
 
+from mmlight import yaml_text
 from mmlight.class_names import shown_names
 from mmlight.errors import UserError
 from mmlight.interop.export_graphs import MEANINGS
@@ -247,7 +248,7 @@ def _training(card: Card) -> str:
             if k != "towers"
         }
         trainer = {k: v for k, v in (config.get("trainer") or {}).items() if k in _TRAINER}
-        shown = yaml.safe_dump({"trainer": trainer, "model": model}, sort_keys=False)
+        shown = yaml_text.dump({"trainer": trainer, "model": model})
         lines += ["", "```yaml", shown.rstrip(), "```"]
     return "\n".join([*lines, ""])
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmlight.errors import UserError
 from mmlight.metrics.ctc_decode import CtcDecoder, Decoded
 from mmlight.terminal import one_line
+from mmlight.text_file import decode_text, split_lines
 
 _SPACE = " "
 _NO_WORDS = ("<s>", "</s>", "<unk>", "<UNK>")
@@ -207,7 +208,7 @@ def _read_words(lm: str | None, lexicon: str | None) -> list[str]:
     source = lexicon or lm
     assert source is not None
     try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
+        lines = split_lines(decode_text(Path(source).read_bytes()))
     except UnicodeDecodeError as error:
         raise UserError(
             f"decoder: {source} is not a text file; KenLM's binary needs decoder.lexicon, a file "

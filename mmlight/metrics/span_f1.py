@@ -13,6 +13,8 @@ import torch
 from mmlight import comm
 
 OUTSIDE = "O"
+# Begin, inside (middle), end (last), a word alone (single, unit, whole).
+_PLACES = ("B", "I", "M", "E", "L", "S", "U", "W")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,29 @@ def split_tag(tag: str) -> tuple[str, str]:
     if place not in ("B", "I") or not dash or not kind:
         raise ValueError(f"'{tag}' is not a BIO tag; these are O, B-type and I-type")
     return place, kind
+
+
+def as_bio(tags: Sequence[str], types: Sequence[str]) -> list[str]:
+    """Return tags of other schemes as BIO tags; one of no known scheme or type stays as it is.
+
+    IOBES, BILOU, BMES and the like say where an entity ends, too. Plain types (``person``), as IOB1
+    does, say it only where another type follows: neighbours of one type are one entity.
+
+    Args:
+        tags: of one sentence.
+        types: every type of entity.
+    """
+    found: list[str] = []
+    ended = ""  # the type of the entity that ended with the word before
+    for tag in tags:
+        place, dash, kind = ("I", "-", tag) if tag in types else tag.partition("-")
+        if not dash or kind not in types or place not in _PLACES:
+            found.append(tag)
+            ended = ""
+            continue
+        found.append(f"B-{kind}" if place in "BSUW" or kind == ended else f"I-{kind}")
+        ended = kind if place in "ELSUW" else ""
+    return found
 
 
 def spans_of(tags: Sequence[str]) -> list[Span]:

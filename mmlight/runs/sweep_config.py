@@ -6,9 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mmlight import compose
+from mmlight import compose, yaml_text
 from mmlight.runs.files import write_text
 
 _MISSING = object()
@@ -57,12 +55,12 @@ def freeze(experiment: Path, folder: Path) -> Path:
         folder: where the copies lie, each in a folder named after its content.
     """
     layers = compose.expand(experiment)
-    texts = [yaml.safe_dump(layer.values, sort_keys=False) for layer in layers]
+    texts = [yaml_text.dump_layer(layer.values) for layer in layers]
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8]
     names = [f"{i:02d}-{layer.path.name}" for i, layer in enumerate(layers)]
     copies = folder / f"experiment-{digest}"
     for name, text in zip(names, texts, strict=True):
         write_text(copies / name, text)
     path = copies / f"{experiment.stem}.yaml"
-    write_text(path, yaml.safe_dump({compose.EXTENDS: names}))
+    write_text(path, yaml_text.dump({compose.EXTENDS: names}))
     return path

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from mmlight import yaml_text
 from mmlight.compose import EXTENDS
 from mmlight.errors import UserError, nearest
 from mmlight.runs.files import warn_once, write_text
@@ -109,14 +109,14 @@ class SweepFolder:
         now = json.loads(json.dumps(dict(sweep.given)))
         now["experiment"] = os.path.relpath(sweep.experiment, self.path)
         if file.exists():
-            before = yaml.safe_load(file.read_text())
+            before = yaml_text.load(file.read_text())
             for key in sorted((before.keys() | now.keys()) - {"trials"}):
                 if before.get(key) != now.get(key):
                     raise UserError(
                         f"{self.path} is of a sweep with {key}: {before.get(key)}, now it is "
                         f"{now.get(key)}; give this one another --name"
                     )
-        write_text(file, yaml.safe_dump(now, sort_keys=False))
+        write_text(file, yaml_text.dump(now))
 
 
 def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep) -> Result:
@@ -220,9 +220,8 @@ def write_results(folder: SweepFolder, results: Sequence[Result], sweep: Sweep) 
         write_text(
             folder.best_yaml,
             f"# The best of sweep {folder.name}: trial {found.number}, {sweep.metric} {score}.\n"
-            + yaml.safe_dump(
-                {EXTENDS: os.path.relpath(sweep.experiment, folder.path), **_nested(found.values)},
-                sort_keys=False,
+            + yaml_text.dump(
+                {EXTENDS: os.path.relpath(sweep.experiment, folder.path), **_nested(found.values)}
             ),
         )
 

@@ -16,7 +16,7 @@ from mmlight.batch import Batch, Modality, Text
 from mmlight.errors import UserError, nearest
 from mmlight.heads.per_token import PerToken
 from mmlight.metrics.entities import EntityEvaluation
-from mmlight.metrics.span_f1 import OUTSIDE
+from mmlight.metrics.span_f1 import OUTSIDE, as_bio
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
 from mmlight.tasks.saved import CHECKPOINT_KEY
@@ -55,7 +55,7 @@ class Tagging(Task):
         types: types of entities, such as ``[person, place]``; tags are then ``O``, ``B-person``,
             ``I-person``, ...
         words: field of the data with the words of each sample.
-        tags: field of the data with a BIO tag for each word.
+        tags: field of the data with a tag for each word: BIO, IOB1, IOBES, BILOU, or plain types.
         dropout: share of the features set to zero before the head, in training.
         tuning: how much of the tower is trained, and how fast.
         optimizer: AdamW's settings.
@@ -257,7 +257,7 @@ class Tagging(Task):
             if words is None or gold is None:
                 continue
             spans = self._spans(batch, row)
-            self._check_tags(gold, words, key=batch.keys[row])
+            gold = self._checked_tags(gold, words, key=batch.keys[row])
             yield row, _Sentence(words, spans, first_tokens(spans, offset_NL2[row]), gold)
 
     def _spans(self, batch: Batch, row: int) -> list[WordSpan]:
@@ -277,16 +277,18 @@ class Tagging(Task):
             )
         return joined_spans(words)
 
-    def _check_tags(self, gold: Any, words: Sequence[str], *, key: str) -> None:
+    def _checked_tags(self, gold: Any, words: Sequence[str], *, key: str) -> list[str]:
         where = f"data.members.fields.{self._tags_field}: sample {key}"
         if not isinstance(gold, list) or len(gold) != len(words):
             raise UserError(f"{where} has not one tag for each of its {len(words)} words")
-        for tag in gold:
-            if not isinstance(tag, str) or tag not in self._number_of:
+        tags = as_bio([str(tag) for tag in gold], self.types)
+        for tag in tags:
+            if tag not in self._number_of:
                 raise UserError(
                     f"{where} has the tag '{tag}'; model.types knows {', '.join(self.tags)}"
-                    f"{nearest(str(tag), self.tags)}"
+                    f"{nearest(tag, self.tags)}"
                 )
+        return tags
 
 
 def _text_of(batch: Batch) -> Text:

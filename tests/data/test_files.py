@@ -1,3 +1,5 @@
+import json
+import os
 import pickle
 
 import pytest
@@ -140,3 +142,29 @@ def test_prediction_needs_no_labels_in_shards_either(tmp_path):
     assert batch.label_B is None and batch.fields == {"n": [1]} and batch.captions == ["hi"]
     with pytest.raises(UserError, match=r"members\.label: no sample of data\.test"):
         ShardDataModule(test=Split(shards), **given).setup("test")
+
+
+def test_a_name_that_is_not_utf8_is_shown_and_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("photos")
+    for name in (b"photos/a.png", b"photos/caf\xe9.png"):
+        with open(name, "wb") as file:
+            file.write(png(8, 8))
+    found = find_samples(PredictSplit(files="photos"), modalities=["image"], where="files")
+    assert [sample.key for sample in found] == ["photos/a.png", "photos/caf\\xe9.png"]
+    assert FileCorpus(found).read(1, ["png"]) == {"png": png(8, 8)}
+    (path,) = [path for path in os.listdir(b"photos") if b"caf" in path]
+    both = PredictSplit(files=f"photos/{os.fsdecode(path)}", text=["a \udce9"])
+    texts = find_samples(both, modalities=["image", "text"], where="files")
+    assert FileCorpus(texts).read(0, ["txt"]) == {"txt": b"a ?"}
+    assert json.dumps([sample.key for sample in texts], ensure_ascii=False).encode()
+
+
+def test_lists_with_a_byte_order_mark_name_their_first_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(8, 8))
+    (tmp_path / "list.txt").write_bytes("a.png\r\n".encode("utf-8-sig"))
+    assert keys(str(tmp_path / "list.txt"), "image") == [str(tmp_path / "a.png")]
+    (tmp_path / "texts.txt").write_text("a b\r\nc\n", "utf-16")
+    given = PredictSplit(files=str(tmp_path / "texts.txt"))
+    found = find_samples(given, modalities=["text"], where="files")
+    assert [sample.text for sample in found] == ["a b", "c"]

@@ -63,10 +63,10 @@ def test_half_a_surrogate_pair_is_replaced():
     assert sample.captions(Members(text="json:c")) == [("a?", 1.0)]
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xfe", b"{"])
+@pytest.mark.parametrize("raw", [b"\xff\xff", b"{"])
 def test_broken_text_and_json_raise(raw):
     with pytest.raises(ValueError):
-        Contents({"txt": b"\xff\xfe"}).captions(Members(text="txt"))
+        Contents({"txt": b"\xff\xff"}).captions(Members(text="txt"))
     with pytest.raises(ValueError):
         Contents({"json": raw}).captions(Members(text="json:c"))
     with pytest.raises(ValueError, match="not a caption"):
@@ -126,3 +126,28 @@ def test_a_list_of_words_is_one_text():
         assert contents(json={"w": empty}).captions(members) == []
     with pytest.raises(ValueError, match="json:w holds a float, not a word"):
         contents(json={"w": ["a", 3.5]}).captions(members)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_member(encoding):
+    contents = Contents({"txt": "röt\n".encode(encoding), "cls": "1\n".encode(encoding)})
+    assert contents.captions(Members(text="txt")) == [("röt", 1.0)]
+    assert label_value(contents, "cls") == 1
+    inside = Contents({"json": b'{"c": "\xef\xbb\xbfred"}'})
+    assert inside.captions(Members(text="json:c")) == [("red", 1.0)]
+
+
+def test_joined_words_keep_newlines_and_lines_end_at_newlines_only():
+    words = Contents({"json": json.dumps({"w": ["\n", "John", "said", "\n"]}).encode()})
+    members = Members(text="json:w", text_words=True)
+    assert words.captions(members) == [("\n John said \n", 1.0)]
+    lines = Contents({"txt": "a\u2028b\x0bc\r\nd\n".encode()})
+    assert [c for c, _ in lines.captions(Members(text="txt", text_lines=True))] == [
+        "a\u2028b\x0bc",
+        "d",
+    ]
+
+
+def test_a_key_that_comes_twice_in_json_is_no_value():
+    with pytest.raises(ValueError, match="'a' comes twice"):
+        Contents({"json": b'{"a": 1, "b": 2, "a": 3}'}).value("json:a")

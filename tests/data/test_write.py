@@ -233,7 +233,7 @@ def test_images_inside_a_parquet_table(tmp_path):
         ("t.parquet", {"members": {"txt": "x"}}, "no column 'x'"),
         ("t.jsonl", {"members": {"txt": "capton"}}, "did you mean 'caption'"),
         ("t.csv", {}, "name at least one column"),
-        ("t.csv", {"files": ["caption"]}, "row 0, column 'caption': .* can't be read"),
+        ("t.csv", {"files": ["caption"]}, "line 2, column 'caption': .* can't be read"),
         ("t.csv", {"files": ["file"], "members": {"flac": "caption"}}, "a second member '.flac'"),
     ],
 )
@@ -246,7 +246,7 @@ def test_mistakes_in_tables_are_one_line(tmp_path, name, options, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b"a,b\n1\n", "line 2: not as many fields"),
+        ("t.csv", b"a,b\n1\n", "line 2: 1 fields, but 2 names"),
         ("t.csv", b"a\n\xff\n", "not UTF-8"),
         ("t.jsonl", b'{"a": 1}\n{\n', "line 2: "),
         ("t.jsonl", b'{"a": 1}\n{"a": ' + b"[" * 100_000 + b"\n", "line 2: JSON that is nested"),
@@ -260,3 +260,19 @@ def test_damaged_tables_are_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         pack_table(tmp_path / name, tmp_path / "out", members={"txt": "a"})
+
+
+def test_a_dot_in_a_files_name_is_none_of_its_ending(tmp_path):
+    (tmp_path / "Track 2.0 (clean).PNG").write_bytes(png(4, 4))
+    (tmp_path / "t.csv").write_text("path\nTrack 2.0 (clean).PNG\n")
+    corpus = Corpus(pack_table(tmp_path / "t.csv", tmp_path / "out", files=["path"]))
+    assert corpus.extensions() == {"png": 1}
+
+
+def test_missing_texts_of_a_table_are_no_members_and_half_characters_are_mended(tmp_path):
+    rows = [{"a": float("nan"), "b": 1}, {"a": "x \ud83d", "b": 2}, {"a": None, "b": 3}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    members = {"txt": "a", "id": "b"}
+    corpus = Corpus(pack_table(tmp_path / "t.jsonl", tmp_path / "out", members=members))
+    assert corpus.extensions() == {"id": 3, "txt": 1}
+    assert corpus.read(1, ["txt"]) == {"txt": b"x ?"}

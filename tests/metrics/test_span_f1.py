@@ -4,7 +4,7 @@ import pytest
 from ranks import run_ranks
 
 from mmlight import comm
-from mmlight.metrics.span_f1 import Span, SpanCounts, scores, spans_of
+from mmlight.metrics.span_f1 import Span, SpanCounts, as_bio, scores, spans_of
 
 TYPES = ["person", "place", "work"]
 
@@ -65,6 +65,22 @@ def count(sentences):
 )
 def test_entities_follow_conllevals_conventions(tags, spans):
     assert spans_of(tags) == [Span(*span) for span in spans]
+
+
+@pytest.mark.parametrize(
+    ("tags", "bio"),
+    [
+        ("B-a I-a E-a S-a O", "B-a I-a I-a B-a O"),
+        ("S-a I-a", "B-a B-a"),
+        ("I-a E-a E-a E-b", "I-a I-a B-a I-b"),
+        ("B-a M-a E-a W-b U-b L-b", "B-a I-a I-a B-b B-b B-b"),
+        ("I-a I-a B-a", "I-a I-a B-a"),
+        ("a a b O", "I-a I-a I-b O"),
+        ("X-a c B-c o S-", "X-a c B-c o S-"),
+    ],
+)
+def test_other_schemes_become_bio(tags, bio):
+    assert as_bio(tags.split(), ["a", "b"]) == bio.split()
 
 
 @pytest.mark.parametrize("tag", ["", "E-a", "B", "B-", "person", "o"])

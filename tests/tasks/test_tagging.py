@@ -188,6 +188,37 @@ def test_blank_words_and_empty_sentences_are_counted_not_lost(task, tmp_path):
     assert [len(gold) for gold in evaluation.gold] == [2, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        ("B-person", "I-person", "O", "B-person", "B-place"),
+        ("B-person", "E-person", "O", "S-person", "S-place"),
+        ("B-person", "L-person", "O", "U-person", "U-place"),
+        ("I-person", "I-person", "O", "I-person", "I-place"),
+        ("person", "person", "O", "person", "place"),
+    ],
+    ids=["bio", "iobes", "bilou", "iob1", "plain"],
+)
+def test_schemes_of_tags_name_the_same_entities(tags, task, tmp_path):
+    words = ("Zoë", "Lee", "and", "Bob", "Rome")
+    (batch,) = batches(tmp_path, [tagged(*zip(words, tags, strict=True))])
+    task.training_step(batch, 0)
+    _, evaluation = evaluate(task, batch)
+    assert [(e.type, e.text) for e in evaluation.gold[0]] == [
+        ("person", "Zoë Lee"),
+        ("person", "Bob"),
+        ("place", "Rome"),
+    ]
+
+
+def test_a_newline_may_be_a_word(task, tmp_path):
+    sentence = tagged(("\n", "O"), ("Bob", "B-person"), ("\n", "O"))
+    (batch,) = batches(tmp_path, [sentence])
+    assert torch.isfinite(task.training_step(batch, 0))
+    _, evaluation = evaluate(task, batch)
+    assert [(e.text, e.start) for e in evaluation.gold[0]] == [("Bob", 2)]
+
+
 def test_filling_rows_and_samples_without_tags_are_not_scored(task, tmp_path):
     (batch,) = batches(tmp_path, [*SENTENCES[:2], {"json": {"tokens": ["Bob"]}}])
     batch = replace(batch, valid_B=torch.tensor([True, False, True]))

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from mmlight import compose
@@ -15,6 +14,7 @@ from mmlight.config_errors import one_line
 from mmlight.errors import UserError, nearest
 from mmlight.runs.slurm.shell_text import check_variable
 from mmlight.runs.slurm.time_limit import seconds
+from mmlight.yaml_text import parser_mode
 
 _CHANGE = "--cluster."
 
@@ -164,17 +164,13 @@ def read(path: Path, *, changes: Mapping[str, str] | None = None) -> Profile:
     values: dict[str, Any] = {}
     for layer in compose.expand(path):
         values |= layer.values
-        if "time" in layer.values:
-            # YAML takes 12:00:00 for a number in base 60, and 00:10:00 for text.
-            plain = yaml.load(layer.path.read_text(), yaml.BaseLoader)
-            values["time"] = str(plain.get("time", values["time"]))
     for key, text in (changes or {}).items():
         values[key] = text if key == "time" else load_yaml(text, where=f"--cluster.{key}")
     known = [f.name for f in fields(Profile)]
     for key in values:
         if key not in known:
             raise UserError(f"cluster {path}: unknown key `{key}`{nearest(str(key), known)}")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=parser_mode())
     parser.add_class_arguments(Profile, "cluster")
     try:
         parsed = parser.parse_object({"cluster": _texts(values)})

@@ -76,4 +76,4 @@ def test_the_parser_still_reads_lists_mappings_and_simple_values(text, value):
 
 
 def test_a_name_that_is_not_utf8_does_not_keep_a_configuration_from_being_written():
-    assert yaml.safe_load(yaml_text.dump({"a": "caf\udce9.png"}))["a"].startswith("caf")
+    assert yaml.safe_load(yaml_text.dump({"a": "na\udcefve.png"}))["a"].startswith("na")

@@ -296,7 +296,7 @@ def _lines(path: str) -> list[PlainSample]:
 
 
 def _shown(path: str) -> str:
-    r"""Return a path as text; what is not UTF-8 in it (``caf\xe9.png``) no file could hold."""
+    r"""Return a path as text; what is not UTF-8 in it (``na\xefve.png``) no file could hold."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

@@ -208,7 +208,7 @@ class Audio(_Movable):
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that could not be read or decoded, and was replaced by another.
+    """A sample that could not be read or decoded, and was replaced by another or left out.
 
     Attributes:
         shard: path of the tar file.
@@ -217,6 +217,7 @@ class BadSample:
         reason: what the decoder said, one line.
         replaced_by: ``shard-name/key`` of the sample that took its place.
         index: the sample's number in its data set.
+        missing: whether nothing is wrong with it, but it has nothing that the model reads.
     """
 
     shard: str
@@ -225,6 +226,7 @@ class BadSample:
     reason: str
     replaced_by: str
     index: int = -1
+    missing: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from mmlight.callbacks.errors_table import ErrorsTable
 from mmlight.callbacks.explain import Explain
 from mmlight.callbacks.guard import Guard
 from mmlight.callbacks.heartbeat import Heartbeat
+from mmlight.callbacks.left_out import LeftOut
 from mmlight.callbacks.newest import clean, find_whole
 from mmlight.callbacks.owed_validation import OwedValidation
 from mmlight.callbacks.pictures import Pictures
@@ -326,7 +327,7 @@ class MmlightCLI(LightningCLI):
             tensorboard=settings.tensorboard,
             ckpt_path=self._get(self.config, "ckpt_path"),
         )
-        callbacks: list[Callback] = [Progress(), self.record]
+        callbacks: list[Callback] = [Progress(), LeftOut(), self.record]
         if verb == "fit":
             heartbeat = Heartbeat(self.run, stall_minutes=settings.stall_minutes)
             callbacks += [heartbeat, TokenCount(), Throughput()]

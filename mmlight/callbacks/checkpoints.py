@@ -16,12 +16,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 
+from mmlight.callbacks.monitored import check_found, check_monitor
 from mmlight.callbacks.newest import put_later_aside
 from mmlight.callbacks.run_logger import RunLogger
 from mmlight.errors import naming
+from mmlight.runs.direction import Direction, chosen_direction, known_direction
 from mmlight.runs.files import sync_folder
 from mmlight.runs.run import step_of
 from mmlight.tasks.saved import read_checkpoint
+from mmlight.terminal import note
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -221,7 +224,12 @@ class Best(KeptCheckpoints):
     """Keeps the best checkpoints by a metric of the validation."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what a process was killed before: a step whose validation is in the log."""
+        """Save what a process was killed before: a step whose validation is in the log.
+
+        Raises:
+            UserError: no validation can have the metric.
+        """
+        check_monitor(trainer, pl_module, str(self.monitor), key="checkpoint.monitor")
         super().on_train_start(trainer, pl_module)
         values = [
             float(row[self.monitor])
@@ -236,6 +244,16 @@ class Best(KeptCheckpoints):
             found = {str(self.monitor): torch.tensor(values[-1])}
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer) | found)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if it is one of the best.
+
+        Raises:
+            UserError: the validation has no such metric.
+        """
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            check_found(str(self.monitor), trainer.callback_metrics, key="checkpoint.monitor")
+        super().on_validation_end(trainer, pl_module)
+
 
 @dataclass
 class CheckpointSettings:
@@ -246,7 +264,8 @@ class CheckpointSettings:
         every_n_minutes: write by the clock instead; excludes `every_n_steps`.
         keep: how many of the newest are kept.
         monitor: also keep the best by this metric, such as `val/image_to_text/recall_at_1`.
-        monitor_mode: whether the larger or the smaller value is better.
+        monitor_mode: whether the larger or the smaller value is better; None tells it from the
+            metric's name (losses, ranks and error rates fall).
         keep_best: how many of the best are kept; has an effect only with `monitor`.
         asynchronous: write in the background while training goes on, from a copy in the host's
             memory.
@@ -256,13 +275,21 @@ class CheckpointSettings:
     every_n_minutes: float | None = None
     keep: int = 1
     monitor: str | None = None
-    monitor_mode: Literal["max", "min"] = "max"
+    monitor_mode: Literal["max", "min"] | None = None
     keep_best: int = 1
     asynchronous: bool = False
 
     def writer(self) -> AtomicCheckpointIO:
         """Return what writes them."""
         return BackgroundCheckpointIO() if self.asynchronous else AtomicCheckpointIO()
+
+    def _mode(self, monitor: str) -> Direction:
+        given, known = self.monitor_mode, known_direction(monitor)
+        if given and known and given != known:
+            kept = "largest" if given == "max" else "smallest"
+            note(f"checkpoint.monitor_mode: {given} keeps the {kept} {monitor}, which is the worst")
+        remedy = "set checkpoint.monitor_mode to max or min"
+        return chosen_direction(monitor, given=given, remedy=remedy)
 
     def callbacks(self, folder: Path) -> list[ModelCheckpoint]:
         """Return the callbacks that do it."""
@@ -284,7 +311,7 @@ class CheckpointSettings:
             filename="best-{step:08d}",
             auto_insert_metric_name=False,
             monitor=self.monitor,
-            mode=self.monitor_mode,
+            mode=self._mode(self.monitor),
             save_top_k=self.keep_best,
             save_on_train_epoch_end=False,
         )

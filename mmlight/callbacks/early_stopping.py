@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from torch import Tensor
 
+from mmlight.callbacks.monitored import check_found, check_monitor
 from mmlight.callbacks.run_logger import RunLogger
-from mmlight.errors import UserError, nearest
-from mmlight.runs.summary import direction
+from mmlight.errors import UserError
+from mmlight.runs.direction import chosen_direction
 from mmlight.runs.table import format_value
 from mmlight.terminal import say
 
@@ -45,24 +46,21 @@ class EarlyStopping(LightningEarlyStopping):
             monitor,
             min_delta=min_delta,
             patience=patience,
-            mode=mode or direction(monitor),
+            mode=chosen_direction(
+                monitor, given=mode, remedy="set early_stopping.mode to max or min"
+            ),
             check_on_train_epoch_end=False,
         )
         self._best_step = 0
         self._seen_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse a run that has no validation.
+        """Refuse a run that never has the metric.
 
         Raises:
-            UserError: nothing is ever validated, so training would never stop early.
+            UserError: nothing is ever validated, or not scored so: training would never stop early.
         """
-        batches: Any = trainer.num_val_batches
-        if not sum(batches if isinstance(batches, list) else [batches]):
-            raise UserError(
-                "early_stopping has no effect without validation; name data.val.shards (and leave "
-                "trainer.limit_val_batches above 0)"
-            )
+        check_monitor(trainer, pl_module, self.monitor, key="early_stopping.monitor")
         # A checkpoint is written before the validation of its step; what that found is in the log,
         # and Lightning does not validate there again.
         missed: list[tuple[int, float]] = []
@@ -87,12 +85,7 @@ class EarlyStopping(LightningEarlyStopping):
         self._best_step, self._seen_step = state_dict["best_step"], state_dict["seen_step"]
 
     def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
-        if self.monitor not in trainer.callback_metrics:
-            metrics = list(trainer.callback_metrics)
-            raise UserError(
-                f"early_stopping.monitor: there is no metric '{self.monitor}'"
-                f"{nearest(self.monitor, metrics)}; there is {', '.join(sorted(metrics))}"
-            )
+        check_found(self.monitor, trainer.callback_metrics, key="early_stopping.monitor")
         self._count(trainer, trainer.callback_metrics[self.monitor].squeeze(), trainer.global_step)
 
     def _count(self, trainer: pl.Trainer, current: Tensor, step: int) -> None:

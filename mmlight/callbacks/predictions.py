@@ -70,7 +70,7 @@ class Predictions(pl.Callback):
     ) -> None:
         """Write the rows of the batch's valid samples, and of those that cannot be read."""
         for bad in batch.bad:
-            note(f"cannot read {bad.key}: {bad.reason}")
+            note(f"{'no answer for' if bad.missing else 'cannot read'} {bad.key}: {bad.reason}")
         if not isinstance(outputs, list):
             return
         if self._file is None:

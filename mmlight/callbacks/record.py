@@ -212,8 +212,8 @@ class Record(pl.Callback):
                 wall_s = round(logger.log.wall_s, 1)
         rows = read_rows(self.run.metrics_jsonl)
         checkpoint = self._config.get("checkpoint") or {}
-        monitor, mode = checkpoint.get("monitor"), checkpoint.get("monitor_mode", "max")
-        best = best_values(rows, known={monitor: mode} if monitor else None)
+        monitor, mode = checkpoint.get("monitor"), checkpoint.get("monitor_mode")
+        best = best_values(rows, known={monitor: mode} if monitor and mode else None)
         state = getattr(_data(trainer), "state_dict", None)
         summary = {
             "name": self.run.name,

@@ -84,6 +84,12 @@ class ZeroShot(Callback):
                 "are equal, and a sample that is as near to another class counts as wrong"
             )
 
+    def score_names(self, pl_module: Any) -> set[str]:
+        """Return the names of all scores that it logs, without their stage."""
+        scores = ("accuracy_at_1", "accuracy_at_5", "mean_per_class_recall")
+        named = self._classified(pl_module)
+        return {f"zero_shot/{name}_{score}" for name in named for score in scores}
+
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Forget the last evaluation."""
         self._weights_KD = None

@@ -25,6 +25,7 @@ from mmlight.insight.robustness import (
 )
 from mmlight.metrics.calibration import calibration_error, reliability_bins
 from mmlight.metrics.labelled import LabelledEvaluation
+from mmlight.runs.direction import chosen_direction
 from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
 from mmlight.runs.plots.robustness import plot_robustness
 from mmlight.runs.report import write_report
@@ -35,7 +36,6 @@ from mmlight.runs.robustness import (
     format_robustness,
     write_robustness,
 )
-from mmlight.runs.summary import direction
 from mmlight.runs.table import format_value
 from mmlight.terminal import Terminal
 
@@ -132,6 +132,7 @@ class RobustnessCLI(MmlightCLI):
             note = "data.val is not set: there is nothing to fit a temperature on"
         measured = [Measured(CLEAN, 0, None, self._scores(model, temperature))]
         metric = main_metric(measured[0].scores, asked=self._options.metric)
+        way = chosen_direction(f"test/{metric}", remedy="choose another with --metric")
         kept: dict[str, LabelledEvaluation] = {CLEAN: clean}
 
         def tell(said: str, row: Measured) -> None:
@@ -156,7 +157,7 @@ class RobustnessCLI(MmlightCLI):
         report = Robustness(
             stage="test",
             metric=metric,
-            direction=direction(f"test/{metric}"),
+            direction=way,
             measured=measured,
             chance=chance_accuracy(clean) if labelled and metric == "accuracy" else None,
             temperature=temperature,

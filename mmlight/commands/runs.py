@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from mmlight.errors import UserError, nearest
 from mmlight.runs.columns import Column, fitting_width, show
+from mmlight.runs.direction import direction
 from mmlight.runs.listing import Condition, ListedRun, list_runs, metric_names
 from mmlight.runs.slurm.state import STYLES
-from mmlight.runs.summary import direction
 from mmlight.runs.table import format_value
 from mmlight.terminal import Terminal, note, one_line, say
 
@@ -84,7 +84,9 @@ def _by_metric(runs: list[ListedRun], metric: str) -> list[ListedRun]:
     if runs and not found:
         names = metric_names(runs)
         raise UserError(f"--metric {metric}: none of these runs has it{nearest(metric, names)}")
-    sign = -1 if direction(metric) == "max" else 1
+    keys = ("checkpoint.monitor", "checkpoint.monitor_mode")
+    told = ((run.setting(keys[0]), run.setting(keys[1])) for run, _ in found)
+    sign = -1 if direction(metric, told=told) == "max" else 1
 
     def place(pair: tuple[ListedRun, float]) -> tuple[bool, float]:
         return (pair[1] != pair[1], sign * pair[1])

@@ -8,7 +8,7 @@ from functools import partial
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse
+from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse, sign_of
 from mmlight.errors import UserError
 from mmlight.interop.averaging import (
     Average,
@@ -17,7 +17,6 @@ from mmlight.interop.averaging import (
     read_plain,
 )
 from mmlight.runs.files import write_json
-from mmlight.runs.summary import direction
 from mmlight.runs.table import format_value
 from mmlight.tasks.saved import Saved
 from mmlight.tasks.source import find_saved
@@ -148,7 +147,7 @@ def _choose(
         ingredient.scores = cli.score(task, "val")
         ingredient.kept = False
     metric = choose_metric(given[0].scores, options.metric)
-    sign = 1 if direction(f"val/{metric}") == "max" else -1
+    sign = sign_of(metric)
     order = sorted(range(len(given)), key=lambda n: -sign * given[n].scores[metric])
     best = None
     for number in order:

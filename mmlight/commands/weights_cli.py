@@ -16,6 +16,7 @@ from mmlight.cli_arguments import expand_configs
 from mmlight.errors import UserError
 from mmlight.insight.robustness import main_metric
 from mmlight.interop.averaging import Tensors, has_batch_norm, recompute_batch_norm
+from mmlight.runs.direction import chosen_direction
 from mmlight.tasks.task import Task
 from mmlight.terminal import Terminal
 
@@ -168,6 +169,12 @@ def check_batch_norm(task: Task, num_batches: int, data: Any) -> None:
         raise UserError("--recompute-batch-norm has no effect: the model has no batch norm")
     if num_batches and "train" not in data.split_names():
         raise UserError("--recompute-batch-norm needs data.train, which is not set")
+
+
+def sign_of(metric: str) -> int:
+    """Return 1 where more of a validation's metric is better, else -1."""
+    way = chosen_direction(f"val/{metric}", remedy="choose by another, with --metric")
+    return 1 if way == "max" else -1
 
 
 def choose_metric(scores: dict[str, float], asked: str | None) -> str:

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mmlight.cli import resolve
-from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse
+from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse, sign_of
 from mmlight.data.corruptions import KINDS, Corruption
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
@@ -24,7 +24,6 @@ from mmlight.interop.averaging import (
 )
 from mmlight.runs.files import write_json, write_text
 from mmlight.runs.plots.wise_ft import plot_wise_ft
-from mmlight.runs.summary import direction
 from mmlight.runs.table import format_value
 from mmlight.tasks.rebuild import rebuild
 from mmlight.tasks.saved import Saved
@@ -170,7 +169,7 @@ def _best(points: list[Point], metric: str) -> tuple[Point, str]:
     if "val" not in points[0].scores:
         middle = min(points, key=lambda point: abs(point.alpha - _DEFAULT_ALPHA))
         return middle, "the middle: there is no data.val to choose by"
-    sign = 1 if direction(f"val/{metric}") == "max" else -1
+    sign = sign_of(metric)
     # Of equals the one nearer to the pretrained model, which bears more.
     best = max(points, key=lambda point: (sign * point.scores["val"][metric], -point.alpha))
     return best, f"by val/{metric}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ class BadSamples:
     Args:
         path: the file, ``bad_samples.jsonl``; ranks and restarts append to the same one, and a
             restart does not name a sample again.
-        limit: most bad samples before the run stops.
+        limit: most samples that cannot be decoded before the run stops; infinite for a prediction,
+            which says of each sample what it has.
         limit_text: how the limit is explained to the user.
     """
 
@@ -25,6 +27,7 @@ class BadSamples:
         self.limit = limit
         self.limit_text = limit_text
         self._seen: set[tuple[str, str]] = set()
+        self._num_missing = 0
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         self._is_torn = bool(text) and not text.endswith("\n")
         self._named = set(_names_in(text))
@@ -33,10 +36,10 @@ class BadSamples:
         return len(self._seen)
 
     def add(self, bad: Iterable[BadSample]) -> None:
-        """Write new ones to the file.
+        """Write new ones to the file, and say of the first that lacks what the model reads.
 
         Raises:
-            UserError: there are more than the limit.
+            UserError: there are more than the limit that cannot be decoded.
         """
         for sample in bad:
             name = (sample.shard, sample.key)
@@ -50,9 +53,17 @@ class BadSamples:
                 with naming(self.path), self.path.open("a", encoding="utf-8") as file:
                     file.write(f"\n{line}" if self._is_torn else line)
                 self._is_torn = False
-            if len(self._seen) > self.limit:
+            if sample.missing:
+                self._num_missing += 1
+                if self._num_missing == 1 and self.limit < math.inf:
+                    note(
+                        f"sample {sample.key} of {Path(sample.shard).name} has {sample.reason}, "
+                        f"which is all that the model reads; such samples are left out and named "
+                        f"in {self.path}"
+                    )
+            elif (unread := len(self._seen) - self._num_missing) > self.limit:
                 raise UserError(
-                    f"{len(self._seen)} samples cannot be decoded, more than {self.limit_text}; "
+                    f"{unread} samples cannot be decoded, more than {self.limit_text}; "
                     f"the last: {sample.key} of {sample.shard} ({sample.member}: "
                     f"{sample.reason}); all are named in {self.path}. Repair the shards, or raise "
                     "data.max_bad_fraction"

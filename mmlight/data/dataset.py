@@ -12,7 +12,14 @@ from mmlight.batch import BadSample, Batch
 from mmlight.data.collate import Layout, collate
 from mmlight.data.cursor import EvalOrder
 from mmlight.data.draw import Draws
-from mmlight.data.sample import BadMemberError, Decoding, Sample, SampleSet, decode_sample
+from mmlight.data.sample import (
+    BadMemberError,
+    Decoding,
+    MissingInputError,
+    Sample,
+    SampleSet,
+    decode_sample,
+)
 from mmlight.errors import UserError
 
 _MAX_REPLACEMENTS = 20
@@ -106,6 +113,10 @@ class TrainBatches(torch.utils.data.Dataset[Batch | Refusal]):
                 continue
             bad.append(describe(self.samples, number, first, replaced_by=sample.key))
             return sample
+        if isinstance(first, MissingInputError):  # most samples may lack it; no row counts then
+            bad.append(describe(self.samples, number, first, replaced_by=""))
+            key, blank = self.samples.corpus.key(number), self.decoding.num_captions
+            return Sample(number, key, blank_captions=blank, valid=False)
         raise UserError(
             f"{_MAX_REPLACEMENTS} samples drawn in place of {self.samples.corpus.key(number)}"
             f" cannot be decoded either ({first}); check the shards with 'mmlight shards check'"
@@ -180,4 +191,5 @@ def describe(
         reason=error.reason,
         replaced_by=replaced_by,
         index=number,
+        missing=isinstance(error, MissingInputError),
     )

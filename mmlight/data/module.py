@@ -71,7 +71,8 @@ class ShardDataModule(lightning.LightningDataModule):
         window: samples of a lane that are shuffled together.
         bucket_batches: sort so many batches of training by length together (seconds of sound, else
             bytes of text), so that less of each is padding; None leaves batches mixed.
-        max_bad_fraction: stop when more than this part of the training samples cannot be decoded.
+        max_bad_fraction: stop when more than this part of the training samples cannot be decoded;
+            one sample always may, unless it is 0.
         samples_per_epoch: length of an epoch of a mixture; None takes the samples of all sources.
         class_names: a file with one class name per line, in the order of the labels, or the names.
         corruptions: what spoils samples on purpose, in this order.
@@ -412,12 +413,19 @@ class ShardDataModule(lightning.LightningDataModule):
         assert text is not None
         return text
 
+    def _module(self) -> Any:
+        return self.trainer.lightning_module if self.trainer is not None else None
+
     def _reads(self, mapped: tuple[Modality, ...]) -> tuple[Modality, ...]:
         """Return what of the mapped modalities the model reads; a transcript, say, it does not."""
-        module: Any = self.trainer.lightning_module if self.trainer is not None else None
-        towers = getattr(module, "tower_settings", None)
+        towers = getattr(self._module(), "tower_settings", None)
         reads = self.reads if towers is None else tuple(towers.given())
         return tuple(name for name in mapped if reads is None or name in reads)
+
+    def _needs(self, mapped: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        """Return the modalities of which a sample must have one; none where no model tells."""
+        knows = self.reads is not None or hasattr(self._module(), "tower_settings")
+        return self._reads(mapped) if knows else ()
 
     def _predict_split(self, given: PredictSplit | None) -> Split | None:
         self._plain = given if given is not None and given.is_plain else None
@@ -598,6 +606,7 @@ class ShardDataModule(lightning.LightningDataModule):
             class_names=tuple(self.class_names) or None,
             labels=replace(self._how_labels_are_read(), lenient=name == "predict"),
             corruptor=corruptor(self.corruptions, split=name, seed=self.seed),
+            needs=self._needs(self._layout(name).modalities),
         )
 
     def _how_labels_are_read(self) -> Labels:
@@ -625,6 +634,8 @@ class ShardDataModule(lightning.LightningDataModule):
             world_size = self._rank().world_size
             share = f" on each of {world_size} ranks" if world_size > 1 else ""
             limit = self.max_bad_fraction * total / world_size
+            if self.max_bad_fraction:  # a thousandth of 500 samples would be none
+                limit = max(limit, 1)
             self._bad = BadSamples(
                 root / "bad_samples.jsonl",
                 # A prediction has a row for each of them, which says so.

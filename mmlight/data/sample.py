@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from mmlight.batch import Modality
 from mmlight.data.audio import AudioSettings, Waveform, load_audio
 from mmlight.data.boxes import BoxSet, parse_boxes
 from mmlight.data.corpus import Corpus
@@ -76,6 +77,15 @@ class BadMemberError(Exception):
         super().__init__(f"{member}: {self.reason}" if member else self.reason)
 
 
+class MissingInputError(BadMemberError):
+    """A sample that has nothing of what the model reads: an empty picture is no answer to that."""
+
+    def __init__(self, needs: Sequence[Modality]) -> None:
+        self.member = ""
+        self.reason = f"no {' or '.join(needs)}"
+        Exception.__init__(self, self.reason)
+
+
 class SampleSet:
     """One or more corpora, each with its own members, numbered as one sequence.
 
@@ -124,6 +134,7 @@ class Decoding:
         corruptor: spoils what was decoded; None leaves it as it is.
         num_captions: captions of a sample in training.
         max_characters: longer captions are cut to so many.
+        needs: a sample without any of these is left out; none where that is not known.
     """
 
     image: ImageSettings | None
@@ -134,6 +145,7 @@ class Decoding:
     corruptor: Corruptor | None = None
     num_captions: int = 1
     max_characters: int = MAX_CHARACTERS
+    needs: tuple[Modality, ...] = ()
 
 
 def decode_sample(
@@ -152,7 +164,7 @@ def decode_sample(
         draws: gives the random numbers of a purpose in training; None in evaluation.
 
     Raises:
-        BadMemberError: a member cannot be read or decoded.
+        BadMemberError: a member cannot be read or decoded, or all that the model reads is missing.
         UserError: a label that has no class name.
     """
     members = samples.members(number)
@@ -202,6 +214,9 @@ def decode_sample(
     if decoding.corruptor is not None:
         _corrupt(sample, [text for text, _ in captions], decoding, decoding.corruptor)
 
+    there = {"image": sample.pixels_CHW, "audio": sample.waveform, "text": captions or None}
+    if decoding.needs and all(there[name] is None for name in decoding.needs):
+        raise MissingInputError(decoding.needs)
     for name, source in members.fields.items():
         sample.fields[name] = _attempt(source, partial(contents.value, source))
     return sample

@@ -102,8 +102,15 @@ class Embedder:
         return self._embed("image", samples, batch_size=batch_size)
 
     def texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
-        """Return (N, D) unit-length features, float32 on the CPU."""
+        """Return (N, D) unit-length features, float32 on the CPU.
+
+        Raises:
+            UserError: a text is empty.
+        """
         settings = self._require("text", self._text)
+        for number, text in enumerate(texts):
+            if not text.strip():
+                raise UserError(f"texts[{number}] is empty: there is nothing to embed")
         samples = (
             Sample(i, "", captions=[settings.prepared(text)]) for i, text in enumerate(texts)
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmlight.errors import UserError
 
+SCORES = ("map", "ap50", "ap75", "map_small", "map_medium", "map_large", "recall")
 _MOST_BOXES = 100
 # In float64: a recall of 0.29 is not reached at 29 of 100 objects when the threshold is float32's.
 _RECALLS = np.linspace(0, 1, 101)

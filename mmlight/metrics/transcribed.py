@@ -9,6 +9,11 @@ from typing import Any
 
 import numpy as np
 
+SCORES = (
+    *("wer", "wer_substitutions", "wer_deletions", "wer_insertions"),
+    *("cer", "sentence_error"),
+)
+
 
 @dataclass(frozen=True)
 class Edits:

@@ -5,21 +5,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
+from mmlight.runs.direction import known_direction
 from mmlight.runs.metrics_log import AXES
 
 SAMPLES_PER_S = "train/samples_per_s"
-_SMALLER_IS_BETTER = ("loss", "rank", "error", "perplexity")
 # What people compare a task's runs by: labels, several labels, entities, words, boxes.
 MAIN_SCORES = ("accuracy", "mean_average_precision", "f1", "wer", "map")
-# Whole words: "wer" is in "lower", "cer" in "certainty".
-_ERROR_RATES = ("wer", "cer")
 _NO_SCORE = ("chance", "/explain/")
-# Words that a score's name holds; of one without any nobody knows which value is better.
-_LARGER_WORDS = frozenset(
-    ("recall", "accuracy", "precision", "f1", "match", "map", "ap", "ap50", "ap75", "reciprocal")
-)
-_SMALLER_WORDS = frozenset((*_SMALLER_IS_BETTER, *_ERROR_RATES))
-_UNITS = frozenset(("ms", "s", "mb", "gb", "bytes", "share", "count", "num"))
 
 
 @dataclass(frozen=True)
@@ -33,31 +25,6 @@ class Best:
 
     value: float
     step: int
-
-
-def direction(name: str) -> Literal["min", "max"]:
-    """Return whether a metric is better small (losses, ranks, error rates) or large.
-
-    Args:
-        name: such as ``val/image_to_text/median_rank``.
-    """
-    if "reciprocal" in name:
-        return "max"
-    if name.rpartition("/")[2].partition("_")[0] in _ERROR_RATES:
-        return "min"
-    return "min" if any(word in name for word in _SMALLER_IS_BETTER) else "max"
-
-
-def known_direction(name: str) -> Literal["min", "max"] | None:
-    """Return whether a score is better small or large; None where its name does not say.
-
-    Args:
-        name: such as ``val/accuracy``.
-    """
-    words = set(name.rpartition("/")[2].split("_"))
-    if words & _UNITS or not words & (_LARGER_WORDS | _SMALLER_WORDS):
-        return None
-    return direction(name)
 
 
 def final_values(rows: list[dict[str, Any]]) -> dict[str, float]:

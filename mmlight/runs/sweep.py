@@ -13,7 +13,7 @@ import numpy as np
 
 from mmlight import compose
 from mmlight.errors import UserError, nearest
-from mmlight.runs.summary import direction
+from mmlight.runs.direction import known_direction
 
 Searcher = Literal["grid", "random", "optuna"]
 _RANGES = ("uniform", "log_uniform", "int")
@@ -192,11 +192,14 @@ def load(path: Path) -> Sweep:
     seeds = [] if given.get("seeds") is None else given["seeds"]
     if not isinstance(seeds, list):
         raise refuse(f"seeds: {seeds!r} must be a list of whole numbers, such as [0, 1, 2]")
+    way = given.get("direction") or known_direction(metric)
+    if way is None:
+        raise refuse(f"direction: set it to max or min; it is not known from the name '{metric}'")
     sweep = Sweep(
         experiment=experiment,
         parameters={key: _parameter(key, v, refuse) for key, v in given["parameters"].items()},
         metric=metric,
-        direction=given.get("direction") or direction(metric),
+        direction=way,
         searcher=given.get("searcher", "random"),
         trials=given.get("trials"),
         value=given.get("value", "final"),

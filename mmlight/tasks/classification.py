@@ -16,7 +16,12 @@ from mmlight.class_names import class_numbers, shown_names
 from mmlight.errors import UserError
 from mmlight.heads.fusion import Fusion, LateFusion
 from mmlight.heads.pooled import PooledHead, PooledHeadSettings
-from mmlight.metrics.labelled import LabelledEvaluation, label_scores
+from mmlight.metrics.labelled import (
+    MULTI_LABEL_SCORES,
+    ONE_LABEL_SCORES,
+    LabelledEvaluation,
+    label_scores,
+)
 from mmlight.objectives.labels import CrossEntropy, LabelObjective
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
@@ -233,6 +238,12 @@ class Classification(Task):
         loss: Tensor = self.objective(self.logits(batch), target_BK, counted_B=counted_B)
         self.log_gated({"train/loss": loss.detach()})
         return loss
+
+    def score_names(self) -> set[str]:
+        """Return the names of all scores, also of subsets of the modalities."""
+        names = MULTI_LABEL_SCORES if self.objective.multi_label else ONE_LABEL_SCORES
+        prefixes = ["", *(f"{'_'.join(subset)}/" for subset in self._subsets()[1:])]
+        return {prefix + name for prefix in prefixes for name in names}
 
     def on_validation_epoch_start(self) -> None:
         """Start empty stores, one for each subset of the modalities."""

@@ -4,6 +4,7 @@ Shapes as in `mmlight.batch`: B samples, N captions, D joint width.
 """
 
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from mmlight.optim.schedule import Schedule
 from mmlight.tasks.first_text import first_rows, with_first_text
 from mmlight.tasks.grad_cache import encode_in_chunks
 from mmlight.tasks.mean_loss import MeanLoss
-from mmlight.tasks.retrieval_scores import FeatureStore, score_pairs
+from mmlight.tasks.retrieval_scores import SCORES, FeatureStore, score_pairs
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
 from mmlight.tasks.tuning import Tuning
@@ -125,6 +126,11 @@ class Contrastive(Task):
             return encode_in_chunks(tower, inputs, size=self.grad_cache, keeps_last=keeps_last)
         features_BD: Tensor = tower(inputs)
         return features_BD
+
+    def score_names(self) -> set[str]:
+        """Return the names of all scores, of each pair in both directions."""
+        pairs = permutations(self.tower_settings.given(), 2)
+        return {"loss", *(f"{a}_to_{b}/{score}" for a, b in pairs for score in SCORES)}
 
     def on_validation_epoch_start(self) -> None:
         """Start an empty store of features."""

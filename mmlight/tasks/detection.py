@@ -15,7 +15,7 @@ from mmlight.class_names import shown_names
 from mmlight.errors import UserError
 from mmlight.heads.box_head import BoxHead, Candidates
 from mmlight.heads.dense_boxes import DenseBoxes
-from mmlight.metrics.boxes import BoxEvaluation, BoxList, box_scores, check_counter
+from mmlight.metrics.boxes import SCORES, BoxEvaluation, BoxList, box_scores, check_counter
 from mmlight.objectives.box_match import BoxMatchLoss
 from mmlight.objectives.box_objective import BoxObjective
 from mmlight.objectives.dense_boxes import DenseBoxLoss
@@ -168,6 +168,11 @@ class Detection(Task):
             | {f"train/{name}": value for name, value in loss.logs.items()}
         )
         return loss.value
+
+    def score_names(self) -> set[str]:
+        """Return the names of all scores."""
+        of_classes = (f"class/{name}/{ap}" for name in self.class_names for ap in ("ap", "ap50"))
+        return {"loss", *SCORES, *of_classes}
 
     def on_validation_epoch_start(self) -> None:
         """Start an empty store."""

@@ -21,6 +21,10 @@ from mmlight.metrics.recall import (
 )
 
 KS = (1, 5, 10)
+SCORES = (
+    *(f"recall_at_{k}" for k in KS),
+    *("median_rank", "chance_recall_at_1", "precision_at_1", "class_map"),
+)
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,12 @@ class Tagging(Task):
         self.log_gated({"train/loss": loss.detach()})
         return loss
 
+    def score_names(self) -> set[str]:
+        """Return the names of all scores."""
+        prefixes = ["", "surface_", *(f"{kind}/" for kind in self.types)]
+        scores = {f"{p}{score}" for p in prefixes for score in ("precision", "recall", "f1")}
+        return scores | {"loss", "words_unseen"}
+
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
         self._store = TagStore(self.types)

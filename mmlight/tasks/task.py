@@ -148,6 +148,13 @@ class Task(lightning.LightningModule):
         """Return a built tower."""
         return cast(Tower, self.towers[modality])
 
+    def score_names(self) -> set[str] | None:
+        """Return the names of all scores that an evaluation may have, without their stage.
+
+        None, as for a class that does not say it, lets any metric be monitored.
+        """
+        return None
+
     def merge_adapters(self) -> int:
         """Add what adapters learned to the weights and take them out; return how many there were.
 

@@ -17,7 +17,7 @@ from mmlight.errors import UserError
 from mmlight.heads.per_token import PerToken
 from mmlight.metrics.ctc_decode import BeamDecoder, CtcDecoder, Decoded, GreedyDecoder
 from mmlight.metrics.ctc_lexicon import LexiconDecoder
-from mmlight.metrics.transcribed import TranscribedEvaluation
+from mmlight.metrics.transcribed import SCORES, TranscribedEvaluation
 from mmlight.objectives.ctc import Ctc, Transcripts, clip_losses
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
@@ -160,6 +160,10 @@ class Transcription(Task):
         )
         value: Tensor = loss.value
         return value
+
+    def score_names(self) -> set[str]:
+        """Return the names of all scores."""
+        return {"loss", "num_impossible", *SCORES}
 
     def on_validation_epoch_start(self) -> None:
         """Start an empty store."""

@@ -130,6 +130,17 @@ def test_best_are_kept_beside_the_newest(values, tmp_path):
     assert run.checkpoint_step() == 20
 
 
+def test_the_best_loss_is_the_smallest_unless_told_otherwise(values, tmp_path, capsys):
+    def options(**more):
+        return CheckpointSettings(monitor="val/loss", **more).callbacks(tmp_path)[1]
+
+    assert options().mode == options(monitor_mode="min").mode == "min"
+    assert "worst" not in capsys.readouterr().err
+    assert options(monitor_mode="max").mode == "max"
+    assert "monitor_mode: max keeps the largest val/loss" in capsys.readouterr().err
+    assert CheckpointSettings(monitor="val/accuracy").callbacks(tmp_path)[1].mode == "max"
+
+
 class Killed(Exception):
     pass
 

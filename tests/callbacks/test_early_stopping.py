@@ -98,7 +98,7 @@ def test_resumed_run_has_the_patience_that_is_asked_for(tmp_path):
 
 def test_unknown_metric_is_named_with_what_there_is(tmp_path):
     with pytest.raises(UserError, match=r"no metric 'val/acuracy' \(did you mean 'val/accuracy'"):
-        fit(EarlyStopping("val/acuracy"), tmp_path)
+        fit(EarlyStopping("val/acuracy", mode="max"), tmp_path)
 
 
 def test_run_without_validation_is_refused(tmp_path):

@@ -147,3 +147,12 @@ def test_line_that_a_kill_cut_short_is_passed_over(tmp_path, capsys, left):
     written = path.read_bytes().splitlines()
     assert [json.loads(written[n])["key"] for n in (0, 2, 3)] == ["1", "2", "3"]
     assert written[1] == left
+
+
+def test_one_of_few_samples_may_be_bad_unless_none_may(tmp_path):
+    folder = tmp_path / "shards"
+    shard(folder / "0.tar", range(12), broken=[4])
+    trainer(tmp_path, max_epochs=1).fit(Recorder(), with_images(folder))
+    assert len(lines(tmp_path)) == 1
+    with pytest.raises(UserError, match="1 samples cannot be decoded, more than 0 of 12"):
+        trainer(tmp_path, max_epochs=1).fit(Recorder(), with_images(folder, max_bad_fraction=0))

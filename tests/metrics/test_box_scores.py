@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from mmlight.metrics.boxes import BoxEvaluation, BoxList, box_scores
+from mmlight.metrics.boxes import SCORES, BoxEvaluation, BoxList, box_scores
 
 pytest.importorskip("faster_coco_eval")
 pycoco = pytest.importorskip("pycocotools.coco")
@@ -145,3 +145,10 @@ def test_boxes_are_counted_by_class():
         class_names=NAMES,
     )
     assert evaluation.num_boxes_K.tolist() == [1, 0, 2]
+
+
+def test_all_names_of_scores_are_told():
+    sides = np.array([20.0, 60.0, 200.0])
+    wanted = [boxes(np.stack([0 * sides, 0 * sides, sides, sides], 1), [0, 0, 0])]
+    values = box_scores([boxes([], [], [])], wanted, class_names=NAMES).values
+    assert set(values) == {*SCORES, "class/cat/ap", "class/cat/ap50"}

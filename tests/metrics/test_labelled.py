@@ -7,6 +7,8 @@ from sklearn import metrics as sk
 
 from mmlight.errors import UserError
 from mmlight.metrics.labelled import (
+    MULTI_LABEL_SCORES,
+    ONE_LABEL_SCORES,
     LabelledEvaluation,
     average_precision,
     confusion_matrix,
@@ -186,3 +188,8 @@ def test_unknown_field_is_named():
 def test_label_without_a_class_is_refused():
     with pytest.raises(UserError, match="label 9, but the model has only 8 classes"):
         evaluation(labels_S=np.full(200, 9))
+
+
+def test_all_names_of_scores_are_told():
+    assert set(label_scores(evaluation())) == set(ONE_LABEL_SCORES)
+    assert set(label_scores(multi_label())) == set(MULTI_LABEL_SCORES)

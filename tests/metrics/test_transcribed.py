@@ -3,6 +3,7 @@ import pytest
 from torchmetrics.functional.text import char_error_rate, word_error_rate
 
 from mmlight.metrics.transcribed import (
+    SCORES,
     Edits,
     TranscribedEvaluation,
     count_edits,
@@ -64,6 +65,7 @@ def test_rates_are_those_of_torchmetrics_over_the_whole_set():
     said = ["one two three", "four", "f i v e", "six seven"]
     heard = ["one too three", "four for", "five", ""]
     scores = transcript_scores(evaluation(said, heard))
+    assert set(scores) == set(SCORES)
     assert scores["wer"] == pytest.approx(float(word_error_rate(heard, said)))
     assert scores["cer"] == pytest.approx(float(char_error_rate(heard, said)))
     parts = [scores[f"wer_{kind}"] for kind in ("substitutions", "deletions", "insertions")]

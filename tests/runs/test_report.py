@@ -11,7 +11,7 @@ from mmlight.runs.files import write_json
 from mmlight.runs.report import write_report
 from mmlight.runs.run import RunFolder
 from mmlight.runs.stage_rows import write_stage_rows
-from mmlight.runs.summary import best_values, direction, final_values
+from mmlight.runs.summary import best_values, final_values
 from mmlight.runs.table import format_table
 
 
@@ -193,24 +193,6 @@ def test_table_fits_a_narrow_terminal(run):
                  "test/zero_shot/image_accuracy_at_1"):  # fmt: skip
         assert part in text, text
     assert "…" not in text
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("val/loss", "min"),
-        ("val/image_to_text/median_rank", "min"),
-        ("val/image_to_text/recall_at_1", "max"),
-        ("val/image_to_text/mean_reciprocal_rank", "max"),
-        ("val/zero_shot/image_accuracy_at_1", "max"),
-        ("val/wer", "min"),
-        ("test/cer", "min"),
-        ("val/wer_insertions", "min"),
-        ("val/lower_certainty", "max"),
-    ],
-)
-def test_direction_of_a_metric(name, expected):
-    assert direction(name) == expected
 
 
 def test_what_is_neither_better_small_nor_large_has_no_best():

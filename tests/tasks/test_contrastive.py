@@ -11,7 +11,7 @@ from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
 from mmlight.objectives.clip import Clip
 from mmlight.tasks.contrastive import first_captions
-from mmlight.tasks.retrieval_scores import FeatureStore, score_pairs
+from mmlight.tasks.retrieval_scores import SCORES, FeatureStore, score_pairs
 from mmlight.tasks.saved import check_same_model
 from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
@@ -129,6 +129,8 @@ def test_scores_count_all_captions_and_leave_out_fillers():
     assert gathered.rows["text"].features_ND.shape == (6, 4)
     assert gathered.captions == batch.captions[:6]
     scores = score_pairs(gathered, device=torch.device("cpu"))
+    assert {f"image_to_text/{name}" for name in SCORES} <= tiny.task().score_names()
+    assert {name.rpartition("/")[2] for name in scores} <= set(SCORES)
     assert scores["image_to_text/recall_at_1"] == 1.0
     assert scores["text_to_image/median_rank"] == 1.0
     assert scores["text_to_image/chance_recall_at_1"] == pytest.approx(1 / 3)

@@ -316,6 +316,11 @@ def test_a_type_that_does_not_occur_has_no_score_and_one_only_found_no_recall():
     tagged = TaggedText("Ann Rome", spans, ["B-person", "B-place"], [1.0, 1.0], 0)
     store.add(tagged, sample=0, key="0", words=words, gold=["B-person", "O"], losses=[0.5])
     values = store.compute()
+    every = [
+        kind + s for kind in ("person/", "surface_", "") for s in ("f1", "precision", "recall")
+    ]
+    assert set(values) >= {"loss", "words_unseen", *every}
+    assert set(values) <= tagger(types=["person", "place", "thing"]).score_names()
     assert values["person/f1"] == 1 and values["f1"] == pytest.approx(2 / 3)
     assert values["place/precision"] == values["place/f1"] == 0
     assert not [n for n in values if n.startswith("thing") or n == "place/recall"]

@@ -9,12 +9,13 @@ from typing import Any
 from mmlight import compose
 from mmlight.compose import flatten
 from mmlight.errors import UserError
+from mmlight.runs.direction import direction
 from mmlight.runs.main_metric import main_metric, parts
 from mmlight.runs.metrics_log import AXES
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm.signature import LEFT_OUT
 from mmlight.runs.slurm.state import state_of
-from mmlight.runs.summary import direction, typical_samples_per_s
+from mmlight.runs.summary import typical_samples_per_s
 
 _SEED = "seed_everything"
 
@@ -81,6 +82,11 @@ class ComparedRun:
     def main_metric(self) -> str | None:
         """The metric that it is known by."""
         return main_metric(self.metrics, monitor=self.config.get("checkpoint.monitor"))
+
+    @property
+    def told(self) -> tuple[Any, Any]:
+        """Its monitored metric, and which value of it is better (see `direction`)."""
+        return self.config.get("checkpoint.monitor"), self.config.get("checkpoint.monitor_mode")
 
     @property
     def steps(self) -> int:
@@ -166,7 +172,7 @@ class ComparedRun:
         values = [value for _, value in self.curve(metric) if value == value]
         if not values:
             return None
-        return max(values) if direction(metric) == "max" else min(values)
+        return max(values) if direction(metric, told=[self.told]) == "max" else min(values)
 
     def _last(self, axis: str) -> float:
         return max((float(row[axis]) for row in self.rows if axis in row), default=0.0)

@@ -8,9 +8,9 @@ from typing import Any
 
 from mmlight.errors import UserError, nearest
 from mmlight.runs.compare.run import ComparedRun
+from mmlight.runs.direction import Direction, direction
 from mmlight.runs.files import plain
 from mmlight.runs.main_metric import CANDIDATES
-from mmlight.runs.summary import direction
 from mmlight.runs.sweep_results import short_names
 
 NAME, CODE, DATA = "run", "code", "data"
@@ -140,9 +140,14 @@ def resolve_metrics(runs: Sequence[ComparedRun], asked: Sequence[str]) -> list[s
     return known[:_MAX_DEFAULTS] or [next((n for n in logged if "loss" in n), logged[0])]
 
 
+def better(settings: Sequence[Setting], metric: str) -> Direction:
+    """Return whether the larger or the smaller value of a metric is better."""
+    return direction(metric, told=[run.told for setting in settings for run in setting.runs])
+
+
 def ordered(settings: Sequence[Setting], metric: str) -> list[Setting]:
     """Return the settings, best mean of the final value first; those without one last."""
-    sign = -1 if direction(metric) == "max" else 1
+    sign = -1 if better(settings, metric) == "max" else 1
 
     def place(setting: Setting) -> tuple[bool, float, int]:
         found = setting.spread(lambda run: run.final(metric)).mean

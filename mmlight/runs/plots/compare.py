@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mmlight.runs.compare.curves import Curve, pictured
-from mmlight.runs.compare.settings import Setting, as_text, ordered
+from mmlight.runs.compare.settings import Setting, as_text, better, ordered
+from mmlight.runs.direction import Direction
 from mmlight.runs.plots.canvas import COLORS, new_figure, save, style
 from mmlight.runs.plots.curves import smooth
-from mmlight.runs.summary import direction
 from mmlight.runs.table import format_value
 
 _AXES = {"steps": "optimiser steps", "samples": "training samples", "hours": "hours"}
@@ -101,8 +101,8 @@ def plot_bars(settings: Sequence[Setting], metric: str, path: Path) -> Path | No
     axes.set_xlim(left=start if start else None)
     style(axes)
     axes.grid(axis="y", visible=False)
-    better = "larger" if direction(metric) == "max" else "smaller"
-    axes.set_xlabel(f"{_named(metric)}, at the end ({better} is better)", fontsize=9)
+    larger = "larger" if better(settings, metric) == "max" else "smaller"
+    axes.set_xlabel(f"{_named(metric)}, at the end ({larger} is better)", fontsize=9)
     return save(figure, path)
 
 
@@ -125,7 +125,7 @@ def plot_parallel(settings: Sequence[Setting], metric: str, path: Path) -> Path 
     columns = [_Column([s.differs[name] for s in shown]) for name in names]
     scale = _scale(metric)
     columns.append(_Column([scale * (scores[s.number] or 0.0) for s in shown], is_score=True))
-    ranks = _ranks([scores[s.number] or 0.0 for s in shown], metric)
+    ranks = _ranks([scores[s.number] or 0.0 for s in shown], better(settings, metric))
     figure = new_figure(width=1.2 + 2.1 * len(columns), height=4.6)
     axes = figure.subplots()
     places = list(range(len(columns)))
@@ -211,11 +211,11 @@ def _draw(
         axes.fill_between(xs, means - spread, means + spread, color=color, alpha=0.15, linewidth=0)
 
 
-def _ranks(scores: Sequence[float], metric: str) -> list[float]:
+def _ranks(scores: Sequence[float], way: Direction) -> list[float]:
     """Return 0 for the worst to 1 for the best."""
     low, high = min(scores), max(scores)
     shares = [(score - low) / ((high - low) or 1.0) for score in scores]
-    return shares if direction(metric) == "max" else [1 - share for share in shares]
+    return shares if way == "max" else [1 - share for share in shares]
 
 
 def _label(setting: Setting) -> str:

@@ -1,0 +1,69 @@
+"""The metric that something is chosen or stopped by: whether there is, or can be, such a one."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+
+from mmlight.errors import UserError, nearest
+from mmlight.terminal import one_line
+
+
+def check_monitor(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, monitor: str, *, key: str
+) -> None:
+    """Refuse, before the first step, a metric that no validation can have.
+
+    Args:
+        trainer: at the start of training.
+        pl_module: the task; `mmlight.tasks.task.Task.score_names` tells what it scores.
+        monitor: the metric.
+        key: the setting that names it.
+
+    Raises:
+        UserError: there is no validation, or it has no such score.
+    """
+    stage = monitor.partition("/")[0]
+    if stage == "test":
+        raise UserError(f"{key}: '{monitor}' is measured after training; name one of val/...")
+    batches: Any = trainer.num_val_batches
+    has_validation = sum(batches if isinstance(batches, list) else [batches]) > 0
+    if stage != "train" and not has_validation:
+        raise UserError(
+            f"{key} has no effect without validation; name data.val.shards (and leave "
+            "trainer.limit_val_batches above 0)"
+        )
+    told: Any = getattr(pl_module, "score_names", lambda: None)()
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    houses = {type(part).__module__.partition(".")[0] for part in (pl_module, *callbacks)}
+    if stage != "val" or told is None or houses - {"mmlight", "lightning"}:
+        return  # classes of others log what they like, also those derived from ours
+    known = {f"val/{score}" for score in told}
+    for callback in callbacks:
+        own = getattr(callback, "score_names", lambda _: ())(pl_module)
+        known |= {f"val/{score}" for score in own}
+    if monitor not in known:
+        raise UserError(_unknown(monitor, known, key=key))
+
+
+def check_found(monitor: str, metrics: Iterable[str], *, key: str) -> None:
+    """Refuse a metric that a validation did not log.
+
+    Args:
+        monitor: the metric.
+        metrics: all that is logged.
+        key: the setting that names it.
+
+    Raises:
+        UserError: there is no such metric.
+    """
+    if monitor not in (names := list(metrics)):
+        raise UserError(_unknown(monitor, names, key=key))
+
+
+def _unknown(monitor: str, names: Iterable[str], *, key: str) -> str:
+    listed = sorted(names)
+    shown = ", ".join(listed[:40]) + (", ..." if len(listed) > 40 else "")
+    return one_line(
+        f"{key}: there is no metric '{monitor}'{nearest(monitor, listed)}; there is {shown}"
+    )

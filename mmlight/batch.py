@@ -66,6 +66,20 @@ class _Movable:
         return self._map(lambda t: t.pin_memory())
 
 
+# What is done to an image as it is stored, by its orientation: swap rows and columns, then mirror
+# left to right, then top to bottom.
+TURNS: dict[int, tuple[bool, bool, bool]] = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+
+
 @dataclass(frozen=True)
 class View(_Movable):
     """Which part of the pixels is image rather than padding, and where it lies in the original.
@@ -73,23 +87,38 @@ class View(_Movable):
     Attributes:
         area_B2: int64, height and width of the real pixels; the rest, right and below, is padding.
         original_B2: int64, height and width of the image as stored.
-        to_original_B4: float32 (scale_x, scale_y, offset_x, offset_y), in original pixels:
-            ``x_original = x * scale_x + offset_x``; a scale below 0 is a flip.
+        to_original_B4: float32 (scale_x, scale_y, offset_x, offset_y), in pixels of the original
+            upright: ``x_original = x * scale_x + offset_x``; a scale below 0 is a flip.
+        orientation_B: int64, how the image as stored is turned to be upright (EXIF, 1 to 8); None
+            where all are stored upright.
     """
 
     area_B2: Tensor
     original_B2: Tensor
     to_original_B4: Tensor
+    orientation_B: Tensor | None = None
 
     def restore(self, xyxy_BG4: Tensor) -> Tensor:
-        """Return boxes (B, G, 4) in pixels of the original images, clipped to them, float32."""
+        """Return boxes (B, G, 4) in pixels of the images as stored, clipped to them, float32."""
         scale_B14 = self.to_original_B4[:, None, [0, 1, 0, 1]]
         ends_BG4 = xyxy_BG4.float() * scale_B14 + self.to_original_B4[:, None, [2, 3, 2, 3]]
+        if self.orientation_B is not None:
+            ends_BG4 = self._as_stored(ends_BG4, self.orientation_B)
         # A flip swaps the ends.
         low_BG2 = torch.minimum(ends_BG4[..., :2], ends_BG4[..., 2:])
         high_BG2 = torch.maximum(ends_BG4[..., :2], ends_BG4[..., 2:])
         limit_B14 = self.original_B2[:, None, [1, 0, 1, 0]].to(ends_BG4.dtype)
         return torch.cat([low_BG2, high_BG2], -1).clamp(min=0).minimum(limit_B14)
+
+    def _as_stored(self, ends_BG4: Tensor, orientation_B: Tensor) -> Tensor:
+        turns = torch.tensor([TURNS[1], *TURNS.values()], device=ends_BG4.device)  # by number
+        swap_B, mirror_B2 = turns[orientation_B].bool().split([1, 2], 1)
+        size_B2 = self.original_B2.flip(1)  # width and height as stored
+        size_B2 = torch.where(swap_B, size_B2.flip(1), size_B2)
+        size_B14 = size_B2.repeat(1, 2)[:, None].to(ends_BG4.dtype)
+        mirror_B14 = mirror_B2.repeat(1, 2)[:, None]
+        ends_BG4 = torch.where(mirror_B14, size_B14 - ends_BG4, ends_BG4)
+        return torch.where(swap_B[:, None], ends_BG4[..., [1, 0, 3, 2]], ends_BG4)
 
 
 @dataclass(frozen=True)

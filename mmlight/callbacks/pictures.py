@@ -9,6 +9,7 @@ import numpy as np
 from mmlight.batch import Batch
 from mmlight.callbacks.box_pictures import draw_boxes
 from mmlight.callbacks.media import send_pictures
+from mmlight.data.orientation import as_stored
 from mmlight.errors import UserError
 from mmlight.metrics.boxes import BoxEvaluation
 from mmlight.metrics.calibration import calibration_error, reliability_bins
@@ -341,6 +342,9 @@ def _examples(batch: Batch, row: int) -> dict[str, Example]:
         if batch.image.view is not None:  # without the padding
             height, width = batch.image.view.area_B2[row].tolist()
             pixels_CHW = pixels_CHW[:, :height, :width]
+            turn_B = batch.image.view.orientation_B
+            if turn_B is not None and batch.boxes is not None:  # which are in pixels as stored
+                pixels_CHW = as_stored(pixels_CHW, int(turn_B[row]))
         examples["image"] = Example(pixels_CHW=pixels_CHW.cpu().numpy().copy())
     if batch.audio is not None and batch.audio.present_B[row]:
         wave = batch.audio.waveform_BT[row, : int(batch.audio.length_B[row])]

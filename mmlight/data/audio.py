@@ -17,8 +17,9 @@ Waveform = npt.NDArray[np.float32]
 
 _MAX_CHANNELS = 64
 _MAX_RATE_HZ = 10_000_000
-# Full scale is 1. The resampler makes nan of what is near the largest float.
-_LOUDEST = 1e9
+# Full scale is 1. What reaches further than 60 dB beyond it holds whole numbers as floats (16 bits
+# end at 32768), and would be a square wave when it is clipped.
+_LOUDEST = 1e3
 _BLOCK = 1 << 16
 
 

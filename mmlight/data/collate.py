@@ -110,13 +110,14 @@ def _canvas(samples: Sequence[Sample], settings: ImageSettings) -> tuple[int, in
 
 def _join_views(samples: Sequence[Sample], canvas: tuple[int, int]) -> View:
     # A missing image counts as real throughout: attention over nothing is not a number.
-    area, original, affine = [], [], []
+    area, original, affine, turns = [], [], [], []
     for sample in samples:
         pixels_CHW, fitted = sample.pixels_CHW, sample.fitted
         area.append(canvas if pixels_CHW is None else tuple(pixels_CHW.shape[1:]))
         original.append(area[-1] if fitted is None else fitted.original)
         affine.append((1.0, 1.0, 0.0, 0.0) if fitted is None else fitted.to_original)
-    return View(torch.tensor(area), torch.tensor(original), torch.tensor(affine))
+        turns.append(1 if fitted is None else fitted.orientation)
+    return View(*map(torch.tensor, (area, original, affine, turns)))
 
 
 def _join_boxes(samples: Sequence[Sample]) -> Boxes:

@@ -20,6 +20,7 @@ from mmlight.data.boxes import BoxSet
 from mmlight.data.draw import Draws
 from mmlight.data.image_fit import Fitted, fit, jitter_color, random_fit
 from mmlight.data.image_head import png_fault, read_head
+from mmlight.data.orientation import read_orientation, upright
 from mmlight.errors import UserError
 
 Crop = Literal["random_resized", "center", "squash", "fit", "random_fit"]
@@ -334,7 +335,7 @@ def decode(data: bytes, *, channels: int = 3, max_pixels: int = 100_000_000) -> 
 
     JPEG, PNG and WebP go through torchvision (nearly three times as fast as Pillow), others
     through Pillow. Transparency is dropped, as Pillow's ``convert("RGB")`` does; 16-bit images
-    keep their upper 8 bits; orientation tags are not applied (as in open_clip).
+    keep their upper 8 bits. Images are turned upright (see `mmlight.data.orientation`).
 
     Returns:
         (C, H, W) uint8 pixels.
@@ -358,7 +359,7 @@ def decode(data: bytes, *, channels: int = 3, max_pixels: int = 100_000_000) -> 
         pixels_CHW = torch.from_numpy((pixels_CHW.numpy() >> 8).astype(np.uint8))
     if pixels_CHW.shape[0] != channels:
         return _decode_with_pillow(data, channels=channels, max_pixels=max_pixels)
-    return pixels_CHW
+    return upright(pixels_CHW, read_orientation(data))
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -376,5 +377,7 @@ def _decode_with_pillow(data: bytes, *, channels: int, max_pixels: int) -> Tenso
         elif image.mode in ("I", "F"):
             raise ValueError(f"pixels of mode {image.mode} have no known range")
         converted = np.array(plain.convert("RGB" if channels == 3 else "L"))
+        is_turned = image.format == "TIFF"  # by Pillow itself, while it loads
     pixels_HWC = torch.from_numpy(converted.reshape(*converted.shape[:2], channels))
-    return pixels_HWC.permute(2, 0, 1)
+    pixels_CHW = pixels_HWC.permute(2, 0, 1)
+    return pixels_CHW if is_turned else upright(pixels_CHW, read_orientation(data))

@@ -34,12 +34,14 @@ class Fitted:
         original: height and width of the image as stored.
         to_original: (scale_x, scale_y, offset_x, offset_y), see `mmlight.batch.View`.
         boxes: boxes in these pixels; None where none were given.
+        orientation: how the image as stored was turned before (see `mmlight.data.orientation`).
     """
 
     pixels_CHW: Tensor
     original: tuple[int, int]
     to_original: tuple[float, float, float, float]
     boxes: BoxSet | None
+    orientation: int = 1
 
 
 def fit_size(height: int, width: int, *, size: int) -> tuple[int, int]:

@@ -35,7 +35,8 @@ class Members:
         audio: members that hold the sound, such as ``[flac, wav, ogg, mp3]``.
         label: member that holds the class number, such as ``cls`` or ``json:label``.
         boxes: member that holds the objects in the image, ``json:boxes``: a list of four numbers
-            each, in pixels of the image as stored; needs `image` and `box_labels`.
+            each, in pixels of the image as stored (before a camera's orientation tag turns it, as
+            pycocotools and torchvision read it); needs `image` and `box_labels`.
         box_labels: member that holds their classes, ``json:labels``: a list of class numbers or
             of names out of the data's `class_names`.
         box_format: the four numbers: corners (xyxy), left, top, width and height (xywh, as COCO)

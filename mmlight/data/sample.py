@@ -3,13 +3,13 @@
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from mmlight.batch import Modality
+from mmlight.batch import TURNS, Modality
 from mmlight.data.audio import AudioSettings, Waveform, load_audio
 from mmlight.data.boxes import BoxSet, parse_boxes
 from mmlight.data.corpus import Corpus
@@ -19,6 +19,7 @@ from mmlight.data.image import ImageSettings, decode, fit_image, load_image
 from mmlight.data.image_fit import Fitted
 from mmlight.data.labels import Labels
 from mmlight.data.members import Contents, Members, parse_source
+from mmlight.data.orientation import read_orientation, turn_boxes
 from mmlight.data.shard_file import ChecksumError
 from mmlight.data.text import MAX_CHARACTERS, Cleaning, clean_caption
 from mmlight.errors import UserError
@@ -244,14 +245,20 @@ def _load_fitted(
     pixels_CHW = _attempt(
         name, lambda: decode(data, channels=settings.num_channels, max_pixels=settings.max_pixels)
     )
+    turn, shape = read_orientation(data), pixels_CHW.shape[1:]
+    stored = (shape[1], shape[0]) if TURNS[turn][0] else (shape[0], shape[1])
     boxes = None
     if members.boxes is not None:
-        boxes = _attempt(members.boxes, lambda: _boxes_of(contents, members, decoding, pixels_CHW))
-    return _attempt(name, lambda: fit_image(pixels_CHW, boxes, settings, draws=draws))
+        boxes = _attempt(members.boxes, lambda: _boxes_of(contents, members, decoding, stored))
+        if boxes is not None and turn != 1:
+            turned_N4 = turn_boxes(boxes.xyxy_N4, turn, height=shape[0], width=shape[1])
+            boxes = replace(boxes, xyxy_N4=turned_N4)
+    fitted = _attempt(name, lambda: fit_image(pixels_CHW, boxes, settings, draws=draws))
+    return replace(fitted, original=stored, orientation=turn)
 
 
 def _boxes_of(
-    contents: Contents, members: Members, decoding: Decoding, pixels_CHW: Tensor
+    contents: Contents, members: Members, decoding: Decoding, stored: tuple[int, int]
 ) -> BoxSet | None:
     assert members.boxes is not None and members.box_labels is not None
     boxes, labels = contents.value(members.boxes), contents.value(members.box_labels)
@@ -262,8 +269,8 @@ def _boxes_of(
         labels,
         box_format=members.box_format,
         class_names=decoding.class_names,
-        width=pixels_CHW.shape[2],
-        height=pixels_CHW.shape[1],
+        width=stored[1],
+        height=stored[0],
     )
 
 

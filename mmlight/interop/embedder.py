@@ -3,15 +3,12 @@
 Shapes as in `mmlight.batch`: N inputs, D joint width.
 """
 
-import io
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-import soundfile
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mmlight.batch import Batch, Modality
@@ -21,14 +18,21 @@ from mmlight.data.image import ImageSettings, load_image
 from mmlight.data.sample import Sample
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
+from mmlight.interop.inputs import (
+    ImageInput,
+    SoundInput,
+    decoded,
+    image_bytes,
+    name_of,
+    sound_bytes,
+)
 from mmlight.interop.saved_config import kept_text, plain_names
 from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.rebuild import rebuild_settings
 from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import load_task
 
-ImageInput = str | Path | bytes | Image.Image | np.ndarray
-SoundInput = str | Path | bytes | tuple[np.ndarray, int]
+T = TypeVar("T")
 
 
 class Embedder:
@@ -93,11 +97,16 @@ class Embedder:
         Args:
             images: paths, encoded bytes, PIL images, or (H, W, 3) or (H, W) uint8 arrays.
             batch_size: how many are embedded at once.
+
+        Raises:
+            UserError: naming the file, or the place, of what cannot be read.
         """
         settings = self._require("image", self._image)
+        decode = partial(load_image, settings=settings, draws=None)
         samples = (
-            Sample(i, "", pixels_CHW=load_image(_image_bytes(image), settings, draws=None))
-            for i, image in enumerate(images)
+            Sample(i, name, pixels_CHW=decoded(decode, image_bytes(image, name=name), name=name))
+            for i, image in enumerate(_as_list(images, "images"))
+            for name in [name_of(image, i)]
         )
         return self._embed("image", samples, batch_size=batch_size)
 
@@ -112,7 +121,8 @@ class Embedder:
             if not text.strip():
                 raise UserError(f"texts[{number}] is empty: there is nothing to embed")
         samples = (
-            Sample(i, "", captions=[settings.prepared(text)]) for i, text in enumerate(texts)
+            Sample(i, "", captions=[settings.prepared(_text(text, i))])
+            for i, text in enumerate(_as_list(texts, "texts"))
         )
         return self._embed("text", samples, batch_size=batch_size)
 
@@ -120,14 +130,20 @@ class Embedder:
         """Return (N, D) unit-length features, float32 on the CPU.
 
         Args:
-            sounds: paths, encoded bytes, or pairs of a float waveform in [-1, 1] ((T,) or
-                (T, channels)) and its sampling rate in Hz.
+            sounds: paths, encoded bytes, or pairs of a waveform ((T,) or (T, channels); floats in
+                [-1, 1], or whole numbers, which are scaled by their type) and its sampling rate in
+                Hz.
             batch_size: how many are embedded at once.
+
+        Raises:
+            UserError: naming the file, or the place, of what cannot be read.
         """
         settings = self._require("audio", self._audio)
+        decode = partial(load_audio, settings=settings, draws=None)
         samples = (
-            Sample(i, "", waveform=load_audio(_sound_bytes(sound), settings, draws=None))
-            for i, sound in enumerate(sounds)
+            Sample(i, name, waveform=decoded(decode, sound_bytes(sound, name=name), name=name))
+            for i, sound in enumerate(_as_list(sounds, "sounds"))
+            for name in [name_of(sound, i)]
         )
         return self._embed("audio", samples, batch_size=batch_size)
 
@@ -157,33 +173,14 @@ class Embedder:
         return self.task.encode(modality, getattr(batch.to(self.device), modality)).cpu()
 
 
-def _image_bytes(image: ImageInput) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, str | Path):
-        return _read(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8:
-            raise UserError(f"an image array must be uint8, not {image.dtype}")
-        image = Image.fromarray(image)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
+def _as_list(inputs: Sequence[T], what: str) -> list[T]:
+    # A path is a sequence of letters, and a pair of samples and rate one of two sounds.
+    if isinstance(inputs, str | bytes | Path):
+        raise UserError(f"{what} must be a list, not one {type(inputs).__name__}: [{inputs!r:.60}]")
+    return list(inputs)
 
 
-def _sound_bytes(sound: SoundInput) -> bytes:
-    if isinstance(sound, bytes):
-        return sound
-    if isinstance(sound, str | Path):
-        return _read(sound)
-    waveform, sample_rate_hz = sound
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, sample_rate_hz, format="WAV", subtype="FLOAT")
-    return buffer.getvalue()
-
-
-def _read(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+def _text(given: object, place: int) -> str:
+    if not isinstance(given, str):
+        raise UserError(f"texts[{place}] is a {type(given).__name__}, not a text")
+    return given

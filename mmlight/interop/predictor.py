@@ -64,6 +64,8 @@ class Predictor:
 
     def texts(self, texts: Sequence[str], *, batch_size: int = 64) -> list[dict[str, Any]]:
         """Return a row for each text."""
+        if isinstance(texts, str):  # would be a text for each letter
+            texts = [texts]
         return list(self.rows(PredictSplit(text=list(texts)), batch_size=batch_size))
 
     @torch.inference_mode()

@@ -416,8 +416,15 @@ def load_task(path: Path, *, trust: Sequence[str] = ()) -> Task:
     Args:
         path: the checkpoint or export.
         trust: modules, besides mmlight's, whose classes it may name (see `mmlight.trust`).
+
+    Raises:
+        UserError: as `read_saved` and `build_task`; it names the file.
     """
-    return build_task(read_saved(path), trust=trust)
+    saved = read_saved(path)
+    try:
+        return build_task(saved, trust=trust)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def build_task(saved: Saved, *, trust: Sequence[str] = ()) -> Task:

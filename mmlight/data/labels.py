@@ -12,11 +12,11 @@ from typing import Any
 from mmlight.class_names import class_number, read_names
 from mmlight.data.corpus import Corpus
 from mmlight.data.members import Contents, Members, label_value, parse_source
+from mmlight.data.named_labels import CLASS_NAMES
 from mmlight.data.shards import expand
 from mmlight.data.split import Split
 from mmlight.errors import UserError
 
-CLASS_NAMES = "classnames.txt"
 # The member whose numbers the file is about.
 _MEMBER = "cls"
 _MOST_SHOWN = 5

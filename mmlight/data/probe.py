@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 from mmlight.data.sound_file import SoundBytes
@@ -51,11 +52,16 @@ def duration_s(data: bytes) -> float:
         return math.nan  # a bad sample: whoever decodes it counts and names it
 
 
-def fault(extension: str, data: bytes) -> str | None:
+def fault(extension: str, data: bytes, *, class_names: Sequence[str] = ()) -> str | None:
     """Decode a member completely and say in one line what is wrong with it, None if nothing is.
 
     With the code and the default settings of training, so that nothing is good here that training
     counts as bad. This needs torch; the other functions here do without.
+
+    Args:
+        extension: of the member.
+        data: its bytes.
+        class_names: what labels may be besides numbers below their number; empty for any number.
     """
     from mmlight.class_names import class_number
     from mmlight.data.audio import check_audio
@@ -73,7 +79,7 @@ def fault(extension: str, data: bytes) -> str | None:
                 contents = Contents({extension: data})
                 contents.value(extension)
                 if extension.rpartition(".")[2] == "cls":
-                    class_number(label_value(contents, extension), None)
+                    class_number(label_value(contents, extension), class_names)
     # Decoders raise what they like about broken bytes.
     except Exception as error:
         return BadMemberError(extension, error).reason

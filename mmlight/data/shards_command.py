@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlight.data import index, index_file, probe
+from mmlight.class_names import read_names
+from mmlight.data import index, index_file
 from mmlight.data.corpus import Corpus
 from mmlight.data.index_file import ShardIndex
+from mmlight.data.named_labels import NamedLabels
 from mmlight.data.shard_file import digest
 from mmlight.data.shards import expand
 from mmlight.data.write import DEFAULT_SAMPLES_PER_SHARD, pack_folder, pack_table
@@ -55,6 +57,11 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("patterns", nargs="+", metavar="PATTERN", help=_PATTERN_HELP)
     parser.add_argument("--workers", type=int, help="threads; default one per core")
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="a name per line; labels may be these. Default: classnames.txt beside the shards",
+    )
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
@@ -141,19 +148,28 @@ def _check(options: argparse.Namespace) -> int:
         raise UserError(f"--workers {options.workers} must be at least 1")
     num_samples = num_bad = 0
     paths = expand(options.patterns)
+    given = options.class_names
+    labels = NamedLabels(read_names(given, what="--class-names: ") if given else ())
     with ThreadPoolExecutor(options.workers or len(os.sched_getaffinity(0))) as threads:
         for path in paths:
-            for place, problem in _faults_of_shard(path, threads):
+            for place, problem in _faults_of_shard(path, threads, labels):
                 say(f"bad: {place}: {problem}")
                 num_bad += 1
             if known := index_file.load(path):
                 num_samples += known[0].num_samples
+    for place, problem in labels.left():
+        say(f"bad: {place}: {problem}")
+        num_bad += 1
+    if told := labels.note():
+        say(told)
     verdict = f"{num_bad} problem{'s' * (num_bad != 1)}" if num_bad else "all good"
     say(f"{len(paths):,} shards, {num_samples:,} samples: {verdict}")
     return 1 if num_bad else 0
 
 
-def _faults_of_shard(path: Path, threads: ThreadPoolExecutor) -> Iterator[tuple[str, str]]:
+def _faults_of_shard(
+    path: Path, threads: ThreadPoolExecutor, labels: NamedLabels
+) -> Iterator[tuple[str, str]]:
     """Yield the place and the description of everything wrong with a shard."""
     known = index_file.load(path)
     try:
@@ -166,6 +182,7 @@ def _faults_of_shard(path: Path, threads: ThreadPoolExecutor) -> Iterator[tuple[
             )
             return
         (shard,) = index.load_or_build([path], progress=False)
+        names = labels.of(path)
     except (OSError, UserError) as error:
         yield str(path), str(error)
         return
@@ -177,8 +194,12 @@ def _faults_of_shard(path: Path, threads: ThreadPoolExecutor) -> Iterator[tuple[
             members = corpus.read(sample, list(corpus.members(sample)))
         except (OSError, UserError) as error:
             return [(place, str(error))]
-        found = ((name, probe.fault(name, data)) for name, data in members.items())
-        return [(f"{place}.{name}", problem) for name, problem in found if problem]
+        found = []
+        for name, data in members.items():
+            at = f"{place}.{name}"
+            if problem := labels.fault(name, data, names=names, place=at):
+                found.append((at, problem))
+        return found
 
     numbers = iter(range(len(corpus)))
     while chunk := list(islice(numbers, _CHUNK)):

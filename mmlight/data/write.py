@@ -16,6 +16,7 @@ from typing import Any
 from mmlight.data import index, tar
 from mmlight.data.cursor import permutation
 from mmlight.data.index_file import ShardIndex
+from mmlight.data.named_labels import CLASS_NAMES
 from mmlight.data.seal import SealedWriter
 from mmlight.data.shards import natural_key
 from mmlight.data.source_files import SourceFiles
@@ -75,6 +76,8 @@ def pack(
                 shard.index_path.unlink()
         for path in old:
             path.unlink()
+        if old and (names := out_dir / CLASS_NAMES).is_file():  # of the shards that are gone
+            names.replace(out_dir / f".{CLASS_NAMES}.superseded")
         for path in sorted(partial.iterdir(), reverse=True):  # a shard after its index
             os.replace(path, out_dir / path.name)
     finally:
@@ -137,7 +140,7 @@ def pack_folder(
 
     shards = pack(samples(), out_dir, samples_per_shard=samples_per_shard, overwrite=overwrite)
     if classes:
-        _write_names(out_dir / "classnames.txt", classes)
+        _write_names(out_dir / CLASS_NAMES, classes)
     return shards
 
 

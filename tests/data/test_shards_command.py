@@ -132,3 +132,42 @@ def test_help_of_each_verb(verb, capsys):
         main([verb, "--help"])
     assert stop.value.code == 0
     assert "show this help" in capsys.readouterr().out
+
+
+def labelled_shard(path, labels):
+    return str(write_tar(path, [(f"{n}.cls", label) for n, label in enumerate(labels)]))
+
+
+@pytest.mark.parametrize("how", ["option", "beside"])
+def test_check_knows_names_of_classes(tmp_path, capsys, how):
+    good = labelled_shard(tmp_path / "a/0.tar", [b"cat", b"1", b"dog\n"])
+    bad = labelled_shard(tmp_path / "b/0.tar", [b"cat", b"dgo", b"2", b"n/a"])
+    names = tmp_path / "names.txt"
+    arguments = ["--class-names", str(names)] if how == "option" else []
+    for path in [names] if how == "option" else [tmp_path / f"{n}/classnames.txt" for n in "ab"]:
+        path.write_text("cat\ndog\n")
+    assert main(["check", good, *arguments]) == 0
+    assert main(["check", bad, *arguments]) == 1
+    said = capsys.readouterr().out
+    assert "did you mean 'dog'" in said and "label 2" in said and "3 problems" in said
+
+
+def test_check_takes_names_where_no_label_is_a_number(tmp_path, capsys):
+    assert main(["check", labelled_shard(tmp_path / "0.tar", [b"cat", b"dog"])]) == 0
+    said = capsys.readouterr().out
+    assert "labels are names" in said and "give data.class_names" in said and "all good" in said
+    assert main(["check", labelled_shard(tmp_path / "1.tar", [b"0", b"n/a", b"1"])]) == 1
+    assert "bad: " in (said := capsys.readouterr().out) and "1.cls" in said and "n/a" in said
+    assert main(["check", labelled_shard(tmp_path / "2.tar", [b"cat", b" "])]) == 1
+
+
+def test_packing_anew_leaves_no_class_names_of_the_shards_before(tmp_path):
+    for name in ("dog", "cat"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "0.txt").write_text(name)
+    arguments = ["pack", str(tmp_path / "in"), str(tmp_path / "out")]
+    main([*arguments, "--label-from-folder"])
+    assert (tmp_path / "out/classnames.txt").read_text() == "cat\ndog\n"
+    main([*arguments, "--overwrite"])
+    assert not (tmp_path / "out/classnames.txt").exists()
+    assert (tmp_path / "out/.classnames.txt.superseded").read_text() == "cat\ndog\n"

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ AUTO = "auto"
 INLINE = "--config="
 # Not a text such as "- one", nor a number.
 _FLAG = re.compile(r"--?[A-Za-z][^\s=]*(?:=.*)?", re.DOTALL)
-_TOWER = re.compile(r"--model\.(?:init_args\.)?towers\.(\w+)")
+_NESTED = re.compile(r"--(?:model|data)\.")
 
 
 def check_top_keys(values: dict[str, Any], known: Sequence[str]) -> None:
@@ -41,31 +41,32 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
 
     The classes that the last file names for `model` and `data` are said first, so that a file of
     settings (a tower, say) can be extended before the file that names the class.
-    ``--model.towers.NAME null`` becomes such a configuration too. Modules of the user's own, which
+    A null below `model` or `data` (``--model.towers.NAME null``) becomes such a configuration too,
+    as the parser takes one for settings within settings from a configuration only. Modules of the user's own, which
     ``--import`` or ``import`` in a file name, are imported.
 
     Returns:
         The arguments for the parser, and the name of the first file (the experiment's name).
     """
-    expanded: list[str] = []
-    classes: dict[str, dict[str, str]] = {}
+    expanded: list[str | dict[str, Any]] = []
+    classes: dict[str, Any] = {}
     name: str | None = None
     arguments, modules = take_imports(arguments)
-    rest = iter(arguments)
-    for argument in rest:
+    rest = list(reversed(arguments))
+    while rest:
+        argument = rest.pop()
         flag, equals, value = argument.partition("=")
-        tower = _TOWER.fullmatch(flag)
-        if flag not in ("-c", "--config") and tower is None:
+        if not equals:
+            value = rest[-1] if rest else ""
+        if _NESTED.match(flag) and value in ("null", "None"):
+            rest = rest if equals else rest[:-1]
+            layers = [one for one in expanded if isinstance(one, dict)]
+            expanded.append(_without(flag.removeprefix("--").split("."), layers))
+            continue
+        if flag not in ("-c", "--config"):
             expanded.append(argument)
             continue
-        if not equals:
-            value = next(rest, "")
-        if tower is not None:
-            # jsonargparse takes a null for settings within settings from a configuration only.
-            without = {"model": {"init_args": {"towers": {tower[1]: None}}}}
-            leave_out = value in ("null", "None")
-            expanded += [f"{INLINE}{yaml_text.dump_layer(without)}"] if leave_out else [flag, value]
-            continue
+        rest = rest if equals else rest[:-1]
         if not value:
             raise UserError(f"{flag} needs the path of a config file")
         path = Path(value)
@@ -76,17 +77,64 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
                 part = layer.values.get(key)
                 if isinstance(part, dict) and isinstance(part.get("class_path"), str):
                     classes[key] = {"class_path": part["class_path"]}
+            _begin_optimizer(layer.values, [one for one in expanded if isinstance(one, dict)])
             # What the user's own file names is imported anyway; checkpoints may name it too.
             allow(_class_paths(layer.values))
             modules += names_of(layer.values.pop(KEY, None), where=f"config file {path}: {KEY}")
             if layer.values:
-                expanded.append(f"{INLINE}{yaml_text.dump_layer(layer.values)}")
+                expanded.append(layer.values)
     if classes:
-        expanded.insert(0, f"{INLINE}{yaml_text.dump_layer(classes)}")
+        expanded.insert(0, classes)
     if modules := list(dict.fromkeys(modules)):
         bring_in(modules)
         expanded.insert(0, f"{FLAG}={json.dumps(modules)}")
-    return expanded, name or "run"
+    return [_inline(one) if isinstance(one, dict) else one for one in expanded], name or "run"
+
+
+def _inline(values: dict[str, Any]) -> str:
+    return f"{INLINE}{yaml_text.dump_layer(values)}"
+
+
+def _without(parts: list[str], layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the configuration that sets one key to null.
+
+    Args:
+        parts: of the key; `init_args` may be left out.
+        layers: what was said before, which tells where a class's settings begin.
+    """
+    known: list[Any] = list(layers)
+    path: list[str] = []
+    for depth, part in enumerate(parts):
+        known = [one.get(part) for one in known if isinstance(one, dict)]
+        path.append(part)
+        below = parts[depth + 1] if depth + 1 < len(parts) else None
+        is_class = depth == 0 or any(isinstance(one, dict) and "class_path" in one for one in known)
+        if is_class and below not in (None, "init_args", "class_path"):
+            path.append("init_args")
+            known = [one.get("init_args") for one in known if isinstance(one, dict)]
+    values: Any = None
+    for part in reversed(path):
+        values = {part: values}
+    return dict(values)
+
+
+def _begin_optimizer(values: dict[str, Any], earlier: list[dict[str, Any]]) -> None:
+    """Let a file that names an optimiser's class begin anew: AdamW's rate is not that of SGD."""
+    named = [part for part in _optimizers(values) if part["optimizer"].get("class_path")]
+    for part in named:
+        # The parser takes a mapping of `class_path` and `init_args` alone for something else.
+        part["optimizer"] = {"fused": None, "init_args": {}} | part["optimizer"]
+    for before in earlier if named else ():
+        for part in list(_optimizers(before)):
+            del part["optimizer"]
+
+
+def _optimizers(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the mappings that hold the settings of an optimiser."""
+    model = values.get("model")
+    for part in (model, model.get("init_args") if isinstance(model, dict) else None):
+        if isinstance(part, dict) and isinstance(part.get("optimizer"), dict):
+            yield part
 
 
 def _class_paths(value: Any) -> list[str]:

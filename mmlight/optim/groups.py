@@ -12,7 +12,7 @@ from mmlight.errors import UserError, nearest
 def weight_decay_groups(
     module: nn.Module,
     *,
-    weight_decay: float,
+    weight_decay: float | None,
     no_decay: Iterable[str] = (),
     lr: float | None = None,
     lr_scales: Mapping[str, float] | None = None,
@@ -28,7 +28,7 @@ def weight_decay_groups(
 
     Args:
         module: whose parameters to train.
-        weight_decay: for the decayed ones; the others get 0.
+        weight_decay: for the decayed ones (None leaves it to the optimiser); the others get 0.
         no_decay: names as in `named_parameters`, such as an encoder's `no_weight_decay` under its
             prefix; names that do not exist are harmless.
         lr: learning rate to write into the groups; None leaves it to the optimiser, which is

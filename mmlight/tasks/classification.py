@@ -54,7 +54,7 @@ class Classification(Task):
         label_field: the field of the data that lists a sample's class numbers or names, for
             several labels; one class per sample is in the data's `label`.
         mixing: mixup and CutMix in training; None is off.
-        optimizer: AdamW's settings.
+        optimizer: AdamW's settings, or those of another class.
         schedule: the learning rate over the steps.
         compile: `blocks` compiles each repeated block of the towers.
 

@@ -38,7 +38,7 @@ class Contrastive(Task):
             memory holds the activations of so many, while the loss sees the whole batch
             (arXiv 2101.06983). Exact, but for batch norms, and a quarter to a third slower.
         objective: the loss, `mmlight.objectives.clip.Clip` or `mmlight.objectives.siglip.SigLip`.
-        optimizer: AdamW's settings.
+        optimizer: AdamW's settings, or those of another class.
         schedule: the learning rate over the steps.
         compile: `blocks` compiles each repeated block of the towers (torch.compile).
 

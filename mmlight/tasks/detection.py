@@ -46,7 +46,7 @@ class Detection(Task):
         nms_iou: of two boxes of a class that overlap by more, the worse is dropped; None takes 0.6
             for a dense head. Queries have no such duplicates to drop.
         max_boxes: most detections of an image.
-        optimizer: AdamW's settings.
+        optimizer: AdamW's settings, or those of another class.
         schedule: the learning rate over the steps.
         compile: `blocks` compiles each repeated block of the tower.
 

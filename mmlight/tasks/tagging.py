@@ -58,7 +58,7 @@ class Tagging(Task):
         tags: field of the data with a tag for each word: BIO, IOB1, IOBES, BILOU, or plain types.
         dropout: share of the features set to zero before the head, in training.
         tuning: how much of the tower is trained, and how fast.
-        optimizer: AdamW's settings.
+        optimizer: AdamW's settings, or those of another class.
         schedule: the learning rate over the steps.
         compile: `blocks` compiles each repeated block of the tower (torch.compile).
 

@@ -21,6 +21,7 @@ from mmlight.encoders.lora import merge_adapters
 from mmlight.errors import UserError
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
+from mmlight.optim.other import own_settings
 from mmlight.optim.schedule import Schedule
 from mmlight.tasks.first_text import with_first_text
 from mmlight.tasks.logged import log_to_all
@@ -50,7 +51,7 @@ class Task(lightning.LightningModule):
     Args:
         towers: an encoder for each modality.
         tuning: how much of the encoders is trained, and how fast.
-        optimizer: AdamW's settings.
+        optimizer: AdamW's settings, or those of another class.
         schedule: the learning rate over the steps.
         compile: `blocks` compiles each repeated block of the towers.
 
@@ -254,7 +255,7 @@ class Task(lightning.LightningModule):
         self._built = True
 
     def configure_optimizers(self) -> Any:
-        """Build AdamW with weight-decay groups and the schedule, stepped at every step."""
+        """Build the optimiser with weight-decay groups, and the schedule, stepped at every step."""
         total_steps = self.trainer.estimated_stepping_batches
         if total_steps == float("inf"):
             raise UserError(
@@ -271,10 +272,7 @@ class Task(lightning.LightningModule):
             lr_scales=self.trained.lr_scales,
         )
         optimizer = settings.build(groups)
-        self._configured = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in optimizer.param_groups
-        ]
+        self._configured = own_settings(optimizer)
         scheduler = self.schedule.build(optimizer, int(total_steps))
         return {
             "optimizer": optimizer,

@@ -62,7 +62,7 @@ class Transcription(Task):
             `mmlight.metrics.ctc_lexicon.LexiconDecoder`.
         dropout: share of the features set to zero before the head, in training.
         tuning: how much of the tower is trained, and how fast.
-        optimizer: AdamW's settings.
+        optimizer: AdamW's settings, or those of another class.
         schedule: the learning rate over the steps.
         compile: `blocks` compiles each repeated block of the tower (torch.compile).
 

@@ -16,7 +16,8 @@ AUTO = "auto"
 INLINE = "--config="
 # Not a text such as "- one", nor a number.
 _FLAG = re.compile(r"--?[A-Za-z][^\s=]*(?:=.*)?", re.DOTALL)
-_NESTED = re.compile(r"--(?:model|data)\.")
+# Not what is text whatever it says.
+_NESTED = re.compile(r"--(?:model|data)\.(?!(?:init_args\.)?predict\.text)")
 
 
 def check_top_keys(values: dict[str, Any], known: Sequence[str]) -> None:
@@ -42,8 +43,8 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str]:
     The classes that the last file names for `model` and `data` are said first, so that a file of
     settings (a tower, say) can be extended before the file that names the class.
     A null below `model` or `data` (``--model.towers.NAME null``) becomes such a configuration too,
-    as the parser takes one for settings within settings from a configuration only. Modules of the user's own, which
-    ``--import`` or ``import`` in a file name, are imported.
+    as the parser takes one for settings within settings from a configuration only. Modules of the
+    user's own, which ``--import`` or ``import`` in a file name, are imported.
 
     Returns:
         The arguments for the parser, and the name of the first file (the experiment's name).

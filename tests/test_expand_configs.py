@@ -1,3 +1,4 @@
+import pytest
 import yaml
 
 from mmlight.cli_arguments import expand_configs
@@ -32,4 +33,29 @@ def test_tower_is_left_out_by_a_null(tmp_path):
     expanded, _ = expand_configs(["-c", path, *arguments])
     without = yaml.safe_load(expanded[1].removeprefix("--config="))
     assert without == {"model": {"init_args": {"towers": {"audio": None}}}}
-    assert expanded[2:] == ["--model.towers.text", "a.yaml"]
+    assert expanded[2:] == ["--model.towers.text=a.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "path"),
+    [
+        ("--data.train.limit", ["data", "init_args", "train", "limit"]),
+        ("--data.init_args.image", ["data", "init_args", "image"]),
+        ("--model.towers.text", ["model", "init_args", "towers", "text"]),
+        (
+            "--model.objective.label_smoothing",
+            ["model", "init_args", "objective", "init_args", "label_smoothing"],
+        ),
+    ],
+)
+def test_a_null_below_model_or_data_becomes_a_configuration(tmp_path, flag, path):
+    file = tmp_path / "x.yaml"
+    file.write_text("model: {class_path: A, init_args: {objective: {class_path: B}}}\n")
+    expanded, _ = expand_configs(["-c", str(file), flag, "null", f"{flag}=None", "--run.id", "x"])
+    *_, first, second, key, value = expanded
+    assert (key, value) == ("--run.id", "x") and first == second
+    found = yaml.safe_load(first.removeprefix("--config="))
+    for part in path:
+        assert list(found) == [part]
+        found = found[part]
+    assert found is None

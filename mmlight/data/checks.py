@@ -19,7 +19,7 @@ from mmlight.errors import UserError, nearest
 MAX_LOOKED_AT = 20_000
 
 
-def check_members(corpus: Corpus, members: Members, *, where: str) -> None:
+def check_members(corpus: Corpus, members: Members, *, where: str, key: str = "members") -> None:
     """Refuse members that no sample has.
 
     Extensions are known of all samples; JSON keys are looked up in up to 20,000 samples spread over
@@ -29,15 +29,16 @@ def check_members(corpus: Corpus, members: Members, *, where: str) -> None:
         corpus: the samples.
         members: how they are mapped.
         where: name of the data set for the message.
+        key: the setting that maps them, likewise.
 
     Raises:
         UserError: as above.
     """
-    check_extensions(members, corpus.extensions(), where=where)
+    check_extensions(members, corpus.extensions(), where=where, key=key)
     for entry, sources in members.groups().items():
         keyed = [source for source in sources if parse_source(source)[1] is not None]
         if len(keyed) == len(sources):
-            check_keys(corpus, keyed, where=f"members.{entry}: no sample of {where}")
+            check_keys(corpus, keyed, where=f"{key}.{entry}: no sample of {where}")
 
 
 def check_box_labels(

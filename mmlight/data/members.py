@@ -265,13 +265,16 @@ def label_value(contents: Contents, source: str) -> Any:
     return value
 
 
-def check_extensions(members: Members, present: Mapping[str, int], *, where: str) -> None:
+def check_extensions(
+    members: Members, present: Mapping[str, int], *, where: str, key: str = "members"
+) -> None:
     """Refuse members that no sample has.
 
     Args:
         members: the mapping to check.
         present: extensions of the data set with the number of samples that have each.
         where: name of the data set for the message.
+        key: the setting that maps them, likewise.
 
     Raises:
         UserError: an entry names only members that no sample has.
@@ -283,6 +286,6 @@ def check_extensions(members: Members, present: Mapping[str, int], *, where: str
         there = ", ".join(sorted(present)) or "none"
         wanted = " or ".join(f"'{extension}'" for extension in dict.fromkeys(extensions))
         raise UserError(
-            f"members.{entry}: no sample of {where} has a member {wanted}; it has {there}"
+            f"{key}.{entry}: no sample of {where} has a member {wanted}; it has {there}"
             f"{nearest(extensions[0], present)}"
         )

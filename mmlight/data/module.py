@@ -30,7 +30,14 @@ from mmlight.data.labels import Labels, labels_of
 from mmlight.data.loader import EvalLoader, TrainLoader
 from mmlight.data.members import Members
 from mmlight.data.mixture import Mixture
-from mmlight.data.module_checks import check_corruptions, check_mapping, check_mixture, maps
+from mmlight.data.module_checks import (
+    check_corruptions,
+    check_mapping,
+    check_mixture,
+    check_text_and_boxes,
+    maps,
+)
+from mmlight.data.needed import only_read, what_is_there
 from mmlight.data.position import STATE_VERSION, Position, check_same
 from mmlight.data.sample import Decoding, Sample, SampleSet
 from mmlight.data.split import Indexes, Split, open_split
@@ -171,12 +178,18 @@ class ShardDataModule(lightning.LightningDataModule):
             if name not in self._samples:
                 self._samples[name] = self._open(name)
         if stage == "fit":
+            self._tell_what_is_there()
             if self._order is None:
                 self._order = self._lay_out()
                 self._buckets = self._sort(self._order)
             (self._buckets or self._order).check_world(self._rank().world_size)
             if self.trainer is None or self.trainer.global_step == 0:  # another trainer, from anew
                 self._position.go_to(0)
+
+    def _tell_what_is_there(self) -> None:
+        if self.trainer is not None and self._rank().number == 0:
+            there = [what_is_there(name, samples) for name, samples in self._samples.items()]
+            note("; ".join(there))
 
     def teardown(self, stage: str) -> None:
         """End the workers, and keep the position: the next trainer may be another one."""
@@ -414,7 +427,14 @@ class ShardDataModule(lightning.LightningDataModule):
         return text
 
     def _module(self) -> Any:
-        return self.trainer.lightning_module if self.trainer is not None else None
+        return getattr(self.trainer, "lightning_module", None)
+
+    def _read_of(self, members: Members) -> Members:
+        """Return a mapping without what the model does not read, where a model tells."""
+        module = self._module()
+        if hasattr(module, "tower_settings"):
+            return only_read(members, (*module.tower_settings.given(), *module.targets))
+        return members if self.reads is None else only_read(members, self.reads)
 
     def _reads(self, mapped: tuple[Modality, ...]) -> tuple[Modality, ...]:
         """Return what of the mapped modalities the model reads; a transcript, say, it does not."""
@@ -447,9 +467,7 @@ class ShardDataModule(lightning.LightningDataModule):
         check_mixture(
             self._splits, samples_per_epoch=self.samples_per_epoch, num_lanes=self.num_lanes
         )
-        check_mapping(
-            self.all_members(), image=self.image, text=self.text, class_names=self.class_names
-        )
+        check_text_and_boxes(self.all_members(), text=self.text)
         check_corruptions(self.corruptions, self.all_members(), list(self._splits))
         for key, least in (("global_batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)):
             if getattr(self, key) < least:
@@ -484,8 +502,9 @@ class ShardDataModule(lightning.LightningDataModule):
             found = find_samples(self._plain, modalities=reads, where="data.predict")
             return SampleSet([(FileCorpus(found), members)])
         for number, split in enumerate(self._splits[name]):
-            members = split.members or self.members
+            members = self._read_of(split.members or self.members)
             where = f"data.{name}" if len(self._splits[name]) == 1 else f"data.{name}[{number}]"
+            key = "data.members" if split.members is None else f"{where}.members"
             corpus = open_split(
                 split,
                 members=members,
@@ -496,7 +515,14 @@ class ShardDataModule(lightning.LightningDataModule):
             )
             if name == "predict":
                 members = without_absent_targets(corpus, members)
-            check_members(corpus, members, where=where)
+            check_members(corpus, members, where=where, key=key)
+            check_mapping(
+                members,
+                where=key,
+                image=self.image,
+                text=self.text,
+                class_names=self.class_names,
+            )
             if members.label is not None and name != "predict":
                 seen = check_labels(
                     corpus,

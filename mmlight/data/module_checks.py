@@ -31,35 +31,49 @@ def check_mixture(
 
 
 def check_mapping(
-    all_members: Sequence[Members],
+    members: Members,
     *,
+    where: str,
     image: ImageSettings | None,
     text: TextSettings | None,
     class_names: Sequence[str],
 ) -> None:
     """Refuse members that the other settings do not fit.
 
+    Args:
+        members: what is read of a split.
+        where: the setting that maps them, such as ``data.val.members``.
+        image: the data's settings.
+        text: likewise.
+        class_names: likewise.
+
     Raises:
         UserError: naming the member and the setting.
     """
-    has_text = maps(all_members, "text")
-    if text is None and has_text:
+    if text is None and "text" in members.modalities():
         raise UserError(
-            "data.members.text is set, but data.text is not; give it a tokenizer, such as "
+            f"{where}.text is set, but data.text is not; give it a tokenizer, such as "
             "{tokenizer: {class_path: mmlight.data.tokenizer.ByteTokenizer}}"
         )
-    if text is not None and not has_text:
+    if members.class_captions and not class_names:
+        raise UserError(f"{where}.class_captions needs data.class_names, a file of names")
+    if members.boxes is not None and image is not None and not image.fits:
+        raise UserError(
+            f"{where}.boxes: boxes need images that are not cut or squashed; set "
+            "data.image.eval_crop: fit and train_crop: fit or random_fit"
+        )
+
+
+def check_text_and_boxes(all_members: Sequence[Members], *, text: TextSettings | None) -> None:
+    """Refuse settings of text and boxes that no split has.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if text is not None and not maps(all_members, "text"):
         raise UserError("data.text has no effect without data.members.text")
-    if any(members.class_captions for members in all_members) and not class_names:
-        raise UserError("data.members.class_captions needs data.class_names, a file of names")
-    for members in all_members:
-        if members.boxes is not None and image is not None and not image.fits:
-            raise UserError(
-                "data.members.boxes: boxes need images that are not cut or squashed; set "
-                "data.image.eval_crop: fit and train_crop: fit or random_fit"
-            )
-        if members.boxes is None and members.box_format != "xyxy":
-            raise UserError("data.members.box_format has no effect without members.boxes")
+    if any(members.boxes is None and members.box_format != "xyxy" for members in all_members):
+        raise UserError("data.members.box_format has no effect without members.boxes")
 
 
 def check_corruptions(

@@ -54,6 +54,8 @@ class Detection(Task):
         UserError: settings that contradict each other or do not fit the data.
     """
 
+    targets = ("boxes",)
+
     def __init__(
         self,
         *,

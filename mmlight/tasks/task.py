@@ -60,10 +60,13 @@ class Task(lightning.LightningModule):
         data: the data module, which follows the towers; the trainer's, where there is one.
         evaluation: what callbacks make pictures and tables of after an evaluation, on rank 0.
         trained: which parameters are trained at which step.
+        targets: what it learns from besides labels and fields: ``boxes``, or a modality without a
+            tower, such as the text of transcripts. The data decodes and asks for nothing else.
         takes_captions: whether training takes several captions of a sample at once.
         job_type: what training it is called in W&B.
     """
 
+    targets: ClassVar[tuple[str, ...]] = ()
     takes_captions: ClassVar[bool] = False
     job_type: ClassVar[Literal["pretrain", "finetune"]] = "finetune"
     _given: ClassVar[dict[str, Any]]

@@ -70,6 +70,7 @@ class Transcription(Task):
         UserError: other towers than one for audio, or one without frames.
     """
 
+    targets = ("text",)
     evaluation: TranscribedEvaluation | None
     symbols: Symbols
 

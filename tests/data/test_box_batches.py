@@ -105,7 +105,7 @@ def test_only_the_first_samples(tmp_path):
 
 def test_boxes_need_images_that_are_fitted(tmp_path):
     with pytest.raises(UserError, match="eval_crop: fit"):
-        module(tmp_path, ONE, image={"train_crop": "center", "eval_crop": "center"})
+        val_batch(module(tmp_path, ONE, image={"train_crop": "center", "eval_crop": "center"}))
 
 
 def test_labels_are_looked_at_before_training(tmp_path):

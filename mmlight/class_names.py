@@ -70,6 +70,28 @@ def plain_number(text: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def check_same_order(names: Sequence[str], trained: Any) -> None:
+    """Refuse names that number the classes otherwise than a model was trained with.
+
+    Other words for the same numbers are fine: a name that both have must not move.
+
+    Args:
+        names: of the data.
+        trained: what a checkpoint says of them.
+
+    Raises:
+        UserError: a name stands at another place.
+    """
+    before = trained if isinstance(trained, list) else []
+    for number, name in enumerate(names):
+        if name in before and before[number : number + 1] != [name]:
+            raise UserError(
+                f"data.class_names: class {number} is '{name}', which is class "
+                f"{before.index(name)} of the checkpoint; give the names in the order that it was "
+                "trained with"
+            )
+
+
 def class_number(label: Any, names: Sequence[str] | None) -> int:
     """Return the number of a class.
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmlight import comm
 from mmlight.batch import Batch, Modality
+from mmlight.class_names import check_same_order
 from mmlight.encoders.lora import merge_adapters
 from mmlight.errors import UserError
 from mmlight.optim.adamw import AdamWSettings
@@ -396,6 +397,9 @@ class Task(lightning.LightningModule):
         """Refuse a checkpoint of another model before anything is loaded from it."""
         self.configure_model()
         check_same_model(checkpoint["state_dict"], self.state_dict())
+        if names := getattr(self, "class_names", None):  # where answers are classes
+            kept = checkpoint.get(CHECKPOINT_KEY, {}).get("preprocessing") or {}
+            check_same_order(names, kept.get("class_names"))
 
 
 def _seed_generators(seed: int) -> None:

@@ -167,6 +167,29 @@ def test_two_classes_of_one_name_stay_two(tmp_path):
     assert task.evaluation.class_names == ["crane (0)", "dog", "crane (2)"]
 
 
+@pytest.mark.parametrize(
+    ("names", "fits"),
+    [
+        (["cat", "dog", "owl"], True),
+        (["cat", "hound", "owl"], True),
+        (["n1", "n2", "n3"], True),
+        (["dog", "cat", "owl"], False),
+        (["cat", "owl", "dog"], False),
+    ],
+)
+def test_a_checkpoint_takes_no_classes_in_another_order(names, fits):
+    task = built(("image",))
+    task.preprocessing = {"class_names": ["cat", "dog", "owl"]}
+    checkpoint = {"state_dict": task.state_dict()}
+    task.on_save_checkpoint(checkpoint)
+    task.preprocessing = {"class_names": names}
+    if fits:
+        task.on_load_checkpoint(checkpoint)
+        return
+    with pytest.raises(UserError, match="of the checkpoint; give the names in the order"):
+        task.on_load_checkpoint(checkpoint)
+
+
 def test_several_labels_by_name_or_number(tmp_path):
     task = built(("image",), objective=BinaryCrossEntropy, label_field="labels")
     batch = tiny.batch()

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from mmlight.class_names import read_names
-from mmlight.data import index, index_file
+from mmlight.data import index, index_file, pack_command
 from mmlight.data.corpus import Corpus
 from mmlight.data.index_file import ShardIndex
 from mmlight.data.named_labels import NamedLabels
 from mmlight.data.shard_file import digest
 from mmlight.data.shards import expand
-from mmlight.data.write import DEFAULT_SAMPLES_PER_SHARD, pack_folder, pack_table
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal, say
 
@@ -31,13 +30,15 @@ def main(argv: Sequence[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="index|check|pack")
     _add_index(verbs.add_parser("index", help="build indexes and print what the shards hold"))
     _add_check(verbs.add_parser("check", help="verify checksums and decode every member"))
-    _add_pack(verbs.add_parser("pack", help="write shards from a folder of files or a table"))
+    pack_command.add_to(
+        verbs.add_parser("pack", help="write shards: from a folder, a table, VOC, COCO, CoNLL, ...")
+    )
     options = parser.parse_args(argv)
     if options.verb == "index":
         _index(options)
         return 0
     if options.verb == "pack":
-        _pack(options)
+        _print_summary(pack_command.run(options))
         return 0
     return _check(options)
 
@@ -62,41 +63,6 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a name per line; labels may be these. Default: classnames.txt beside the shards",
     )
-
-
-def _add_pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="a folder, or a .csv, .tsv, .jsonl, .parquet")
-    parser.add_argument("out", type=Path, help="the folder to write shards to")
-    parser.add_argument("--samples-per-shard", type=int, default=DEFAULT_SAMPLES_PER_SHARD)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace shards of an earlier pack"
-    )
-    parser.add_argument(
-        "--also-from",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="links and paths of a table may lead into this folder too; otherwise only into the "
-        "source's own",
-    )
-    folder = parser.add_argument_group("from a folder")
-    folder.add_argument(
-        "--label-from-folder", action="store_true", help="add the class folder's number as cls"
-    )
-    folder.add_argument("--shuffle-seed", type=int, help="permute the samples with this seed")
-    table = parser.add_argument_group("from a table")
-    table.add_argument(
-        "--file", action="append", default=[], metavar="COLUMN", help="a column of paths"
-    )
-    table.add_argument(
-        "--member",
-        action="append",
-        default=[],
-        metavar="EXT=COLUMN",
-        help="a column that holds the content of member EXT, such as txt=caption",
-    )
-    table.add_argument("--key", metavar="COLUMN", help="a column of unique sample keys")
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -205,42 +171,3 @@ def _faults_of_shard(
     while chunk := list(islice(numbers, _CHUNK)):
         for problems in threads.map(faults, chunk):
             yield from problems
-
-
-def _pack(options: argparse.Namespace) -> None:
-    shared = {"samples_per_shard": options.samples_per_shard, "overwrite": options.overwrite}
-    shared["also_from"] = options.also_from
-    if options.source.is_dir():
-        if options.file or options.member or options.key:
-            raise UserError("--file, --member and --key are for tables; the source is a folder")
-        shards = pack_folder(
-            options.source,
-            options.out,
-            label_from_folder=options.label_from_folder,
-            shuffle_seed=options.shuffle_seed,
-            **shared,
-        )
-    elif options.source.is_file():
-        if options.label_from_folder or options.shuffle_seed is not None:
-            raise UserError("--label-from-folder and --shuffle-seed are for folders, not tables")
-        members = dict(_parse_member(text) for text in options.member)
-        if len(members) < len(options.member):
-            raise UserError("--member: each extension may come once")
-        shards = pack_table(
-            options.source,
-            options.out,
-            files=options.file,
-            members=members,
-            key=options.key,
-            **shared,
-        )
-    else:
-        raise UserError(f"{options.source} does not exist; give a folder or a table")
-    _print_summary(shards)
-
-
-def _parse_member(text: str) -> tuple[str, str]:
-    extension, equals, column = text.partition("=")
-    if not (extension and equals and column):
-        raise UserError(f"--member '{text}': write EXT=COLUMN, such as txt=caption")
-    return extension, column

@@ -6,6 +6,7 @@ it; packed, it would travel on with the data.
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.errors import UserError
@@ -32,26 +33,28 @@ class SourceFiles:
                 raise UserError(f"--also-from {further}: is not a folder")
         self._allowed = [os.path.realpath(path) for path in (folder, *also_from)]
 
-    def read(self, path: Path, where: str) -> bytes:
+    def read(self, path: Path, where: str, *, most: int | None = None) -> bytes:
         """Return the content of a file.
 
         Args:
             path: the file.
             where: what names it; messages begin with it.
+            most: bytes; fewer than any file may have.
 
         Raises:
             UserError: it lies elsewhere, is no regular file, too large, or cannot be read.
         """
         try:
             self.check(path, where)
-            data = read_regular(path, most=self._largest + 1)
+            most = self._largest if most is None else most
+            data = read_regular(path, most=most + 1)
         except (OSError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
             said = getattr(error, "strerror", None) or error
             raise UserError(f"{where}: {path} can't be read: {said}") from error
-        if len(data) > self._largest:
-            raise UserError(f"{where}: {path} holds more than {self._largest >> 20} MiB")
+        if len(data) > most:
+            raise UserError(f"{where}: {path} holds more than {most >> 20} MiB")
         return data
 
     def check(self, path: Path, where: str) -> None:
@@ -90,3 +93,22 @@ class SourceFiles:
                 trails[path] = (*above, real)
             for name in names:
                 yield Path(root, name)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A member that is a file, read when it is written.
+
+    Attributes:
+        source: reads it.
+        path: the file.
+        where: what names it; messages begin with it.
+    """
+
+    source: SourceFiles
+    path: Path
+    where: str
+
+    def read(self) -> bytes:
+        """Return its content; see `SourceFiles.read`."""
+        return self.source.read(self.path, self.where)

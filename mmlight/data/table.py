@@ -32,7 +32,13 @@ class Row(NamedTuple):
     values: dict[str, Any]
 
 
-def read_rows(table: Path, *, columns: Sequence[str], encoding: str | None = None) -> Iterator[Row]:
+def read_rows(
+    table: Path,
+    *,
+    columns: Sequence[str],
+    encoding: str | None = None,
+    names: Sequence[str] | None = None,
+) -> Iterator[Row]:
     """Yield the rows of a table.
 
     Args:
@@ -41,6 +47,7 @@ def read_rows(table: Path, *, columns: Sequence[str], encoding: str | None = Non
         columns: those that are needed. A JSON row may lack some: they are None, as a number that
             is none (NaN) is, for which pandas writes it.
         encoding: of a text file; UTF-8 by default, or what a byte-order mark says.
+        names: of the columns of a .csv or .tsv whose first line is a row.
 
     Raises:
         UserError: a file that can't be read, that lacks a column, or has it twice.
@@ -55,7 +62,7 @@ def read_rows(table: Path, *, columns: Sequence[str], encoding: str | None = Non
     if reader is None:
         raise UserError(f"table {table}: its name must end in {', '.join(readers)}")
     with _told(table):
-        for row in reader(table, columns, encoding):
+        for row in reader(table, columns, encoding, names):
             lacking = [name for name, value in row.values.items() if _is_nan(value)]
             yield Row(row.where, {**row.values, **dict.fromkeys(lacking)}) if lacking else row
 
@@ -133,10 +140,17 @@ def _check(table: Path, columns: Sequence[str], known: Sequence[str]) -> None:
             raise UserError(f"table {table} has two columns '{column}'; rename one")
 
 
-def _read_csv(table: Path, columns: Sequence[str], encoding: str | None) -> Iterator[Row]:
+def _read_csv(
+    table: Path, columns: Sequence[str], encoding: str | None, names: Sequence[str] | None
+) -> Iterator[Row]:
     with open_text(table, encoding) as file:
         head = _read_head(file, is_tsv=table.suffix.lower() == ".tsv", columns=columns)
-        names = head.names
+        num_lines = head.num_lines
+        if names is None:
+            names = head.names
+        else:
+            file.seek(0)
+            num_lines = 0
         _check(table, columns, names)
         # Captions that begin with a quotation mark are common where tabs separate; only where all
         # names are quoted is every field.
@@ -148,7 +162,7 @@ def _read_csv(table: Path, columns: Sequence[str], encoding: str | None) -> Iter
             strict=True,
         )
         while True:
-            line = head.num_lines + 1 + reader.line_num
+            line = num_lines + 1 + reader.line_num
             where = f"table {table}, line {line}"
             try:
                 fields = next(reader, None)
@@ -200,9 +214,11 @@ def _unquoted(field: str) -> str:
     return match[1].replace('""', '"') if match else field
 
 
-def _read_json(table: Path, columns: Sequence[str], encoding: str | None) -> Iterator[Row]:
-    if names := _json_names(table, encoding):
-        _check(table, columns, names)
+def _read_json(
+    table: Path, columns: Sequence[str], encoding: str | None, names: Sequence[str] | None
+) -> Iterator[Row]:
+    if there := _json_names(table, encoding):
+        _check(table, columns, there)
     with open_text(table, encoding) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -228,7 +244,9 @@ def _json_names(table: Path, encoding: str | None) -> list[str]:
     return list(names)
 
 
-def _read_parquet(table: Path, columns: Sequence[str], encoding: str | None) -> Iterator[Row]:
+def _read_parquet(
+    table: Path, columns: Sequence[str], encoding: str | None, names: Sequence[str] | None
+) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     number = 0

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pack_data import pack_folder
 from shard_files import write_tar
 
 from mmlight.data.files import PredictSplit
@@ -11,7 +12,6 @@ from mmlight.data.module import ShardDataModule
 from mmlight.data.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import ByteTokenizer
-from mmlight.data.write import pack_folder
 from mmlight.errors import UserError
 
 MEMBERS = Members(text="txt", label="cls")

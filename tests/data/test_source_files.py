@@ -3,10 +3,10 @@
 import os
 
 import pytest
+from pack_data import pack_folder, pack_table
 
 from mmlight.__main__ import main
 from mmlight.data.source_files import SourceFiles
-from mmlight.data.write import pack_folder, pack_table
 from mmlight.errors import UserError
 
 
@@ -26,14 +26,14 @@ def table(here, path):
 
 @pytest.mark.parametrize(
     "path",
-    ["../elsewhere/secret.txt", "cats/../../elsewhere/secret.txt", "{}", "link", "way/x.txt"],
+    ["../elsewhere/secret.txt", "cats/../../elsewhere/secret.txt", "{}", "link.txt", "way/x.txt"],
 )
 def test_a_table_names_no_file_outside_its_folder(here, path):
-    (here / "data/link").symlink_to("../elsewhere/secret.txt")
+    (here / "data/link.txt").symlink_to("../elsewhere/secret.txt")
     (here / "elsewhere/x.txt").touch()
     (here / "data/way").symlink_to(here / "elsewhere")
     given = table(here, path.format(here / "elsewhere/secret.txt"))
-    with pytest.raises(UserError, match=r"row 0, column 'file'.*--also-from") as error:
+    with pytest.raises(UserError, match=r"line 2, column 'file'.*--also-from") as error:
         pack_table(given, here / "out", files=["file"])
     assert "\n" not in str(error.value)
     assert list((here / "out").iterdir()) == []

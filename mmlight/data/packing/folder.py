@@ -1,0 +1,122 @@
+"""A folder of files: those of one name are a sample, and its first folder may be its class."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmlight.data import probe, tar
+from mmlight.data.packing.source import Exclude, Source, open_files, order_classes
+from mmlight.data.shards import natural_key
+from mmlight.data.source_files import SourceFiles, StoredFile
+from mmlight.errors import UserError
+
+# What may stand between a sample's name and the ending of its member: x.seg.png, x.left.flac.
+_PART = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+def read_folder(
+    folder: Path,
+    *,
+    label_from_folder: bool = False,
+    class_names: Sequence[str] | None = None,
+    exclude: Exclude | None = None,
+    also_from: Sequence[Path] = (),
+) -> Source:
+    """Return the files below a folder as samples; files that differ only behind a dot are one.
+
+    So ``cats/0001.jpg`` and ``cats/0001.txt`` become sample ``cats/0001`` with jpg and txt, as
+    img2dataset writes them, and ``0001.seg.png`` its member seg.png; in ``Track 2.0 (x).png`` the
+    first dot is one of the name. Hidden files and files without a dot are left out.
+
+    Args:
+        folder: where the files are, at any depth.
+        label_from_folder: add the number of the first-level folder in sorted order as ``cls``, the
+            layout of ImageNet. Two pictures of one name are two samples then; else they are
+            refused.
+        class_names: the order of the classes, where it is not that of the folders.
+        exclude: files and folders to leave out.
+        also_from: folders that links may lead into; beside `folder` itself there are none.
+
+    Raises:
+        UserError: no such folder, or files that make no samples.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    source = open_files(folder, also_from)
+    files = _group(source, exclude or Exclude(), one_each=label_from_folder)
+    keys = sorted(files, key=natural_key)
+    if not keys:
+        raise UserError(f"{folder} holds no file with an extension")
+    classes: list[str] = []
+    if label_from_folder:
+        if loose := [key for key in keys if "/" not in key]:
+            raise UserError(f"'{loose[0]}' lies in no class folder of {folder}")
+        found = {key.split("/")[0] for key in keys}
+        classes = order_classes(found, class_names, where=f"folder {folder}")
+    number_of = {name: number for number, name in enumerate(classes)}
+
+    def samples() -> Iterator[dict[str, Any]]:
+        for key in keys:
+            sample: dict[str, Any] = {"__key__": key}
+            for extension, path in files[key].items():
+                sample[extension] = StoredFile(source, path, f"folder {folder}")
+            if classes:
+                if "cls" in sample:
+                    raise UserError(f"sample '{key}': a second member '.cls'")
+                sample["cls"] = number_of[key.split("/")[0]]
+            yield sample
+
+    return Source(samples(), classes)
+
+
+def _group(source: SourceFiles, exclude: Exclude, *, one_each: bool) -> dict[str, dict[str, Path]]:
+    samples: dict[str, dict[str, Path]] = {}
+    for path in source.walk():
+        name = path.relative_to(source.folder).as_posix()
+        parts = _split(name)
+        if parts is None or exclude(name):
+            continue
+        key, extension = parts
+        if extension == "tar":
+            raise UserError(f"{path} is a shard already; give a folder of plain files")
+        if other := samples.setdefault(key, {}).get(extension):
+            raise UserError(f"{path} and {other} are the same member of sample '{key}'")
+        samples[key][extension] = path
+    exclude.check()
+    for key in list(samples):
+        twins = _twins(samples[key])
+        if len(twins) < 2:
+            continue
+        if not one_each or len(twins) < len(samples[key]):
+            first, second = (samples[key][extension] for extension in twins[:2])
+            raise UserError(
+                f"{first} and {second} have one name, so they would be one sample: rename one "
+                f"(a mask, say, to {first.stem}.mask{second.suffix}), or leave it out by --exclude"
+            )
+        for extension, path in samples.pop(key).items():
+            other_key = f"{key}_{extension}"
+            if other_key in samples:
+                raise UserError(f"{path} and {next(iter(samples[other_key].values()))}: rename one")
+            samples[other_key] = {extension: path}
+    return samples
+
+
+def _twins(files: dict[str, Path]) -> list[str]:
+    """Return the endings of a sample's files that are all pictures, or all sounds."""
+    for kind in ("image", "audio"):
+        found = [ending for ending in files if "." not in ending and probe.kind(ending) == kind]
+        if len(found) > 1:
+            return sorted(found)
+    return []
+
+
+def _split(name: str) -> tuple[str, str] | None:
+    parts = tar.split_name(name)
+    if parts is None:
+        return None
+    *between, ending = parts[1].split(".")
+    if all(_PART.fullmatch(part) for part in between):
+        return parts
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.rpartition('.')[0].replace('.', '_')}", ending

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from mmlight.data.json_text import parse_json
+from mmlight.data.json_text import unique_keys
 from mmlight.data.table import open_text
 
 _CHUNK = 1 << 20
@@ -56,7 +56,7 @@ class _Text:
         self._file = file
         self._text = ""
         self._at = 0
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=unique_keys)
 
     def _more(self, size: int = _CHUNK) -> bool:
         new = self._file.read(size)
@@ -97,6 +97,5 @@ class _Text:
             # A number may go on behind the end of what was read.
             if end == len(self._text) and self._more():
                 continue
-            text = self._text[self._at : end]
             self._at = end
-            return parse_json(text) if text[0] in "[{" else value
+            return value

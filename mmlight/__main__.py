@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from mmlight.cli_start import check_start
 from mmlight.errors import UserError, nearest, told_by_system
 from mmlight.own_modules import bring_in, see_working_folder, take_imports
 from mmlight.signals import is_wanted, note_signals
@@ -20,6 +21,7 @@ TRAINING_VERBS = {
 # The module of each verb (its `main` takes the arguments), and a line of help.
 OTHER_VERBS = {
     "init": ("commands.init", "a folder to begin in:          mmlight init FOLDER --data PATH"),
+    "list": ("commands.list", "what experiments may name:      mmlight list tasks"),
     "shards": ("data.shards_command", "index, check or pack shards:   mmlight shards --help"),
     "tokenizer": (
         "data.tokenizer_command",
@@ -111,6 +113,7 @@ def _run(arguments: Sequence[str]) -> int:
     if verb in _IMPORTING:
         rest, modules = take_imports(rest)
         bring_in(modules)
+    rest = check_start(verb, rest)
     return _verb(verb)(rest)
 
 

@@ -62,6 +62,7 @@ from mmlight.signals import is_wanted
 from mmlight.strategies.ddp import Ddp
 from mmlight.strategies.fsdp import Fsdp
 from mmlight.tasks.saved import check_whole
+from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import Task
 from mmlight.terminal import note
 
@@ -191,8 +192,8 @@ class MmlightCLI(LightningCLI):
             newest = find_whole(self.run)
             config["ckpt_path"] = str(newest) if newest is not None else None
         else:
-            if asked is not None and not Path(asked).exists():
-                raise UserError(f"--ckpt_path {asked}: no such file; '{LAST}' takes the newest")
+            if asked is not None:
+                config["ckpt_path"] = str(find_saved(str(asked), key="--ckpt_path"))
             if verb != "fit" and asked is None:
                 raise UserError(
                     f"{verb} needs trained weights: --ckpt_path FILE, or --ckpt_path {LAST}"

@@ -70,13 +70,18 @@ def _checked_name(name: str) -> str:
     return checked
 
 
+def material_folder(name: str) -> Path:
+    """Return where this installation has a folder that `init` writes, such as experiments/data."""
+    source = next((p / name for p in _PLACES if (p / name).is_dir()), None)
+    if source is None:
+        raise UserError(f"this installation of mmlight lacks {name}: install it again")
+    return source
+
+
 def _material() -> Iterator[tuple[str, bytes]]:
     """Yield the files to write, with their contents."""
     for folder in _FOLDERS:
-        source = next((p / folder for p in _PLACES if (p / folder).is_dir()), None)
-        if source is None:
-            raise UserError(f"this installation of mmlight lacks {folder}: install it again")
-        for path in sorted(source.iterdir()):
+        for path in sorted(material_folder(folder).iterdir()):
             if path.suffix in (".yaml", ".txt", ".py"):
                 name = f"{folder}/{path.name}"
                 yield path.name if name == _OWN_MODULE else name, path.read_bytes()

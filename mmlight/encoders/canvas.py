@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.eval_mode import eval_mode
 from mmlight.encoders.hf_audio import HfAudio
+from mmlight.encoders.hf_image import HfImage
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel_timm import MelTimm
 from mmlight.encoders.text_cnn import TextCnn
@@ -139,7 +140,7 @@ def token_embeddings(encoder: Encoder) -> nn.Module:
 
 
 def _axes(encoder: Encoder) -> tuple[int | None, int]:
-    if isinstance(encoder, TimmImage):
+    if isinstance(encoder, TimmImage | HfImage):
         return 2, 3
     if isinstance(encoder, MelTimm):
         return 1, 2
@@ -193,6 +194,13 @@ def _at_input(
             return output if new is None else replace(output, values=new)
 
         handle = encoder.features.register_forward_hook(on_features)
+    elif isinstance(encoder, HfImage):
+
+        def on_pixels(module: Any, args: Any, given: dict[str, Any]) -> Any:
+            new = change(given["pixel_values"], None)
+            return args, given if new is None else given | {"pixel_values": new}
+
+        handle = encoder.model.register_forward_pre_hook(on_pixels, with_kwargs=True)
     elif isinstance(encoder, HfText | TextCnn):
         handle = token_embeddings(encoder).register_forward_hook(
             lambda module, args, output: change(output, None)

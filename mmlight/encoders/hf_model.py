@@ -27,7 +27,7 @@ _NO_FIELDS = ("transformers_version", "architectures", "dtype")
 # Fields of older releases, with the value that is all that today's classes do.
 _FORMER = {"gradient_checkpointing": False, "position_embedding_type": "absolute"}
 # Where a checkpoint says how its inputs are prepared.
-_SAID = ("preprocessor_config.json", "processor_config.json")
+SAID = ("preprocessor_config.json", "processor_config.json")
 _DECAY_FREE = (
     "position_embedding",
     "embed_positions",
@@ -330,7 +330,7 @@ def read_extractor(
             raise UserError(f"{key}.{name}: {value}, but the model has {own[name]}")
     settings = own | (changes or {})
     folder = Path(checkpoint) if checkpoint is not None else None
-    if folder is None or (folder.is_dir() and not any((folder / name).is_file() for name in _SAID)):
+    if folder is None or (folder.is_dir() and not any((folder / name).is_file() for name in SAID)):
         return extractor_class(**settings)
     assert checkpoint is not None
     try:

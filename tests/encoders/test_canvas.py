@@ -2,10 +2,11 @@ from functools import partial
 
 import pytest
 import torch
-from encoder_inputs import AUDIO_CONFIGS, TEXT_CONFIGS, captions, clips, images
+from encoder_inputs import AUDIO_CONFIGS, SIZES, TEXT_CONFIGS, captions, clips, images
 
 from mmlight.encoders.canvas import read_canvas, replaced
 from mmlight.encoders.hf_audio import HfAudio
+from mmlight.encoders.hf_image import HfImage
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_timm import MelTimm
@@ -15,6 +16,13 @@ from mmlight.encoders.token_grid import as_map, token_grid
 CNN = dict(channels=(8, 8, 8, 8), stem_width=8)
 CASES = {
     "cnn": (partial(TimmImage, "resnet10t", timm_kwargs=CNN), images, (32, 32)),
+    "vit": (
+        partial(
+            HfImage, vision_config=dict(model_type="vit", image_size=32, patch_size=8, **SIZES)
+        ),
+        images,
+        (32, 32),
+    ),
     "mel-cnn": (
         partial(
             MelTimm,

@@ -1,13 +1,14 @@
 import inspect
 
 from mmlight.encoders.hf_audio import HfAudio
+from mmlight.encoders.hf_image import HfImage
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel_gru import MelGru
 from mmlight.encoders.mel_timm import MelTimm
 from mmlight.encoders.text_cnn import TextCnn
 from mmlight.encoders.timm_image import TimmImage
 
-CLASSES = (TimmImage, HfText, TextCnn, MelTimm, MelGru, HfAudio)
+CLASSES = (TimmImage, HfImage, HfText, TextCnn, MelTimm, MelGru, HfAudio)
 
 
 def test_no_two_encoders_share_a_parameter_name():

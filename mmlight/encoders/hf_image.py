@@ -1,0 +1,208 @@
+"""Image encoders of transformers: ViT, DeiT, DINOv2, Swin, CLIP's and SigLIP's vision towers.
+
+Shapes as in `mmlight.batch`: B samples, C channels, L patches, D feature width.
+"""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, CLIPVisionModel, SiglipVisionModel
+
+from mmlight.batch import Images
+from mmlight.encoders.depth import cut_into_blocks
+from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.encoders.hf_image_inputs import HfImageInputs, read_inputs
+from mmlight.encoders.hf_model import (
+    build_model,
+    one_source,
+    plain_config,
+    read_config,
+    set_layer_checkpointing,
+    transformers_groups,
+    undecayed,
+)
+from mmlight.errors import UserError
+
+HfImagePool = Literal["model", "mean"]
+
+# Tokens before the patches. Of each of these models a loaded checkpoint is tested.
+_PREFIX = {
+    "vit": 1,
+    "deit": 2,
+    "dinov2": 1,
+    "clip_vision_model": 1,
+    "siglip_vision_model": 0,
+    "swin": 0,
+}
+_WHOLE = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
+_CLASSES = {f"{name}_vision_model": made for name, made in _WHOLE.items()}
+# Whose own pooling is not a token's, and what of it takes no part in the mean of the patches.
+_HEADS = {"clip_vision_model": "post_layernorm", "siglip_vision_model": "head"}
+# These resize their position embeddings to any image by themselves.
+_ANY_SIZE = ("dinov2", "swin")
+
+
+class HfImage(Encoder):
+    """An image model of transformers, with the normalisation of its own image processor.
+
+    Args:
+        vision_config: start from random weights: a dict with ``model_type`` (``vit``, ``deit``,
+            ``dinov2``, ``swin``, ``clip_vision_model`` or ``siglip_vision_model``) and sizes, or a
+            folder with a ``config.json``.
+        vision_pretrained: start from a checkpoint instead: a local folder or a hub id; a whole CLIP
+            or SigLIP model gives its vision tower. Set exactly one of the two.
+        vision_pool: the ``model``'s own (its class token, SigLIP's attention, Swin's mean), or the
+            ``mean`` of its patches.
+        vision_kwargs: fields of the config to change, such as dropout rates.
+        vision_mean: mean of each channel, of pixels between 0 and 1; by default that of the
+            checkpoint's image processor, and 0.5 for random weights.
+        vision_std: standard deviation of each channel; by default likewise.
+
+    Raises:
+        UserError: no or two sources, a model that is not listed, unknown fields, a checkpoint
+            that does not fit.
+    """
+
+    modality = "image"
+    outside = ("vision_config", "vision_pretrained")  # a vision_config may be a folder
+    model: Any
+    _scale: Tensor
+    _shift: Tensor
+
+    def __init__(
+        self,
+        *,
+        vision_config: dict[str, Any] | str | None = None,
+        vision_pretrained: str | None = None,
+        vision_pool: HfImagePool = "model",
+        vision_kwargs: dict[str, Any] | None = None,
+        vision_mean: list[float] | None = None,
+        vision_std: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        one_source(vision_config, vision_pretrained, names=("vision_config", "vision_pretrained"))
+        if vision_pool not in get_args(HfImagePool):
+            raise UserError(f"vision_pool: '{vision_pool}'; use {', '.join(get_args(HfImagePool))}")
+        source = vision_pretrained if vision_config is None else vision_config
+        key = "vision_pretrained" if vision_config is None else "vision_config"
+        assert source is not None
+        whole = config = read_config(source, key=key, changes=vision_kwargs)
+        if config.model_type in _WHOLE:
+            config = config.vision_config
+        self.kind = config.model_type
+        if self.kind not in _PREFIX:
+            raise UserError(
+                f"{key}: '{self.kind}' is no image encoder that mmlight knows; use one of "
+                + ", ".join((*_WHOLE, *_PREFIX))
+            )
+        told: list[str] = []
+        self.model = build_model(
+            _CLASSES.get(self.kind, AutoModel),
+            config,
+            pretrained=vision_pretrained,
+            key=key,
+            told=told,
+        )
+        self.origin = "; ".join(told) or None
+        self.is_pretrained = vision_pretrained is not None
+        self.vision_pool = vision_pool
+        self.out_dim = int(config.hidden_size)
+        self.in_chans = int(config.num_channels)
+        self._side = None if self.kind in _ANY_SIZE else int(config.image_size)
+        self._leave_out_unused()
+        half = (0.5,) * self.in_chans
+        self._inputs = HfImageInputs(half, half, {"size": int(config.image_size)})
+        if vision_pretrained is not None:
+            self._inputs = read_inputs(vision_pretrained, whole, key=key)
+        self._mean = list(self._inputs.mean if vision_mean is None else vision_mean)
+        self._std = list(self._inputs.std if vision_std is None else vision_std)
+        self._is_set = vision_mean is not None or vision_std is not None
+        for values, name in ((self._mean, "vision_mean"), (self._std, "vision_std")):
+            if len(values) != self.in_chans:
+                raise UserError(f"{name}: {len(values)} values for {self.in_chans} channels")
+        if not all(value > 0 for value in self._std):
+            raise UserError(f"vision_std: {self._std} must be above zero")
+        self._set_scale()
+
+    def _leave_out_unused(self) -> None:
+        """Keep what takes no part in a step from waiting for gradients, which stops DDP."""
+        names = ["mask_token"]
+        if self.vision_pool == "mean" and self.kind in _HEADS:
+            names.append(_HEADS[self.kind])
+        for name, parameter in self.model.named_parameters():
+            if any(part in names for part in name.split(".")):
+                parameter.requires_grad_(False)
+
+    def forward(self, inputs: Images, *, tokens: bool = False) -> Encoded:
+        """Encode images; tokens are the patches.
+
+        Args:
+            inputs: uint8 pixels (B, C, H, W), normalised here, on their device.
+            tokens: also return the last hidden states of the patches.
+
+        Raises:
+            UserError: images of another size or number of channels than the model's.
+        """
+        output = self.model(pixel_values=self._normalise(inputs.pixels_BCHW))
+        hidden_BLD = output.last_hidden_state
+        patches_BLD = hidden_BLD[:, _PREFIX[self.kind] :]
+        pooled_BD = patches_BLD.mean(1)
+        if self.vision_pool == "model" and self.kind in _HEADS:
+            pooled_BD = output.pooler_output
+        elif self.vision_pool == "model" and _PREFIX[self.kind]:
+            pooled_BD = hidden_BLD[:, 0]
+        if not tokens:
+            return Encoded(pooled_BD)
+        return Encoded(pooled_BD, patches_BLD, patches_BLD.new_ones(patches_BLD.shape[:2]).bool())
+
+    def _normalise(self, pixels_BCHW: Tensor) -> Tensor:
+        channels, size = pixels_BCHW.shape[1], tuple(pixels_BCHW.shape[2:])
+        if channels != self.in_chans:
+            raise UserError(
+                f"the image encoder takes {self.in_chans} channels, but the images have {channels}"
+            )
+        if self._side is not None and size != (self._side, self._side):
+            raise UserError(
+                f"the image encoder takes {self._side} x {self._side} pixels, but the images are "
+                f"{size[0]} x {size[1]}; leave data.image.size out, or set it to {self._side}"
+            )
+        dtype = next(self.model.parameters()).dtype
+        return (pixels_BCHW.to(self._scale.dtype) * self._scale + self._shift).to(dtype)
+
+    def preparation(self) -> dict[str, Any]:
+        """Return size and channels, and how the images of pretraining were prepared."""
+        own = {"size": self._side} if self._side is not None else {}
+        return self._inputs.preparation | own | {"channels": self.in_chans}
+
+    def prepare_like(self, other: Encoder) -> None:
+        """Normalise as another encoder does, unless mean and deviation are set."""
+        if isinstance(other, HfImage) and other.in_chans == self.in_chans and not self._is_set:
+            self._mean, self._std = list(other._mean), list(other._std)
+            self._set_scale()
+
+    def _set_scale(self) -> None:
+        mean_C, std_C = torch.tensor(self._mean), torch.tensor(self._std)
+        self.register_buffer("_scale", (1 / (255 * std_C)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("_shift", (-mean_C / std_C).view(-1, 1, 1), persistent=False)
+
+    def blocks(self) -> list[Block]:
+        """Return embeddings, layers, and what comes after."""
+        return cut_into_blocks(self, transformers_groups(self))
+
+    def no_weight_decay(self) -> set[str]:
+        """Return position embeddings and class tokens."""
+        return undecayed(self)
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Recompute layers in backward."""
+        set_layer_checkpointing(self.model, enabled)
+
+    def rebuild_args(self) -> dict[str, Any]:
+        """Return init arguments that rebuild this architecture without any checkpoint."""
+        return {
+            "vision_config": plain_config(self.model),
+            "vision_pool": self.vision_pool,
+            "vision_mean": self._mean,
+            "vision_std": self._std,
+        }

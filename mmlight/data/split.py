@@ -1,5 +1,6 @@
 """One split of a data set: its shards, and which of their samples belong to it."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,11 @@ from mmlight.data.index import load_or_build
 from mmlight.data.index_file import ShardIndex
 from mmlight.data.members import Members
 from mmlight.data.shards import expand
+from mmlight.data.sorted_classes import classes_left_out
 from mmlight.data.subset import choose
 from mmlight.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -92,5 +96,8 @@ def open_split(
             raise UserError(
                 f"{where}.limit is {split.limit}; it must be 1 to {len(corpus)} (samples)"
             )
+        said = classes_left_out(corpus, split.limit, members=members, where=f"{where}.limit")
+        if said is not None:
+            _log.warning("%s", said)
         corpus = corpus.subset(np.arange(split.limit))
     return corpus

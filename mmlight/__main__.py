@@ -92,11 +92,21 @@ def _verb(name: str) -> Callable[[Sequence[str]], int]:
 
         return lambda rest: cli.main([name, *rest])
     if name in OTHER_VERBS:
+        if name == "shards":
+            return _shards
         module = import_module(f"mmlight.{OTHER_VERBS[name][0]}")
         command: Callable[[Sequence[str]], int] = module.main
         return command
     verbs = [*TRAINING_VERBS, *OTHER_VERBS]
     raise UserError(f"unknown verb '{name}'{nearest(name, verbs)}; see mmlight --help")
+
+
+def _shards(rest: Sequence[str]) -> int:
+    # With an experiment, the check needs the command line's parser, a floor above the shards.
+    checks = rest[:1] == ["check"] and any(a.split("=")[0] in ("-c", "--config") for a in rest)
+    path = "commands.check_experiment" if checks else OTHER_VERBS["shards"][0]
+    module = import_module(f"mmlight.{path}")
+    return int(module.main(rest[1:] if checks else rest))
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -172,6 +172,7 @@ def foretell_experiment(
     precision = str(trainer["precision"] or "32-true")
     accumulate = int(trainer["accumulate_grad_batches"])
     task.data = data
+    data.reads = (*task.tower_settings.given(), *task.targets)
     counter = ShapeCounter(task, precision=precision)
     seen = _batches(data, options)
     step = mean_count([counter.count(batch) for batch in seen.batches])

@@ -114,8 +114,9 @@ class ShardDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.members = members
-        # What the model reads, where no trainer tells; None is everything that is mapped.
-        self.reads: tuple[Modality, ...] | None = None
+        # What the model reads (modalities, and boxes), where no trainer tells; None is everything
+        # that is mapped.
+        self.reads: tuple[str, ...] | None = None
         self._splits: dict[str, list[Split]] = {
             name: split if isinstance(split, list) else [split]
             for name, split in {
@@ -269,7 +270,7 @@ class ShardDataModule(lightning.LightningDataModule):
         return TrainBatches(
             self._samples["train"],
             order=self._buckets or self._order,
-            decoding=self._decoding("train"),
+            decoding=self.decoding("train"),
             layout=self._layout("train"),
             seed=self.seed,
             rank=rank,
@@ -600,7 +601,7 @@ class ShardDataModule(lightning.LightningDataModule):
         return EvalBatches(
             samples,
             order=EvalOrder(len(samples), batch_size=self.eval_batch_size),
-            decoding=self._decoding(name),
+            decoding=self.decoding(name),
             layout=self._layout(name),
             rank=self._rank(),
         )
@@ -622,7 +623,8 @@ class ShardDataModule(lightning.LightningDataModule):
             boxes=any(members.boxes is not None for members in all_members),
         )
 
-    def _decoding(self, name: str) -> Decoding:
+    def decoding(self, name: str) -> Decoding:
+        """Return how the samples of a split that is open are decoded."""
         return Decoding(
             image=self.image,
             audio=self.audio,

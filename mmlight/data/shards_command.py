@@ -29,7 +29,14 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="mmlight shards", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="index|check|pack")
     _add_index(verbs.add_parser("index", help="build indexes and print what the shards hold"))
-    _add_check(verbs.add_parser("check", help="verify checksums and decode every member"))
+    _add_check(
+        verbs.add_parser(
+            "check",
+            help="verify checksums and decode every member",
+            description="Verify checksums and decode every member. With -c EXPERIMENT in place of "
+            "patterns: decode what this experiment reads of its splits, as its training does.",
+        )
+    )
     pack_command.add_to(
         verbs.add_parser("pack", help="write shards: from a folder, a table, VOC, COCO, CoNLL, ...")
     )

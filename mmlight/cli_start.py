@@ -59,10 +59,7 @@ def check_start(verb: str, arguments: Sequence[str]) -> list[str]:
 
 def _check_experiment(path: Path, *, name: str) -> None:
     if not path.exists():
-        folder = path.parent
-        near = (
-            nearest(path.name, (p.name for p in folder.glob("*.y*ml"))) if folder.is_dir() else ""
-        )
+        near = nearest(path.stem, (other.stem for other in path.parent.glob("*.yaml")))
         raise UserError(f"config file {name}: no such file{near}")
     for layer in compose.expand(path):
         try:

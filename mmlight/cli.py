@@ -36,6 +36,7 @@ from mmlight.callbacks.probe import Probe
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.run_settings import RunSettings
+from mmlight.callbacks.skipped_steps import SkippedSteps
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.token_count import TokenCount
 from mmlight.callbacks.wandb_run import JobType, WandbRun
@@ -331,7 +332,8 @@ class MmlightCLI(LightningCLI):
         callbacks: list[Callback] = [Progress(), LeftOut(), self.record]
         if verb == "fit":
             heartbeat = Heartbeat(self.run, stall_minutes=settings.stall_minutes)
-            callbacks += [heartbeat, TokenCount(), Throughput()]
+            skipped = SkippedSteps(self.run, most=settings.max_skipped_steps)
+            callbacks += [heartbeat, TokenCount(), Throughput(), skipped]
         if verb == "predict":
             # A task returns rows or features; each writer takes what is its own.
             callbacks.append(EmbeddingWriter(self.run.embeddings))

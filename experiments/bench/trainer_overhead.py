@@ -21,7 +21,8 @@ What is measured
     bare    zero_grad, training_step, backward, the clipping of gradients, the step of the same
             fused AdamW and of its schedule. Nothing is logged.
     mmlight what `mmlight fit` builds: the trainer with the callbacks Progress, Record, TokenCount,
-            Throughput, OwedValidation and the checkpoints, the run folder's logger, and gradient
+            Throughput, SkippedSteps,
+            OwedValidation and the checkpoints, the run folder's logger, and gradient
             clipping.
 
     The two take turns. A measurement is the CPU time of this process over the steps after the
@@ -52,6 +53,7 @@ from mmlight.callbacks.empty_hooks import leave_out_empty_hooks
 from mmlight.callbacks.owed_validation import OwedValidation
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.record import Record
+from mmlight.callbacks.skipped_steps import SkippedSteps
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.token_count import TokenCount
 from mmlight.cli import look_for_the_driver_once, quieten
@@ -181,7 +183,8 @@ def trained(num_steps: int, folder: Path, *, own: bool = True, every: int = 10) 
     run = RunFolder.create(folder, name="overhead", run_id=str(time.monotonic_ns()))
     record = Record(run, verb="fit", config={"seed_everything": 0})
     callbacks = [
-        *(Progress(), record, TokenCount(), Throughput(), OwedValidation()),
+        *(Progress(), record, TokenCount(), Throughput()),
+        *(SkippedSteps(run, most=10), OwedValidation()),
         *CheckpointSettings().callbacks(run.checkpoints),
     ]
     model, data = task(), Batches(num_steps)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mmlight.callbacks.wandb_run import JobType, SentPatch
+from mmlight.errors import UserError
 
 
 @dataclass
@@ -33,6 +34,8 @@ class RunSettings:
         stall_minutes: after so long without a step on any rank a training is ended, with the stacks
             of its threads in `stalls/`, and handed on; None: never. `mmlight ps` names a rank that
             holds the others up in any case.
+        max_skipped_steps: a step whose loss or gradient is not finite is left out, on all ranks;
+            more than so many in a row end the training.
     """
 
     name: str | None = None
@@ -51,3 +54,10 @@ class RunSettings:
     webhook: str | None = None
     guard: bool | None = None
     stall_minutes: float | None = None
+    max_skipped_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if self.max_skipped_steps < 0:
+            raise UserError(
+                f"run.max_skipped_steps is {self.max_skipped_steps}; it must be 0 or more"
+            )

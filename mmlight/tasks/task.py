@@ -24,6 +24,7 @@ from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.other import own_settings
 from mmlight.optim.schedule import Schedule
+from mmlight.tasks.finite_steps import FiniteSteps
 from mmlight.tasks.first_text import with_first_text
 from mmlight.tasks.logged import log_to_all
 from mmlight.tasks.rebuild import rebuild
@@ -63,6 +64,7 @@ class Task(lightning.LightningModule):
         trained: which parameters are trained at which step.
         targets: what it learns from besides labels and fields: ``boxes``, or a modality without a
             tower, such as the text of transcripts. The data decodes and asks for nothing else.
+        finite: which steps were left out because their gradients are not finite.
         takes_captions: whether training takes several captions of a sample at once.
         job_type: what training it is called in W&B.
     """
@@ -109,6 +111,7 @@ class Task(lightning.LightningModule):
         self._seed = 0
         self._configured: list[dict[str, Any]] = []
         self._unlogged: dict[str, Any] = {}
+        self.finite = FiniteSteps()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; Lightning sets the name of the hook that runs 46 times a step."""
@@ -313,15 +316,30 @@ class Task(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients; also those of a fused optimiser where nothing scaled them."""
+        """Clip gradients, and leave out a step whose gradients are not finite."""
         # The trainer has checked both settings; LightningModule would once more in each step.
         algorithm: Any = gradient_clip_algorithm or GradClipAlgorithmType.NORM
         plugin = self.trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+        if self._scales_loss():  # which leaves out steps itself, and lowers the scale
+            plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, algorithm)
+            self.finite.count_losses()
+        elif type(plugin).clip_grad_by_norm is Precision.clip_grad_by_norm:
             # Lightning refuses any fused kernel, for the sake of float16's scaler.
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+            most = gradient_clip_val or 0.0
+            by_value = algorithm == GradClipAlgorithmType.VALUE
+            self.finite.clip(optimizer, most=most, by_value=by_value)
         else:
             plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, algorithm)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Go backward; where losses are scaled, note whether this one is finite."""
+        if self._scales_loss():
+            self.finite.note_loss(loss)
+        super().backward(loss, *args, **kwargs)
+
+    def _scales_loss(self) -> bool:
+        plugin = self.trainer.precision_plugin
+        return isinstance(plugin, MixedPrecision) and plugin.scaler is not None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed from (seed, epoch, step, rank): a resumed run draws the same numbers."""

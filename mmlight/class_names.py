@@ -52,6 +52,20 @@ def read_names(path: str, *, what: str = "data.class_names: ") -> list[str]:
     return names
 
 
+def given_names(given: str | Sequence[str] | None) -> list[str]:
+    """Return the class names that a user gives: in a list, or in a file.
+
+    Raises:
+        UserError: a file that cannot be read, or a name that is blank.
+    """
+    if isinstance(given, str):
+        return read_names(given)
+    names = [name.strip() for name in given or ()]
+    if "" in names:
+        raise UserError(f"data.class_names: the name of class {names.index('')} is blank")
+    return names
+
+
 def shown_names(names: Sequence[str]) -> list[str]:
     """Return a caption for each class, no two alike: ``crane (134)`` where two are named so.
 

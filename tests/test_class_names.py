@@ -8,6 +8,7 @@ from mmlight.class_names import (
     NoClassError,
     class_number,
     class_numbers,
+    given_names,
     read_names,
     shown_names,
 )
@@ -100,6 +101,13 @@ def test_class_names_are_lines_as_editors_count_them(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert read_names(str(path)) == ["cat", "big\u2028dog", "owl"]
     assert not caplog.records
+
+
+def test_class_names_in_a_list_are_no_blanks():
+    assert given_names([" cat", "dog\n"]) == ["cat", "dog"]
+    assert given_names(None) == given_names([]) == []
+    with pytest.raises(UserError, match="the name of class 1 is blank"):
+        given_names(["cat", " "])
 
 
 def test_a_blank_line_between_class_names_is_told(tmp_path, caplog):

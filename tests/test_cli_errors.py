@@ -22,8 +22,9 @@ def made(tmp_path_factory):
 
 
 def complaints(said):
-    """Return the lines on standard error; indexing tells its progress there as well."""
-    return [line for line in said.splitlines() if line and not line.startswith("Indexing ")]
+    """Return the lines on standard error; indexing and what is there are told there as well."""
+    told = ("Indexing ", "mmlight: train ")
+    return [line for line in said.splitlines() if line and not line.startswith(told)]
 
 
 def fails(capsys, *arguments):
@@ -61,6 +62,14 @@ MISTAKES = {
         ["40 samples are fewer than one global batch of 64"],
     ),
     "too few class names": ({f"{DATA}class_names": "{data}/two_names.txt"}, ["label 3", "only 2"]),
+    "zero-shot without labels": (
+        {f"{DATA}members.label": None, "zero_shot": {}},
+        ["zero_shot needs labels", "data.members.label"],
+    ),
+    "zero-shot of no tower": (
+        {"zero_shot": {"modalities": ["audio"]}, f"{MODEL}towers.audio": None},
+        ["zero_shot.modalities names audio", "towers for image"],
+    ),
     "no class names": ({f"{DATA}class_names": "{data}/none.txt"}, ["none.txt cannot be read"]),
     "unknown timm model": ({f"{IMAGE}timm_name": "resnet19"}, ["no model 'resnet19'", "mean 're"]),
     "other image size": ({f"{DATA}image.size": 32}, ["16 x 16 pixels, but the images are 32"]),

@@ -60,7 +60,7 @@ class ZeroShot(Callback):
         self._counts: dict[Modality, ZeroShotCounts] = {}
 
     def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
-        """Check that the data has class names and a tokenizer."""
+        """Check that there are class names, labels, a tokenizer and the towers to score."""
         data: Any = getattr(trainer, "datamodule", None)
         if stage == "predict":
             return
@@ -76,6 +76,9 @@ class ZeroShot(Callback):
             )
         if data.tokenizer is None:
             raise UserError("zero_shot needs text; name data.members.text and a text tower")
+        if all(members.label is None for members in data.all_members()):
+            raise UserError("zero_shot needs labels; name data.members.label (such as cls)")
+        self._classified(pl_module)
         twice = [name for name, count in Counter(data.class_names).items() if count > 1]
         if twice and trainer.is_global_zero:
             note(
@@ -146,7 +149,8 @@ class ZeroShot(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def _classified(self, pl_module: Any) -> list[Modality]:
-        towers: list[Modality] = [name for name in pl_module.towers if name != "text"]
+        given = pl_module.tower_settings.given()
+        towers: list[Modality] = [name for name in given if name != "text"]
         if self.modalities is None:
             return towers
         unknown = [name for name in self.modalities if name not in towers]

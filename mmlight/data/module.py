@@ -12,7 +12,7 @@ import lightning
 import torch
 
 from mmlight.batch import Batch, Modality, Text
-from mmlight.class_names import read_names
+from mmlight.class_names import given_names
 from mmlight.data.audio import AudioSettings
 from mmlight.data.bad_samples import BadSamples
 from mmlight.data.bucket import Bucketed, lengths_of
@@ -136,9 +136,7 @@ class ShardDataModule(lightning.LightningDataModule):
         self.bucket_batches = bucket_batches
         self.max_bad_fraction = max_bad_fraction
         self.samples_per_epoch = samples_per_epoch
-        self.class_names: list[str] = (
-            read_names(class_names) if isinstance(class_names, str) else list(class_names or [])
-        )
+        self.class_names: list[str] = given_names(class_names)
         self.image = _settings_of("image", image, mapped=self._maps("image"))
         self.audio = _settings_of("audio", audio, mapped=self._maps("audio"))
         self._given = (self.image, self.audio)

@@ -218,8 +218,9 @@ class Classification(Task):
         if batch.label_B is None:
             raise UserError("the data has no labels; name the member in data.members.label")
         if self.may_read(batch.label_B) and int(batch.label_B.max()) >= self.num_classes:
+            row = int(batch.label_B.argmax())
             raise UserError(
-                f"a sample has label {int(batch.label_B.max())}, but there are "
+                f"sample {batch.keys[row]} has label {int(batch.label_B[row])}, but there are "
                 f"{self.num_classes} classes (labels count from 0)"
             )
         return batch.label_B

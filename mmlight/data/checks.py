@@ -1,11 +1,10 @@
 """Checks of a mapping against the samples themselves, before training begins."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from mmlight.batch import MODALITIES
-from mmlight.data.boxes import box_class
 from mmlight.data.corpus import Corpus
 from mmlight.data.members import (
     Contents,
@@ -39,41 +38,6 @@ def check_members(corpus: Corpus, members: Members, *, where: str, key: str = "m
         keyed = [source for source in sources if parse_source(source)[1] is not None]
         if len(keyed) == len(sources):
             check_keys(corpus, keyed, where=f"{key}.{entry}: no sample of {where}")
-
-
-def check_box_labels(
-    corpus: Corpus, source: str, *, class_names: Sequence[str] | None, where: str
-) -> None:
-    """Refuse boxes without a class name, as far as up to 20,000 samples show them.
-
-    Args:
-        corpus: the samples.
-        source: the member that holds the labels of the boxes.
-        class_names: the names; None to take any number.
-        where: name of the data set for the message.
-
-    Raises:
-        UserError: as above.
-    """
-    extension = parse_source(source)[0]
-    seen: dict[str | int, int] = {}
-    for number in spread(corpus):
-        try:
-            labels = Contents(corpus.read(number, [extension])).value(source)
-        except (OSError, ValueError):
-            continue  # a bad sample: it is counted when its turn comes
-        if isinstance(labels, list):
-            for label in labels:
-                if isinstance(label, str | int):
-                    seen.setdefault(label, number)
-    for label in sorted(seen, key=str):
-        try:
-            box_class(label, class_names)
-        except UserError as error:
-            path, key = corpus.origin(seen[label])
-            raise UserError(f"{where}: sample {key} of {path}: {error}") from error
-        except ValueError:
-            continue  # a bad sample, too
 
 
 def without_absent_targets(corpus: Corpus, members: Members) -> Members:

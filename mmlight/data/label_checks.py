@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmlight.class_names import NoClassError, class_numbers
+from mmlight.data.boxes import box_class
 from mmlight.data.checks import MAX_LOOKED_AT, spread
 from mmlight.data.corpus import Corpus
 from mmlight.data.labels import Labels
@@ -142,6 +143,44 @@ def check_label_lists(
             f"{where}, field '{name}': every list holds {num_classes} zeros and ones, one for each "
             "class; give the numbers or the names of a sample's classes instead"
         )
+
+
+def check_box_labels(
+    corpus: Corpus, source: str, labels: Labels, *, class_names: Sequence[str] | None, where: str
+) -> None:
+    """Refuse boxes without a class name, as far as up to 20,000 samples show them.
+
+    Args:
+        corpus: the samples.
+        source: the member that holds the labels of the boxes.
+        labels: how numbers are read.
+        class_names: the names; None to take any number.
+        where: name of the data set for the message.
+
+    Raises:
+        UserError: as above.
+    """
+    extension = parse_source(source)[0]
+    seen: dict[str | int, int] = {}
+    for number in spread(corpus):
+        try:
+            listed = Contents(corpus.read(number, [extension])).value(source)
+            listed = labels.of_boxes(corpus, number, listed)
+        except UserError as error:
+            raise UserError(f"{where}: {_named(corpus, number)}: {error}") from error
+        except (OSError, ValueError):
+            continue  # a bad sample: it is counted when its turn comes
+        if isinstance(listed, list):
+            for label in listed:
+                if isinstance(label, str | int):
+                    seen.setdefault(label, number)
+    for label in sorted(seen, key=str):
+        try:
+            box_class(label, class_names)
+        except UserError as error:
+            raise UserError(f"{where}: {_named(corpus, seen[label])}: {error}") from error
+        except ValueError:
+            continue  # a bad sample, too
 
 
 def _named(corpus: Corpus, number: int) -> str:

@@ -80,6 +80,22 @@ class Labels:
                 return -1
             raise
 
+    def of_boxes(self, corpus: Corpus, number: int, labels: Any) -> Any:
+        """Return the labels of a sample's boxes, numbers among them as in training.
+
+        Args:
+            corpus: where the sample is.
+            number: its number there.
+            labels: what the sample says; what is no number is left as it is.
+
+        Raises:
+            UserError: a number that no class has.
+        """
+        own = self._own(corpus, number)
+        if own is None or not isinstance(labels, list):
+            return labels
+        return [_theirs(one, own) if type(one) is int and one >= 0 else one for one in labels]
+
     def _own(self, corpus: Corpus, number: int) -> OwnNumbers | None:
         if not self.folders:
             return None
@@ -89,20 +105,22 @@ class Labels:
         if isinstance(value, str):
             return class_number(value, self.names)
         number = class_number(value, self.names if self.sealed and own is None else None)
-        if own is None:
-            return number
-        if number >= len(own.names):
-            raise UserError(
-                f"label {number}, but {own.path} has only {len(own.names)} names; remove the file "
-                "if it is not about these shards"
-            )
-        theirs = own.numbers[number]
-        if theirs is None:
-            raise UserError(
-                f"label {number}, '{own.names[number]}' in {own.path}, which is no class of "
-                "training; give all splits the same classes"
-            )
-        return theirs
+        return number if own is None else _theirs(number, own)
+
+
+def _theirs(number: int, own: OwnNumbers) -> int:
+    if number >= len(own.names):
+        raise UserError(
+            f"label {number}, but {own.path} has only {len(own.names)} names; remove the file if "
+            "it is not about these shards"
+        )
+    theirs = own.numbers[number]
+    if theirs is None:
+        raise UserError(
+            f"label {number}, '{own.names[number]}' in {own.path}, which is no class of training; "
+            "give all splits the same classes"
+        )
+    return theirs
 
 
 def is_numbered(source: str | None) -> bool:
@@ -128,7 +146,8 @@ def labels_of(
     split_of: dict[str, str] = {}
     for name in sorted(splits, key=lambda name: name != "train"):
         for split in splits[name]:
-            if not is_numbered((split.members or members).label):
+            mapped = split.members or members
+            if not is_numbered(mapped.label) and mapped.box_labels is None:
                 continue
             for folder in _folders(split):
                 if folder not in found:

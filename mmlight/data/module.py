@@ -16,7 +16,7 @@ from mmlight.class_names import given_names
 from mmlight.data.audio import AudioSettings
 from mmlight.data.bad_samples import BadSamples
 from mmlight.data.bucket import Bucketed, lengths_of
-from mmlight.data.checks import check_box_labels, check_members, without_absent_targets
+from mmlight.data.checks import check_members, without_absent_targets
 from mmlight.data.collate import Layout, collate
 from mmlight.data.corruptions import Corruption, corruptor
 from mmlight.data.cursor import EvalOrder, Order
@@ -24,7 +24,12 @@ from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
 from mmlight.data.files import FileCorpus, PredictSplit, file_members, find_samples
 from mmlight.data.following import follow_audio, follow_image, image_differs, text_differs
 from mmlight.data.image import ImageSettings
-from mmlight.data.label_checks import SeenLabels, check_label_lists, check_labels
+from mmlight.data.label_checks import (
+    SeenLabels,
+    check_box_labels,
+    check_label_lists,
+    check_labels,
+)
 from mmlight.data.label_counts import field_values, label_counts
 from mmlight.data.labels import Labels, labels_of
 from mmlight.data.loader import EvalLoader, TrainLoader
@@ -228,18 +233,14 @@ class ShardDataModule(lightning.LightningDataModule):
             UserError: in a split that is open.
         """
         for name, samples in self._samples.items():
+            where = f"data.{name}"
             if name == "predict":
                 continue
-            if field is not None:
-                check_label_lists(
-                    samples.parts,
-                    field,
-                    names=self.class_names,
-                    num_classes=num_classes,
-                    where=f"data.{name}",
-                )
-            elif name in self._seen_labels:
-                self._seen_labels[name].check(num_classes, where=f"data.{name}")
+            if field is None:
+                self._seen_labels.get(name, SeenLabels()).check(num_classes, where=where)
+                continue
+            names, parts = self.class_names, samples.parts
+            check_label_lists(parts, field, names=names, num_classes=num_classes, where=where)
 
     def field_values(self, split: str, field: str, *, most: int) -> Iterator[Any]:
         """Yield a further field of some samples (see `mmlight.data.label_counts`)."""
@@ -522,21 +523,16 @@ class ShardDataModule(lightning.LightningDataModule):
                 text=self.text,
                 class_names=self.class_names,
             )
+            how = self._how_labels_are_read()
             if members.label is not None and name != "predict":
                 seen = check_labels(
-                    corpus,
-                    members.label,
-                    self._how_labels_are_read(),
-                    where=where,
-                    max_bad_fraction=self.max_bad_fraction,
+                    corpus, members.label, how, where=where, max_bad_fraction=self.max_bad_fraction
                 )
-                self._seen_labels[name] = max(
-                    seen, self._seen_labels.get(name, seen), key=lambda one: one.highest
-                )
+                known = self._seen_labels.get(name, seen)
+                self._seen_labels[name] = max(seen, known, key=lambda one: one.highest)
             if members.box_labels is not None:
-                check_box_labels(
-                    corpus, members.box_labels, class_names=self.class_names or None, where=where
-                )
+                names = self.class_names or None
+                check_box_labels(corpus, members.box_labels, how, class_names=names, where=where)
             parts.append((corpus, members))
         return SampleSet(parts)
 

@@ -182,7 +182,15 @@ def decode_sample(
         data, image = contents.raw[parse_source(name)[0]], decoding.image
         stream = draws("image") if draws else None
         if image.fits:
-            sample.fitted = _load_fitted(name, contents, members, decoding, draws=stream)
+            labels = decoding.labels or Labels()
+            sample.fitted = _load_fitted(
+                name,
+                contents,
+                members,
+                decoding,
+                draws=stream,
+                renumber=partial(labels.of_boxes, samples.corpus, number),
+            )
             sample.pixels_CHW = sample.fitted.pixels_CHW
         else:
             sample.pixels_CHW = _attempt(name, lambda: load_image(data, image, draws=stream))
@@ -237,7 +245,13 @@ def _drawn(
 
 
 def _load_fitted(
-    name: str, contents: Contents, members: Members, decoding: Decoding, *, draws: Draws | None
+    name: str,
+    contents: Contents,
+    members: Members,
+    decoding: Decoding,
+    *,
+    draws: Draws | None,
+    renumber: Callable[[Any], Any],
 ) -> Fitted:
     settings = decoding.image
     assert settings is not None
@@ -249,7 +263,10 @@ def _load_fitted(
     stored = (shape[1], shape[0]) if TURNS[turn][0] else (shape[0], shape[1])
     boxes = None
     if members.boxes is not None:
-        boxes = _attempt(members.boxes, lambda: _boxes_of(contents, members, decoding, stored))
+        boxes = _attempt(
+            members.boxes,
+            lambda: _boxes_of(contents, members, decoding, stored=stored, renumber=renumber),
+        )
         if boxes is not None and turn != 1:
             turned_N4 = turn_boxes(boxes.xyxy_N4, turn, height=shape[0], width=shape[1])
             boxes = replace(boxes, xyxy_N4=turned_N4)
@@ -258,7 +275,12 @@ def _load_fitted(
 
 
 def _boxes_of(
-    contents: Contents, members: Members, decoding: Decoding, stored: tuple[int, int]
+    contents: Contents,
+    members: Members,
+    decoding: Decoding,
+    *,
+    stored: tuple[int, int],
+    renumber: Callable[[Any], Any],
 ) -> BoxSet | None:
     assert members.boxes is not None and members.box_labels is not None
     boxes, labels = contents.value(members.boxes), contents.value(members.box_labels)
@@ -266,7 +288,7 @@ def _boxes_of(
         return None
     return parse_boxes(
         boxes,
-        labels,
+        renumber(labels),
         box_format=members.box_format,
         class_names=decoding.class_names,
         width=stored[1],

@@ -149,3 +149,19 @@ def test_real_boxes_come_back_as_they_are_stored(shared_data):
     back_BG4 = batch.image.view.restore(batch.boxes.xyxy_BG4)
     whole = back_BG4[batch.boxes.mask_BG]
     assert torch.allclose(whole, whole.round(), atol=1e-3)  # they are stored as whole pixels
+
+
+def test_boxes_of_a_split_that_lacks_a_class_keep_their_classes(tmp_path):
+    for split, names in (("train", "ant\nbee\ncat\n"), ("val", "bee\ncat\n")):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "classnames.txt").write_text(names)
+    wide = [[0, 0, 30, 40], [3, 4, 6, 8]]
+    given = sample(size=(30, 40), boxes=wide, labels=[1, "bee"])
+    shard = write_tar(tmp_path / "val/0.tar", [(f"0.{name}", data) for name, data in given.items()])
+    for class_names in (["ant", "bee", "cat"], ["n1", "bee", "n3"]):
+        data = module(tmp_path / "train", TWO, val=Split(str(shard)), class_names=class_names)
+        assert val_batch(data).boxes.label_BG.tolist() == [[2, 1]]
+    (tmp_path / "val/classnames.txt").write_text("bee\ndog\n")
+    said = r"data\.val: sample 0 of .*'dog' in .*no class of training"
+    with pytest.raises(UserError, match=said):
+        module(tmp_path / "train", TWO, val=Split(str(shard))).setup("validate")

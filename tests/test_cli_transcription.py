@@ -30,7 +30,7 @@ def flac(text):
     return file.getvalue()
 
 
-def write_shard(path, numbers):
+def write_shard(path, numbers, *, without=()):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as file:
         for number in numbers:
@@ -42,6 +42,8 @@ def write_shard(path, numbers):
                 "txt": text.upper().encode(),
                 "json": speaker,
             }.items():
+                if name in without:
+                    continue
                 info = tarfile.TarInfo(f"{number:03d}.{name}")
                 info.size = len(data)
                 file.addfile(info, io.BytesIO(data))
@@ -110,7 +112,8 @@ def trained(tmp_path_factory):
         "test": range(21, 26),
         "predict": range(26, 30),
     }.items():
-        write_shard(folder / "data" / f"{split}.tar", numbers)
+        without = ("txt",) if split == "predict" else ()  # nobody has its transcripts yet
+        write_shard(folder / "data" / f"{split}.tar", numbers, without=without)
     path = cli_data.write_yaml(folder / "speech.yaml", experiment(folder / "data", folder / "runs"))
     assert cli_data.run_in_process("fit", "-c", path) == 0
     return path, cli_data.only_run(folder / "runs", "speech")

@@ -429,11 +429,12 @@ class ShardDataModule(lightning.LightningDataModule):
     def _module(self) -> Any:
         return getattr(self.trainer, "lightning_module", None)
 
-    def _read_of(self, members: Members) -> Members:
+    def _read_of(self, members: Members, *, targets: bool) -> Members:
         """Return a mapping without what the model does not read, where a model tells."""
         module = self._module()
         if hasattr(module, "tower_settings"):
-            return only_read(members, (*module.tower_settings.given(), *module.targets))
+            towers = tuple(module.tower_settings.given())
+            return only_read(members, towers + (module.targets if targets else ()))
         return members if self.reads is None else only_read(members, self.reads)
 
     def _reads(self, mapped: tuple[Modality, ...]) -> tuple[Modality, ...]:
@@ -502,7 +503,7 @@ class ShardDataModule(lightning.LightningDataModule):
             found = find_samples(self._plain, modalities=reads, where="data.predict")
             return SampleSet([(FileCorpus(found), members)])
         for number, split in enumerate(self._splits[name]):
-            members = self._read_of(split.members or self.members)
+            members = self._read_of(split.members or self.members, targets=name != "predict")
             where = f"data.{name}" if len(self._splits[name]) == 1 else f"data.{name}[{number}]"
             key = "data.members" if split.members is None else f"{where}.members"
             corpus = open_split(

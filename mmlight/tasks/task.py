@@ -146,11 +146,13 @@ class Task(lightning.LightningModule):
         """Have the data prepare what its settings leave open as the towers want it."""
         if self.data is None or not hasattr(self.data, "follow"):
             return
-        given = self.tower_settings.given()
-        for told in self.data.follow({name: self.tower(name).preparation for name in given}):
+        for told in self.data.follow(self._preparations()):
             if comm.rank() == 0:
                 note(told)
         self.preprocessing = self.data.preprocessing()
+
+    def _preparations(self) -> dict[Modality, Mapping[str, Any]]:
+        return {name: self.tower(name).preparation for name in self.tower_settings.given()}
 
     def tower(self, modality: Modality) -> Tower:
         """Return a built tower."""
@@ -244,6 +246,9 @@ class Task(lightning.LightningModule):
     def configure_model(self) -> None:
         """Build once, however often Lightning asks."""
         if self._built:
+            data = self._trainer and getattr(self._trainer, "datamodule", None)
+            if data is not None and data is not self.data and hasattr(data, "follow"):
+                data.follow(self._preparations())  # of another trainer
             return
         if self._trainer is not None:
             self.data = getattr(self.trainer, "datamodule", None)

@@ -1,9 +1,7 @@
 """`mmlight fit|validate|test|predict`: a thin LightningCLI over one YAML per experiment."""
 
-import logging
 import os
 import shutil
-import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -49,7 +47,9 @@ from mmlight.cli_arguments import (
     expand_configs,
     join_values,
 )
+from mmlight.cli_help import asks_for_all, check_keys, show_classes, show_help
 from mmlight.cli_mistakes import find_mistake, first_sentence
+from mmlight.cli_quiet import look_for_the_driver_once, quieten
 from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
@@ -85,6 +85,15 @@ _CALLBACKS: dict[str, tuple[type[Callback], tuple[str, ...], str]] = {
 }
 
 
+# What stands at each key of the top, for help.
+_ROOTS: dict[str, type] = {
+    "trainer": Trainer,
+    "model": Task,
+    "data": ShardDataModule,
+    "run": RunSettings,
+    "checkpoint": CheckpointSettings,
+    **{key: kind for key, (kind, _, _) in _CALLBACKS.items()},
+}
 _STRATEGIES: dict[str, Callable[[], Strategy]] = {"ddp": Ddp, "fsdp": Fsdp}
 
 
@@ -168,6 +177,7 @@ class MmlightCLI(LightningCLI):
         try:
             self.config = yaml_text.plain(parser.parse_args(args))
         except ArgumentError as error:
+            check_keys(args, _ROOTS)
             raise UserError(one_line(str(error), known_keys=known)) from error
 
     def _parse_ckpt_path(self) -> None:
@@ -417,6 +427,13 @@ def main(arguments: Sequence[str]) -> int:
     quieten()
     verb = arguments[0]
     rest, name = expand_configs(arguments[1:])
+    if show_help(verb, rest, _ROOTS):
+        return 0
+    if asks_for_all(rest):
+        with suppress(SystemExit):
+            MmlightCLI([verb, "--help"], default_name=name)
+        show_classes(verb, rest)
+        return 0
     if verb == "predict":
         flags = [
             f"--data.{at}predict.{key}" for at in ("", "init_args.") for key in ("files", "text")
@@ -458,33 +475,3 @@ def resolve(arguments: Sequence[str]) -> tuple[dict[str, Any], str]:
     quieten()
     rest, name = expand_configs(arguments[1:])
     return _Parsed([arguments[0], *rest], default_name=name).resolved_config(), name
-
-
-def look_for_the_driver_once() -> None:
-    """Where there is no GPU, keep torch's optimisers from looking for one in every step.
-
-    Lightning has torch load NVIDIA's driver library to see; 0.3 ms each time where it is missing.
-    """
-    if not torch.cuda.is_available():
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-
-
-def quieten() -> None:
-    """Silence what Lightning and jsonargparse say of themselves on every start."""
-    # Lightning announces its own advice on every start; what matters is in the run folder.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"jsonargparse.*")
-    for told in (  # a run that goes on in its own folder; an evaluation, which saves nothing
-        "Checkpoint directory .* exists and is not empty",
-        "Be aware that when using `ckpt_path`, callbacks",
-        # Every rank has the same scores: they are computed of what all ranks gathered.
-        r"It is recommended to use `self.log\(.*sync_dist=True",
-        "The `srun` command is available",  # said once a stage on any machine of a cluster
-    ):
-        warnings.filterwarnings("ignore", message=told)
-    # No validation split is an answer, not an oversight.
-    warnings.filterwarnings("ignore", message=r"Total length of `list` across ranks is zero.*")
-    # torch renamed a class that Lightning 2.6 still asks for by its old name.
-    warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*")
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")

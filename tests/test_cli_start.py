@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
         (["-c", "bad.yaml"], "bad.yaml line 2"),
         (["-c", "key.yaml"], "key.yaml: unknown key `trainr` .*mean 'trainer'"),
         (["-c", "extends.yaml"], "key.yaml: unknown key `trainr`"),
-        (["-c", "good.yaml", "--moddel.x", "1"], "unknown key `moddel` .*mean 'model'"),
+        (["-c", "good.yaml", "--modl.x", "1"], "unknown key `modl` .*mean 'model'"),
         (["-c", "good.yaml", "--ckpt_path", "runs/a/b"], "runs/a/b: no such file or run folder"),
     ],
 )

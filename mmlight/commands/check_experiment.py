@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mmlight.cli import MmlightCLI, quieten
+from mmlight.cli import MmlightCLI
+from mmlight.cli_quiet import quieten
 from mmlight.cli_arguments import expand_configs
 from mmlight.data.module import ShardDataModule
 from mmlight.data.needed import what_is_there

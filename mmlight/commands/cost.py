@@ -11,7 +11,8 @@ import torch
 from rich.table import Table
 
 from mmlight.batch import Batch
-from mmlight.cli import MmlightCLI, quieten
+from mmlight.cli import MmlightCLI
+from mmlight.cli_quiet import quieten
 from mmlight.cli_arguments import expand_configs
 from mmlight.costs.batches import blank_batch
 from mmlight.costs.counting import ShapeCounter, mean_count

@@ -11,7 +11,8 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from mmlight.callbacks.zero_shot import ZeroShot
-from mmlight.cli import MmlightCLI, quieten
+from mmlight.cli import MmlightCLI
+from mmlight.cli_quiet import quieten
 from mmlight.cli_arguments import expand_configs
 from mmlight.errors import UserError
 from mmlight.insight.robustness import main_metric

@@ -215,7 +215,7 @@ class _Reader:
         return built, self.arguments(given, built, where)
 
     def arguments(self, given: Mapping[Any, Any], built: type, where: str) -> Make:
-        known = _parameters(built)
+        known = parameters_of(built)
         made: dict[str, Make] = {}
         outside: Iterable[str] = getattr(built, "outside", ())
         for name, value in given.items():
@@ -243,14 +243,16 @@ _SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true o
 
 
 @dataclasses.dataclass(frozen=True)
-class _Parameter:
+class Parameter:
+    """What a class takes under a name: of which kind, and whether it must be given."""
+
     hint: Any
     required: bool
 
 
-def _parameters(built: type) -> dict[str, _Parameter]:
+def parameters_of(built: type) -> dict[str, Parameter]:
     """Return the keyword arguments of a class, those that it hands on with ** included."""
-    found: dict[str, _Parameter] = {}
+    found: dict[str, Parameter] = {}
     for kind in built.__mro__:
         own = kind.__dict__.get("__init__")
         if own is None or own is object.__init__:
@@ -263,7 +265,7 @@ def _parameters(built: type) -> dict[str, _Parameter]:
         for one in parameters:
             if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
                 required = one.default is one.empty
-                found.setdefault(one.name, _Parameter(hints.get(one.name, Any), required))
+                found.setdefault(one.name, Parameter(hints.get(one.name, Any), required))
         if not any(one.kind is one.VAR_KEYWORD for one in parameters):
             break
     return found

@@ -1,5 +1,7 @@
 """The command line: finds the verb, and imports only what that verb needs."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -9,7 +11,16 @@ from importlib import import_module
 from mmlight.cli_start import check_start
 from mmlight.errors import UserError, nearest, told_by_system
 from mmlight.own_modules import bring_in, see_working_folder, take_imports
-from mmlight.signals import is_wanted, note_signals
+from mmlight.signals import (
+    INTERRUPTED,
+    Interrupted,
+    answer_interrupts,
+    is_first_rank,
+    is_interrupted,
+    is_wanted,
+    leaving_imports,
+    note_signals,
+)
 from mmlight.terminal import note, replace_unknown, say
 
 TRAINING_VERBS = {
@@ -63,6 +74,10 @@ OTHER_VERBS = {
 # Those of them that take `--import my_module` and no config, which imports by itself.
 _IMPORTING = ("export",)
 FAILURE, USER_MISTAKE = 1, 2
+# They train, and save when they are told to stop.
+_SAVE = ("fit", "resume")
+# They write nothing that takes long, and some are left by Ctrl-C.
+_READ = ("ps", "logs", "cancel", "clean", "runs", "compare")
 
 
 def _usage() -> str:
@@ -85,16 +100,16 @@ def _verb(name: str) -> Callable[[Sequence[str]], int]:
     # Before torch is loaded: its threads wait for one another without spinning. On two busy
     # cores a spinning thread keeps the working one from running: 27 against 107 samples/s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if name == "fit" and is_wanted(os.environ):
-        note_signals()
     if name in TRAINING_VERBS:
-        from mmlight import cli
+        with leaving_imports():
+            from mmlight import cli
 
         return lambda rest: cli.main([name, *rest])
     if name in OTHER_VERBS:
         if name == "shards":
             return _shards
-        module = import_module(f"mmlight.{OTHER_VERBS[name][0]}")
+        with leaving_imports():
+            module = import_module(f"mmlight.{OTHER_VERBS[name][0]}")
         command: Callable[[Sequence[str]], int] = module.main
         return command
     verbs = [*TRAINING_VERBS, *OTHER_VERBS]
@@ -130,10 +145,19 @@ def _run(arguments: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (2 for a user's mistake, said in one line)."""
     replace_unknown()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # else a part of another program, whose signals are its own
+        _answer_signals(arguments)
+        # Python would look through all that torch has made for what it can free: 2 s at least.
+        atexit.register(gc.freeze)
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        code = _run(arguments)
         sys.stdout.flush()
         return code
+    except (Interrupted, KeyboardInterrupt) as interrupt:
+        if is_first_rank(os.environ):
+            note(str(interrupt) or "stopped by Ctrl-C")
+        return INTERRUPTED
     except UserError as error:
         if os.environ.get("MMLIGHT_TRACEBACK"):
             raise
@@ -155,6 +179,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError:
             _drop_output()
         return FAILURE
+    except Exception as error:
+        # Of what Ctrl-C has broken off, anything may come; it is no fault to be looked into.
+        if not is_interrupted() or os.environ.get("MMLIGHT_TRACEBACK"):
+            raise
+        note(f"stopped by Ctrl-C; {type(error).__name__}: {error}")
+        return INTERRUPTED
+
+
+def _answer_signals(arguments: Sequence[str]) -> None:
+    """Note them before torch is imported, which takes seconds."""
+    verb = arguments[0] if arguments else ""
+    if verb in _SAVE and is_wanted(os.environ) is not False:
+        note_signals()
+    elif verb not in _READ:
+        answer_interrupts()
 
 
 def _drop_output() -> None:

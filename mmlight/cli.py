@@ -42,11 +42,11 @@ from mmlight.callbacks.zero_shot import ZeroShot
 from mmlight.cli_arguments import (
     AUTO,
     INLINE,
-    LAST,
     check_top_keys,
     expand_configs,
     join_values,
 )
+from mmlight.cli_checkpoint import check_test_with, choose, tested_checkpoint
 from mmlight.cli_help import asks_for_all, check_keys, show_classes, show_help
 from mmlight.cli_mistakes import find_mistake, first_sentence
 from mmlight.cli_quiet import look_for_the_driver_once, quieten
@@ -55,20 +55,18 @@ from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import own_config
 from mmlight.own_modules import FLAG, KEY
-from mmlight.runs.job import is_handed_on, is_ours
+from mmlight.runs.interrupted import note_interrupt
+from mmlight.runs.job import is_ours
 from mmlight.runs.lock import RunLock
 from mmlight.runs.run import RunFolder
 from mmlight.runs.webhook import post
-from mmlight.signals import is_wanted
+from mmlight.signals import Interrupted, is_wanted
 from mmlight.strategies.ddp import Ddp
 from mmlight.strategies.fsdp import Fsdp
 from mmlight.tasks.saved import check_whole
 from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import Task
-from mmlight.terminal import note
 
-# As `EX_TEMPFAIL` of sysexits.h: not done, to be tried again.
-STOPPED = 75
 _SCORING = ("fit", "validate", "test")
 _ALL = (*_SCORING, "predict")
 # Keys beside trainer, model and data: the callback's class, the verbs that use it, the help. The
@@ -114,12 +112,18 @@ class MmlightCLI(LightningCLI):
         self._lock: RunLock | None = None
         try:
             self._parse_and_run(arguments)
+        except Interrupted:
+            raise Interrupted(self._told_of_interrupt()) from None
         finally:
             self._release()
 
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+    def _told_of_interrupt(self) -> str:
+        is_training = self._verb == "fit" and self._lock is not None
+        return note_interrupt(self.run) if is_training else ""
 
     def _parse_and_run(self, arguments: Sequence[str]) -> None:
         own = {"exit_on_error": False, "parser_mode": yaml_text.parser_mode()}
@@ -188,29 +192,20 @@ class MmlightCLI(LightningCLI):
         name = settings["name"] or self._default_name
         settings["name"] = name
         asked = config.get("ckpt_path")
-        if asked == LAST:
-            self.run = RunFolder.latest(settings["root"], name=name)
-            config["ckpt_path"] = str(self.run.newest_checkpoint())
-            if verb != "fit":
-                # What an evaluation writes lies beside what training wrote, not over it.
-                self.run = self.run.below(self.below or verb)
-            self._begin()
-        elif asked == AUTO:
-            if verb != "fit":
-                raise UserError(f"--ckpt_path {AUTO} is for fit; {verb} takes a file or '{LAST}'")
+        chosen = choose(asked, verb=verb, root=settings["root"], name=name)
+        if chosen is not None:
+            config["ckpt_path"] = str(chosen.checkpoint)
+        elif asked not in (None, AUTO):
+            config["ckpt_path"] = str(find_saved(asked, key="--ckpt_path"))
+        if chosen is None:
             self.run = self._create_run(name)
-            self._begin()
+        else:
+            # What an evaluation writes lies beside what training wrote, not over it.
+            self.run = chosen.run if verb == "fit" else chosen.run.below(self.below or verb)
+        self._begin()
+        if asked == AUTO:
             newest = find_whole(self.run)
             config["ckpt_path"] = str(newest) if newest is not None else None
-        else:
-            if asked is not None:
-                config["ckpt_path"] = str(find_saved(str(asked), key="--ckpt_path"))
-            if verb != "fit" and asked is None:
-                raise UserError(
-                    f"{verb} needs trained weights: --ckpt_path FILE, or --ckpt_path {LAST}"
-                )
-            self.run = self._create_run(name)
-            self._begin()
         if config.get("ckpt_path") is not None:
             check_whole(Path(config["ckpt_path"]))
 
@@ -264,15 +259,15 @@ class MmlightCLI(LightningCLI):
 
     def exit_code(self) -> int:
         """Return 0, or another code where a training was stopped and nobody goes on with it."""
-        if self.guard is None or self.guard.handed_on is None or is_handed_on(os.environ):
+        # Of all ranks srun returns the greatest; Lightning ends the others when one fails.
+        if self.guard is None or not self.trainer.is_global_zero:
             return 0
-        if not self.trainer.is_global_zero:  # srun returns the greatest code of all ranks
-            return 0
-        note(
-            f"stopped before its end, and this job's script is not mmlight's own: exit code "
-            f"{STOPPED}; start it again with --ckpt_path {AUTO} to go on"
-        )
-        return STOPPED
+        return self.guard.exit_code(is_wanted=self._hands_on() is True)
+
+    def _hands_on(self) -> bool | None:
+        """Return whether a training that is told to stop should be handed on; None: unsaid."""
+        asked: bool | None = self._get(self.config_init, "run").guard
+        return asked if asked is not None else is_wanted(os.environ)
 
     @contextmanager
     def _mistakes(self) -> Iterator[None]:
@@ -341,6 +336,7 @@ class MmlightCLI(LightningCLI):
         )
         callbacks: list[Callback] = [Progress(), LeftOut(), self.record]
         if verb == "fit":
+            check_test_with(settings.test_with, test=settings.test, monitor=checkpoint.monitor)
             heartbeat = Heartbeat(self.run, stall_minutes=settings.stall_minutes)
             skipped = SkippedSteps(self.run, most=settings.max_skipped_steps)
             callbacks += [heartbeat, TokenCount(), Throughput(), skipped]
@@ -354,11 +350,9 @@ class MmlightCLI(LightningCLI):
             if extra is not None and verb in verbs:
                 callbacks.append(extra)
         if verb == "fit":
-            asked = settings.guard if settings.guard is not None else is_wanted(os.environ)
-            self.guard = Guard(self.run) if asked else None
+            self.guard = Guard(self.run, of_job=self._hands_on() is not False)
             # Checkpoints are written from the guard on: what they hold is noted before.
-            callbacks.append(OwedValidation())
-            callbacks += [self.guard] if self.guard is not None else []
+            callbacks += [OwedValidation(), self.guard]
             callbacks += checkpoint.callbacks(self.run.checkpoints)
         return callbacks, list(self.record.loggers())
 
@@ -407,7 +401,10 @@ class MmlightCLI(LightningCLI):
         """Score the test set if asked, then write the report."""
         settings: RunSettings = self._get(self.config_init, "run")
         if settings.test:
-            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            weights = tested_checkpoint(self.run, settings.test_with)
+            self.trainer.test(
+                self.model, datamodule=self.datamodule, ckpt_path=weights, verbose=False
+            )
         self.record.conclude(self.trainer)
 
     def after_validate(self) -> None:

@@ -12,6 +12,7 @@ from mmlight.own_modules import FLAG, KEY, bring_in, names_of, take_imports
 from mmlight.trust import allow
 
 LAST = "last"
+BEST = "best"
 AUTO = "auto"
 INLINE = "--config="
 # Not a text such as "- one", nor a number.

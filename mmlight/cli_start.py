@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlight import compose
-from mmlight.cli_arguments import INLINE, check_top_keys
+from mmlight.cli_arguments import BEST, INLINE, LAST, check_top_keys
 from mmlight.errors import UserError, nearest
 
 # Of the parser of the four verbs; a test compares them with it.
@@ -49,12 +49,19 @@ def check_start(verb: str, arguments: Sequence[str]) -> list[str]:
             _check_experiment(Path(value), name=value)
         if verb not in _TRAINING or not flag.startswith("--"):
             continue
-        if flag == "--ckpt_path" and Path(value).parent != Path() and not Path(value).exists():
-            raise UserError(f"--ckpt_path {value}: no such file or run folder")
+        if flag == "--ckpt_path":
+            _check_checkpoint(Path(value), name=value)
         root = flag[2:].partition(".")[0].rstrip("+")
         if root not in (*TOP_KEYS, "config", "help", "print_config"):
             raise UserError(f"unknown key `{root}`{nearest(root, TOP_KEYS)}")
     return given
+
+
+def _check_checkpoint(path: Path, *, name: str) -> None:
+    # RUN_FOLDER/best is the run's best checkpoint.
+    there = path.parent if path.name in (BEST, LAST) else path
+    if path.parent != Path() and not path.exists() and not there.exists():
+        raise UserError(f"--ckpt_path {name}: no such file or run folder")
 
 
 def _check_experiment(path: Path, *, name: str) -> None:

@@ -97,12 +97,13 @@ assert not are_noted()
 cli = types.ModuleType("mmlight.cli")
 cli.main = lambda arguments: print(are_noted(), "torch" in sys.modules) or 0
 sys.modules["mmlight.cli"] = mmlight.cli = cli
-main(["fit"])
+sys.argv = ["mmlight", "fit"]
+main()
 """
 
 
 def test_signals_are_noted_before_anything_heavy_is_imported():
-    for guard, noted in (("1", "True"), ("0", "False")):
+    for guard, noted in (("1", "True"), ("0", "True")):  # Ctrl-C is answered in any case
         done = subprocess.run(
             [sys.executable, "-c", EARLY],
             env={**os.environ, "MMLIGHT_GUARD": guard},
@@ -116,7 +117,7 @@ def test_signals_are_noted_before_anything_heavy_is_imported():
 @pytest.mark.parametrize(
     ("environ", "wanted"),
     [
-        ({}, False),
+        ({}, None),
         ({"SLURM_JOB_ID": "7"}, True),
         ({"MMLIGHT_GUARD": "1"}, True),
         ({"SLURM_JOB_ID": "7", "MMLIGHT_GUARD": "0"}, False),
@@ -124,3 +125,64 @@ def test_signals_are_noted_before_anything_heavy_is_imported():
 )
 def test_training_is_guarded_under_slurm_or_where_asked(environ, wanted):
     assert signals.is_wanted(environ) is wanted
+
+
+PRESS = """
+import os, signal, sys, time
+from mmlight import signals
+from mmlight.__main__ import main
+
+def stand_still():
+    sys.stdout.write("begun\\n"); sys.stdout.flush()
+    time.sleep(60)
+
+def work(_):
+    if {saves}:
+        signals.save_first(lambda: print("cleaned", flush=True))
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    try:
+        {body}
+    finally:
+        print("ended in order", flush=True)
+    return 0
+
+import mmlight.__main__ as entry
+entry._verb = lambda name: work
+sys.argv = ["mmlight", "predict"]
+sys.exit(main())
+"""
+
+
+def press(body, *, saves=False, times=1):
+    """Send Ctrl-C to a process and what it started, as a terminal does."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRESS.format(body=body, saves=saves)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "begun\n"
+    for _ in range(times):
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    return process.returncode, out.splitlines(), err.splitlines()
+
+
+def test_ctrl_c_is_answered_and_ends_in_order_with_code_130():
+    code, out, err = press("stand_still()")
+    assert (code, out) == (130, ["ended in order"])
+    assert err[-1] == "mmlight: stopped by Ctrl-C"
+
+
+def test_second_ctrl_c_leaves_at_once_also_where_nothing_hears_the_first():
+    deaf = "print('begun', flush=True); signal.pthread_sigmask(signal.SIG_SETMASK, ()); "
+    deaf += "[time.sleep(60) for _ in range(9)]"
+    code, out, err = press(deaf, saves=True, times=2)
+    assert (code, out) == (130, ["cleaned"])
+    first, second = err
+    assert first.startswith("mmlight: Ctrl-C: saves after this step and stops; once more")
+    assert second == "mmlight: left at once"

@@ -1,9 +1,11 @@
 """Stops training between two steps when the job is told to, with everything saved."""
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -15,11 +17,16 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mmlight import signals
 from mmlight.callbacks.agreement import Agreement
 from mmlight.callbacks.checkpoints import Newest
+from mmlight.callbacks.newest import clean
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event
-from mmlight.runs.job import job_name
+from mmlight.runs.find import go_on_command
+from mmlight.runs.job import is_ours, job_name
 from mmlight.runs.run import RunFolder
-from mmlight.terminal import say
+from mmlight.terminal import note, say
+
+# As `EX_TEMPFAIL` of sysexits.h: not done, to be tried again.
+STOPPED = 75
 
 
 class Guard(pl.Callback):
@@ -32,12 +39,17 @@ class Guard(pl.Callback):
     `SIGTERMException` on all ranks; `handed_on` then says why. They agree in evaluations too: a
     validation is broken off, and made up for by `OwedValidation` when the run goes on.
 
+    Ctrl-C is one of them (`INT`). Before training has begun, and in evaluations of their own, there
+    is nothing to save: `signals.Interrupted` ends it.
+
     Args:
         run: the run's folder; each start is noted in its log of attempts.
+        of_job: whether USR1 and TERM are its business too; else Lightning handles these.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, *, of_job: bool = True) -> None:
         self.run = run
+        self._of_job = of_job
         self.handed_on: str | None = None
         self._agreement: Agreement | None = None
         self._first_step: int | None = None
@@ -48,11 +60,15 @@ class Guard(pl.Callback):
         """Take over the handling of signals, and stop at once where one has come already."""
         if stage != "fit":
             return
-        signals.note_signals()
-        environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment):
-            environment.auto_requeue = False
-        trainer._signal_connector = _NoHandlers(trainer)
+        if not self._of_job:
+            signals.answer_interrupts()
+            signals.leave_to_others()
+        else:
+            signals.note_signals()
+            environment = trainer._accelerator_connector.cluster_environment
+            if isinstance(environment, SLURMEnvironment):
+                environment.auto_requeue = False
+            trainer._signal_connector = _NoHandlers(trainer)
         # Lightning would broadcast a flag from the GPU, and wait for it, before each batch.
         loop = trainer.fit_loop.epoch_loop
         loop._broadcast_sigterm_tensor = MethodType(_do_nothing, loop)  # type: ignore[method-assign]
@@ -83,6 +99,7 @@ class Guard(pl.Callback):
                 node=os.environ.get("SLURMD_NODENAME"),
             )
         self._stop_before_training()
+        signals.save_first(partial(clean, self.run))
 
     def on_train_batch_end(
         self,
@@ -132,18 +149,25 @@ class Guard(pl.Callback):
             last_words: called on every rank before the end is noted; flushes what is not yet
                 where it should be.
         """
+        own = not signals.are_noted()
         try:
             yield
         except SIGTERMException:
             if self.handed_on is None:
                 raise
             last_words(trainer)
+        except signals.Interrupted:
+            raise
         except BaseException as error:
             mistake = isinstance(error, UserError)
             if trainer.is_global_zero or mistake:
                 said = " ".join(f"failed: {type(error).__name__}: {error}".split())
                 self._note_end(trainer, said, mistake=mistake)
             raise
+        finally:
+            signals.nothing_to_save()
+            if own:  # a part of another program
+                signals.stop_noting()
         if self._agreement is not None:
             self._agreement.close()
             self._agreement = None
@@ -151,9 +175,31 @@ class Guard(pl.Callback):
             self._note_end(trainer, self.handed_on or "finished")
             if self.handed_on is not None:
                 say(f"stopped at step {trainer.global_step:,}, saved ({self.handed_on})")
+            if self.handed_on == signals.INT:
+                say(f"to go on: {go_on_command(self.run)}")
+
+    def exit_code(self, *, is_wanted: bool) -> int:
+        """Return 0, or another code where a training was stopped and nobody goes on with it.
+
+        Args:
+            is_wanted: whether whoever started it, outside of SLURM, asked for a run that is handed
+                on.
+        """
+        if self.handed_on == signals.INT:
+            return signals.INTERRUPTED
+        if self.handed_on is None or is_ours(os.environ):
+            return 0
+        if "SLURM_JOB_ID" not in os.environ:
+            return 0 if is_wanted else 128 + signal.Signals[f"SIG{self.handed_on}"]
+        note(
+            f"stopped before its end, and this job's script is not mmlight's own: exit code "
+            f"{STOPPED}; start it again with --ckpt_path auto to go on"
+        )
+        return STOPPED
 
     def _note_end(self, trainer: pl.Trainer, reason: str, **more: bool) -> None:
-        said = {"reason": reason, "hand_on": self.handed_on is not None, **more}
+        hand_on = self.handed_on not in (None, signals.INT)
+        said = {"reason": reason, "hand_on": hand_on, **more}
         # A run may have failed because nothing can be written, or because the folder was removed.
         if self.run.path.exists():
             with suppress(OSError) if reason.startswith("failed") else nullcontext():

@@ -29,6 +29,7 @@ from mmlight.runs.run import RunFolder
 from mmlight.runs.slurm.signature import setting
 from mmlight.runs.summary import best_values, final_values, typical_samples_per_s
 from mmlight.runs.table import format_table
+from mmlight.signals import Interrupted
 from mmlight.tasks.task import Task
 from mmlight.terminal import Terminal
 
@@ -170,7 +171,7 @@ class Record(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Write the summary of a run that was stopped or has failed."""
-        stopped = isinstance(exception, KeyboardInterrupt | SystemExit | SIGTERMException)
+        stopped = isinstance(exception, Interrupted | SystemExit | SIGTERMException)
         error = " ".join(f"{type(exception).__name__}: {exception}".split())
         # The exception may be that nothing can be written, or that the folder was removed.
         if self.run.path.exists():

@@ -26,11 +26,13 @@ class RunSettings:
         group: what W&B gathers runs by; None: the experiment's name, which all of its seeds share.
         notes: a text about the run, for W&B's list and the report.
         tensorboard: also write TensorBoard's event files, into the run's `tensorboard/`.
-        test: after training, score the test set with the final weights.
+        test: after training, score the test set.
+        test_with: the weights for that: the `last` ones, or the `best` by `checkpoint.monitor`.
         webhook: an address that gets a JSON post when a training has finished, failed or was given
             up; ``$NAME`` takes it from that environment variable, so that no key is written down.
-        guard: whether USR1 and TERM make a training save, leave in order and be handed on; None: as
-            `MMLIGHT_GUARD` (1 or 0) says, else under SLURM only.
+        guard: whether USR1 and TERM make a training save, leave in order and be handed on (exit
+            code 0); None: as `MMLIGHT_GUARD` (1 or 0) says, else it is handed on under SLURM only.
+            Ctrl-C has it save and leave in any case.
         stall_minutes: after so long without a step on any rank a training is ended, with the stacks
             of its threads in `stalls/`, and handed on; None: never. `mmlight ps` names a rank that
             holds the others up in any case.
@@ -51,6 +53,7 @@ class RunSettings:
     notes: str | None = None
     tensorboard: bool = False
     test: bool = False
+    test_with: Literal["last", "best"] = "last"
     webhook: str | None = None
     guard: bool | None = None
     stall_minutes: float | None = None

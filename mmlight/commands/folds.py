@@ -27,6 +27,7 @@ from mmlight.runs.folds import (
 )
 from mmlight.runs.run import RUN_ID, RunFolder, agreed_id
 from mmlight.runs.table import format_value
+from mmlight.signals import Interrupted
 from mmlight.terminal import Terminal
 
 _FOLD_NAME = "{fold}"
@@ -70,7 +71,11 @@ def main(argv: Sequence[str]) -> int:
         run = {"name": folder.run.name, "id": folder.fold_run(fold).id, "test": True}
         values["run"] = {**values["run"], **run}
         write_text(folder.config(fold), yaml_text.dump(values))
-    return _run(folder, folds, jobs=options.jobs, console=console, about=plan)
+    try:
+        return _run(folder, folds, jobs=options.jobs, console=console, about=plan)
+    except Interrupted:
+        said = "stopped by Ctrl-C; the same command with --resume goes on"
+        raise Interrupted(said) from None
 
 
 def _parser() -> argparse.ArgumentParser:

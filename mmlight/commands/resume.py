@@ -1,4 +1,4 @@
-"""``mmlight resume``: goes on with a run that has ended before its time."""
+"""``mmlight resume``: goes on with a run that has ended before its time, here or on SLURM."""
 
 import argparse
 import shlex
@@ -12,6 +12,7 @@ import yaml
 from mmlight.compose import diff
 from mmlight.errors import UserError
 from mmlight.runs.find import find
+from mmlight.runs.run import RunFolder
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm import client, profile
 from mmlight.runs.slurm.launch import Launch
@@ -31,15 +32,15 @@ def main(argv: Sequence[str]) -> int:
     """Run ``mmlight resume``.
 
     Raises:
-        UserError: SLURM is not here, or the run is active, finished, or was not given to it.
+        UserError: the run is active, finished or no training, or SLURM is not here.
     """
     parser = argparse.ArgumentParser(
         prog="mmlight resume",
-        description="Submit one more job of a run that was cancelled, failed or ran out of "
-        "restarts. It goes on from the run's newest checkpoint, in the same folder, with the code "
-        "it was submitted with. Number of nodes and devices may be changed (--trainer.num_nodes "
-        "2), and it may be made longer, a finished run too (--trainer.max_steps N); other settings "
-        "make another experiment.",
+        description="Go on with a run that was stopped, was cancelled, failed or ran out of "
+        "restarts, from its newest checkpoint, in the same folder: here, or where it was given to "
+        "SLURM by one more job, with the code it was submitted with. Number of nodes and devices "
+        "may be changed (--trainer.num_nodes 2), and it may be made longer, a finished run too "
+        "(--trainer.max_steps N); other settings make another experiment.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -53,18 +54,20 @@ def main(argv: Sequence[str]) -> int:
     run = ScannedRun(find(options.run, root=options.root).path)
     before = run.submission
     if before is None:
-        raise UserError(
-            f"{run.label} was not given to SLURM; go on with it here: {_here(run, rest)}"
-        )
+        flag = next((f"--cluster.{key}" for key in changes), "--new-code")
+        if options.cluster or changes or options.new_code:
+            flag = "--cluster" if options.cluster else flag
+            raise UserError(f"{flag} is for runs on SLURM, and {run.label} was not given to it")
+        return _go_on_here(run, rest)
     if not client.is_here():
         raise UserError(
-            f"{client.MISSING.format('sbatch')}; go on with it here: {_here(run, rest)}"
+            f"{client.MISSING.format('sbatch')}; go on with it here: {shlex.join(_here(run, rest))}"
         )
     state = state_of(run, jobs_of([before]))
     if state.is_active:
         raise UserError(f"{run.label} is {state}: there is nothing to resume")
-    config = _config(before, rest)
-    if state.word == "finished" and not _is_longer(config, before):
+    config = _config(before.config, rest)
+    if state.word == "finished" and not _is_longer(config, _trainer(before.config)):
         raise UserError(
             f"{run.label} is {state}: there is nothing to resume; --trainer.max_steps N makes it "
             "longer"
@@ -90,27 +93,53 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _config(before: Submission, arguments: Sequence[str]) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load(Path(before.config).read_text())
+def _go_on_here(run: ScannedRun, arguments: Sequence[str]) -> int:
+    """Train on in this process."""
+    config = run.path / "config.yaml"
+    verb = (run.provenance or {}).get("verb", "fit")
+    if not config.is_file() or verb != "fit":
+        what = "never got to its first step" if not config.is_file() else f"is of `{verb}`"
+        raise UserError(f"{run.label} {what}: there is no training to go on with")
+    longer = _is_longer(_config(str(config), arguments), _trainer(str(config)))
+    if state_of(run, None).word == "finished" and not longer:
+        raise UserError(
+            f"{run.label} has finished: there is nothing to resume; --trainer.max_steps N makes it "
+            "longer"
+        )
+    from mmlight import cli  # loads torch
+
+    begun = RunFolder(run.path).newest_checkpoint() is not None
+    first = (run.provenance or {}).get("ckpt_path")
+    checkpoint = str(first) if first and not begun else "auto"
+    return cli.main([*_here(run, arguments)[1:-1], checkpoint])
+
+
+def _config(path: str, arguments: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(Path(path).read_text())
     if not arguments:
         return values
     from mmlight import cli  # loads torch
 
-    changed, _ = cli.resolve(["fit", "-c", before.config, *arguments])
+    changed, _ = cli.resolve(["fit", "-c", path, *arguments])
     made_longer = _with_length(values, changed)
     if signature(changed) != signature(made_longer):
         keys = ", ".join(list(diff(made_longer, changed))[:3])
         raise UserError(
-            f"{keys}: changed, it would be another experiment; mmlight submit -c {before.config} "
-            f"{shlex.join(arguments)} launches that"
+            f"{keys}: changed, it would be another experiment; mmlight fit (or submit) -c {path} "
+            f"{shlex.join(arguments)} begins that"
         )
     for key in _LENGTH:
         old, new = (config["trainer"].get(key) for config in (values, changed))
         if old != new and not _is_more(new, old):
             raise UserError(f"trainer.{key}: {new} is not more than {old}: no run is made shorter")
-    if _is_longer(changed, before):
+    if _is_longer(changed, values["trainer"]):
         note("a schedule that goes by the whole length (cosine) goes on as that of the longer run")
     return changed
+
+
+def _trainer(config: str) -> Mapping[str, Any]:
+    trainer: dict[str, Any] = yaml.safe_load(Path(config).read_text())["trainer"]
+    return trainer
 
 
 def _with_length(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,8 +147,7 @@ def _with_length(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[st
     return {**values, "trainer": {**values["trainer"], **length}}
 
 
-def _is_longer(config: Mapping[str, Any], before: Submission) -> bool:
-    trainer = yaml.safe_load(Path(before.config).read_text())["trainer"]
+def _is_longer(config: Mapping[str, Any], trainer: Mapping[str, Any]) -> bool:
     return any(config["trainer"].get(key) != trainer.get(key) for key in _LENGTH)
 
 
@@ -150,8 +178,8 @@ def _code(
     return Path(before.snapshot) if before.snapshot else None, own
 
 
-def _here(run: ScannedRun, more: Sequence[str]) -> str:
+def _here(run: ScannedRun, more: Sequence[str]) -> list[str]:
     config = run.path / ("config.yaml" if run.submission is None else "submitted.yaml")
-    words = ["mmlight", "fit", "-c", str(config), "--run.root", str(run.path.parents[1])]
-    words += ["--run.name", run.name, "--run.id", run.id, "--ckpt_path", "auto"]
-    return shlex.join([*words, *more])
+    path = run.path if len(run.path.parents) > 1 else run.path.absolute()
+    words = ["mmlight", "fit", "-c", str(config), "--run.root", str(path.parents[1])]
+    return [*words, *more, "--run.name", run.name, "--run.id", run.id, "--ckpt_path", "auto"]

@@ -15,6 +15,7 @@ from mmlight.runs.sweep_local import arguments, conclude, run_here
 from mmlight.runs.sweep_results import SweepFolder
 from mmlight.runs.sweep_status import jobs_now, record_results, told
 from mmlight.runs.sweep_wandb import wandb_config
+from mmlight.signals import Interrupted
 from mmlight.terminal import Terminal, say
 
 
@@ -82,7 +83,10 @@ def main(argv: Sequence[str]) -> int:
             dry_run=options.dry_run,
         )
     folder.open(sweep)
-    return run_here(sweep, folder, failed_only=options.retry_failed)
+    try:
+        return run_here(sweep, folder, failed_only=options.retry_failed)
+    except Interrupted:
+        raise Interrupted("stopped by Ctrl-C; the same command goes on with the sweep") from None
 
 
 def _check(options: argparse.Namespace, changes: Mapping[str, str]) -> None:

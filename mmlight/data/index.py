@@ -243,7 +243,10 @@ def _build_in_processes(
     def serve(share: Sequence[Path]) -> None:
         command = [sys.executable, "-m", "mmlight.data.index"]
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8") as process:
+        # A group of its own: Ctrl-C is for this process, which ends the others.
+        with subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, encoding="utf-8", process_group=0
+        ) as process:
             processes.append(process)
             assert process.stdin and process.stdout
             process.stdin.write(json.dumps(options | {"paths": [str(path) for path in share]}))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -114,7 +115,13 @@ def _written(settings: Settings, *, folder: Path, workers: int) -> Iterator[int]
             yield write_shard(shard, settings)
         return
     # Spawned, because the progress bar's thread may hold a lock at the moment of a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # Ctrl-C is for this process: each of the others would print a traceback of its own.
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    ) as pool:
         yield from pool.map(write_shard, todo, [settings] * len(todo))
 
 

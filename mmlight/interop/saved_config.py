@@ -54,10 +54,10 @@ def own_config(arguments: Sequence[str]) -> OwnConfig:
             continue
         if not equals:
             value = given.pop(place + 1) if place + 1 < len(given) else ""
-        if value == "last":
+        if value in ("last", "best"):
             raise UserError(
-                "predict --ckpt_path last needs -c CONFIG, whose newest run is meant; or name a "
-                "checkpoint or a run's folder"
+                f"predict --ckpt_path {value} needs -c CONFIG, whose newest run is meant; or name "
+                f"a checkpoint or a run's folder (RUN_FOLDER/{value})"
             )
         path = find_saved(value, key="--ckpt_path")
         if not any(argument.startswith("--data.") for argument in given):

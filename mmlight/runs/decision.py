@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from mmlight.runs.attempts import read_attempts
 from mmlight.runs.run import RunFolder
+from mmlight.signals import INT
 
 USER_MISTAKE = 2
 _BACK_OFF_S = 30
@@ -112,7 +113,7 @@ def decide(
     ) -> Decision:
         return Decision(action, why, step, stuck, exit_code, failure.node, lost, tuple(exclude))
 
-    if run.cancelled.exists():
+    if run.cancelled.exists() or end.get("reason") == INT:
         return decision("leave", "cancelled", code)
     if not hand_on and (code == 0 or end.get("reason") == "finished"):
         return decision("leave", "finished", code)

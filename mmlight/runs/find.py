@@ -1,5 +1,6 @@
 """Finding a run by what people type: its path, ``NAME/ID``, its id, or how one of these begins."""
 
+import shlex
 from pathlib import Path
 
 from mmlight.errors import UserError, nearest
@@ -43,6 +44,17 @@ def find(reference: str, *, root: str | Path = "runs") -> RunFolder:
     shown = ", ".join(_told(run) for run in newest[:_SHOWN])
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     raise UserError(f"'{reference}' may be any of {len(found)} runs: {shown}{more}")
+
+
+def go_on_command(run: RunFolder) -> str:
+    """Return the command that goes on with a run, as it is typed here.
+
+    Args:
+        run: the run, below the folder of all runs.
+    """
+    root = run.path.parents[1]
+    words = ["mmlight", "resume", f"{run.name}/{run.id}"]
+    return shlex.join(words if root == Path("runs") else [*words, "--root", str(root)])
 
 
 def _told(run: Path) -> str:

@@ -17,20 +17,10 @@ def job_name(environ: Mapping[str, str]) -> str | None:
     return f"{array}_{task}" if array and task else environ.get("SLURM_JOB_ID") or None
 
 
-def is_handed_on(environ: Mapping[str, str]) -> bool:
-    """Return whether somebody goes on with a training that was stopped in this job.
-
-    In a SLURM job that is mmlight's own job script. A variable of that script may have come from a
-    surrounding job, so it names the job. Outside of SLURM it is whoever has asked for it.
-
-    Args:
-        environ: the environment variables.
-    """
-    return environ.get("SLURM_JOB_ID") is None or is_ours(environ)
-
-
 def is_ours(environ: Mapping[str, str]) -> bool:
-    """Return whether this is a SLURM job whose script is mmlight's own.
+    """Return whether this is a SLURM job whose script is mmlight's own, which goes on with runs.
+
+    A variable of that script may have come from a surrounding job, so it names the job.
 
     Args:
         environ: the environment variables.

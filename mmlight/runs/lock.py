@@ -109,6 +109,21 @@ class RunLock:
         )
 
 
+def has_died(run: Path) -> bool:
+    """Return whether the process that wrote to a run's folder was killed: a lock is left of it.
+
+    Args:
+        run: the run's folder. Of a process on another host nothing is known.
+    """
+    try:
+        found = json_objects((run / LOCK).read_text(errors="replace").splitlines())
+    except OSError:
+        return False
+    if not found or found[-1].get("host") != socket.gethostname():
+        return False
+    return found[-1].get("pid") != os.getpid() and not _lives(found[-1])
+
+
 def _is_earlier_start(holder: dict[str, Any], own: dict[str, Any]) -> bool:
     same = holder.get("job") is not None and holder["job"] == own["job"]
     before = holder.get("restart")
@@ -116,7 +131,7 @@ def _is_earlier_start(holder: dict[str, Any], own: dict[str, Any]) -> bool:
 
 
 def _lives(holder: dict[str, Any]) -> bool:
-    """Return whether a process of this host still is the one that is named."""
+    """Return whether another process of this host still is the one that is named."""
     if holder.get("host") != socket.gethostname() or holder.get("pid") == os.getpid():
         return False
     began = _began(holder.get("pid"))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -77,45 +77,10 @@ class RunFolder:
                 )
             known = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         if config is not None and run_id is None and known == job_name(os.environ):
-            known = next(path.name for path in _of_job(folder, known) if _is_of(path, config))
+            known = next(path.name for path in runs_of_job(folder, known) if _is_of(path, config))
         run = cls(folder / checked("id", known))
         run.path.mkdir(parents=True, exist_ok=True)
-        _export(run.id)
-        return run
-
-    @classmethod
-    def latest(cls, root: str | Path, *, name: str) -> "RunFolder":
-        """Return the run to continue: this job's own, else the newest with a checkpoint.
-
-        Where the environment gives this run an id (see `create`), only that run is looked at, so
-        that the tasks of a job array don't continue one another.
-
-        Args:
-            root: the folder of all runs.
-            name: the experiment's name.
-
-        Raises:
-            UserError: there is no complete checkpoint to continue from.
-        """
-        folder = Path(root) / checked("name", name)
-        agreed = agreed_id(os.environ)
-        candidates = [folder / agreed] if agreed else sorted(folder.glob("*/"))
-        if agreed is not None and agreed == job_name(os.environ):
-            candidates = list(takewhile(Path.exists, _of_job(folder, agreed)))
-        found: list[tuple[int, RunFolder]] = []
-        for path in candidates:
-            run = cls(path)
-            newest = run.newest_checkpoint()
-            if newest is not None:
-                found.append((newest.stat().st_mtime_ns, run))
-        if not found:
-            where = folder / agreed if agreed else folder
-            raise UserError(
-                f"no run to continue: {where} holds no complete checkpoint; leave out "
-                "'--ckpt_path last' to start one"
-            )
-        run = max(found, key=lambda pair: (pair[0], pair[1].id))[1]
-        _export(run.id)
+        agree_on(run.id)
         return run
 
     @property
@@ -269,10 +234,7 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint of this run; one cut short by a kill is passed."""
-        # A checkpoint in one file is a zip archive, whose directory stands at its end; one in
-        # parts is a folder, which is named when it is whole.
-        paths = self.checkpoints_newest_first()
-        return next((p for p in paths if p.is_dir() or zipfile.is_zipfile(p)), None)
+        return next(filter(is_complete, self.checkpoints_newest_first()), None)
 
     def checkpoint_step(self) -> int:
         """Return the step of the newest complete checkpoint; 0 where there is none."""
@@ -280,8 +242,24 @@ class RunFolder:
         return step_of(newest) if newest is not None else 0
 
 
-def _of_job(folder: Path, job: str) -> Iterator[Path]:
-    """Yield the folders of all runs that one job may have, there or not."""
+def is_complete(checkpoint: Path) -> bool:
+    """Return whether a checkpoint was written to its end.
+
+    Args:
+        checkpoint: a file, or a folder.
+    """
+    # In one file it is a zip archive, whose directory stands at its end; one in parts is a folder,
+    # which is named when it is whole.
+    return checkpoint.is_dir() or zipfile.is_zipfile(checkpoint)
+
+
+def runs_of_job(folder: Path, job: str) -> Iterator[Path]:
+    """Yield the folders of all runs that one job may have, there or not.
+
+    Args:
+        folder: of the experiment's runs.
+        job: the job's name.
+    """
     yield folder / job
     for number in count(2):
         yield folder / f"{job}-{number}"
@@ -331,7 +309,12 @@ def agreed_id(environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def _export(run_id: str) -> None:
+def agree_on(run_id: str) -> None:
+    """Export a run's id, so that the ranks which this process starts agree with it.
+
+    Args:
+        run_id: the id.
+    """
     if os.environ.get(RUN_ID) == run_id:
         return
     os.environ[RUN_ID] = run_id

@@ -12,6 +12,8 @@ from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.lora import LoraSettings, add_adapters, merge_adapters
 from mmlight.errors import UserError, nearest
 from mmlight.optim.adamw import AdamWSettings
+from mmlight.runs.best import best_checkpoint
+from mmlight.runs.last import own_starts
 from mmlight.runs.run import RunFolder
 from mmlight.tasks.rebuild import rebuild, rebuild_settings
 from mmlight.tasks.saved import Saved, different_tensors, read_saved
@@ -45,7 +47,8 @@ def find_saved(given: str, *, key: str) -> Path:
 
     Args:
         given: a run folder (its newest checkpoint is taken), the folder of an experiment's runs
-            (its newest run is), a checkpoint file, or an exported folder.
+            (the newest start of its own is), either of them with ``/last`` or ``/best`` behind it,
+            a checkpoint file, or an exported folder.
         key: the setting's name, for messages.
 
     Raises:
@@ -54,17 +57,22 @@ def find_saved(given: str, *, key: str) -> Path:
     path = Path(given).expanduser()
     if path.is_file() or (path / "model.safetensors").is_file() or is_sharded(path):
         return path
-    if not path.is_dir():
+    word = path.name if path.name in ("last", "best") and not path.exists() else None
+    folder = path.parent if word else path
+    if not folder.is_dir():
         raise UserError(
             f"{key}: {given}: no such run folder, checkpoint or exported folder{_of_a_hub(key)}"
         )
-    found = [RunFolder(run).newest_checkpoint() for run in (path, *path.glob("*/"))]
-    complete = [file for file in found if file is not None]
-    if found[0] is not None:
-        return found[0]
-    if not complete:
+    run = RunFolder(folder)
+    if not run.checkpoints.is_dir():
+        saved = [start for start in own_starts(folder) if start.newest_checkpoint() is not None]
+        run = saved[-1] if saved else run
+    if word == "best":
+        return best_checkpoint(run, key=f"{key}: {given}").path
+    newest = run.newest_checkpoint()
+    if newest is None:
         raise UserError(f"{key}: {given} holds no complete checkpoint (checkpoints/*.ckpt)")
-    return max(complete, key=lambda file: file.stat().st_mtime_ns)
+    return newest
 
 
 def _of_a_hub(key: str) -> str:

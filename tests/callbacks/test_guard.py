@@ -47,11 +47,8 @@ class Validations(Callback):
 
 @pytest.fixture(autouse=True)
 def handlers_as_they_were():
-    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    signals._Noted.owner = signals._Noted.code = 0
+    signals.stop_noting()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +70,7 @@ def train(values, run, *, send=None, every_n_steps=None):
     callbacks = [losses, validations, Ema(decay=0.9), *([send] if send else [])]
     callbacks += [OwedValidation(), guard]
     callbacks += CheckpointSettings(every_n_steps=every_n_steps).callbacks(run.checkpoints)
-    signals._Noted.owner = signals._Noted.code = 0
+    signals.stop_noting()
     newest = run.newest_checkpoint()
     try:
         cli_data.fit(values, run.path, callbacks=callbacks, ckpt_path=newest)
@@ -107,6 +104,20 @@ def test_run_told_to_stop_at_any_step_goes_on_bit_for_bit(
     assert len(losses) + len(rest) == STEPS
     assert {**validations, **later} == whole[1]
     assert len(validations) + len(later) == len(whole[1])
+
+
+@pytest.mark.parametrize("validating", [False, True])
+def test_ctrl_c_saves_between_two_steps_and_goes_on_bit_for_bit(
+    values, whole, validating, tmp_path
+):
+    run = RunFolder(tmp_path)
+    send = Send(5 if validating else 4, number=signal.SIGINT, validating=validating)
+    losses, validations, reason = train(values, run, send=send)
+    assert (len(losses), validations, reason) == (5, {}, "INT")
+    assert [p.name for p in run.checkpoints.glob("*.ckpt")] == ["step-00000005.ckpt"]
+    rest, later, reason = train(values, run)
+    assert reason is None
+    assert {**losses, **rest} == whole[0] and later == whole[1]
 
 
 @pytest.mark.parametrize("every_n_steps", [None, 5])

@@ -14,7 +14,10 @@ import pytest
 
 from mmlight.errors import UserError
 from mmlight.runs import lock
+from mmlight.runs.attempts import ATTEMPTS, append_event
 from mmlight.runs.lock import LOCK, RunLock
+from mmlight.runs.scan import ScannedRun
+from mmlight.runs.slurm.state import state_of
 
 HOLD = """
 import sys, time
@@ -88,6 +91,9 @@ def test_lock_of_a_killed_process_holds_nobody_up(run, holder):
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert (run / LOCK).exists()
+    append_event(run, "start", step=0)
+    assert str(state_of(ScannedRun(run), None)) == "stopped (broken off)"
+    (run / ATTEMPTS).unlink()
     held = RunLock(run)
     assert json.loads((run / LOCK).read_text())["pid"] == os.getpid()
     held.release()
@@ -97,6 +103,8 @@ def test_lock_of_a_killed_process_holds_nobody_up(run, holder):
 def test_released_lock_is_free(run, holder):
     RunLock(run).release()
     holder()
+    append_event(run, "start", step=0)
+    assert state_of(ScannedRun(run), None).word == "running"
 
 
 def test_job_that_is_requeued_takes_the_lock_of_its_last_start(run, holder, monkeypatch):

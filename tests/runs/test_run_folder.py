@@ -8,6 +8,7 @@ import yaml
 
 from mmlight.errors import UserError
 from mmlight.runs.files import write_json, write_text
+from mmlight.runs.last import last_run
 from mmlight.runs.run import RUN_ID, RunFolder, agreed_id
 
 VARIABLES = (
@@ -92,17 +93,6 @@ def test_name_that_is_no_folder_name_is_refused(tmp_path, name):
         RunFolder.create(tmp_path, name=name)
 
 
-def test_latest_is_the_run_with_the_newest_checkpoint(tmp_path):
-    old, new, empty = (RunFolder.create(tmp_path, name="s", run_id=i) for i in ("b", "a", "c"))
-    os.environ.pop(RUN_ID)
-    checkpoint(old, "step-00000020.ckpt", age_s=100)
-    newest = checkpoint(new, "step-00000010.ckpt", age_s=50)
-    checkpoint(new, "step-00000005.ckpt", age_s=90)
-    assert not empty.newest_checkpoint()
-    assert RunFolder.latest(tmp_path, name="s") == new
-    assert new.newest_checkpoint() == newest
-
-
 def test_checkpoint_cut_short_is_passed_over(tmp_path):
     run = RunFolder.create(tmp_path, name="s")
     whole = checkpoint(run, "step-00000005.ckpt", age_s=90)
@@ -113,7 +103,7 @@ def test_checkpoint_cut_short_is_passed_over(tmp_path):
 
 def test_nothing_to_continue_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match=r"no run to continue.*ckpt_path") as caught:
-        RunFolder.latest(tmp_path, name="s")
+        last_run(tmp_path, name="s")
     assert "\n" not in str(caught.value)
 
 
@@ -124,9 +114,9 @@ def test_task_of_a_job_array_does_not_continue_another(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "71")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     with pytest.raises(UserError, match="71_2"):
-        RunFolder.latest(tmp_path, name="s")
+        last_run(tmp_path, name="s")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    assert RunFolder.latest(tmp_path, name="s") == other
+    assert last_run(tmp_path, name="s") == other
 
 
 def begin(root, config):
@@ -156,7 +146,7 @@ def test_a_job_that_slurm_starts_again_finds_its_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert begin(tmp_path, {"seed": 1}) == first and begin(tmp_path, {"seed": 2}) == second
     checkpoint(second, "step-00000004.ckpt", age_s=0)
-    assert RunFolder.latest(tmp_path, name="tiny").id == "71-2"
+    assert last_run(tmp_path, name="tiny").id == "71-2"
 
 
 def test_an_id_that_was_asked_for_is_taken_whatever_lies_there(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from mmlight.runs.heartbeats import Beat, stall
+from mmlight.runs.lock import has_died
 from mmlight.runs.scan import ScannedRun
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.client import QueuedJob, Unreachable
@@ -137,6 +138,8 @@ def _of_folder(run: ScannedRun) -> State:
             return State("finished")
         error = str((run.summary or {}).get("error") or "")
         return State("failed", error) if status == "failed" else State("stopped", status)
+    if has_died(run.path):
+        return State("stopped", "broken off")
     beats = run.beats()
     if time.time() - max([run.touched_at, *(beat.at for beat in beats)]) < _SILENT_S:
         return State("running", _stall(beats))

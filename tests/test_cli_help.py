@@ -49,7 +49,7 @@ def test_help_on_one_key(path, arguments, shown, capsys):
             "(did you mean 'towers'?)",
         ),
         (["-c", "FILE", "--model.optimizer.lrr=1"], "`model.optimizer.lrr` (did you mean 'lr'?)"),
-        (["-c", "FILE", "--data.image.siz", "9"], "`data.image.siz` (did you mean 'size'?)"),
+        (["-c", "FILE", "--data.image.sizze", "9"], "`data.image.sizze` (did you mean 'size'?)"),
     ],
 )
 def test_a_key_that_is_not_there_is_named_with_the_nearest(path, arguments, said, capsys):

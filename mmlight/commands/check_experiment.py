@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mmlight.cli import MmlightCLI
-from mmlight.cli_quiet import quieten
 from mmlight.cli_arguments import expand_configs
+from mmlight.cli_quiet import quieten
 from mmlight.data.module import ShardDataModule
 from mmlight.data.needed import what_is_there
 from mmlight.data.split_check import faults_of

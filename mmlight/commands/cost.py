@@ -12,8 +12,8 @@ from rich.table import Table
 
 from mmlight.batch import Batch
 from mmlight.cli import MmlightCLI
-from mmlight.cli_quiet import quieten
 from mmlight.cli_arguments import expand_configs
+from mmlight.cli_quiet import quieten
 from mmlight.costs.batches import blank_batch
 from mmlight.costs.counting import ShapeCounter, mean_count
 from mmlight.costs.devices import DEVICES, find_device

@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from mmlight.callbacks.lr_range import LrRange
 from mmlight.callbacks.progress import Progress
 from mmlight.cli import MmlightCLI
-from mmlight.cli_quiet import quieten
 from mmlight.cli_arguments import expand_configs
+from mmlight.cli_quiet import quieten
 from mmlight.errors import UserError
 from mmlight.runs.files import write_text
 from mmlight.runs.lr_range import suggest

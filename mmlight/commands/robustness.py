@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from mmlight.callbacks.media import send_pictures
 from mmlight.callbacks.wandb_run import WandbRun
 from mmlight.cli import MmlightCLI
-from mmlight.cli_quiet import quieten
 from mmlight.cli_arguments import expand_configs
+from mmlight.cli_quiet import quieten
 from mmlight.data.corruptions import KINDS, Corruption
 from mmlight.data.groups import carry, count_values
 from mmlight.errors import UserError, nearest

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 
 from mmlight.callbacks.zero_shot import ZeroShot
 from mmlight.cli import MmlightCLI
-from mmlight.cli_quiet import quieten
 from mmlight.cli_arguments import expand_configs
+from mmlight.cli_quiet import quieten
 from mmlight.errors import UserError
 from mmlight.insight.robustness import main_metric
 from mmlight.interop.averaging import Tensors, has_batch_norm, recompute_batch_norm

@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) went away: not an error worth a traceback.
         _drop_output()
         return 128 + signal.SIGPIPE
-    except OSError as error:
+    except Exception as error:
         refused = told_by_system(error)
         if refused is None or os.environ.get("MMLIGHT_TRACEBACK"):
             raise

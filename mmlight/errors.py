@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What is no fault of ours: a full disk, a folder that is read-only or gone, a cable.
-_SYSTEM_SAYS = (
+# Of a disk: also where an error of a library hides it (torch raises a RuntimeError).
+_OF_DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP),
-    *(errno.ENAMETOOLONG, errno.EIO, errno.ESTALE, errno.EBUSY, errno.EMFILE, errno.ENFILE),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EREMOTEIO),
 )
 
 
@@ -44,13 +43,19 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(found.errno, found.strerror, str(path)) from error
 
 
-def told_by_system(error: OSError) -> str | None:
-    """Return what the system refuses, and where; None for what may be a fault of ours.
+def told_by_system(error: BaseException) -> str | None:
+    """Return what the system refuses, and where; None where an error is none of the system.
 
     Args:
-        error: what it raised.
+        error: what was raised.
     """
-    if error.errno not in _SYSTEM_SAYS:
+    found: BaseException | None = error
+    while found is not None and not (isinstance(found, OSError) and found.errno in _OF_DISK):
+        found = found.__cause__ or found.__context__
+    if found is None and isinstance(error, OSError):
+        found = error
+    if not isinstance(found, OSError):
         return None
-    where = f"{error.filename}: " if error.filename is not None else ""
-    return " ".join(f"{where}{error.strerror}".split())
+    where = ", ".join(str(name) for name in (found.filename, found.filename2) if name is not None)
+    said = found.strerror or str(found) or type(found).__name__
+    return " ".join(f"{where}: {said}".removeprefix(": ").split())

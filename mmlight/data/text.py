@@ -11,6 +11,7 @@ import ftfy
 
 from mmlight.data.tokenizer import JsonTokenizer, Tokenizer, guess_specials
 from mmlight.errors import UserError
+from mmlight.hub_name import check_hub_name
 
 Cleaning = Literal["none", "whitespace", "clip"]
 
@@ -43,6 +44,7 @@ def _load_with_transformers(path: str) -> tuple[str, dict[str, int]]:
     local = Path(path).expanduser()
     if local.is_dir() and not any(local.iterdir()):
         raise UserError(f"tokenizer folder {path} is empty")
+    check_hub_name(path, key="tokenizer")
     try:
         loaded: Any = AutoTokenizer.from_pretrained(
             str(local) if local.exists() else path, trust_remote_code=False

@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from mmlight.errors import UserError, nearest
+from mmlight.hub_name import check_hub_name
 
 _SHOWN = 5
 _NO_FIELDS = ("transformers_version", "architectures", "dtype")
@@ -78,6 +79,7 @@ def read_config(source: dict[str, Any] | str, *, key: str, changes: dict[str, An
             return AutoConfig.for_model(model_type, **(fields | (changes or {})))
         except (ValueError, TypeError) as error:
             raise UserError(f"{key}: {' '.join(str(error).split())}") from error
+    check_hub_name(str(source), key=key)
     try:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
         _check_fields(changes or {}, config, key=f"changes to {key}")

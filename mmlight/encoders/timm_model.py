@@ -56,7 +56,11 @@ def create_timm(name: str, *, key: str, pretrained: bool, options: dict[str, Any
         refused = match[1]
     except (OSError, RuntimeError, AssertionError, ValueError) as error:
         line = " ".join(str(error).split())
-        raise UserError(f"{key}: timm cannot create '{name}' with {given}: {line}") from error
+        own = key.replace("_name", "_weights")
+        offline = f"; without a network {own}: FILE takes a local one" if pretrained else ""
+        raise UserError(
+            f"{key}: timm cannot create '{name}' with {given}: {line}{offline}"
+        ) from error
     if refused == "img_size":
         without = {option: value for option, value in given.items() if option != "img_size"}
         return create_timm(name, key=key, pretrained=pretrained, options=without)

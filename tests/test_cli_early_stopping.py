@@ -35,11 +35,12 @@ def test_run_ends_early_says_why_and_is_finished(path, capsys):
     [
         (["--early_stopping.monitor", "val/los"], "(did you mean 'val/loss'?)"),
         (["--early_stopping.patience", "0"], "early_stopping.patience is 0"),
-        (["--trainer.limit_val_batches", "0"], "early_stopping has no effect without validation"),
+        (["--trainer.limit_val_batches", "0"], "early_stopping.monitor has no effect without"),
         (["--early_stopping.mod", "max"], "early_stopping.mod"),
     ],
 )
 def test_mistakes_are_told_in_a_line(path, capsys, arguments, said):
     assert cli_data.run_in_process("fit", "-c", path, *arguments) == 2
-    error = capsys.readouterr().err
-    assert said in error and len(error.splitlines()) == 1
+    told = ("Indexing ", "mmlight: train ")
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith(told)]
+    assert said in line

@@ -63,7 +63,6 @@ def check_found(monitor: str, metrics: Iterable[str], *, key: str) -> None:
 
 def _unknown(monitor: str, names: Iterable[str], *, key: str) -> str:
     listed = sorted(names)
-    shown = ", ".join(listed[:40]) + (", ..." if len(listed) > 40 else "")
-    return one_line(
-        f"{key}: there is no metric '{monitor}'{nearest(monitor, listed)}; there is {shown}"
-    )
+    hint = nearest(monitor, listed)
+    shown = hint or f"; there is {', '.join(listed[:40])}" + ", ..." * (len(listed) > 40)
+    return one_line(f"{key}: there is no metric '{monitor}'{shown}")

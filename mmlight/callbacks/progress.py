@@ -14,14 +14,16 @@ from mmlight.runs.table import format_value
 from mmlight.terminal import Terminal
 
 _LINE_EVERY_S = 30.0
+_LOSS_EVERY_S = 0.5
 
 
 class Progress(ProgressBar):
     """Shows step, loss, samples per second and the time left.
 
     On a terminal it is a bar; elsewhere (SLURM's output files) a line at every tenth of the work,
-    and at least one in half a minute. The loss is read at the trainer's log steps only, when the
-    loggers wait for the device anyway.
+    and at least one in half a minute. The loss is that of the step that is shown, the mean over the
+    batches that were accumulated for it. A bar reads it twice a second at most, a line when it is
+    printed: reading waits for the device.
 
     Args:
         console: where to write; standard output by default.
@@ -34,6 +36,10 @@ class Progress(ProgressBar):
         self._bar: rich_progress.Progress | None = None
         self._task: rich_progress.TaskID | None = None
         self._loss: float | None = None
+        self._loss_at = 0.0
+        # Losses of the batches of the step that is done, and of the next one.
+        self._step_losses: list[Any] = []
+        self._next_losses: list[Any] = []
         self._speed: float | None = None
         self._train_total: float = math.inf
         self._first_step = 0
@@ -44,6 +50,7 @@ class Progress(ProgressBar):
         self._samples = 0
         self._world_size = 1
         self._seen_step = 0
+        self._accumulated = 1
 
     def disable(self) -> None:
         """Show nothing; Lightning calls it on ranks other than 0."""
@@ -92,13 +99,13 @@ class Progress(ProgressBar):
         if not self._enabled:
             return
         self._samples += getattr(batch, "size", 0) * self._world_size
+        if isinstance(outputs, dict) and "loss" in outputs:
+            self._next_losses.append(outputs["loss"])
         if step == self._seen_step:
             return
         self._seen_step = step
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (every and step % every == 0) or self._loss is None or step >= self._train_total:
-            if isinstance(outputs, dict) and "loss" in outputs:
-                self._loss = float(outputs["loss"])
+        self._step_losses, self._next_losses = self._next_losses, []
+        self._accumulated = trainer.accumulate_grad_batches
         now = time.monotonic()
         since, samples = self._speed_since
         if now - since > 1:
@@ -186,6 +193,7 @@ class Progress(ProgressBar):
     def _open(self, what: str, total: float, *, done: int = 0) -> None:
         self._close()
         self._loss = self._speed = None
+        self._loss_at, self._step_losses, self._next_losses = 0.0, [], []
         self._first_step = done
         self._began = self._line_at = time.monotonic()
         self._line_tenth = _tenth(done, total)
@@ -211,6 +219,9 @@ class Progress(ProgressBar):
         if not self._enabled:
             return
         if self._bar is not None and self._task is not None:
+            now = time.monotonic()
+            if now - self._loss_at >= _LOSS_EVERY_S or done == total:
+                self._read_loss(now)
             note = self._note()
             text = f"{what} {done:,}" + ("" if math.isinf(total) else f"/{total:,.0f}")
             self._bar.update(self._task, completed=done, description=text, note=note)
@@ -220,12 +231,19 @@ class Progress(ProgressBar):
         if tenth == self._line_tenth and now - self._line_at < _LINE_EVERY_S and done != total:
             return
         self._line_tenth, self._line_at = tenth, now
+        self._read_loss(now)
         left = ""
         if not math.isinf(total):
             per_step = (now - self._began) / max(done - self._first_step, 1)
             left_s = per_step * (total - done)
             left = f"/{total:,.0f}  {100 * done / total:.0f} %  {_clock(left_s)} left"
         self.print(f"{what} {done:,}{left}  {self._note()}".rstrip())
+
+    def _read_loss(self, now: float) -> None:
+        if self._step_losses:
+            # Lightning has divided each by the number of batches that a step has.
+            whole = [self._accumulated * float(loss) for loss in self._step_losses]
+            self._loss, self._loss_at = sum(whole) / len(whole), now
 
     def _note(self) -> str:
         parts = []

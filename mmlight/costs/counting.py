@@ -80,14 +80,16 @@ class ShapeCounter:
         self.note = ""
         self._is_real = self._is_fake = False
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self._unbuilt = deepcopy(task)
+        # The data module is shared: it holds a trainer, files and workers.
+        data = {id(task.data): task.data}
+        self._unbuilt = deepcopy(task, {**data})
         try:
             with torch.device("meta"):
                 self.task = _built(task)
         except (RuntimeError, NotImplementedError, ValueError):
             # Weights from a file, an initialisation that looks at its numbers, or a user's
             # mistake, which comes again.
-            self.task = _built(deepcopy(self._unbuilt))
+            self.task = _built(deepcopy(self._unbuilt, {**data}))
             self.note = "built on the CPU: its weights come from a file"
         self.size = _size_of(self.task)
 

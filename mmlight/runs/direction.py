@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from mmlight.errors import UserError
+from mmlight.errors import UserError, nearest
 
 Direction = Literal["min", "max"]
 # Whole words: "loss" is in "glossary", "wer" in "lower", "cer" in "certainty".
@@ -35,6 +35,12 @@ def known_direction(name: str) -> Direction | None:
     return None
 
 
+def misspelled(name: str) -> str:
+    """Return a hint at the known word that a metric's name may have been meant to end in."""
+    stage, slash, word = name.rpartition("/")
+    return nearest(word, sorted(_SMALLER | _LARGER)).replace("'", f"'{stage}{slash}", 1)
+
+
 def direction(name: str, *, told: Iterable[tuple[Any, Any]] = ()) -> Direction:
     """Return the same for tables and pictures, which show an unknown metric's largest first.
 
@@ -61,7 +67,7 @@ def chosen_direction(name: str, *, given: Any = None, remedy: str) -> Direction:
     found: Direction | None = given or known_direction(name)
     if found is None:
         raise UserError(
-            f"whether a larger or a smaller '{name}' is better is not known from its name: is it "
-            f"misspelled? Else {remedy}"
+            f"whether a larger or a smaller '{name}' is better is not known from its name"
+            f"{misspelled(name)}; {remedy}"
         )
     return found

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmlight import compose
 from mmlight.errors import UserError, nearest
-from mmlight.runs.direction import known_direction
+from mmlight.runs.direction import known_direction, misspelled
 
 Searcher = Literal["grid", "random", "optuna"]
 _RANGES = ("uniform", "log_uniform", "int")
@@ -194,7 +194,8 @@ def load(path: Path) -> Sweep:
         raise refuse(f"seeds: {seeds!r} must be a list of whole numbers, such as [0, 1, 2]")
     way = given.get("direction") or known_direction(metric)
     if way is None:
-        raise refuse(f"direction: set it to max or min; it is not known from the name '{metric}'")
+        hint = misspelled(metric)
+        raise refuse(f"direction: set it to max or min; the name '{metric}'{hint} does not tell")
     sweep = Sweep(
         experiment=experiment,
         parameters={key: _parameter(key, v, refuse) for key, v in given["parameters"].items()},

@@ -19,7 +19,7 @@ def path(tmp_path_factory):
         (
             ("checkpoint.monitor", "val/image_to_text/recal_at_5_recall"),
             "checkpoint.monitor: there is no metric 'val/image_to_text/recal_at_5_recall' (did you "
-            "mean 'val/image_to_text/recall_at_5'?); there is val/",
+            "mean 'val/image_to_text/recall_at_5'?)",
         ),
         (
             ("early_stopping.monitor", "val/zero_shot/image_accuracy"),

@@ -1,4 +1,6 @@
 import io
+import re
+import time
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from mmlight.callbacks.throughput import Throughput
 from mmlight.costs.step_parts import PARTS
 
 
-def fit(progress, **kwargs):
+def fit(progress, *, task=None, **kwargs):
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -20,7 +22,7 @@ def fit(progress, **kwargs):
         enable_model_summary=False,
         **{"max_steps": 20, "max_epochs": -1, "log_every_n_steps": 5, **kwargs},
     )
-    trainer.fit(TinyTask(), datamodule=TinyData(num_samples=400))
+    trainer.fit(task or TinyTask(), datamodule=TinyData(num_samples=400))
     return trainer
 
 
@@ -68,7 +70,30 @@ def test_other_ranks_show_nothing():
     assert output.file.getvalue() == ""
 
 
-def test_loss_is_read_at_log_steps_only():
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_loss_shown_is_the_mean_of_this_steps_batches(accumulated):
+    output = console()
+    losses = []
+
+    class Task(TinyTask):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            losses.append(float(loss))
+            return loss
+
+    # log steps are seldom: what they hold is not what is shown
+    more = {"accumulate_grad_batches": accumulated, "log_every_n_steps": 50}
+    fit(Progress(output), task=Task(), max_steps=10, **more)
+    lines = [line for line in output.file.getvalue().splitlines() if line.startswith("train ")]
+    found = re.findall(r"train (\d+)/.*loss (\S+)", "\n".join(lines))
+    shown = {int(step): float(loss) for step, loss in found}
+    assert len(shown) == 10
+    for step, loss in shown.items():
+        batches = losses[accumulated * (step - 1) : accumulated * step]
+        assert loss == pytest.approx(sum(batches) / accumulated, rel=1e-3)
+
+
+def test_a_bar_reads_the_loss_twice_a_second_at_most():
     reads = []
 
     class Loss(torch.Tensor):
@@ -81,8 +106,9 @@ def test_loss_is_read_at_log_steps_only():
             outputs = {"loss": outputs["loss"].as_subclass(Loss)}
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    fit(Watch(console()), max_steps=20)
-    assert len(reads) == 1 + 4  # the first step, and steps 5, 10, 15, 20
+    began = time.monotonic()
+    fit(Watch(console(force_terminal=True)), max_steps=40)
+    assert 2 <= len(reads) <= 2 + 2 * (time.monotonic() - began)  # the first and the last step
 
 
 def test_throughput_leaves_validation_out(monkeypatch):

@@ -39,5 +39,7 @@ def test_for_an_unknown_metric_the_run_that_monitors_it_tells():
 def test_what_is_chosen_by_an_unknown_metric_must_be_told():
     assert chosen_direction("val/loss", remedy="") == "min"
     assert chosen_direction("val/words", given="min", remedy="") == "min"
-    with pytest.raises(UserError, match=r"smaller 'val/words' is better .* Else set x"):
+    with pytest.raises(UserError, match=r"smaller 'val/words' is better .*name; set x"):
         chosen_direction("val/words", remedy="set x")
+    with pytest.raises(UserError, match=r"'val/los' .*did you mean 'val/loss'"):
+        chosen_direction("val/los", remedy="set x")

@@ -132,7 +132,7 @@ def test_a_run_counts_by_its_final_or_its_best_value(tmp_path):
     assert read_run(folder, run, read(tmp_path)).scores == (0.5,)
     assert read_run(folder, run, read(tmp_path, value="best")).scores == (0.7,)
     with pytest.raises(UserError, match=r"no metric 'val/acuracy' \(did you mean 'val/accuracy'"):
-        read_run(folder, run, read(tmp_path, metric="val/acuracy"))
+        read_run(folder, run, read(tmp_path, metric="val/acuracy", direction="max"))
 
 
 def test_failed_and_diverged_runs_have_no_score(tmp_path):

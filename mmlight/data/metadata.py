@@ -8,6 +8,7 @@ import numpy as np
 
 from mmlight.data.checks import check_keys
 from mmlight.data.corpus import Corpus
+from mmlight.data.labels import Labels
 from mmlight.data.members import Contents, Members, parse_source
 from mmlight.errors import UserError, nearest
 
@@ -17,7 +18,13 @@ _FOLD = "fold:"
 
 
 def read_values(
-    corpus: Corpus, sources: Sequence[str], *, members: Members, seed: int, where: str
+    corpus: Corpus,
+    sources: Sequence[str],
+    *,
+    members: Members,
+    seed: int,
+    where: str,
+    labels: Labels | None = None,
 ) -> dict[str, list[str | None]]:
     """Return a value of each sample for each source, as text; None where a sample has none.
 
@@ -31,6 +38,7 @@ def read_values(
         members: names the label, for ``fold:5``.
         seed: of the dealing.
         where: name of the setting for messages.
+        labels: how labels are read, which are class numbers then; None takes them as written.
 
     Raises:
         UserError: a member or a key that no sample has, or whose values are lists or mappings.
@@ -42,6 +50,7 @@ def read_values(
     _check(corpus, read, where=where)
     extensions = list(dict.fromkeys(parse_source(source)[0] for source in read))
     found: dict[str, list[str | None]] = {source: [] for source in read}
+    classes: list[str | None] = []
     unread: list[str] = []
     for number in range(len(corpus) if read else 0):
         try:
@@ -51,6 +60,8 @@ def read_values(
             contents = Contents({})
         for source in read:
             found[source].append(_value(contents, source, where=where))
+            if labels is not None and source == members.label and source in sources:
+                classes.append(labels.text_of(corpus, number, contents, source))
     if unread:
         _log.warning(
             "%s: %d samples can't be read and count as without a value, the first: %s",
@@ -58,9 +69,11 @@ def read_values(
         )
     for source in sources:
         if is_fold(source):
-            labels = found[members.label] if members.label is not None else [""] * len(corpus)
+            strata = found[members.label] if members.label is not None else [""] * len(corpus)
             count = _num_folds(source, len(corpus), where=where)
-            found[source] = _deal(corpus, labels, count=count, seed=seed)
+            found[source] = _deal(corpus, strata, count=count, seed=seed)
+    if classes and members.label is not None:
+        found[members.label] = classes  # parts are dealt by what is written
     return {source: found[source] for source in sources}
 
 

@@ -17,6 +17,7 @@ from mmlight.data.audio import AudioSettings
 from mmlight.data.bad_samples import BadSamples
 from mmlight.data.bucket import Bucketed, lengths_of
 from mmlight.data.checks import check_members, without_absent_targets
+from mmlight.data.class_order import labels_of
 from mmlight.data.collate import Layout, collate
 from mmlight.data.corruptions import Corruption, corruptor
 from mmlight.data.cursor import EvalOrder, Order
@@ -31,7 +32,7 @@ from mmlight.data.label_checks import (
     check_labels,
 )
 from mmlight.data.label_counts import field_values, label_counts
-from mmlight.data.labels import Labels, labels_of
+from mmlight.data.labels import Labels
 from mmlight.data.loader import EvalLoader, TrainLoader
 from mmlight.data.members import Members
 from mmlight.data.mixture import Mixture
@@ -502,6 +503,7 @@ class ShardDataModule(lightning.LightningDataModule):
             reads = self._reads(members.modalities())
             found = find_samples(self._plain, modalities=reads, where="data.predict")
             return SampleSet([(FileCorpus(found), members)])
+        how = self._how_labels_are_read()
         for number, split in enumerate(self._splits[name]):
             members = self._read_of(split.members or self.members, targets=name != "predict")
             where = f"data.{name}" if len(self._splits[name]) == 1 else f"data.{name}[{number}]"
@@ -511,6 +513,7 @@ class ShardDataModule(lightning.LightningDataModule):
                 members=members,
                 seed=self.seed,
                 where=where,
+                labels=how,
                 indexes=self._indexes,
                 verify=self.verify,
             )
@@ -524,7 +527,6 @@ class ShardDataModule(lightning.LightningDataModule):
                 text=self.text,
                 class_names=self.class_names,
             )
-            how = self._how_labels_are_read()
             if members.label is not None and name != "predict":
                 seen = check_labels(
                     corpus, members.label, how, where=where, max_bad_fraction=self.max_bad_fraction

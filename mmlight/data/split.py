@@ -8,6 +8,7 @@ import numpy as np
 from mmlight.data.corpus import Corpus
 from mmlight.data.index import load_or_build
 from mmlight.data.index_file import ShardIndex
+from mmlight.data.labels import Labels
 from mmlight.data.members import Members
 from mmlight.data.shards import expand
 from mmlight.data.sorted_classes import classes_left_out
@@ -25,7 +26,8 @@ class Split:
         shards: a glob, a brace pattern, a folder, a ``.txt`` list of shards, or a list of these.
         members: how these shards' members are mapped; None takes the data module's.
         weight: this source's share of a mixture; only the ratios count.
-        only: keeps samples by their metadata: ``{json:speaker: [ann, bob]}``. With several
+        only: keeps samples by their metadata: ``{json:speaker: [ann, bob]}``; labels by number or
+            name. With several
             sources, samples that fit all of them. ``fold:5`` is a sample's number (0 to 4) when
             all samples are dealt into five equal parts, label by label.
         without: drops samples in the same way; with several sources, samples that fit any.
@@ -64,6 +66,7 @@ def open_split(
     members: Members,
     seed: int,
     where: str,
+    labels: Labels | None = None,
     indexes: Indexes | None = None,
     verify: bool = True,
 ) -> Corpus:
@@ -74,6 +77,7 @@ def open_split(
         members: how its members are mapped.
         seed: of drawn subsets.
         where: its name for messages.
+        labels: how labels are read, for filters that name classes; None compares them as written.
         indexes: knows the indexes of shards that were opened before.
         verify: see `Corpus`.
 
@@ -90,6 +94,7 @@ def open_split(
             members=members,
             seed=seed,
             where=where,
+            labels=labels,
         )
     if split.limit is not None:
         if not 1 <= split.limit <= len(corpus):

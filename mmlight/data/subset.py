@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmlight.data.corpus import Corpus
+from mmlight.data.labels import Labels
 from mmlight.data.members import Members
 from mmlight.data.metadata import as_text, drawn_order, is_fold, read_values
 from mmlight.errors import UserError, nearest
@@ -24,6 +25,7 @@ def choose(
     members: Members,
     seed: int,
     where: str,
+    labels: Labels | None = None,
 ) -> Corpus:
     """Return the corpus of the samples that are asked for, in the same order.
 
@@ -36,6 +38,7 @@ def choose(
         members: names the label.
         seed: of the draws.
         where: name of the split for messages.
+        labels: how labels are read; None compares them as written.
 
     Raises:
         UserError: a source or a value that no sample has, too few samples of a label, or nothing
@@ -52,24 +55,34 @@ def choose(
             members=members,
             seed=seed,
             where=where,
+            labels=labels,
         )
     if per_class is None:
         return corpus
-    return corpus.subset(_few(corpus, per_class, members=members, seed=seed, where=where))
+    few = _few(corpus, per_class, members=members, seed=seed, where=where, labels=labels)
+    return corpus.subset(few)
 
 
 def _filter(
-    corpus: Corpus, *, only: Values, without: Values, members: Members, seed: int, where: str
+    corpus: Corpus,
+    *,
+    only: Values,
+    without: Values,
+    members: Members,
+    seed: int,
+    where: str,
+    labels: Labels | None,
 ) -> Corpus:
     if not only and not without:
         return corpus
     keep = np.ones(len(corpus), bool)
-    values = read_values(
-        corpus, list(dict.fromkeys([*only, *without])), members=members, seed=seed, where=where
-    )
+    sources = list(dict.fromkeys([*only, *without]))
+    values = read_values(corpus, sources, members=members, seed=seed, where=where, labels=labels)
     for name, filters, wanted in (("only", only, True), ("without", without, False)):
         for source, given in filters.items():
-            asked = _asked(given, values[source], source=source, where=f"{where}.{name}")
+            read = labels if source == members.label else None
+            place = f"{where}.{name}"
+            asked = _asked(given, values[source], source=source, where=place, labels=read)
             keep &= np.array([(value in asked) == wanted for value in values[source]])
     if not keep.any():
         raise UserError(f"{where}: only and without together leave no sample")
@@ -95,9 +108,10 @@ def _asked(
     *,
     source: str,
     where: str,
+    labels: Labels | None,
 ) -> set[str]:
     listed = [given] if isinstance(given, str | int) else given
-    asked = [as_text(value) for value in listed]
+    asked = [as_text(value) if labels is None else labels.asked(value) for value in listed]
     there = Counter(value for value in values if value is not None)
     for value in asked:
         if value not in there:
@@ -110,10 +124,13 @@ def _asked(
     return set(asked)
 
 
-def _few(corpus: Corpus, count: int, *, members: Members, seed: int, where: str) -> np.ndarray:
+def _few(
+    corpus: Corpus, count: int, *, members: Members, seed: int, where: str, labels: Labels | None
+) -> np.ndarray:
     assert members.label is not None
-    labels = read_values(corpus, [members.label], members=members, seed=seed, where=where)
-    label_of = labels[members.label]
+    label_of = read_values(
+        corpus, [members.label], members=members, seed=seed, where=where, labels=labels
+    )[members.label]
     there = Counter(label for label in label_of if label is not None)
     rarest = min(there, key=lambda label: there[label])
     if there[rarest] < count:

@@ -186,3 +186,29 @@ def test_predictions_need_no_labels_that_can_be_understood(tmp_path):
     shard = shard_of(tmp_path / "0.tar", [0, 7, "cow"])
     data = data_of(predict=PredictSplit(shards=shard), class_names=["cat", "dog"])
     assert labels(data, "predict") == {"0": 0, "7": -1, "cow": -1}
+
+
+@pytest.mark.parametrize("given", ["dog", ["dog"], 1, "1"])
+@pytest.mark.parametrize("how", ["numbers", "names", "both"])
+def test_filters_take_classes_by_number_and_name(tmp_path, given, how):
+    labels_of = {"numbers": [0, 1, 1, 0], "names": ["cat", "dog", "dog", "cat"]}
+    written = labels_of.get(how, [0, "dog", 1, "cat"])
+    shard = shard_of(tmp_path / "0.tar", written)
+    for name, numbers in (("only", [1, 1]), ("without", [0, 0])):
+        data = data_of(val=Split(shard, **{name: {"cls": given}}), class_names=["cat", "dog"])
+        (batch,) = list(data.eval_loader("val"))
+        assert batch.label_B.tolist() == numbers
+
+
+def test_samples_per_class_count_numbers_and_names_together(tmp_path):
+    shard = shard_of(tmp_path / "0.tar", [0, "dog", 1, "cat"])
+    split = Split(shard, per_class=2)
+    data = data_of(val=split, class_names=["cat", "dog"])
+    assert data.eval_loader("val") and data.num_samples("val") == 4
+
+
+def test_filters_by_a_name_of_two_classes_ask_for_the_number(tmp_path):
+    split = Split(shard_of(tmp_path / "0.tar", [0, 1, 2]), only={"cls": "crane"})
+    data = data_of(val=split, class_names=["crane", "dog", "crane"])
+    with pytest.raises(UserError, match="'crane' is the name of classes 0 and 2"):
+        data.setup("validate")

@@ -13,6 +13,9 @@ from mmlight.runs.compare.table import settings_grid, terminal
 from mmlight.runs.compare.write import write_comparison
 from mmlight.terminal import Terminal, note
 
+# Runs of two experiments may differ in a hundred.
+_MOST_SETTINGS = 8
+
 
 def main(argv: Sequence[str]) -> int:
     """Run ``mmlight compare``.
@@ -60,7 +63,12 @@ def main(argv: Sequence[str]) -> int:
     metrics = resolve_metrics(runs, options.metric)
     settings = ranked(group(runs, ignore=options.ignore), metrics[0])
     console = Terminal()
-    console.print(terminal(settings_grid(settings, metrics), width=console.width))
+    grid = settings_grid(settings, metrics, most=_MOST_SETTINGS)
+    console.print(terminal(grid, width=console.width))
+    if left := list(settings[0].differs)[_MOST_SETTINGS:]:
+        console.print(
+            f"{len(left)} more settings differ (the page has all): {', '.join(left[:4])}, ..."
+        )
     unfinished = [run for run in runs if not run.is_finished]
     if unfinished:
         told = ", ".join(f"{run.label} ({run.state})" for run in unfinished)

@@ -23,10 +23,10 @@ def test_table_files_and_page_are_written(root, capsys):
     assert main(["compare", "grid", "--metric", "val/accuracy", "--out", "out"]) == 0
     said = capsys.readouterr().out
     lines = [line.split() for line in said.splitlines() if "±" in line]
-    assert [line[:3] for line in lines] == [
-        ["1", "0.1", "4"],
-        ["2", "0.01", "4"],
-        ["3", "0.001", "4"],
+    assert [line[:3] + line[7:8] for line in lines] == [
+        ["1", "grid/lr0.1-seed0", "+3", "0.1"],
+        ["2", "grid/lr0.01-seed0", "+3", "0.01"],
+        ["3", "grid/lr0.001-seed0", "+3", "0.001"],
     ]
     assert "75.0 ± 5.8 %" in said and "out/compare.html" in said
     assert all(len(line) <= 80 for line in said.splitlines())

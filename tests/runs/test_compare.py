@@ -201,3 +201,32 @@ def test_repeated_seeds_are_told(tmp_path):
     ]
     grid = settings_grid(group(runs), ["val/accuracy"])
     assert dict(zip(grid.headings, grid.rows[0], strict=True))["runs"] == "4, 2 seeds"
+
+
+def test_evaluations_below_a_run_do_not_take_its_place(tmp_path):
+    run = write_run(
+        tmp_path / "tiny" / "a", config={}, rows=rows_of((0.1,) * 3, speed=1, seconds=1)
+    )
+    write_run(run / "test", config={}, rows=rows_of((0.9,) * 3, speed=1, seconds=1))
+    for reference in ("tiny/a", str(run), "a", "tiny"):
+        assert select([reference], root=tmp_path) == [run.resolve()]
+
+
+def test_table_tells_run_metric_and_what_differs_first_and_a_schedule_in_one_column(tmp_path):
+    shards = "/data/of/a/very/long/folder/name/train-{}/{{000..100}}.tar"
+    schedules = ({0: "head", 500: "last 2 blocks"}, {0: "head", 900: "all"}, None)
+    runs = []
+    for number, (schedule, name) in enumerate(zip(schedules, ("x", "y", "y"), strict=True)):
+        config = {
+            "model": {"init_args": {"tuning": {"unfreeze": schedule}}},
+            "data": {"init_args": {"train": {"shards": shards.format(name)}}},
+        }
+        rows = rows_of((0.1 * number,) * 3, speed=1, seconds=1)
+        runs.append(read_run(write_run(tmp_path / "e" / str(number), config=config, rows=rows)))
+    grid = settings_grid(group(runs), ["val/accuracy", "val/loss"])
+    assert grid.headings[:6] == ("", "run", "val/accuracy", "unfreeze", "shards", "val/loss")
+    assert [row[1:5] for row in grid.rows] == [
+        ("e/0", "0.0 %", "0: head, 500: last 2 blocks", "…train-x…"),
+        ("e/1", "10.0 %", "0: head, 900: all", "…train-y…"),
+        ("e/2", "20.0 %", "-", "…train-y…"),
+    ]

@@ -71,7 +71,8 @@ class ComparedRun:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The configuration but for seeds, where the run lives and what it runs on."""
-        return {key: value for key, value in self.config.items() if not _is_left_out(key)}
+        kept = {key: value for key, value in self.config.items() if not _is_left_out(key)}
+        return _with_schedules(kept)
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -225,6 +226,22 @@ def recorded(told: Mapping[str, Any]) -> dict[str, Any]:
         "own_code": tuple((o["commit"], o.get("patch_sha256")) for o in own),
         "data": (told.get("data") or {}).get("fingerprint"),
     }
+
+
+def _with_schedules(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with one for a mapping from steps, such as an unfreezing schedule.
+
+    Each of its steps would be a setting, and a column, of its own.
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        above, _, last = key.rpartition(".")
+        if last.isdigit():
+            before = f"{found[above]}, " if above in found else ""
+            found[above] = f"{before}{last}: {value}"
+        else:
+            found[key] = value
+    return found
 
 
 def _is_left_out(key: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.find import find
-from mmlight.runs.scan import run_folders
+from mmlight.runs.scan import ScannedRun, run_folders
 
 _WILD = frozenset("*?[")
 
@@ -37,6 +37,8 @@ def _of(reference: str, root: Path) -> list[Path]:
             raise UserError(f"no run in {root} is named like '{reference}'")
         return runs
     for folder in (root / reference, Path(reference)):
+        if ScannedRun(folder).is_run():  # and what lies in it are evaluations of it
+            return [folder]
         # A folder with runs in it is an experiment, or a sweep.
         if runs := list(run_folders(folder.parent, name=folder.name)):
             return runs

@@ -1,8 +1,9 @@
 """Runs that differ only in seed are one setting; what sets the settings apart; means over seeds."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmlight.runs.sweep_results import short_names
 
 NAME, CODE, DATA = "run", "code", "data"
 _MAX_DEFAULTS = 3
+_BOUNDARY = re.compile(r"[/ ,]")
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,27 @@ class Setting:
         number: from 1, in the order in which the runs were given.
         runs: all of them.
         differs: by short name, the values that set this setting apart from the others.
+        shown: the same as people read them: short, and told apart from the others'.
     """
 
     number: int
     runs: tuple[ComparedRun, ...]
     differs: Mapping[str, Any]
+    shown: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its first run, and how many others there are."""
+        more = f" +{len(self.runs) - 1}" if len(self.runs) > 1 else ""
+        return f"{self.runs[0].label}{more}"
+
+    def text(self, name: str) -> str:
+        """Return a value that differs as people read it.
+
+        Args:
+            name: a key of `differs`.
+        """
+        return self.shown[name] if name in self.shown else as_text(self.differs[name])
 
     @property
     def counted(self) -> tuple[ComparedRun, ...]:
@@ -61,8 +79,8 @@ class Setting:
     def label(self) -> str:
         """The values that set it apart, or its name where nothing does."""
         told = ", ".join(
-            f"{name} {as_text(value)}" if name not in (NAME, CODE) else as_text(value)
-            for name, value in self.differs.items()
+            f"{name} {self.text(name)}" if name not in (NAME, CODE) else self.text(name)
+            for name in self.differs
         )
         return told or self.runs[0].name
 
@@ -98,7 +116,7 @@ def group(runs: Sequence[ComparedRun], *, ignore: Sequence[str] = ()) -> list[Se
     # An encoder of another class is told by the class.
     names = short_names([key.removesuffix(".class_path") for key in differing])
     shown = dict(zip(differing, names, strict=True))
-    return [
+    settings = [
         Setting(
             number=place,
             runs=tuple(runs[n] for n in numbers),
@@ -109,6 +127,11 @@ def group(runs: Sequence[ComparedRun], *, ignore: Sequence[str] = ()) -> list[Se
             },
         )
         for place, (numbers, first) in enumerate(zip(groups.values(), firsts, strict=True), 1)
+    ]
+    texts = {name: distinct([s.differs[name] for s in settings]) for name in names}
+    return [
+        replace(setting, shown={name: told[place] for name, told in texts.items()})
+        for place, setting in enumerate(settings)
     ]
 
 
@@ -174,6 +197,37 @@ def as_text(value: Any) -> str:
     if "." in text and "/" not in text and text.replace(".", "").replace("_", "").isalnum():
         text = text.rpartition(".")[2] or text  # the class of a dotted path
     return text if len(text) <= 32 else f"{text[:29]}..."
+
+
+def distinct(values: Sequence[Any]) -> list[str]:
+    """Return values of one setting as people write them; those that differ are told apart.
+
+    Args:
+        values: of the settings that are compared.
+    """
+    short = [as_text(value) for value in values]
+    if len(set(short)) == len({_text(value) for value in values}):
+        return short
+    whole = [value if isinstance(value, str) else json.dumps(plain(value)) for value in values]
+    # What begins, or ends, alike is left out, at a boundary of words.
+    begin, end = _shared(whole), _shared([text[::-1] for text in whole])
+    begin = max((m.end() for m in _BOUNDARY.finditer(whole[0], 0, begin)), default=0)
+    shown = []
+    for text in whole:
+        stop = max(len(text) - end, begin)
+        following = _BOUNDARY.search(text, stop)
+        stop = following.start() if following else len(text)
+        middle = text[begin:stop]
+        shown.append(f"{'…' if begin else ''}{middle}{'…' if stop < len(text) else ''}")
+    return shown
+
+
+def _shared(texts: Sequence[str]) -> int:
+    """Return with how many characters all of them begin."""
+    first, last = min(texts), max(texts)
+    return next(
+        (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
 
 
 def _identity(run: ComparedRun, ignore: Sequence[str]) -> dict[str, Any]:

@@ -35,35 +35,36 @@ class Grid:
     is_number: tuple[bool, ...]
 
 
-def settings_grid(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:
+def settings_grid(
+    settings: Sequence[Setting], metrics: Sequence[str], *, most: int | None = None
+) -> Grid:
     """Return a row for each setting, means and standard deviations over its seeds.
 
     Args:
         settings: in the order of the rows.
         metrics: by which they are compared.
+        most: how many of the values that differ have columns; None: all.
     """
-    names = list(settings[0].differs)
-    numbers: dict[str, Callable[[Setting], str]] = {"runs": _runs}
+    names = list(settings[0].differs)[:most]
+    columns: dict[str, Callable[[Setting], str]] = {"": lambda s: str(s.number)}
+    columns["run"] = lambda s: s.name
+    left = {"run", "code"}
+    for place, metric in enumerate(metrics):
+        columns[metric] = _spread_of(metric, ComparedRun.final)
+        if place == 0:  # what they are known by, and what sets them apart; then the rest
+            for name in names:
+                columns.setdefault(name, partial(Setting.text, name=name))
+                left |= set() if _are_numbers(settings, name) else {name}
     for metric in metrics:
-        numbers[metric] = _spread_of(metric, ComparedRun.final)
-        numbers[f"best {metric}"] = _spread_of(metric, ComparedRun.best)
-    numbers["samples"] = lambda s: _plain(s.spread(lambda run: run.samples))
-    numbers[_hours(settings)] = lambda s: _plain(s.spread(lambda run: run.device_hours))
-    numbers["samples/s"] = lambda s: _plain(s.spread(lambda run: run.samples_per_s))
-    texts: dict[str, Callable[[Setting], str]] = {}
-    if "code" not in names:
-        texts["code"] = lambda s: ", ".join(dict.fromkeys(run.code for run in s.runs))
-    headings = ("", *names, *numbers, *texts)
-    rows = tuple(
-        (
-            str(s.number),
-            *(as_text(value) for value in s.differs.values()),
-            *(make(s) for make in (numbers | texts).values()),
-        )
-        for s in settings
-    )
-    is_number = (True, *(_are_numbers(settings, name) for name in names))
-    return Grid(headings, rows, (*is_number, *(True for _ in numbers), *(False for _ in texts)))
+        columns[f"best {metric}"] = _spread_of(metric, ComparedRun.best)
+    columns["runs"] = _runs
+    columns["samples"] = lambda s: _plain(s.spread(lambda run: run.samples))
+    columns[_hours(settings)] = lambda s: _plain(s.spread(lambda run: run.device_hours))
+    columns["samples/s"] = lambda s: _plain(s.spread(lambda run: run.samples_per_s))
+    if "code" not in columns:
+        columns["code"] = lambda s: ", ".join(dict.fromkeys(run.code for run in s.runs))
+    rows = tuple(tuple(make(s) for make in columns.values()) for s in settings)
+    return Grid(tuple(columns), rows, tuple(name not in left for name in columns))
 
 
 def runs_grid(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:

@@ -119,10 +119,10 @@ def plot_parallel(settings: Sequence[Setting], metric: str, path: Path) -> Path 
     """
     scores = {s.number: s.spread(lambda run: run.final(metric)).mean for s in settings}
     shown = [s for s in settings if scores[s.number] is not None]
-    names = [n for n in settings[0].differs if len({as_text(s.differs[n]) for s in shown}) > 1]
+    names = [n for n in settings[0].differs if len({s.text(n) for s in shown}) > 1]
     if len(names) < 2 or len(shown) < 3:
         return None
-    columns = [_Column([s.differs[name] for s in shown]) for name in names]
+    columns = [_Column([_plotted(s, name) for s in shown]) for name in names]
     scale = _scale(metric)
     columns.append(_Column([scale * (scores[s.number] or 0.0) for s in shown], is_score=True))
     ranks = _ranks([scores[s.number] or 0.0 for s in shown], better(settings, metric))
@@ -235,3 +235,9 @@ def _viridis(share: float) -> Any:
     from matplotlib import colormaps
 
     return colormaps["viridis"](0.05 + 0.9 * share)
+
+
+def _plotted(setting: Setting, name: str) -> Any:
+    """Return a number as it is, other values as they are told apart in the table."""
+    value = setting.differs[name]
+    return setting.text(name) if isinstance(value, str | list | dict) else value

@@ -171,20 +171,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         refused = told_by_system(error)
-        if refused is None or os.environ.get("MMLIGHT_TRACEBACK"):
+        if os.environ.get("MMLIGHT_TRACEBACK") or not (refused or is_interrupted()):
             raise
+        if refused is None:
+            # Of what Ctrl-C has broken off, anything may come; it is no fault to be looked into.
+            note(f"stopped by Ctrl-C; {type(error).__name__}: {error}")
+            return INTERRUPTED
         note(refused)
         try:
             sys.stdout.flush()
         except OSError:
             _drop_output()
         return FAILURE
-    except Exception as error:
-        # Of what Ctrl-C has broken off, anything may come; it is no fault to be looked into.
-        if not is_interrupted() or os.environ.get("MMLIGHT_TRACEBACK"):
-            raise
-        note(f"stopped by Ctrl-C; {type(error).__name__}: {error}")
-        return INTERRUPTED
 
 
 def _answer_signals(arguments: Sequence[str]) -> None:

@@ -29,8 +29,12 @@ def one_line(text: object) -> str:
 def replace_unknown() -> None:
     """Have what the terminal's encoding lacks printed as a question mark: no reason to fail."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
-            stream.reconfigure(errors="replace")
+        _replace_unknown(stream)
+
+
+def _replace_unknown(stream: TextIO) -> None:
+    if isinstance(stream, TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+        stream.reconfigure(errors="replace")
 
 
 def say(*told: object, file: TextIO | None = None) -> None:
@@ -41,6 +45,7 @@ def say(*told: object, file: TextIO | None = None) -> None:
         file: where to; standard output by default.
     """
     out = file or sys.stdout
+    _replace_unknown(out)
     out.write("".join(f"{one_line(line)}\n" for line in told))
     out.flush()
 

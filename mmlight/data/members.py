@@ -221,7 +221,7 @@ def _captions(value: Any, *, lines: bool, source: str) -> list[str]:
     values = value if isinstance(value, list) else [value]
     texts: list[str] = []
     for text in values:
-        if text is None:
+        if text is None or text != text:  # NaN, as pandas writes what is missing
             continue
         if not isinstance(text, str):
             raise ValueError(f"{source} holds a {type(text).__name__}, not a caption")

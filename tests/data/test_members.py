@@ -151,3 +151,9 @@ def test_joined_words_keep_newlines_and_lines_end_at_newlines_only():
 def test_a_key_that_comes_twice_in_json_is_no_value():
     with pytest.raises(ValueError, match="'a' comes twice"):
         Contents({"json": b'{"a": 1, "b": 2, "a": 3}'}).value("json:a")
+
+
+def test_a_caption_that_is_no_number_is_missing():
+    sample = Contents({"json": b'{"a": NaN, "b": ["x", NaN]}'})
+    assert sample.captions(Members(text="json:a")) == []
+    assert sample.captions(Members(text="json:b")) == [("x", 1.0)]

@@ -274,7 +274,7 @@ def test_long_lists_are_read_in_parts(here):
         ),
         (
             "t.csv",
-            "image;label;x;y;w;h\na.png;dog;1;2;4,5;4\nb.png;cat;0;0;9;9\na.png;cat;3;3;1;1\n",
+            "image;label;x;y;w;h\n.\\a.png;dog;1;2;4,5;4\nb.png;cat;0;0;9;9\na.png;cat;3;3;1;1\n",
         ),
         ("t.csv", "a.png,1,2,5.5,6,dog\nb.png,0,0,9,9,cat\na.png,3,3,4,4,cat\n"),
         (
@@ -336,6 +336,7 @@ def test_a_row_without_a_box_is_a_picture_without_objects(here):
             [],
         ),
         ("EU\tB-ORG\n#\tO\n\nRome\tB-LOC\n\n", []),
+        ("EU B-ORG\r\n#  O \r\n \r\nRome\u00a0B B-LOC\r\n", []),
         (
             "# sent_id = 1\n# text = EU #\n1\tEU\tB-ORG\n2\t#\tO\n\n# newdoc\n1\tRome\tB-LOC\n",
             [],
@@ -350,9 +351,10 @@ def test_a_row_without_a_box_is_a_picture_without_objects(here):
 def test_columns_become_words_and_tags(here, text, options):
     write(here / "t.conll", text)
     found = packed(here, "t.conll", "--conll", *options)
+    rome = "Rome\u00a0B" if "\u00a0" in text else "Rome"
     assert [sample["json"] for sample in found.values()] == [
         {"words": ["EU", "#"], "tags": ["B-ORG", "O"]},
-        {"words": ["Rome"], "tags": ["B-LOC"]},
+        {"words": [rome], "tags": ["B-LOC"]},
     ]
 
 
@@ -410,6 +412,16 @@ def test_labels_of_a_table_are_numbered_by_name(here):
     more = ["--label", "kind", "--class-names", "names.txt", "--exclude", "3.png"]
     found = packed(here, "t.csv", "--file", "path", *more, out="b")
     assert [s.get("cls") for s in found.values()] == [b"0", b"1", None]
+
+
+def test_numbers_are_classes_of_given_names(here, capsys):
+    table(here, ["1", "0"])
+    write(here / "names.txt", "cat\ndog\n")
+    options = ["--file", "path", "--label", "kind", "--class-names", "names.txt"]
+    assert [s["cls"] for s in packed(here, "t.csv", *options).values()] == [b"1", b"0"]
+    assert names(here) == ["cat", "dog"]
+    table(here, ["1", "2"])
+    assert "class 2, but --class-names holds 2 names" in refused(capsys, "t.csv", "b", *options)
 
 
 def test_labels_that_are_numbers_stay_so(here):

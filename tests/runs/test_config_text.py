@@ -66,5 +66,14 @@ def test_random_files_have_the_values_that_a_parser_finds():
 
 
 def test_damaged_files_have_no_such_value():
-    for text in ("", "a", "a: [", "a: *b", "a: !!timestamp 2020-99-99", "\0a: 1", "  a: 1", "a: !!x y"):
+    for text in (
+        "",
+        "a",
+        "a: [",
+        "a: *b",
+        "a: !!timestamp 2020-99-99",
+        "\0a: 1",
+        "  a: 1",
+        "a: !!x y",
+    ):
         assert look_up(text, "a") is None, text

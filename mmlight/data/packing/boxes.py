@@ -1,6 +1,7 @@
 """Objects in pictures, collected from whatever order they come in; 44 bytes each in memory."""
 
 import math
+import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.data.packing.source import Exclude, Source, ending_of, key_of, order_classes
+from mmlight.data.packing.source import (
+    Exclude,
+    Source,
+    are_numbers,
+    ending_of,
+    key_of,
+    order_classes,
+)
 from mmlight.data.source_files import SourceFiles, StoredFile
 from mmlight.errors import UserError
 
@@ -40,7 +48,8 @@ class BoxSamples:
         self.result = Source(())
 
     def add_picture(self, path: str) -> int:
-        """Note a picture; return its number."""
+        """Note a picture; return its number. Windows separates folders by backslashes."""
+        path = os.path.normpath(path.replace("\\", "/"))
         return self._pictures.setdefault(path, len(self._pictures))
 
     def add(
@@ -103,12 +112,12 @@ class BoxSamples:
         if not self._pictures:
             raise UserError(f"{self._where}: names no picture")
         found = list(self._classes)
-        names = order_classes(
-            found, class_names if class_names is not None else ordered, where=self._where
-        )
-        if class_names is None and all(name.isdecimal() for name in found):
-            numbers = [int(name) for name in found]  # they are class numbers already
+        if are_numbers(found, class_names, where=self._where):
+            numbers = [int(name) for name in found]
+            self.result.class_names = list(class_names or ())
         else:
+            given = class_names if class_names is not None else ordered
+            names = order_classes(found, given, where=self._where)
             number_of = {name: number for number, name in enumerate(names)}
             numbers = [number_of[name] for name in found]
             self.result.class_names = names

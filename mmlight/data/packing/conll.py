@@ -116,7 +116,8 @@ def _fields(line: str, tabs: bool) -> list[str]:
     line = line.rstrip("\r\n")
     if not line.strip():
         return []
-    return line.split("\t") if tabs else line.split()
+    # Not split(): a no-break space is part of a word.
+    return line.split("\t") if tabs else re.split(r"[ \t]+", line.strip(" \t"))
 
 
 def _is_comment(line: str, fields: list[str], num_columns: int, *, inside: bool) -> bool:

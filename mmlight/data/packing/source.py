@@ -106,6 +106,32 @@ def order_classes(found: Iterable[str], given: Sequence[str] | None, *, where: s
     return names
 
 
+def are_numbers(found: Iterable[str], given: Sequence[str] | None, *, where: str) -> bool:
+    """Return whether labels are the numbers of their classes, rather than names.
+
+    Args:
+        found: the labels that occur.
+        given: names, of which there must be one for each number.
+        where: begins messages.
+
+    Raises:
+        UserError: a number that no name is for.
+    """
+    labels = set(found)
+    if not all(re.fullmatch(r"[0-9]{1,10}", label) for label in labels):
+        return False
+    if given is None:
+        return True
+    if labels & set(given):
+        return False
+    if beyond := [label for label in labels if int(label) >= len(given)]:
+        raise UserError(
+            f"{where}: class {min(beyond)}, but --class-names holds {len(given)} names (the first "
+            "is that of class 0)"
+        )
+    return True
+
+
 def write_names(folder: Path, names: Iterable[str]) -> None:
     """Write ``classnames.txt`` beside shards."""
     path = folder / CLASS_NAMES

@@ -5,7 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmlight.data.packing.source import Exclude, Source, ending_of, open_files, order_classes
+from mmlight.data.packing.source import (
+    Exclude,
+    Source,
+    are_numbers,
+    ending_of,
+    open_files,
+    order_classes,
+)
 from mmlight.data.source_files import StoredFile
 from mmlight.data.table import read_rows
 from mmlight.errors import UserError
@@ -57,8 +64,7 @@ def read_table(
     result = Source(())
     number_of: dict[str, int] = {}
     if label:
-        result.class_names = _names(table, label, class_names, encoding)
-        number_of = {name: number for number, name in enumerate(result.class_names)}
+        result.class_names, number_of = _names(table, label, class_names, encoding)
 
     def samples() -> Iterator[dict[str, Any]]:
         for number, (where, row) in enumerate(read_rows(table, columns=wanted, encoding=encoding)):
@@ -78,7 +84,7 @@ def read_table(
             for extension, column in members.items():
                 _add(sample, extension, row[column], where)
             if label and (text := _text(row[label])) is not None:
-                _add(sample, "cls", number_of[text] if number_of else _number(text), where)
+                _add(sample, "cls", number_of[text], where)
             if len(sample) == 1:
                 result.left_out["rows without any content"] += 1
                 continue
@@ -94,30 +100,29 @@ def _split(column: str) -> tuple[str, str]:
     return (extension.lower().removeprefix("."), name) if equals else ("", column)
 
 
-def _names(table: Path, label: str, given: Sequence[str] | None, encoding: str | None) -> list[str]:
-    """Return the classes; none where all labels are numbers and no names are given."""
+def _names(
+    table: Path, label: str, given: Sequence[str] | None, encoding: str | None
+) -> tuple[list[str], dict[str, int]]:
+    """Return the names of the classes, if they have any, and the number of each label."""
     found: dict[str, None] = {}
     for _, row in read_rows(table, columns=[label], encoding=encoding):
         if (text := _text(row[label])) is not None:
             found[text] = None
+    where = f"table {table}, column '{label}'"
     if not found:
-        raise UserError(f"table {table}: column '{label}' holds no label")
-    if given is None and all(_NUMBER.fullmatch(text) for text in found):
-        return []
-    return order_classes(found, given, where=f"table {table}, column '{label}'")
-
-
-def _number(text: str) -> int:
-    match = _NUMBER.fullmatch(text)
-    assert match is not None
-    return int(match[1])
+        raise UserError(f"{where} holds no label")
+    if are_numbers(found, given, where=where):
+        return list(given or ()), {text: int(text) for text in found}
+    names = order_classes(found, given, where=where)
+    return names, {name: number for number, name in enumerate(names)}
 
 
 def _text(value: Any) -> str | None:
     if isinstance(value, bool):
         value = str(value).lower()
-    text = None if value is None else str(value).strip()
-    return text or None
+    text = "" if value is None else str(value).strip()
+    match = _NUMBER.fullmatch(text)
+    return str(int(match[1])) if match else text or None
 
 
 def _add(sample: dict[str, Any], extension: str, value: Any, where: str) -> None:

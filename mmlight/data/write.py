@@ -106,7 +106,7 @@ def _write_shard(path: Path, samples: Iterator[Mapping[str, Any]]) -> None:
     with SealedWriter(path) as writer:
         for sample in samples:
             members = _encoded(sample)
-            key = _checked_key(members.pop("__key__", None), members)
+            key = _shown(_checked_key(members.pop("__key__", None), members))
             if key in keys:
                 raise UserError(f"sample '{key}' comes twice; keys must be unique")
             keys.add(key)
@@ -125,6 +125,11 @@ def _encoded(sample: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in sample.items()
         if value is not None
     }
+
+
+def _shown(key: str) -> str:
+    """Return a key as text; a file's name that is not UTF-8 no tar file of ours could hold."""
+    return os.fsencode(key).decode("utf-8", "backslashreplace")
 
 
 def _checked_key(key: Any, members: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import os
 import tarfile
 
 import pyarrow as pa
@@ -281,3 +282,11 @@ def test_missing_texts_of_a_table_are_no_members_and_half_characters_are_mended(
     corpus = Corpus(pack_table(tmp_path / "t.jsonl", tmp_path / "out", members=members))
     assert corpus.extensions() == {"id": 3, "txt": 1}
     assert corpus.read(1, ["txt"]) == {"txt": b"x ?"}
+
+
+def test_a_folders_file_whose_name_is_not_utf8_is_packed(tmp_path):
+    (tmp_path / "in").mkdir()
+    with open(os.fsencode(tmp_path) + b"/in/na\xefve.txt", "wb") as file:
+        file.write(b"x")
+    corpus = Corpus(pack_folder(tmp_path / "in", tmp_path / "out"))
+    assert corpus.key(0) == "00000/na\\xefve" and corpus.read(0, ["txt"]) == {"txt": b"x"}

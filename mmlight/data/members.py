@@ -33,7 +33,8 @@ class Members:
         class_captions: captions made of the sample's class name, such as ``["a photo of a {}"]``,
             for data without any; needs `label` and the data's `class_names`, excludes `text`.
         audio: members that hold the sound, such as ``[flac, wav, ogg, mp3]``.
-        label: member that holds the class number, such as ``cls`` or ``json:label``.
+        label: member that holds the class, its number or its name out of the data's `class_names`,
+            such as ``cls`` or ``json:label``.
         boxes: member that holds the objects in the image, ``json:boxes``: a list of four numbers
             each, in pixels of the image as stored (before a camera's orientation tag turns it, as
             pycocotools and torchvision read it); needs `image` and `box_labels`.

@@ -109,8 +109,8 @@ class Classification(Task):
         names = self.class_names
         if self._num_classes is None and not names:
             raise UserError(
-                "model.num_classes is not set, and the data has no class_names; give it the path of "
-                "a file with one name per line, such as the classnames.txt that packing writes"
+                "model.num_classes is not set, and the data has no class_names; give it the path "
+                "of a file with one name per line, such as the classnames.txt that packing writes"
             )
         if self._num_classes is not None and names and self._num_classes != len(names):
             raise UserError(

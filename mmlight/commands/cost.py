@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from mmlight.cli import MmlightCLI
 from mmlight.cli_arguments import expand_configs
 from mmlight.cli_quiet import quieten
 from mmlight.costs.batches import blank_batch
-from mmlight.costs.counting import ShapeCounter, mean_count
+from mmlight.costs.counting import ShapeCounter, StepCount, mean_count
 from mmlight.costs.devices import DEVICES, find_device
 from mmlight.costs.foretell import Foretold, Settings, foretell
 from mmlight.costs.memory import resident_bytes
@@ -176,13 +177,14 @@ def foretell_experiment(
     data.reads = (*task.tower_settings.given(), *task.targets)
     counter = ShapeCounter(task, precision=precision)
     seen = _batches(data, options)
-    step = mean_count([counter.count(batch) for batch in seen.batches])
     steps_per_epoch, notes = seen.steps_per_epoch, list(seen.notes)
     if options.samples is not None:
         steps_per_epoch = max(options.samples // data.global_batch_size, 1)
     num_steps = _num_steps(trainer, steps_per_epoch, accumulate)
     if num_steps is None:
         notes.append("how many samples there are is not known here: give --samples")
+    step, told = _mean_step(counter, seen.batches, num_steps=num_steps, accumulate=accumulate)
+    notes += told
     settings = Settings(
         num_devices=options.num_devices,
         strategy=options.strategy or _strategy(trainer),
@@ -215,6 +217,36 @@ def foretell_experiment(
             )
     found.notes.extend(notes)
     return found
+
+
+def _mean_step(
+    counter: ShapeCounter, batches: list[Batch], *, num_steps: int | None, accumulate: int
+) -> tuple[StepCount, list[str]]:
+    """Return the mean batch of the whole training, in which more and more may be trained.
+
+    Args:
+        counter: of the model.
+        batches: of the data.
+        num_steps: batches in all.
+        accumulate: batches of a step.
+    """
+    starts = [start * accumulate for start in counter.starts]
+    end = num_steps if num_steps is not None else starts[-1] + 1
+    stages = [(a, b) for a, b in pairwise([*starts, max(end, starts[-1])]) if a < min(b, end)]
+    if num_steps is None:  # only the last stage's share is not known: it is taken for all
+        stages = stages[-1:]
+    counts, told = [], []
+    for begin, _ in stages:
+        counter.begin(begin // accumulate)
+        counts.append(mean_count([counter.count(batch) for batch in batches]))
+    weights = [float(min(stop, end) - begin) for begin, stop in stages]
+    if len(stages) > 1:
+        parts = [
+            f"{one.counted.flops / one.num_samples / 1e9:,.3f} from step {begin // accumulate:,}"
+            for one, (begin, _) in zip(counts, stages, strict=True)
+        ]
+        told.append(f"what is trained changes: GFLOP a sample {', '.join(parts)}; means are given")
+    return mean_count(counts, weights=weights), told
 
 
 @dataclass(frozen=True)

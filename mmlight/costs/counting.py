@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -84,14 +85,31 @@ class ShapeCounter:
         data = {id(task.data): task.data}
         self._unbuilt = deepcopy(task, {**data})
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), warnings.catch_warnings():
+                # Weights that are loaded there have no effect, as torch says for each tensor.
+                warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
                 self.task = _built(task)
         except (RuntimeError, NotImplementedError, ValueError):
             # Weights from a file, an initialisation that looks at its numbers, or a user's
             # mistake, which comes again.
             self.task = _built(deepcopy(self._unbuilt, {**data}))
             self.note = "built on the CPU: its weights come from a file"
+        self._step = 0
+        # All that is ever trained has a gradient and a state in the end.
+        _begin(self.task, max(self.starts))
         self.size = _size_of(self.task)
+        _begin(self.task, 0)
+
+    @property
+    def starts(self) -> list[int]:
+        """The steps at which more of the model is trained; 0 alone where that never changes."""
+        assert self.task.trained is not None
+        return self.task.trained.starts or [0]
+
+    def begin(self, step: int) -> None:
+        """Count from now on what is trained in that step."""
+        self._step = step
+        _begin(self.task, step)
 
     def count(self, batch: Batch) -> StepCount:
         """Count a training step with `batch`, whose shapes alone matter where possible."""
@@ -133,6 +151,7 @@ class ShapeCounter:
     def _become_real(self, error: Exception) -> None:
         self._is_real = True
         self.task = _built(self._unbuilt)
+        _begin(self.task, self._step)
         why = " ".join(f"{type(error).__name__}: {error}".split())
         self.note = f"counted on {_FEW} samples, computed for real: the loss needs values ({why})"
 
@@ -140,9 +159,14 @@ class ShapeCounter:
 def _built(task: Task) -> Task:
     task.log_gated = lambda values: None  # type: ignore[method-assign]
     task.configure_model()
+    _begin(task, 0)
+    return task
+
+
+def _begin(task: Task, step: int) -> None:
     assert task.trained is not None
-    task.trained.begin(0)
-    return task.train()
+    task.trained.begin(step)
+    task.train()
 
 
 def _forget_shapes() -> None:
@@ -154,13 +178,19 @@ def _forget_shapes() -> None:
                 thing.cache_clear()
 
 
-def mean_count(counts: Sequence[StepCount]) -> StepCount:
-    """Return the mean step of several; memory is that of the largest."""
+def mean_count(counts: Sequence[StepCount], *, weights: Sequence[float] = ()) -> StepCount:
+    """Return the mean step of several; memory is that of the largest.
+
+    Args:
+        counts: of each.
+        weights: how often each occurs; equally often where none are given.
+    """
     total = Counted()
-    for one in counts:
-        total.num_calls += one.counted.num_calls / len(counts)
+    often = list(weights) or [1.0] * len(counts)
+    for one, weight in zip(counts, often, strict=True):
+        total.num_calls += one.counted.num_calls * weight / sum(often)
         for kind, part in one.counted.work.items():
-            total.work[kind].add(part, times=1 / len(counts))
+            total.work[kind].add(part, times=weight / sum(often))
     total.peak_bytes = max(one.counted.peak_bytes for one in counts)
     return StepCount(
         total,

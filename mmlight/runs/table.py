@@ -51,7 +51,9 @@ def format_table(summary: Mapping[str, Any]) -> Group:
             name = f"{e.stage}: {e.modality}, {e.method.replace('_', ' ')}"
             table.add_row(name, f"{e.deletion_auc:.3f}", f"{e.insertion_auc:.3f}")
         parts.append(table)
-    others = other_scores(final)
+    scored = other_scores(final)
+    # Those of single classes, of which there may be a thousand, are in the report.
+    others = {name: value for name, value in scored.items() if "/class/" not in name}
     if others:
         table = Table(box=SIMPLE_HEAD, show_header=False)
         table.add_column(no_wrap=True)
@@ -59,6 +61,10 @@ def format_table(summary: Mapping[str, Any]) -> Group:
         for name, value in others.items():
             table.add_row(name, format_value(name, value))
         parts.append(table)
+    of_classes = {name.rpartition("/")[0] for name in scored.keys() - others.keys()}
+    if of_classes:
+        word = "class" if len(of_classes) == 1 else "classes"
+        parts.append(f"scores of {len(of_classes)} {word}: in the report\n")
     return Group(*parts)
 
 

@@ -104,6 +104,11 @@ class TrainedParts:
         return f"trains {trained:,} of {total:,} parameters ({trained / total:.2%})"
 
     @property
+    def starts(self) -> list[int]:
+        """The steps at which more is trained than before; none where nothing ever is."""
+        return list(self._starts)
+
+    @property
     def changes(self) -> bool:
         """Whether more parameters are trained later on than at the start."""
         return len(self._starts) > 1

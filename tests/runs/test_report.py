@@ -185,6 +185,14 @@ def test_failed_run_says_why(run):
     assert "failed" in text and "ArithmeticError: <nan>" in text
 
 
+def test_classes_have_no_line_each_in_the_table_of_a_terminal():
+    scores = {f"val/class/{name}/ap": 0.5 for name in "abc"} | {"val/map": 0.25}
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))
+    console.print(format_table({"name": "x", "id": "y", "final": scores}))
+    text = console.export_text()
+    assert "val/map" in text and "class/" not in text and "scores of 3 classes" in text
+
+
 def test_table_fits_a_narrow_terminal(run):
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
     console.print(format_table(json.loads(run.summary.read_text())))

@@ -16,8 +16,6 @@ LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitli
 INLINE = re.findall(r"`(mmlight [^`]+)`", README)
 TYPED = [text for text in (*LINES, *INLINE) if text.startswith("mmlight ")]
 COMMANDS = [shlex.split(text, comments=True) for text in TYPED]
-    shlex.split(text, comments=True) for text in [*LINES, *INLINE] if "mmlight " in text[:9]
-]
 
 
 def test_every_verb_of_the_readme_exists():

@@ -49,7 +49,9 @@ def image_differs(given: ImageSettings, wanted: Mapping[str, Any]) -> str | None
     """
     wanted = _for_image(given, wanted)
     names = [n for n in _TOLD if n in wanted and getattr(given, n) not in (None, wanted[n])]
-    if not names:
+    # Without weights that were trained on images, a size is the only one that the model takes, and
+    # it refuses others itself.
+    if not names or "interpolation" not in wanted:
         return None
     own, other = (
         ", ".join(f"{name}: {values[name]}" for name in names) for values in (vars(given), wanted)

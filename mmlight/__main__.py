@@ -155,8 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except (Interrupted, KeyboardInterrupt) as interrupt:
-        if is_first_rank(os.environ):
-            note(str(interrupt) or "stopped by Ctrl-C")
+        if not is_first_rank(os.environ):
+            return 0  # Lightning kills all ranks where one ends otherwise
+        note(str(interrupt) or "stopped by Ctrl-C")
         return INTERRUPTED
     except UserError as error:
         if os.environ.get("MMLIGHT_TRACEBACK"):
@@ -176,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if refused is None:
             # Of what Ctrl-C has broken off, anything may come; it is no fault to be looked into.
             note(f"stopped by Ctrl-C; {type(error).__name__}: {error}")
-            return INTERRUPTED
+            return INTERRUPTED if is_first_rank(os.environ) else 0
         note(refused)
         try:
             sys.stdout.flush()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mmlight.errors import UserError, nearest
 from mmlight.runs.columns import Column, fitting_width, show
 from mmlight.runs.direction import direction
-from mmlight.runs.listing import Condition, ListedRun, list_runs, metric_names
+from mmlight.runs.listing import Condition, ListedRun, check_key, list_runs, metric_names
 from mmlight.runs.slurm.state import STYLES
 from mmlight.runs.table import format_value
 from mmlight.terminal import Terminal, note, one_line, say
@@ -66,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
         conditions=[Condition.parse(text) for text in options.where],
         missing=note,
     )
+    for key in options.show:
+        check_key(runs, key, flag=f"--show {key}")
     if options.metric:
         runs = _by_metric(runs, options.metric)
     if options.quiet:

@@ -5,7 +5,7 @@ Rich takes 1.5 ms for a row of eight cells, which is 15 s for 10,000 runs.
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 
@@ -14,6 +14,8 @@ from mmlight.terminal import Terminal, one_line
 _GAP = "   "
 _NARROWEST = 10
 _NARROWEST_TABLE, _WIDTH_OF_A_FILE = 80, 1000
+# What columns that would wrap are padded to in a file.
+_PADDED = 32
 _COLORS = {"red": "31", "green": "32", "yellow": "33"}
 
 
@@ -61,8 +63,12 @@ def show(
         max(_width(head), *(_width(row[n]) for row in texts))
         for n, head in zip(used, heads, strict=True)
     ]
-    _narrow(widths, [columns[n].wraps for n in used], width)
     shown = [columns[n] for n in used]
+    if width >= _WIDTH_OF_A_FILE:  # a run is a line; one long reason does not pad all others
+        longest = [_PADDED if column.wraps else width for column in shown]
+        widths = [min(pair) for pair in zip(widths, longest, strict=True)]
+        shown = [replace(column, wraps=False) for column in shown]
+    _narrow(widths, [column.wraps for column in shown], width)
     colors = terminal.color_system is not None
     plain = [Column(column.heading, right=column.right) for column in shown]
     lines = list(_line(plain, heads, widths, colors=False))

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmlight.compose import load_yaml
-from mmlight.errors import UserError
+from mmlight.compose import flatten, load_yaml
+from mmlight.errors import UserError, nearest
 from mmlight.runs.config_text import look_up
 from mmlight.runs.main_metric import main_metric, value_of
 from mmlight.runs.scan import ScannedRun, run_folders
@@ -21,6 +21,8 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     **{"<=": operator.le, ">=": operator.ge, "!=": operator.ne},
     **{"=": operator.eq, "<": operator.lt, ">": operator.gt},
 }
+# Whose keys a misspelled one is compared with: YAML is slow to parse.
+_MOST_PARSED = 20
 _CONDITION = re.compile(r"([^<>=!]+)(<=|>=|!=|=|<|>)(.*)")
 
 
@@ -136,10 +138,15 @@ def list_runs(
         states: words that `mmlight ps` shows too; none for all.
         conditions: on settings and metrics.
         missing: is told where SLURM cannot say what becomes of launched runs.
+
+    Raises:
+        UserError: a condition is on what no run has.
     """
     scanned = (ScannedRun(path) for path in run_folders(root) if _is_named(path, names))
     runs = [ListedRun(run) for run in scanned]
     found = [run for run in runs if all(c.holds(run) for c in conditions)]
+    # A condition that everything fails, or passes, may be on a misspelled key.
+    _check_keys(runs, [c for c in conditions if not found or c.sign == "!="])
     # Of runs that no other filter leaves out; their states are found when they are asked for.
     given = [run.scanned.submission for run in found if run.scanned.submission]
     queue = jobs_of(given, missing=missing)
@@ -147,6 +154,46 @@ def list_runs(
     if states:
         kept = [run for run in kept if run.state in states]
     return sorted(kept, key=lambda run: run.scanned.touched_at)
+
+
+def check_key(runs: Sequence[ListedRun], key: str, *, flag: str) -> None:
+    """Refuse a key or a metric that none of some runs has: it is most likely misspelled.
+
+    Args:
+        runs: the runs; none have nothing to misspell.
+        key: a metric, where there is a slash in it; else a key of the configuration.
+        flag: what named it, for the message.
+
+    Raises:
+        UserError: no run has it; it names the nearest.
+    """
+    looks_up = ListedRun.value if "/" in key else ListedRun.setting
+    if not runs or any(looks_up(run, key) is not None for run in runs):
+        return
+    if "/" in key:
+        names = set(metric_names(runs))
+    else:
+        found = [flatten(_parsed(run)) for run in runs[-_MOST_PARSED:]]
+        whole = {name.replace("init_args.", "") for one in found for name in one}
+        if any(f".{name}".endswith(f".{key}") or f".{key}." in f".{name}" for name in whole):
+            return  # null, or settings of its own
+        # People write the end of a key, of as many parts as tell it apart.
+        names = {".".join(name.split(".")[-key.count(".") - 1 :]) for name in whole}
+    what = "metric" if "/" in key else "setting"
+    raise UserError(f"{flag}: no run has a {what} '{key}'{nearest(key, names)}")
+
+
+def _check_keys(runs: Sequence[ListedRun], conditions: Sequence[Condition]) -> None:
+    for c in conditions:
+        check_key(runs, c.key, flag=f"--where {c.key}{c.sign}{c.value}")
+
+
+def _parsed(run: ListedRun) -> dict[str, Any]:
+    try:
+        found = load_yaml(run.scanned.config_text(), where=run.label)
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def metric_names(runs: Iterable[ListedRun]) -> list[str]:

@@ -59,6 +59,13 @@ def test_csv_has_all_digits(root, capsys):
     ("arguments", "said"),
     [
         (["--where", "lr"], "--where lr: write KEY=VALUE"),
+        (["--where", "optimizer.lrr=1"], "no run has a setting 'optimizer.lrr' (did you mean"),
+        (["--where", "lrr!=1"], "--where lrr!=1: no run has a setting 'lrr' (did you mean 'lr'?)"),
+        (["--where", "val/acuracy>0"], "no run has a metric 'val/acuracy' (did you mean 'val/acc"),
+        (
+            ["--show", "rn.tags"],
+            "--show rn.tags: no run has a setting 'rn.tags' (did you mean 'run",
+        ),
         (["--metric", "val/acc"], "none of these runs has it (did you mean 'val/accuracy'?)"),
     ],
 )

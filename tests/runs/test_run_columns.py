@@ -36,6 +36,12 @@ def test_only_columns_that_wrap_are_narrowed_and_nothing_is_cut_off():
     assert lines[2].startswith("a" * 60)  # too narrow for anything
 
 
+def test_one_long_reason_pads_no_other_row_of_a_file():
+    lines = shown([("a", "failed", 1, "", "why " * 100), ("b", "on", 2, "", "")])
+    assert lines[2].count("why") == 100  # still a line
+    assert max(len(line) for n, line in enumerate(lines) if n != 2) < 60
+
+
 def test_states_have_colors_on_a_terminal_and_cells_only_show():
     (_, _, row) = shown([("\x1b[2J\n[red]", "failed", 1, "", "[/]")], colors=True)
     assert row == "\\x1b[2J\\n[red]   \x1b[31mfailed\x1b[0m   1   [/]"

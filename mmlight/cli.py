@@ -2,9 +2,10 @@
 
 import os
 import shutil
+import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,8 +56,9 @@ from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import own_config
 from mmlight.own_modules import FLAG, KEY
+from mmlight.runs.console_log import kept_console
 from mmlight.runs.interrupted import note_interrupt
-from mmlight.runs.job import is_ours
+from mmlight.runs.job import is_ours, job_name
 from mmlight.runs.lock import RunLock
 from mmlight.runs.run import RunFolder
 from mmlight.runs.webhook import post
@@ -110,6 +112,7 @@ class MmlightCLI(LightningCLI):
         self._verb = arguments[0]
         self._is_new_run = False
         self._lock: RunLock | None = None
+        self._kept = ExitStack()
         try:
             self._parse_and_run(arguments)
         except Interrupted:
@@ -118,6 +121,7 @@ class MmlightCLI(LightningCLI):
             self._release()
 
     def _release(self) -> None:
+        self._kept.__exit__(*sys.exc_info())
         if self._lock is not None:
             self._lock.release()
 
@@ -225,6 +229,9 @@ class MmlightCLI(LightningCLI):
     def _take_over(self) -> None:
         self._lock = RunLock(self.run.path)
         clean(self.run)
+        is_training = self._verb == "fit" and type(self) is MmlightCLI
+        if is_training and job_name(os.environ) is None:  # SLURM keeps what a job prints
+            self._kept.enter_context(kept_console(self.run.path))
 
     def instantiate_classes(self) -> None:
         """Build the data, the model and the trainer."""

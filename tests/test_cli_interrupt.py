@@ -58,6 +58,7 @@ def test_ctrl_c_saves_names_the_command_and_resume_ends_what_was_begun(
     assert "Ctrl-C: saves after this step and stops; once more, and it leaves at once" in err
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000003.ckpt"]
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+    assert f"to go on: {command}\n" in (run / "console.log").read_text()
     signals.stop_noting()
     assert cli_data.run_in_process(*command.split()[1:]) == 0
     assert json.loads((run / "summary.json").read_text())["steps"] == 6

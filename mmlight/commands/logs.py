@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="mmlight logs",
-        description="Print what the jobs of a run have printed, over all of its restarts.",
+        description="Print what a run, or its jobs on SLURM, have printed, over all restarts.",
     )
     parser.add_argument("run", metavar="RUN", help="NAME/ID, ID, a path, or its begin")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")

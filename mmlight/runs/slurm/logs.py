@@ -1,9 +1,11 @@
-"""What the jobs of a run have printed."""
+"""What the jobs of a run, or its processes here, have printed."""
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from mmlight.runs.console_log import LOG, OLDER
 
 _TAIL_BYTES = 1 << 14
 _OURS = "mmlight: "
@@ -28,8 +30,9 @@ def log_files(run: Path, jobs: Sequence[str]) -> list[Path]:
         for folder in (run, run.parent)
         if (path := folder / "slurm" / f"{job}.out").is_file()
     ]
-    local = run.parent / f"{run.name}.log"
-    return found or ([local] if local.is_file() else [])
+    of_sweep = run.parent / f"{run.name}.log"
+    local = [of_sweep] if of_sweep.is_file() else [run / OLDER, run / LOG]
+    return found or [path for path in local if path.is_file()]
 
 
 def rank_of(line: str) -> int | None:

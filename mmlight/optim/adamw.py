@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ class AdamWSettings:
     Raises:
         UserError: a value out of its range.
     """
+
+    # A checkpoint may name what stands in these modules; else see `Encoder.outside`.
+    outside: ClassVar[dict[str, tuple[str, ...]]] = {"class_path": ("torch.optim", "timm.optim")}
 
     lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)

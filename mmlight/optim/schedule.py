@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning.pytorch.utilities import rank_zero_only
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mmlight.errors import UserError
+from mmlight.terminal import note
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,13 @@ class Schedule:
         if total_steps < 1:
             raise UserError(f"schedule: the run has {total_steps} steps; it needs at least 1")
         warmup, cooldown = self._lengths(total_steps)
-        if warmup + cooldown > total_steps:
+        if warmup > total_steps and not cooldown:
+            # A short run to try things out.
+            rank_zero_only(note)(
+                f"schedule: {warmup} steps of warm-up are more than the run's {total_steps}: it "
+                "ends below the peak learning rate"
+            )
+        elif warmup + cooldown > total_steps:
             raise UserError(
                 f"schedule: {warmup} steps of warm-up and {cooldown} of cool-down are more than "
                 f"the run's {total_steps}; lower warmup_steps or cooldown_steps (below 1 they are "

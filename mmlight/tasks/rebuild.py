@@ -217,7 +217,7 @@ class _Reader:
     def arguments(self, given: Mapping[Any, Any], built: type, where: str) -> Make:
         known = parameters_of(built)
         made: dict[str, Make] = {}
-        outside: Iterable[str] = getattr(built, "outside", ())
+        outside: Iterable[str] | Mapping[str, Sequence[str]] = getattr(built, "outside", ())
         for name, value in given.items():
             if name not in known:
                 raise UserError(
@@ -226,6 +226,8 @@ class _Reader:
                 )
             at = _below(where, name)
             inside = value is None or value is False or isinstance(value, Mapping)
+            if isinstance(outside, Mapping) and isinstance(value, str):
+                inside |= value.rpartition(".")[0] in outside.get(name, ())
             if name in outside and not inside and not self.may_read(value):
                 raise UserError(
                     f"{_WHERE}: {at}: names something outside of the checkpoint; if you trust it, "

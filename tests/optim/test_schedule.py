@@ -115,9 +115,17 @@ def test_settings_out_of_range_or_without_effect_are_refused(settings, said):
         Schedule(**settings)
 
 
-def test_a_warm_up_longer_than_the_run_is_refused():
+def test_a_warm_up_and_cool_down_longer_than_the_run_are_refused():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(UserError, match="60 steps of warm-up and 50 of cool-down"):
         Schedule(warmup_steps=60, kind="constant", cooldown_steps=50).build(optimizer, 100)
     with pytest.raises(UserError, match="0 steps"):
         Schedule().build(optimizer, 0)
+
+
+def test_a_run_within_its_warm_up_only_rises_and_says_so(capsys):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Schedule(warmup_steps=4)
+    schedule.build(optimizer, 2)
+    assert "4 steps of warm-up are more than the run's 2" in capsys.readouterr().err
+    assert [schedule.factor(step, 2) for step in range(2)] == [0.25, 0.5]

@@ -25,6 +25,7 @@ from mmlight.runs.folds import (
     read_result,
     write_summary,
 )
+from mmlight.runs.lock import RunLock
 from mmlight.runs.run import RUN_ID, RunFolder, agreed_id
 from mmlight.runs.table import format_value
 from mmlight.signals import Interrupted
@@ -63,16 +64,17 @@ def main(argv: Sequence[str]) -> int:
         "folds": [asdict(fold) for fold in folds.folds],
         "config": {**config, "run": {**config["run"], "id": None}},
     }
-    if options.resume:
-        _check_same(folder, plan)
-    else:
-        write_json(folder.plan, plan)
-    for fold, values in configs.items():
-        run = {"name": folder.run.name, "id": folder.fold_run(fold).id, "test": True}
-        values["run"] = {**values["run"], **run}
-        write_text(folder.config(fold), yaml_text.dump(values))
     try:
-        return _run(folder, folds, jobs=options.jobs, console=console, about=plan)
+        with RunLock(folder.path, instead="leave out --resume to begin another"):
+            if options.resume:
+                _check_same(folder, plan)
+            else:
+                write_json(folder.plan, plan)
+            for fold, values in configs.items():
+                run = {"name": folder.run.name, "id": folder.fold_run(fold).id, "test": True}
+                values["run"] = {**values["run"], **run}
+                write_text(folder.config(fold), yaml_text.dump(values))
+            return _run(folder, folds, jobs=options.jobs, console=console, about=plan)
     except Interrupted:
         said = "stopped by Ctrl-C; the same command with --resume goes on"
         raise Interrupted(said) from None

@@ -9,6 +9,7 @@ from mmlight import yaml_text
 from mmlight.commands.sweep_submit import submit_sweep
 from mmlight.errors import UserError
 from mmlight.runs.files import write_text
+from mmlight.runs.lock import RunLock
 from mmlight.runs.slurm.profile import take_changes
 from mmlight.runs.sweep import Sweep, load, trial_runs
 from mmlight.runs.sweep_local import arguments, conclude, run_here
@@ -84,7 +85,8 @@ def main(argv: Sequence[str]) -> int:
         )
     folder.open(sweep)
     try:
-        return run_here(sweep, folder, failed_only=options.retry_failed)
+        with RunLock(folder.path, instead="give this one another --name"):
+            return run_here(sweep, folder, failed_only=options.retry_failed)
     except Interrupted:
         raise Interrupted("stopped by Ctrl-C; the same command goes on with the sweep") from None
 

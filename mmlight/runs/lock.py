@@ -32,14 +32,16 @@ class RunLock:
     an NFS server forgets a host that has died.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or that of a sweep or a cross-validation.
+        instead: what would work at once, for the message.
 
     Raises:
         UserError: another process holds it.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, instead: str | None = None) -> None:
         self._path = run / LOCK
+        self._instead = instead or f"give --run.id another value than {run.name}"
         job = job_name(os.environ)
         own = {
             "host": socket.gethostname(),
@@ -55,6 +57,12 @@ class RunLock:
                 raise UserError(self._refusal())
             time.sleep(0.1)
         self._file: TextIO | None = file
+
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Let others in."""
@@ -105,7 +113,7 @@ class RunLock:
             who += f", since {holder.get('since')}"
         return (
             f"run {run.parent.name}/{run.name} is being written by {who}; wait until that has "
-            f"ended, or give --run.id another value than {run.name}"
+            f"ended, or {self._instead}"
         )
 
 

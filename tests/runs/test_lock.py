@@ -86,6 +86,26 @@ def test_second_start_on_a_run_ends_in_one_line_and_touches_nothing(
     assert part.exists()
 
 
+def test_second_start_of_a_sweep_ends_in_one_line(tmp_path, capsys):
+    (tmp_path / "tiny.yaml").write_text("seed_everything: 0\n")
+    sweep = {"experiment": "tiny.yaml", "parameters": {"seed_everything": [1, 2]}}
+    sweep |= {"metric": "val/loss", "searcher": "grid"}
+    path = cli_data.write_yaml(tmp_path / "many.yaml", sweep)
+    folder = tmp_path / "runs" / "many"
+    folder.mkdir(parents=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    root = tmp_path / "runs"
+    assert cli_data.run_in_process("sweep", "-c", path, "--root", root) == 2
+    process.kill()
+    process.communicate()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"being written by process {process.pid}" in said and "another --name" in said
+    assert not list(folder.glob("trial-*"))
+
+
 def test_lock_of_a_killed_process_holds_nobody_up(run, holder):
     first = holder()
     first.send_signal(signal.SIGKILL)

@@ -283,7 +283,9 @@ def test_broken_checkpoints_are_refused(trained, tmp_path, capsys):
     cut.write_bytes(next((run / "checkpoints").glob("*.ckpt")).read_bytes()[:5000])
     assert "is cut short or damaged" in fails(capsys, "test", "-c", path, "--ckpt_path", cut)
     none = tmp_path / "none.ckpt"
-    assert "none.ckpt: no such run folder" in fails(capsys, "fit", "-c", path, "--ckpt_path", none)
+    assert "none.ckpt: no such file or run folder" in fails(
+        capsys, "fit", "-c", path, "--ckpt_path", none
+    )
 
 
 def test_evaluation_without_checkpoint_is_refused(trained, tmp_path, capsys):

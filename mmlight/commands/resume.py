@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mmlight import compose
 from mmlight.compose import diff
 from mmlight.errors import UserError
 from mmlight.runs.find import find
@@ -67,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     if state.is_active:
         raise UserError(f"{run.label} is {state}: there is nothing to resume")
     config = _config(before.config, rest)
-    if state.word == "finished" and not _is_longer(config, _trainer(before.config)):
+    if state.word == "finished" and not _is_longer(config, _read(before.config)["trainer"]):
         raise UserError(
             f"{run.label} is {state}: there is nothing to resume; --trainer.max_steps N makes it "
             "longer"
@@ -100,7 +99,7 @@ def _go_on_here(run: ScannedRun, arguments: Sequence[str]) -> int:
     if not config.is_file() or verb != "fit":
         what = "never got to its first step" if not config.is_file() else f"is of `{verb}`"
         raise UserError(f"{run.label} {what}: there is no training to go on with")
-    longer = _is_longer(_config(str(config), arguments), _trainer(str(config)))
+    longer = _is_longer(_config(str(config), arguments), _read(str(config))["trainer"])
     if state_of(run, None).word == "finished" and not longer:
         raise UserError(
             f"{run.label} has finished: there is nothing to resume; --trainer.max_steps N makes it "
@@ -115,7 +114,7 @@ def _go_on_here(run: ScannedRun, arguments: Sequence[str]) -> int:
 
 
 def _config(path: str, arguments: Sequence[str]) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load(Path(path).read_text())
+    values = _read(path)
     if not arguments:
         return values
     from mmlight import cli  # loads torch
@@ -137,9 +136,11 @@ def _config(path: str, arguments: Sequence[str]) -> dict[str, Any]:
     return changed
 
 
-def _trainer(config: str) -> Mapping[str, Any]:
-    trainer: dict[str, Any] = yaml.safe_load(Path(config).read_text())["trainer"]
-    return trainer
+def _read(path: str) -> dict[str, Any]:
+    values = compose.read(Path(path))
+    if not isinstance(values.get("trainer"), Mapping):
+        raise UserError(f"{path} has no trainer: it is not the configuration of a run")
+    return values
 
 
 def _with_length(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,7 +171,9 @@ class Record(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Write the summary of a run that was stopped or has failed."""
-        stopped = isinstance(exception, Interrupted | SystemExit | SIGTERMException)
+        stopped = isinstance(
+            exception, Interrupted | KeyboardInterrupt | SystemExit | SIGTERMException
+        )
         error = " ".join(f"{type(exception).__name__}: {exception}".split())
         # The exception may be that nothing can be written, or that the folder was removed.
         if self.run.path.exists():

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import soundfile
 from PIL import Image
 
 from mmlight.batch import Batch
@@ -20,6 +19,7 @@ from mmlight.runs.plots.examples import Example
 from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
 from mmlight.runs.plots.thumbnail import image_thumbnail, sound_thumbnail
 from mmlight.runs.run import RunFolder
+from mmlight.runs.sounds import flac
 from mmlight.runs.stage_rows import write_stage_rows
 
 _MOST_DRAWN = 12
@@ -108,7 +108,7 @@ class ErrorsTable(pl.Callback):
             files["spectrogram"] = _png(sound_thumbnail(example.waveform_T))
             if self.with_sounds:
                 assert sample_rate_hz is not None
-                files["sound"] = _flac(example.waveform_T, sample_rate_hz)
+                files["sound"] = flac(example.waveform_T, sample_rate_hz)
         kept: dict[str, str | None] = {"image": None, "spectrogram": None, "sound": None}
         for kind, content in files.items():
             path = folder / f"{name}_{kind}.{'flac' if kind == 'sound' else 'png'}"
@@ -131,10 +131,4 @@ def _example(batch: Batch, towers: tuple[str, ...]) -> Example:
 def _png(pixels_HWC: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels_HWC).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _flac(waveform_T: np.ndarray, sample_rate_hz: int) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform_T, sample_rate_hz, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()

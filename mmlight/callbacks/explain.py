@@ -155,7 +155,12 @@ class Explain(pl.Callback):
                 continue
             rows += rows_of(explained, modality=modality)
             pictures = draw_explanations(
-                explained, run.plots, stage=stage, modality=modality, num_drawn=self.num_drawn
+                explained,
+                run.plots,
+                stage=stage,
+                modality=modality,
+                num_drawn=self.num_drawn,
+                sample_rate_hz=data.audio.rate_hz if data.audio is not None else None,
             )
             send_pictures(trainer, pictures)
         if trainer.is_global_zero:

@@ -12,6 +12,7 @@ from mmlight.runs.plots.colored_text import ColoredText, plot_colored_texts
 from mmlight.runs.plots.faithfulness import MeanCurves, plot_faithfulness
 from mmlight.runs.plots.heads import plot_heads, plot_token_heads
 from mmlight.runs.plots.overlays import Overlay, plot_overlays
+from mmlight.runs.sounds import keep_sounds
 
 
 def draw_explanations(
@@ -21,6 +22,7 @@ def draw_explanations(
     stage: str,
     modality: Modality,
     num_drawn: int,
+    sample_rate_hz: int | None = None,
 ) -> list[Path]:
     """Draw samples of one modality, and the curves of all of them; return the files.
 
@@ -29,7 +31,8 @@ def draw_explanations(
         folder: where the pictures go; their names begin with the stage.
         stage: `val` or `test`.
         modality: what was explained.
-        num_drawn: number of samples that are drawn.
+        num_drawn: number of samples that are drawn; their sounds are kept beside the picture.
+        sample_rate_hz: of sounds.
     """
     some = [explained[i] for i in _spread(len(explained), num_drawn)]
     name = f"{stage}_explain_{modality}"
@@ -43,6 +46,9 @@ def draw_explanations(
             num_samples=len(explained),
         ),
     ]
+    sounds = [(f"{s.about} {s.truth}", s.waveform_T) for s in some if s.waveform_T is not None]
+    if sounds and sample_rate_hz is not None:
+        keep_sounds(drawn[0], sounds, sample_rate_hz=sample_rate_hz)
     if some[0].explanation.heads is not None:
         drawn.append(_draw_heads(some[0], folder / f"{name}_heads.png"))
     return drawn

@@ -29,6 +29,7 @@ from mmlight.runs.plots.labelled import plot_confusion
 from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
 from mmlight.runs.plots.similarity import plot_similarity
 from mmlight.runs.run import RunFolder
+from mmlight.runs.sounds import keep_sounds
 
 
 class Pictures(pl.Callback):
@@ -240,20 +241,25 @@ class Pictures(pl.Callback):
                 retrievals = self._retrievals(
                     query_ND @ gallery_ND.T, both, query, gallery, captions, labels_N
                 )
-                drawn.append(
-                    plot_retrieval(
-                        retrievals,
-                        folder / f"{stage}_retrieval_{query}_to_{gallery}.png",
-                        query=query,
-                        gallery=gallery,
-                        num_gallery=len(both),
-                        sample_rate_hz=sample_rate_hz,
-                    )
+                picture = plot_retrieval(
+                    retrievals,
+                    folder / f"{stage}_retrieval_{query}_to_{gallery}.png",
+                    query=query,
+                    gallery=gallery,
+                    num_gallery=len(both),
+                    sample_rate_hz=sample_rate_hz,
                 )
+                drawn.append(picture)
+                heard = _heard(retrievals)
+                if heard and sample_rate_hz is not None:
+                    keep_sounds(picture, heard, sample_rate_hz=sample_rate_hz)
         sounds = [self._example(s, "audio", captions) for s in samples if "audio" in self._kept[s]]
         if sounds:
             path = folder / f"{stage}_spectrograms.png"
             drawn.append(plot_spectrograms(sounds[:6], path, sample_rate_hz=sample_rate_hz))
+            heard = [(s.caption, s.waveform_T) for s in sounds[:6] if s.waveform_T is not None]
+            if sample_rate_hz is not None:
+                keep_sounds(path, heard, sample_rate_hz=sample_rate_hz)
         joint = self._joint_space(evaluation, folder, class_names=class_names)
         return [*drawn, *([joint] if joint else [])]
 
@@ -306,6 +312,17 @@ class Pictures(pl.Callback):
     def _example(self, sample: int, modality: str, captions: dict[int, str]) -> Example:
         kept = self._kept[sample].get(modality, Example())
         return Example(kept.pixels_CHW, kept.waveform_T, captions.get(sample, ""))
+
+
+def _heard(retrievals: list[Retrieval]) -> list[tuple[str, np.ndarray]]:
+    """Return the sounds of a picture: the queries, or the first of what was found for each."""
+    heard = []
+    for row, retrieval in enumerate(retrievals, start=1):
+        found = [(f"row {row}, found first", one.example) for one in retrieval.found[:1]]
+        for place, example in [(f"row {row}, query", retrieval.query), *found]:
+            if example.waveform_T is not None:
+                heard.append((f"{place}: {example.caption}".rstrip(": "), example.waveform_T))
+    return heard
 
 
 def draw_labelled(evaluation: LabelledEvaluation, folder: Path) -> list[Path]:

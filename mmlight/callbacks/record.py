@@ -132,6 +132,9 @@ class Record(pl.Callback):
         fingerprint = getattr(_data(trainer), "fingerprint", None)
         if fingerprint is not None:
             self._data["fingerprint"] = fingerprint()
+        there = getattr(_data(trainer), "what_is_there", None)
+        if there is not None:
+            self._data["samples"] = there()
         self._provenance = provenance.collect(
             devices=_devices(trainer),
             num_threads=torch.get_num_threads(),
@@ -239,6 +242,7 @@ class Record(pl.Callback):
             "peak_memory_mb": _peak_memory_mb(),
             "seed": self._config.get("seed_everything"),
             "data": {**self._data, "cursor": state() if state is not None else None},
+            "parameters": _parameters(trainer),
             "checkpoints": _checkpoints(trainer, self.run),
             **self._provenance,
         }
@@ -279,6 +283,15 @@ def _data(trainer: pl.Trainer) -> Any:
 def _devices(trainer: pl.Trainer) -> list[str]:
     root = trainer.strategy.root_device
     return [torch.cuda.get_device_name(root)] if root.type == "cuda" else [root.type]
+
+
+def _parameters(trainer: pl.Trainer) -> dict[str, int]:
+    """Count the model's parameters, and those that are trained by now."""
+    found = list(trainer.lightning_module.parameters())
+    return {
+        "total": sum(p.numel() for p in found),
+        "trained": sum(p.numel() for p in found if p.requires_grad),
+    }
 
 
 def _peak_memory_mb() -> dict[str, float]:

@@ -9,7 +9,7 @@ from mmlight.cli import MmlightCLI
 from mmlight.cli_arguments import expand_configs
 from mmlight.cli_quiet import quieten
 from mmlight.data.module import ShardDataModule
-from mmlight.data.needed import what_is_there
+from mmlight.data.needed import count_what_is_there, what_is_there
 from mmlight.data.split_check import faults_of
 from mmlight.errors import UserError
 from mmlight.terminal import say
@@ -60,7 +60,7 @@ class _Check(MmlightCLI):
             say(f"bad: {place}: {problem}")
             count += 1
         verdict = f"{count} problem{'s' * (count != 1)}" if count else "all good"
-        say(f"{what_is_there(split, samples)}: {verdict}")
+        say(f"{what_is_there(split, count_what_is_there(samples))}: {verdict}")
         self._num_bad += count
 
     def exit_code(self) -> int:

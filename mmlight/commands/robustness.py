@@ -213,7 +213,8 @@ class RobustnessCLI(MmlightCLI):
     def _write(self, report: Robustness, kept: dict[str, LabelledEvaluation], data: Any) -> None:
         """Write the files of the run folder, and send W&B its part."""
         write_robustness(report, self.run)
-        pictures = [plot_robustness(report, self.run.plots / "robustness.png")]
+        curves = plot_robustness(report, self.run.plots / "robustness.png")
+        pictures = [curves] if curves else []
         if has_probabilities(kept[CLEAN]):
             pictures.append(
                 plot_reliability(

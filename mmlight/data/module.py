@@ -43,7 +43,7 @@ from mmlight.data.module_checks import (
     check_text_and_boxes,
     maps,
 )
-from mmlight.data.needed import only_read, what_is_there
+from mmlight.data.needed import count_what_is_there, only_read, what_is_there
 from mmlight.data.position import STATE_VERSION, Position, check_same
 from mmlight.data.sample import Decoding, Sample, SampleSet
 from mmlight.data.split import Indexes, Split, open_split
@@ -158,6 +158,7 @@ class ShardDataModule(lightning.LightningDataModule):
         self._buckets: Bucketed | None = None
         self._position = Position(self._num_processed)
         self._bad: BadSamples | None = None
+        self._there: dict[str, dict[str, int]] = {}
         self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
 
     @property
@@ -193,8 +194,14 @@ class ShardDataModule(lightning.LightningDataModule):
 
     def _tell_what_is_there(self) -> None:
         if self.trainer is not None and self._rank().number == 0:
-            there = [what_is_there(name, samples) for name, samples in self._samples.items()]
-            note("; ".join(there))
+            there = self.what_is_there().items()
+            note("; ".join(what_is_there(name, counts) for name, counts in there))
+
+    def what_is_there(self) -> dict[str, dict[str, int]]:
+        """Return the numbers of samples, images, texts and sounds of each split that is open."""
+        for name in self._samples.keys() - self._there.keys():
+            self._there[name] = count_what_is_there(self._samples[name])
+        return {name: self._there[name] for name in self._samples}
 
     def teardown(self, stage: str) -> None:
         """End the workers, and keep the position: the next trainer may be another one."""

@@ -1,6 +1,6 @@
 """What of the mapped members a model reads: the rest is neither decoded nor required."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,18 +34,29 @@ def only_read(members: Members, reads: Collection[str]) -> Members:
     return replace(members, **changes)
 
 
-def what_is_there(name: str, samples: SampleSet) -> str:
-    """Return how many samples a split has, how many with each modality, and what cannot be read.
-
-    That is ``train 49: 41 images, 48 texts, 3 unreadable``, of the index alone: an image or a sound
-    whose header says nothing; what else is broken shows when it is decoded.
+def what_is_there(name: str, counts: Mapping[str, int]) -> str:
+    """Return a line on a split: ``train 49: 41 images, 48 texts, 3 unreadable``.
 
     Args:
         name: the split.
-        samples: its samples, mapped to what is read.
+        counts: of `count_what_is_there`.
+    """
+    told = [f"{count:,} {kind}" for kind, count in counts.items() if kind != "samples"]
+    total = f"{name} {counts['samples']:,}"
+    return f"{total}: {', '.join(told)}" if told else total
+
+
+def count_what_is_there(samples: SampleSet) -> dict[str, int]:
+    """Return how many samples a split has, how many with each modality, and what cannot be read.
+
+    Of the index alone: unreadable is an image or a sound whose header says nothing; what else is
+    broken shows when it is decoded.
+
+    Args:
+        samples: of the split, mapped to what is read.
     """
     if len(samples) > _MOST_COUNTED:
-        return f"{name} {len(samples):,}"
+        return {"samples": len(samples)}
     counts: dict[str, int] = {}
     unreadable = 0
     for corpus, members in samples.parts:
@@ -55,9 +66,9 @@ def what_is_there(name: str, samples: SampleSet) -> str:
             counts[modality] = counts.get(modality, 0) + int(has.sum())
             is_bad |= has & _is_unreadable(corpus, modality)
         unreadable += int(is_bad.sum())
-    told = [f"{count:,} {_PLURALS[modality]}" for modality, count in counts.items()]
-    told += [f"{unreadable:,} unreadable"] if unreadable else []
-    return f"{name} {len(samples):,}: {', '.join(told)}" if told else f"{name} {len(samples):,}"
+    found = {"samples": len(samples)}
+    found |= {_PLURALS[modality]: count for modality, count in counts.items()}
+    return found | ({"unreadable": unreadable} if unreadable else {})
 
 
 def _sources(members: Members) -> dict[str, Sequence[str]]:

@@ -23,7 +23,8 @@ class Explained:
         explanation: what the methods say.
         picture: an image (H, W, C) of uint8, or a spectrogram with as many columns as the real
             part of the canvas, lowest band first; None for a text.
-        seconds: duration of a sound; None for other modalities.
+        waveform_T: a sound's samples, without padding; None for other modalities.
+        seconds: its duration; None for other modalities.
         pieces: a text's tokens, each with the white space in front of it; empty otherwise.
     """
 
@@ -32,6 +33,7 @@ class Explained:
     truth: str
     explanation: Explanation
     picture: np.ndarray | None = None
+    waveform_T: np.ndarray | None = None
     seconds: float | None = None
     pieces: tuple[str, ...] = ()
 

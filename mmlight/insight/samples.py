@@ -58,14 +58,16 @@ def explain_samples(
                 effort=asked.effort,
                 seed=asked.seed * 1_000_003 + int(number),
             )
-            picture, seconds = _look(subject, explanation.canvas_RK, data.audio)
+            waveform_T = _waveform(batch) if modality == "audio" else None
+            picture = _look(subject, explanation.canvas_RK, waveform_T)
             yield Explained(
                 number=int(number),
                 key=batch.keys[0],
                 truth=truth_of(task, batch, modality),
                 explanation=explanation,
                 picture=picture,
-                seconds=seconds,
+                waveform_T=waveform_T,
+                seconds=None if waveform_T is None else len(waveform_T) / data.audio.rate_hz,
                 pieces=tuple(tokens.pieces) if tokens is not None else (),
             )
 
@@ -84,20 +86,22 @@ def _tokens(settings: Any, batch: Batch) -> Tokens:
     return Tokens(pieces, tokenizer.pad_id if mask_id is None else mask_id)
 
 
+def _waveform(batch: Batch) -> np.ndarray:
+    assert batch.audio is not None
+    wave_T = batch.audio.waveform_BT[0, : int(batch.audio.length_B[0])]
+    return np.asarray(wave_T.float().cpu().numpy())
+
+
 def _look(
-    subject: Subject, canvas_RK: np.ndarray, audio: Any
-) -> tuple[np.ndarray | None, float | None]:
-    """Return what the sample looks like, and how long a sound is."""
+    subject: Subject, canvas_RK: np.ndarray, waveform_T: np.ndarray | None
+) -> np.ndarray | None:
+    """Return what the sample looks like."""
     batch = subject.batch
     if subject.modality == "image":
         assert batch.image is not None
-        return batch.image.pixels_BCHW[0].permute(1, 2, 0).cpu().numpy(), None
-    if subject.modality == "text":
-        return None, None
-    assert batch.audio is not None
-    length = int(batch.audio.length_B[0])
-    seconds = length / audio.rate_hz
+        return batch.image.pixels_BCHW[0].permute(1, 2, 0).cpu().numpy()
+    if waveform_T is None:
+        return None
     if len(canvas_RK) == 1:
-        wave = batch.audio.waveform_BT[0, :length].cpu().numpy()
-        return spectrogram_db(wave, num_fft=256), seconds
-    return canvas_RK[:, : int(subject.canvas.real_B[0])], seconds
+        return spectrogram_db(waveform_T, num_fft=256)
+    return canvas_RK[:, : int(subject.canvas.real_B[0])]

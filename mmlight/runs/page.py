@@ -2,9 +2,13 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+# The smallest letters of pictures have 8 points at 110 dpi, 12 px: so they keep 9 px.
+_LEAST_SCALE = 0.75
+_COLUMN_PX = 546  # half the page
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --soft: #5c6670; --line: #d8dde2;
@@ -35,6 +39,8 @@ table.samples audio { width: 12rem; height: 2rem; }
 figure { margin: 0; } figure.wide { grid-column: 1 / -1; }
 img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px;
   background: white; }
+figure audio { height: 2rem; width: 14rem; vertical-align: middle; }
+figure ul { list-style: none; padding: 0; margin: .4rem 0 0; font-size: .85rem; }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .2rem; }
 details { margin-top: .75rem; } summary { cursor: pointer; }
 pre { background: var(--panel); padding: 1rem; border-radius: 6px; overflow-x: auto;
@@ -58,22 +64,40 @@ def whole_page(title: str, parts: Sequence[str]) -> str:
     )
 
 
-def figure(path: Path, *, wide: bool = False, name: str | None = None) -> str:
+def figure(path: Path, *, wide: bool = False, name: str | None = None, below: str = "") -> str:
     """Return a picture with its caption; the page holds the picture itself.
+
+    What would be unreadable in half the page's width takes the whole; what is still wider, or a
+    window that is narrow, is scrolled.
 
     Args:
         path: a PNG.
-        wide: whether it takes the whole width.
+        wide: whether it takes the whole width in any case.
         name: the caption; None takes the file's name.
+        below: HTML that belongs to it.
     """
-    data = base64.b64encode(path.read_bytes()).decode()
+    content = path.read_bytes()
+    width = int.from_bytes(content[16:20], "big")
+    least = round(_LEAST_SCALE * width)
+    data = base64.b64encode(content).decode()
     caption = text(name or path.stem.replace("_", " "))
-    kind = ' class="wide"' if wide else ""
+    kind = ' class="wide"' if wide or least > _COLUMN_PX else ""
     return (
-        f"<figure{kind}>"
-        f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure{kind}><div class="scroll">'
+        f'<img alt="{caption}" style="min-width: {least}px; max-width: {width}px" '
+        f'src="data:image/png;base64,{data}"></div>'
+        f"<figcaption>{caption}</figcaption>{below}</figure>"
     )
+
+
+def facts(title: str, values: Mapping[str, Any]) -> str:
+    """Return a table of names and values; what is None or empty is passed over."""
+    rows = "".join(
+        f"<tr><td>{text(name)}</td><td>{text(value).replace(chr(10), '<br>')}</td></tr>"
+        for name, value in values.items()
+        if value not in (None, "")
+    )
+    return f'<h2>{text(title)}</h2><table class="facts">{rows}</table>'
 
 
 def listing(title: str, content: str) -> str:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.runs.files import read_json, write_text
-from mmlight.runs.page import figure, listing, text, whole_page
+from mmlight.runs.glance import at_a_glance
+from mmlight.runs.page import facts, figure, listing, text, whole_page
 from mmlight.runs.run import RunFolder
 from mmlight.runs.scan import ScannedRun
+from mmlight.runs.sounds import Players
 from mmlight.runs.stage_rows import read_stage_rows
 from mmlight.runs.summary import ExplainScores, explain_scores, other_scores, retrieval_scores
 from mmlight.runs.table import format_value, retrieval_cells
@@ -30,15 +32,17 @@ def write_report(run: RunFolder | Path) -> Path:
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
     summary: dict[str, Any] = json.loads(folder.summary.read_text())
     title = f"{summary['name']} / {summary['id']}"
+    players = Players(folder.path)
     parts = [
         f"<h1>{text(title)}</h1>",
         _status(summary),
+        at_a_glance(folder, summary),
         _robustness(folder),
         _scores(summary["final"]),
-        _pictures(folder),
-        _mistakes(folder),
-        _facts("The run", _run_facts(summary, url=ScannedRun(folder.path).wandb_url)),
-        _facts("Where it comes from", _provenance_facts(summary)),
+        _pictures(folder, players),
+        _mistakes(folder, players),
+        facts("The run", _run_facts(summary, url=ScannedRun(folder.path).wandb_url)),
+        facts("Where it comes from", _provenance_facts(summary)),
         listing("Package versions", _lines(summary.get("packages") or {})),
     ]
     if folder.config.exists():
@@ -122,7 +126,7 @@ def _robustness(folder: RunFolder) -> str:
     )
 
 
-def _mistakes(folder: RunFolder) -> str:
+def _mistakes(folder: RunFolder, players: Players) -> str:
     rows = read_stage_rows(folder.mistakes_jsonl)
     if not rows:
         return ""
@@ -130,7 +134,7 @@ def _mistakes(folder: RunFolder) -> str:
     heads = [*kinds, "is", "said", "confidence", "its own", "loss", "by confidence", "key"]
     lines = []
     for row in rows:
-        cells = [_sample_cell(folder, kind, row[kind]) for kind in kinds]
+        cells = [_sample_cell(folder, kind, row[kind], players) for kind in kinds]
         cells += [text(row["label"]), text(row["prediction"])]
         cells += [f"{float(row['confidence']):.3f}", f"{float(row['label_probability']):.3f}"]
         cells += [f"{float(row['loss']):.3g}", str(row["confidence_rank"])]
@@ -145,25 +149,25 @@ def _mistakes(folder: RunFolder) -> str:
     )
 
 
-def _sample_cell(folder: RunFolder, kind: str, value: str | None) -> str:
+def _sample_cell(folder: RunFolder, kind: str, value: str | None, players: Players) -> str:
     """Return a sample, or a part of it, as an element of its kind."""
     if value is None:
         return ""
     if kind == "text":
         return f"<div>{text(value)}</div>"
-    data = base64.b64encode((folder.path / value).read_bytes()).decode()
     if kind == "sound":
-        return f'<audio controls src="data:audio/flac;base64,{data}"></audio>'
+        return players.player(folder.path / value)
+    data = base64.b64encode((folder.path / value).read_bytes()).decode()
     return f'<img alt="{kind}" src="data:image/png;base64,{data}">'
 
 
-def _pictures(folder: RunFolder) -> str:
+def _pictures(folder: RunFolder, players: Players) -> str:
     def place(path: Path) -> tuple[int, str]:
         kinds = [number for number, kind in enumerate(_ORDER) if kind in path.stem]
         return (kinds[0] if kinds else len(_ORDER), path.stem)
 
     figures = [
-        figure(path, wide=any(kind in path.stem for kind in _WIDE))
+        figure(path, wide=any(kind in path.stem for kind in _WIDE), below=players.below(path))
         for path in sorted(folder.plots.glob("*.png"), key=place)
     ]
     if not figures:
@@ -172,17 +176,9 @@ def _pictures(folder: RunFolder) -> str:
 
 
 def _run_facts(summary: Mapping[str, Any], *, url: str | None) -> dict[str, Any]:
-    memory = summary.get("peak_memory_mb") or {}
-    speed = summary.get("samples_per_s")
-    wall_s = summary.get("wall_s")
     return {
         "notes": summary.get("notes"),
         "W&B": url,
-        "steps": f"{summary['steps']:,}",
-        "samples seen": f"{summary['samples_seen']:,}",
-        "training speed": f"{speed:,.0f} samples/s" if speed else None,
-        "time": f"{wall_s / 60:.1f} minutes" if wall_s is not None else None,
-        "peak memory": ", ".join(f"{name} {mb:,.0f} MB" for name, mb in memory.items()),
         "seed": summary.get("seed"),
         "best": _lines(
             {
@@ -192,8 +188,6 @@ def _run_facts(summary: Mapping[str, Any], *, url: str | None) -> dict[str, Any]
             },
             separator=": ",
         ),
-        "best checkpoint": summary["checkpoints"].get("best"),
-        "last checkpoint": summary["checkpoints"].get("last"),
     }
 
 
@@ -216,15 +210,6 @@ def _provenance_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
         "system": summary.get("platform"),
         "Python": summary.get("python"),
     }
-
-
-def _facts(title: str, facts: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{text(name)}</td><td>{text(value).replace(chr(10), '<br>')}</td></tr>"
-        for name, value in facts.items()
-        if value not in (None, "")
-    )
-    return f'<h2>{text(title)}</h2><table class="facts">{rows}</table>'
 
 
 def _lines(values: Mapping[str, Any] | Iterable[tuple[str, Any]], separator: str = "==") -> str:

@@ -188,6 +188,11 @@ class RunFolder:
         return self.path / "mistakes"
 
     @property
+    def bad_samples(self) -> Path:
+        """The samples that were left out, a line each."""
+        return self.path / "bad_samples.jsonl"
+
+    @property
     def attempts(self) -> Path:
         """Each start and end, and what the job made of it (`mmlight.runs.attempts`)."""
         return self.path / ATTEMPTS

@@ -69,7 +69,11 @@ def test_answers_are_explained_from_a_trained_run(data, tmp_path):
     }
     for name in names:
         assert Image.open(run / "plots" / f"{name}.png").size[0] > 250
+    heard = [p.name for p in sorted((run / "plots" / "sounds").glob("*.flac"))]
+    assert heard == ["test_explain_audio_00.flac", "test_explain_audio_01.flac"]
     page = (run / "report.html").read_text()
+    kept = [row for row in read_stage_rows(run / "mistakes.jsonl") if row["sound"]]
+    assert page.count("<audio controls") == 2 + len(kept)
     assert "test: image, integrated gradients" in page and "Worst mistakes" in page
     text = next(r for r in rows if r["modality"] == "text")
     assert "".join(text["units"]) == "blue1"  # sample 50, byte by byte

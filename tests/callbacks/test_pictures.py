@@ -7,6 +7,7 @@ from tiny_run import COLOURS, TinyData, TinyTask, make_batch
 from mmlight.callbacks.pictures import Pictures
 from mmlight.callbacks.record import Record
 from mmlight.errors import UserError
+from mmlight.runs.report import write_report
 from mmlight.runs.run import RunFolder
 
 
@@ -38,7 +39,7 @@ def run_pictures(folder, verb, *, every=None, callbacks=(), **data):
 
 def test_fit_draws_the_last_validation_and_the_curves(tmp_path):
     run, pictures, _ = run_pictures(tmp_path, "fit", captions_each=2)
-    names = {path.stem for path in run.plots.glob("*")}
+    names = {path.stem for path in run.plots.glob("*.png")}
     pairs = [(a, b) for a in ("image", "text", "audio") for b in ("image", "text", "audio")]
     assert names == {
         "curves",
@@ -51,6 +52,9 @@ def test_fit_draws_the_last_validation_and_the_curves(tmp_path):
     }
     for path in run.plots.glob("*.png"):
         assert Image.open(path).size[0] > 300
+    heard = {path.stem for path in (run.plots / "sounds").glob("*.json")}
+    assert heard == {"val_spectrograms", *(n for n in names if "retrieval" in n and "audio" in n)}
+    assert write_report(run).read_text().count("<audio") == 6 + 4
     # Spread over the set's 20 samples, in 3 batches.
     assert len(pictures._kept) == 8 and max(pictures._kept) >= 16
 

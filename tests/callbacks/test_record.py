@@ -73,6 +73,8 @@ def test_run_folder_is_complete(tmp_path):
     recalls = {r["step"]: r["val/image_to_audio/recall_at_1"] for r in rows if "val/loss" in r}
     assert sorted(recalls) == [4, 8, 12]
     assert summary["best"]["val/image_to_audio/recall_at_1"]["value"] == max(recalls.values())
+    size = sum(p.numel() for p in trainer.lightning_module.parameters())
+    assert summary["parameters"] == {"total": size, "trained": size}
     assert summary["samples_per_s"] > 0 and summary["wall_s"] > 0
     assert summary["peak_memory_mb"]["process"] > 100
     assert summary["data"] == {

@@ -71,7 +71,7 @@ class TinyData(pl.LightningDataModule):
     """Hands out whole batches; its position is the number of steps."""
 
     class audio:
-        sample_rate_hz = RATE_HZ
+        rate_hz = RATE_HZ
 
     global_batch_size = 8
 

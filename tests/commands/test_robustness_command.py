@@ -97,6 +97,16 @@ def test_metric_and_corruptions_are_chosen(trained, capsys):
     assert "audio tempo 2: loss" in out and "image" not in out.partition("run:")[0]
 
 
+def test_clean_data_alone_has_scores_and_no_curves(trained, capsys):
+    assert report(trained, "--corruptions", "none") == 0
+    folder = cli_data.only_run(trained.parent / "runs") / "robustness"
+    assert "clean" in (folder / "robustness.csv").read_text()
+    assert str(folder / "report.html") in capsys.readouterr().out
+    page = (folder / "report.html").read_text()
+    assert "<h2>Robustness</h2>" in page and ">robustness<" not in page
+    assert "samples of test" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -82,7 +82,8 @@ def test_the_index_says_what_is_there(tmp_path):
     path = samples(tmp_path)
     members = Members(image=["png", "jpg"], text="txt", audio="flac")
     data = module(path, members, text=TextSettings(ByteTokenizer()))
-    there = what_is_there("val", data.samples("val"))
-    assert there == "val 5: 4 images, 5 texts, 3 sounds, 1 unreadable"
+    there = data.what_is_there()["val"]
+    assert there == {"samples": 5, "images": 4, "texts": 5, "sounds": 3, "unreadable": 1}
+    assert what_is_there("val", there) == "val 5: 4 images, 5 texts, 3 sounds, 1 unreadable"
     data = module(path, members, reads=("text",), text=TextSettings(ByteTokenizer()))
-    assert what_is_there("val", data.samples("val")) == "val 5: 5 texts"
+    assert what_is_there("val", data.what_is_there()["val"]) == "val 5: 5 texts"

@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from mmlight.runs.plots.detections import BoxPicture, plot_detections, plot_precision_recall
+
+pytestmark = pytest.mark.usefixtures("readable_text")
 
 
 def picture(*, annotated: bool = True) -> BoxPicture:

@@ -11,6 +11,8 @@ from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
 from mmlight.runs.plots.overlays import Overlay, _tint, plot_overlays
 from mmlight.runs.plots.thumbnail import image_thumbnail, sound_thumbnail
 
+pytestmark = pytest.mark.usefixtures("readable_text")
+
 
 def drawn(path, *, colours=20):
     image = np.asarray(Image.open(path).convert("RGB"))

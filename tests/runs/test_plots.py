@@ -15,6 +15,8 @@ from mmlight.runs.plots.examples import (
 from mmlight.runs.plots.joint_space import plot_joint_space, project
 from mmlight.runs.plots.similarity import plot_similarity
 
+pytestmark = pytest.mark.usefixtures("readable_text")
+
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 80, 230)}
 RATE_HZ = 8000
 

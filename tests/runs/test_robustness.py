@@ -168,6 +168,11 @@ def test_picture_is_drawn_of_what_there_is(tmp_path, changes):
     assert path.stat().st_size > 4000
 
 
+def test_nothing_is_drawn_of_clean_data_alone(tmp_path):
+    alone = report(measured=report().measured[:1], groups=[])
+    assert plot_robustness(alone, tmp_path / "robustness.png") is None
+
+
 def test_reliability_panels_are_drawn_side_by_side(tmp_path):
     nan = float("nan")
     panel = ReliabilityPanel(

@@ -73,7 +73,7 @@ def plot_colored_texts(texts: Sequence[ColoredText], path: Path) -> Path:
         at += 1
         for method, boxes in methods.items():
             write(1, at, method.replace("_", " "), color="#444444")
-            write(1, at + 1, text.notes.get(method, ""), color="#777777", fontsize=_SIZE - 2)
+            write(1, at + 1, text.notes.get(method, ""), color="#777777", fontsize=_SIZE - 1)
             for box in boxes:
                 place = (_MARGIN + box.column, at + box.line + 0.06)
                 color = _color(box.value)

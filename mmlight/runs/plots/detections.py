@@ -76,7 +76,7 @@ def plot_detections(
             _draw(line[1], picture.wanted_M4, picture.wanted_label_M)
             line[1].set_title(f"annotated: {len(picture.wanted_M4)}", fontsize=9, loc="left")
             seen |= set(picture.wanted_label_M.tolist())
-        line[1].set_xlabel(picture.key[-_SHOWN_KEY:], fontsize=7)
+        line[1].set_xlabel(picture.key[-_SHOWN_KEY:], fontsize=8)
     _legend(figure, sorted(seen), class_names)
     return save(figure, path)
 
@@ -140,7 +140,7 @@ def _draw(
                 left,
                 top,
                 f"{scores_N[number]:.2f}",
-                fontsize=6,
+                fontsize=8,
                 color="white",
                 va="bottom",
                 bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8},

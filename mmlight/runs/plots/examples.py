@@ -112,7 +112,7 @@ def plot_spectrograms(
         assert example.waveform_T is not None
         picture = _draw_spectrogram(axes, example.waveform_T, sample_rate_hz)
         axes.set_title(wrap(example.caption, width=46, lines=2), fontsize=8)
-        axes.tick_params(labelsize=7)
+        axes.tick_params(labelsize=8)
         axes.set_xlabel("time (s)" if sample_rate_hz else "time (samples)", fontsize=8)
         if number % columns == 0:
             axes.set_ylabel("frequency (kHz)" if sample_rate_hz else "frequency bin", fontsize=8)
@@ -178,4 +178,4 @@ def show_example(axes: Any, example: Example, sample_rate_hz: int | None) -> Non
         axes.set_box_aspect(1)
     bare(axes)
     if example.caption and (example.pixels_CHW is not None or example.waveform_T is not None):
-        axes.set_xlabel(wrap(example.caption, width=26, lines=2), fontsize=7)
+        axes.set_xlabel(wrap(example.caption, width=26, lines=2), fontsize=8)

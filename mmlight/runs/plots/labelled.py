@@ -40,7 +40,7 @@ def plot_confusion(counts_KK: np.ndarray, path: Path, *, class_names: list[str])
                 str(counts_KK[row, column]),
                 ha="center",
                 va="center",
-                fontsize=7,
+                fontsize=8,
                 color="white" if share_KK[row, column] > 0.55 else "black",
             )
     right = np.trace(counts_KK) / max(counts_KK.sum(), 1)

@@ -60,10 +60,10 @@ def plot_overlays(
             _draw(axes, overlay.picture, extent=extent, pale=True)
             axes.imshow(_tint(overlay.maps[method]), **_placing(overlay.picture, extent))
             axes.set_title(method.replace("_", " "), fontsize=8)
-            axes.set_xlabel(overlay.notes.get(method, ""), fontsize=7)
+            axes.set_xlabel(overlay.notes.get(method, ""), fontsize=8)
         if extent is not None:
-            line[0].set_ylabel("mel band", fontsize=7)
-            line[0].set_xlabel(f"{extent[1]:.2f} s", fontsize=7)
+            line[0].set_ylabel("mel band", fontsize=8)
+            line[0].set_xlabel(f"{extent[1]:.2f} s", fontsize=8)
     return save(figure, path)
 
 

@@ -9,8 +9,10 @@ from mmlight.runs.table import format_value
 _MARKERS = "os^Dv<>PX*"
 
 
-def plot_robustness(report: Robustness, path: Path) -> Path:
+def plot_robustness(report: Robustness, path: Path) -> Path | None:
     """Draw a curve per corruption, lines for clean data and chance, and a bar per group.
+
+    Nothing is drawn of clean data alone.
 
     Args:
         report: what was measured.
@@ -20,6 +22,8 @@ def plot_robustness(report: Robustness, path: Path) -> Path:
     scale = 100 if is_share else 1
     unit = f"{report.metric} (%)" if is_share else report.metric
     panels = bool(report.corruptions) + bool(report.groups)
+    if not panels:
+        return None
     figure = new_figure(width=7.2 if panels == 1 else 11.6, height=4.4)
     grid = list(figure.subplots(1, panels, squeeze=False, sharey=True).flat)
     if report.corruptions:

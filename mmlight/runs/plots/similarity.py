@@ -39,7 +39,8 @@ def plot_similarity(
     elif captions is not None:
         order, grouped = np.argsort(np.array(captions), kind="stable"), ", sorted by caption"
     similarity_NN = query_ND[order] @ gallery_ND[order].T
-    figure = new_figure(width=7.4, height=5.8)
+    # 32 captions beside the rows need 0.17 inches each.
+    figure = new_figure(width=7.4, height=6.4)
     axes = figure.subplots()
     limit = float(np.abs(similarity_NN).max()) or 1.0
     picture = axes.imshow(similarity_NN, cmap="RdBu_r", vmin=-limit, vmax=limit)
@@ -54,6 +55,6 @@ def plot_similarity(
     axes.tick_params(labelsize=8)
     if captions is not None and count <= 32:
         names = [wrap(captions[i], width=34, lines=1) for i in order]
-        axes.set_yticks(range(count), names, fontsize=6)
+        axes.set_yticks(range(count), names, fontsize=8)
     axes.set_title(f"{query} against {gallery}", fontsize=11, loc="left")
     return save(figure, path)

@@ -36,7 +36,7 @@ table.samples img { width: auto; max-width: none; display: block; image-renderin
 table.samples audio { width: 12rem; height: 2rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr));
   gap: 1.25rem; align-items: start; }
-figure { margin: 0; } figure.wide { grid-column: 1 / -1; }
+figure { margin: 0; min-width: 0; } figure.wide { grid-column: 1 / -1; }
 img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px;
   background: white; }
 figure audio { height: 2rem; width: 14rem; vertical-align: middle; }

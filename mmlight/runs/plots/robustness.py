@@ -12,7 +12,7 @@ _MARKERS = "os^Dv<>PX*"
 def plot_robustness(report: Robustness, path: Path) -> Path | None:
     """Draw a curve per corruption, lines for clean data and chance, and a bar per group.
 
-    Nothing is drawn of clean data alone.
+    Nothing is drawn of clean data alone, and an earlier picture goes.
 
     Args:
         report: what was measured.
@@ -23,6 +23,7 @@ def plot_robustness(report: Robustness, path: Path) -> Path | None:
     unit = f"{report.metric} (%)" if is_share else report.metric
     panels = bool(report.corruptions) + bool(report.groups)
     if not panels:
+        path.unlink(missing_ok=True)  # that of an earlier report
         return None
     figure = new_figure(width=7.2 if panels == 1 else 11.6, height=4.4)
     grid = list(figure.subplots(1, panels, squeeze=False, sharey=True).flat)

@@ -13,10 +13,11 @@ from mmlight.runs.attempts import read_attempts
 @pytest.fixture
 def as_a_program(monkeypatch):
     """Answer Ctrl-C from the start, as the program does; pytest has it back afterwards."""
+    before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
     signals.answer_interrupts()
     yield
     signals.stop_noting()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.fixture

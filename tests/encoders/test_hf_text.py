@@ -200,7 +200,7 @@ def test_fields_of_the_config_can_be_changed():
         (dict(text_config=TEXT_CONFIGS["clip"], text_pool="cls"), "causal 'clip_text_model'"),
         (dict(text_config=TEXT_CONFIGS["bert"], text_pool="max"), "text_pool: 'max'"),
         (dict(text_config={"model_type": "t5"}), "more than a text encoder"),
-        (dict(text_config="/nowhere/at/all"), "no config at '/nowhere/at/all'"),
+        (dict(text_config="/nowhere/at/all"), "there is no file or folder /nowhere/at/all"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

@@ -60,7 +60,7 @@ def test_ps_runs_and_compare_agree(
         said[command[0]] = capsys.readouterr().out
     assert f"loss 3, {metric} {shown}" in " ".join(said["ps"].split())
     assert f"{metric} {shown}" in " ".join(said["runs"].split())
-    heading = next(line for line in said["compare"].splitlines() if "runs" in line)
+    heading = next(ln for ln in said["compare"].splitlines() if ln.split()[:1] == ["run"])
     assert re.split(r"\s{2,}", heading.strip())[1] == metric
     assert main(["runs", "--metric", metric, "--where", f"{metric}>0.1"]) == 0
     assert shown in capsys.readouterr().out
@@ -78,7 +78,8 @@ def test_the_summary_names_the_monitor_so_that_no_further_file_is_read(tmp_path,
 def test_in_a_pipe_each_run_is_one_whole_line(tmp_path, capsys):
     row = {"step": 4, "samples": 32, "wall_s": 2.0, "epoch": 0, "val/accuracy": 0.5}
     name = "a-rather-long-name-of-an-experiment-in-a-lab-with-many-of-them"
-    write_run(tmp_path / name / "20260101-101010-abcd", config={}, rows=[row])
+    config = {"checkpoint": {"monitor": None}}
+    write_run(tmp_path / name / "20260101-101010-abcd", config=config, rows=[row])
     assert main(["runs", "--root", str(tmp_path), "--show", "checkpoint.monitor"]) == 0
     (line,) = [ln for ln in capsys.readouterr().out.splitlines() if name in ln]
     assert "val/accuracy 50.0 %" in line and line.rstrip() == line

@@ -26,9 +26,7 @@ def check_monitor(
     stage = monitor.partition("/")[0]
     if stage == "test":
         raise UserError(f"{key}: '{monitor}' is measured after training; name one of val/...")
-    batches: Any = trainer.num_val_batches
-    has_validation = sum(batches if isinstance(batches, list) else [batches]) > 0
-    if stage != "train" and not has_validation:
+    if stage != "train" and not _has_validation(trainer):
         raise UserError(
             f"{key} has no effect without validation; name data.val.shards (and leave "
             "trainer.limit_val_batches above 0)"
@@ -44,6 +42,15 @@ def check_monitor(
         known |= {f"val/{score}" for score in own}
     if monitor not in known:
         raise UserError(_unknown(monitor, known, key=key))
+
+
+def _has_validation(trainer: pl.Trainer) -> bool:
+    if trainer.val_dataloaders is None and trainer.limit_val_batches:
+        # Lightning has not looked yet where the first epoch has no validation.
+        data: Any = getattr(trainer, "datamodule", None)
+        return data is None or data.val_dataloader() != []
+    batches: Any = trainer.num_val_batches
+    return sum(batches if isinstance(batches, list) else [batches]) > 0
 
 
 def check_found(monitor: str, metrics: Iterable[str], *, key: str) -> None:

@@ -43,3 +43,11 @@ def test_a_score_of_zero_shot_and_one_without_its_direction_are_known(path, caps
     given = ("--checkpoint.monitor", name, "--early_stopping.monitor", "val/loss")
     assert cli_data.run_in_process("fit", "-c", path, *given, "--run.id", "known") == 0
     assert list((path.parent / "runs").rglob("known/checkpoints/best-*.ckpt"))
+
+
+def test_a_first_validation_after_several_epochs_is_one(path):
+    later = ("--trainer.max_steps", "10", "--trainer.check_val_every_n_epoch", "2")
+    monitored = ("--checkpoint.monitor", "val/loss", "--early_stopping.monitor", "val/loss")
+    code = cli_data.run_in_process("fit", "-c", path, *later, *monitored, "--run.id", "later")
+    assert code == 0
+    assert list((path.parent / "runs").rglob("later/checkpoints/best-*.ckpt"))

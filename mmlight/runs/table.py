@@ -64,7 +64,7 @@ def format_table(summary: Mapping[str, Any]) -> Group:
     of_classes = {name.rpartition("/")[0] for name in scored.keys() - others.keys()}
     if of_classes:
         word = "class" if len(of_classes) == 1 else "classes"
-        parts.append(f"scores of {len(of_classes)} {word}: in the report\n")
+        parts.append(f"scores of {len(of_classes)} {word}: in the report")
     return Group(*parts)
 
 

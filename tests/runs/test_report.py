@@ -13,6 +13,7 @@ from mmlight.runs.run import RunFolder
 from mmlight.runs.stage_rows import write_stage_rows
 from mmlight.runs.summary import best_values, final_values
 from mmlight.runs.table import format_table
+from mmlight.terminal import Terminal
 
 
 def summary(**changes):
@@ -228,3 +229,10 @@ def test_best_is_the_first_best_and_never_nan():
         "train/loss": (2, 3),
     }
     assert final_values(rows)["val/loss"] == 0.9
+
+
+def test_scores_of_classes_are_one_line_in_the_terminal(capsys):
+    final = {"val/map": 0.5, "val/class/cat/ap50": 0.5, "val/class/dog/ap50": 0.25}
+    Terminal(soft_wrap=True).print(format_table({"final": final}))
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1].rstrip() == "scores of 2 classes: in the report"

@@ -14,6 +14,7 @@ from mmlight.hub_name import check_hub_name
         ("~/no-such-place", "no file or folder ~/no-such-place"),
         ("data/text/minilm", "no file or folder data/text/minilm"),
         ("data/minilm", "no file or folder data/minilm .*mean 'minilm2'"),
+        ("runs/none", "no file or folder runs/none"),
         ("weights/", "no file or folder weights/"),
         ("tokenizer.json", "no file or folder tokenizer.json"),
     ],

@@ -55,7 +55,8 @@ def count_what_is_there(samples: SampleSet) -> dict[str, int]:
     Args:
         samples: of the split, mapped to what is read.
     """
-    if len(samples) > _MOST_COUNTED:
+    has_index = all(corpus.shards for corpus, _ in samples.parts)  # plain files have none
+    if len(samples) > _MOST_COUNTED or not has_index:
         return {"samples": len(samples)}
     counts: dict[str, int] = {}
     unreadable = 0

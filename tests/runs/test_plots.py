@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmlight.runs.plots.canvas import wrap
+from mmlight.runs.plots.canvas import COLORS, new_figure, save, wrap
 from mmlight.runs.plots.curves import plot_curves, smooth
 from mmlight.runs.plots.examples import (
     Example,
@@ -179,3 +179,16 @@ def test_joint_space_groups_what_is_alike_and_repeats(tmp_path, generator):
 def test_long_captions_are_shortened():
     text = wrap("word " * 50, width=20, lines=2)
     assert len(text.splitlines()) == 2 and text.endswith("...")
+
+
+def test_lines_keep_their_colours_beside_photographs(tmp_path):
+    figure = new_figure(width=8, height=8)
+    axes = figure.subplots()
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    axes.imshow(noise // np.uint8(4) + np.uint8(150), extent=(0, 100, 100, 0))
+    for height, color in enumerate(COLORS):
+        axes.axhline(10 * height + 5, color=color, linewidth=2, snap=True)
+    pixels = np.asarray(Image.open(save(figure, tmp_path / "a.png")).convert("RGB"))
+    there = {tuple(pixel) for pixel in np.unique(pixels.reshape(-1, 3), axis=0).tolist()}
+    for color in COLORS:
+        assert tuple(bytes.fromhex(color[1:])) in there

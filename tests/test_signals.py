@@ -183,6 +183,7 @@ def test_second_ctrl_c_leaves_at_once_also_where_nothing_hears_the_first():
     deaf += "[time.sleep(60) for _ in range(9)]"
     code, out, err = press(deaf, saves=True, times=2)
     assert (code, out) == (130, ["cleaned"])
-    first, second = err
+    # From Python 3.12 on, the fork of this test is warned of.
+    first, second = (line for line in err if line.startswith("mmlight: "))
     assert first.startswith("mmlight: Ctrl-C: saves after this step and stops; once more")
     assert second == "mmlight: left at once"

@@ -23,8 +23,7 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from mmlight.batch import Audio
-from mmlight.encoders.depth import cut_into_blocks
-from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.encoders.encoder import Encoded, Encoder
 from mmlight.encoders.hf_audio_features import (
     AudioFeatures,
     ClapMel,
@@ -33,6 +32,7 @@ from mmlight.encoders.hf_audio_features import (
     NormalWaveform,
     WhisperMel,
 )
+from mmlight.encoders.hf_layers import HfLayers
 from mmlight.encoders.hf_model import (
     build_model,
     extractor_args,
@@ -40,9 +40,6 @@ from mmlight.encoders.hf_model import (
     plain_config,
     read_config,
     read_extractor,
-    set_layer_checkpointing,
-    transformers_groups,
-    undecayed,
 )
 from mmlight.encoders.mel import length_mask
 from mmlight.encoders.pool import AttentionPool, masked_mean
@@ -66,7 +63,7 @@ _EXTRACTORS: dict[str, Any] = {
 _QUIET = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 
 
-class HfAudio(Encoder):
+class HfAudio(HfLayers, Encoder):
     """An audio model of transformers, fed from waveforms.
 
     Features (normalised waveforms, log-mels) are computed on the device with the numbers of the
@@ -101,6 +98,7 @@ class HfAudio(Encoder):
     """
 
     modality = "audio"
+    stem = ("model.audio_encoder.batch_norm.",)
     outside = ("audio_config", "audio_pretrained")  # an audio_config may be a folder
     model: Any
 
@@ -225,20 +223,6 @@ class HfAudio(Encoder):
     def preparation(self) -> dict[str, Any]:
         """Return the sampling rate, and the model's own length where it has one."""
         return {"sample_rate_hz": self.sample_rate_hz, "max_seconds": self._seconds}
-
-    def blocks(self) -> list[Block]:
-        """Return what comes before the layers, the layers, and what comes after."""
-        return cut_into_blocks(
-            self, transformers_groups(self, stem=("model.audio_encoder.batch_norm.",))
-        )
-
-    def no_weight_decay(self) -> set[str]:
-        """Return position embeddings, class tokens and the pooling's query."""
-        return undecayed(self)
-
-    def set_checkpointing(self, enabled: bool) -> None:
-        """Recompute layers in backward."""
-        set_layer_checkpointing(self.model, enabled)
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""

@@ -10,17 +10,14 @@ from torch import Tensor
 from transformers import AutoModel, CLIPVisionModel, SiglipVisionModel
 
 from mmlight.batch import Images
-from mmlight.encoders.depth import cut_into_blocks
-from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.encoders.encoder import Encoded, Encoder
 from mmlight.encoders.hf_image_inputs import HfImageInputs, read_inputs
+from mmlight.encoders.hf_layers import HfLayers
 from mmlight.encoders.hf_model import (
     build_model,
     one_source,
     plain_config,
     read_config,
-    set_layer_checkpointing,
-    transformers_groups,
-    undecayed,
 )
 from mmlight.errors import UserError
 
@@ -43,7 +40,7 @@ _HEADS = {"clip_vision_model": "post_layernorm", "siglip_vision_model": "head"}
 _ANY_SIZE = ("dinov2", "swin")
 
 
-class HfImage(Encoder):
+class HfImage(HfLayers, Encoder):
     """An image model of transformers, with the normalisation of its own image processor.
 
     Args:
@@ -185,18 +182,6 @@ class HfImage(Encoder):
         mean_C, std_C = torch.tensor(self._mean), torch.tensor(self._std)
         self.register_buffer("_scale", (1 / (255 * std_C)).view(-1, 1, 1), persistent=False)
         self.register_buffer("_shift", (-mean_C / std_C).view(-1, 1, 1), persistent=False)
-
-    def blocks(self) -> list[Block]:
-        """Return embeddings, layers, and what comes after."""
-        return cut_into_blocks(self, transformers_groups(self))
-
-    def no_weight_decay(self) -> set[str]:
-        """Return position embeddings and class tokens."""
-        return undecayed(self)
-
-    def set_checkpointing(self, enabled: bool) -> None:
-        """Recompute layers in backward."""
-        set_layer_checkpointing(self.model, enabled)
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""

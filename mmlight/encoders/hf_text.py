@@ -14,18 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlight.batch import Text
-from mmlight.encoders.depth import cut_into_blocks
-from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.encoders.encoder import Encoded, Encoder
+from mmlight.encoders.hf_layers import HfLayers
 from mmlight.encoders.hf_model import (
     build_model,
     one_source,
     plain_config,
     read_config,
-    set_layer_checkpointing,
     text_class,
     tokenizer_folder,
-    transformers_groups,
-    undecayed,
 )
 from mmlight.encoders.packed_attention import is_fused, use_packed_attention
 from mmlight.encoders.packed_text import PackedText, pack, to_device
@@ -49,7 +46,7 @@ _CAUSAL = ("clip_text_model", "gpt2")
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text")
 
 
-class HfText(Encoder):
+class HfText(HfLayers, Encoder):
     """A text model of transformers, pooled over real tokens.
 
     Args:
@@ -242,18 +239,6 @@ class HfText(Encoder):
             input_ids=token_ids_NL, attention_mask=None if self.causal else mask_NL
         ).last_hidden_state
         return hidden_NLD
-
-    def blocks(self) -> list[Block]:
-        """Return embeddings, layers, and the final norm with the pooling."""
-        return cut_into_blocks(self, transformers_groups(self))
-
-    def no_weight_decay(self) -> set[str]:
-        """Return position embeddings and the pooling's query."""
-        return undecayed(self)
-
-    def set_checkpointing(self, enabled: bool) -> None:
-        """Recompute layers in backward."""
-        set_layer_checkpointing(self.model, enabled)
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""

@@ -80,6 +80,17 @@ def packed_text(bench: ModuleType, folder: Path) -> float:
     return bench.step(encoder, bench.captions(2, seed=0), target_ND)[1]
 
 
+def same_numbers(bench: ModuleType, folder: Path) -> float:
+    row = {"step": 1, "train/loss": 2.0, "train/loss_ms": 3.0, "val/accuracy": 0.5, "epoch": 0}
+    (folder / "metrics.jsonl").write_text(json.dumps(row))
+    logged = bench.read_logged(folder)
+    assert logged == {"1": {"train/loss": 2.0, "val/accuracy": 0.5}}
+    other = {"a": {"logged": {"1": {"train/loss": 2.0}}, "rows": "0"}}
+    lines = bench.find_differences({"a": {"logged": logged, "rows": "0"}}, other)
+    assert lines == ["a, step 1, val/accuracy: 0.5 before, None"]
+    return len(lines)
+
+
 def trainer_overhead(bench: ModuleType, folder: Path) -> float:
     return bench.bare(20) + bench.trained(20, folder)
 
@@ -97,6 +108,7 @@ CALLS: dict[str, Callable[[ModuleType, Path], float]] = {
         many_runs,
         many_shards,
         packed_text,
+        same_numbers,
         trainer_overhead,
     )
 }

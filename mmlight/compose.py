@@ -17,6 +17,7 @@ import yaml
 
 from mmlight import yaml_text
 from mmlight.errors import UserError
+from mmlight.renamed import present_names
 from mmlight.text_file import MIB, read_text_file
 
 EXTENDS = "extends"
@@ -52,7 +53,8 @@ def read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{where}: must hold keys and values, not a {type(values).__name__}")
-    return values
+    found: dict[str, Any] = present_names(values)
+    return found
 
 
 def load_yaml(text: str, *, where: str) -> Any:

@@ -33,6 +33,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import yaml
+
 EXPERIMENTS = {
     "scenes": "pretrain/scenes",
     "spoken_digits": "pretrain/spoken_digits",
@@ -80,8 +82,12 @@ def record(name: str, *, steps: int, ranks: int, folder: Path) -> Numbers:
         *("fit", "-c", experiment, *place, "--run.id", "fit", *limits),
         *("--trainer.max_steps", str(steps), "--trainer.log_every_n_steps", "1"),
     )
+    config = yaml.safe_load((folder / name / "fit" / "config.yaml").read_text(encoding="utf-8"))
+    data = config["data"]["init_args"]
+    shards = next(data[split]["shards"] for split in ("val", "test", "train") if data.get(split))
     run_mmlight(
         *("predict", "-c", experiment, *place, "--run.id", "rows"),
+        *("--data.predict", json.dumps({"shards": shards})),
         *("--ckpt_path", str(folder / name / "fit")),
         *("--trainer.limit_predict_batches", str(BATCHES)),
     )

@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 
 from mmlight.errors import UserError, nearest
+from mmlight.renamed import present_names
 from mmlight.tasks.named_class import named_class
 from mmlight.trust import TRUST, is_allowed
 
@@ -56,7 +57,7 @@ def check_description(description: Any, *, base: type, trust: Sequence[str] = ()
         UserError: as for `rebuild`.
     """
     try:
-        return _Reader(trust).instance(description, base, "")
+        return _Reader(trust).instance(present_names(description), base, "")
     except RecursionError as error:
         raise UserError(f"{_WHERE} is nested too deeply") from error
 

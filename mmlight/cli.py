@@ -58,9 +58,9 @@ from mmlight.interop.saved_config import own_config
 from mmlight.own_modules import FLAG, KEY
 from mmlight.runs.console_log import kept_console
 from mmlight.runs.interrupted import note_interrupt
-from mmlight.runs.job import is_ours, job_name
 from mmlight.runs.lock import RunLock
 from mmlight.runs.run import RunFolder
+from mmlight.runs.slurm.job import is_ours, job_name
 from mmlight.runs.webhook import post
 from mmlight.signals import Interrupted, is_wanted
 from mmlight.strategies.ddp import Ddp

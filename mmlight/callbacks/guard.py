@@ -21,8 +21,8 @@ from mmlight.callbacks.newest import clean
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event
 from mmlight.runs.find import go_on_command
-from mmlight.runs.job import is_ours, job_name
 from mmlight.runs.run import RunFolder
+from mmlight.runs.slurm.job import is_ours, job_name
 from mmlight.terminal import note, say
 
 # As `EX_TEMPFAIL` of sysexits.h: not done, to be tried again.

@@ -18,8 +18,8 @@ import torch
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event
 from mmlight.runs.heartbeats import Beat, Stall, read_beats, remove_beat, stall, write_beat
-from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
+from mmlight.runs.slurm.job import job_name
 from mmlight.terminal import say
 
 # EX_TEMPFAIL: what failed may do another time.

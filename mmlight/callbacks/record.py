@@ -20,12 +20,12 @@ from mmlight import yaml_text
 from mmlight.callbacks.run_logger import RunLogger
 from mmlight.callbacks.tensorboard_run import TensorBoardRun
 from mmlight.callbacks.wandb_run import SentPatch, WandbRun
-from mmlight.runs import provenance
+from mmlight.runs.code import provenance
 from mmlight.runs.files import read_json, write_json, write_text
-from mmlight.runs.job import describe_job
 from mmlight.runs.metrics_log import read_entries, read_rows
 from mmlight.runs.report import write_report
 from mmlight.runs.run import RunFolder
+from mmlight.runs.slurm.job import describe_job
 from mmlight.runs.slurm.signature import setting
 from mmlight.runs.summary import best_values, final_values, typical_samples_per_s
 from mmlight.runs.table import format_table

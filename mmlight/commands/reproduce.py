@@ -14,20 +14,20 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mmlight.errors import UserError
-from mmlight.runs.child import Ended, run_child
-from mmlight.runs.find import find
-from mmlight.runs.losses import Logged, first_parting, read_losses
-from mmlight.runs.provenance import code_folder
-from mmlight.runs.reproduce import (
+from mmlight.runs.code.losses import Logged, first_parting, read_losses
+from mmlight.runs.code.provenance import code_folder
+from mmlight.runs.code.recorded import (
     Difference,
     Recorded,
     differences_after,
     differences_before,
     read_recorded,
 )
-from mmlight.runs.reproduce_plan import describe, recorded_environment
+from mmlight.runs.code.recorded_plan import describe, recorded_environment
+from mmlight.runs.code.worktree import checked_out, has_commit
+from mmlight.runs.find import find
+from mmlight.runs.plan.processes import Ended, run_child
 from mmlight.runs.run import RUN_ID, RunFolder
-from mmlight.runs.worktree import checked_out, has_commit
 from mmlight.terminal import Terminal, agrees, say
 
 _POLL_S = 0.5

@@ -10,6 +10,7 @@ from typing import Any
 from mmlight import compose
 from mmlight.compose import diff
 from mmlight.errors import UserError
+from mmlight.runs.code.snapshot import read_sources
 from mmlight.runs.find import find
 from mmlight.runs.run import RunFolder
 from mmlight.runs.scan import ScannedRun
@@ -18,7 +19,6 @@ from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.resources import plan
 from mmlight.runs.slurm.shell_options import read_profile
 from mmlight.runs.slurm.signature import signature
-from mmlight.runs.slurm.snapshot import read_sources
 from mmlight.runs.slurm.state import jobs_of, state_of
 from mmlight.runs.slurm.submission import Submission
 from mmlight.terminal import note, say

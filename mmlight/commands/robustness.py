@@ -27,16 +27,16 @@ from mmlight.insight.robustness import (
 from mmlight.metrics.calibration import calibration_error, reliability_bins
 from mmlight.metrics.labelled import LabelledEvaluation
 from mmlight.runs.direction import chosen_direction
-from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
-from mmlight.runs.plots.robustness import plot_robustness
-from mmlight.runs.report import write_report
-from mmlight.runs.robustness import (
+from mmlight.runs.plan.robustness_report import (
     CLEAN,
     Measured,
     Robustness,
     format_robustness,
     write_robustness,
 )
+from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
+from mmlight.runs.plots.robustness import plot_robustness
+from mmlight.runs.report import write_report
 from mmlight.runs.table import format_value
 from mmlight.terminal import Terminal
 

@@ -9,13 +9,13 @@ from mmlight import yaml_text
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event
 from mmlight.runs.files import write_text
+from mmlight.runs.plan.local import described
+from mmlight.runs.plan.member_config import place
+from mmlight.runs.plan.optuna_search import OptunaSearch
+from mmlight.runs.plan.results import SweepFolder
+from mmlight.runs.plan.status import read_results
+from mmlight.runs.plan.sweep import Sweep, TrialRun, load, trial_runs
 from mmlight.runs.slurm.launch import CONFIG
-from mmlight.runs.sweep import Sweep, TrialRun, load, trial_runs
-from mmlight.runs.sweep_config import place
-from mmlight.runs.sweep_local import described
-from mmlight.runs.sweep_optuna import OptunaSearch
-from mmlight.runs.sweep_results import SweepFolder
-from mmlight.runs.sweep_status import read_results
 from mmlight.terminal import note, say
 
 BASE = "base.yaml"

@@ -7,18 +7,18 @@ from typing import Any
 
 from mmlight import yaml_text
 from mmlight.errors import UserError
+from mmlight.runs.code.snapshot import read_sources
 from mmlight.runs.files import write_text
+from mmlight.runs.plan.member_config import freeze, place
+from mmlight.runs.plan.optuna_search import OptunaSearch
+from mmlight.runs.plan.results import SweepFolder, read_run
+from mmlight.runs.plan.status import jobs_now, record_results, run_state, told
+from mmlight.runs.plan.sweep import Choices, Sweep, TrialRun, trial_runs
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.array import ArrayLaunch
 from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.resources import plan
 from mmlight.runs.slurm.shell_options import read_profile
-from mmlight.runs.slurm.snapshot import read_sources
-from mmlight.runs.sweep import Choices, Sweep, TrialRun, trial_runs
-from mmlight.runs.sweep_config import freeze, place
-from mmlight.runs.sweep_optuna import OptunaSearch
-from mmlight.runs.sweep_results import SweepFolder, read_run
-from mmlight.runs.sweep_status import jobs_now, record_results, run_state, told
 from mmlight.terminal import note, say, say_text
 
 # The runs of one array have the same machines.

@@ -14,7 +14,7 @@ from mmlight.metrics.calibration import (
     reliability_bins,
 )
 from mmlight.metrics.labelled import LabelledEvaluation, group_name, group_scores
-from mmlight.runs.robustness import SCALED, GroupScores
+from mmlight.runs.plan.robustness_report import SCALED, GroupScores
 from mmlight.runs.summary import MAIN_SCORES
 
 

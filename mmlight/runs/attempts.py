@@ -1,7 +1,7 @@
 """The attempts of a run: each start, each end and what the job made of it, a line each.
 
 `attempts.jsonl` lies in the run folder. The training process appends ``start`` and ``end``, the
-job script's last command (`mmlight.runs.after_srun`) appends ``requeued``, ``resubmitted`` or
+job script's last command (`mmlight.runs.slurm.after_srun`) appends ``requeued``, ``resubmitted`` or
 ``gave up``. A start without an end was killed.
 """
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from mmlight.errors import UserError
 from mmlight.runs.attempts import ATTEMPTS, read_attempts
 from mmlight.runs.files import read_json
-from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder, agree_on, agreed_id, checked, runs_of_job, step_of
+from mmlight.runs.slurm.job import job_name
 
 # Of sweeps, of `mmlight reproduce`, and what trains to measure.
 _OF_OTHERS = re.compile(r"trial-\d{3,}(-seed-?\d+)?|.+-again-[0-9a-f]{4}|(bench|lr-find)-.+")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.errors import UserError
+from mmlight.runs.code.snapshot import FOLDER
 from mmlight.runs.scan import run_folders
-from mmlight.runs.slurm.snapshot import FOLDER
 
 # A process that writes a file renames it within seconds.
 _OLD_S = 24 * 3600.0

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from mmlight.errors import UserError
 from mmlight.runs.files import json_objects
-from mmlight.runs.job import job_name
+from mmlight.runs.slurm.job import job_name
 
 LOCK = ".lock"
 _TAKEN = (errno.EACCES, errno.EAGAIN)

@@ -18,7 +18,7 @@ import yaml
 from mmlight.errors import UserError
 from mmlight.runs.attempts import ATTEMPTS
 from mmlight.runs.files import write_text
-from mmlight.runs.job import job_name
+from mmlight.runs.slurm.job import job_name
 from mmlight.runs.slurm.signature import signature
 
 RUN_ID = "MMLIGHT_RUN_ID"

@@ -13,7 +13,7 @@ from tiny_run import TinyData, TinyTask
 from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.wandb_run import WandbRun
-from mmlight.runs import provenance
+from mmlight.runs.code import provenance
 from mmlight.runs.run import RunFolder
 
 CONFIG = {"seed_everything": 3, "model": {"towers": {"image": {"width": 8}}}}

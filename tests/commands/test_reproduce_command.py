@@ -11,9 +11,9 @@ import git_data
 import pytest
 
 from mmlight.__main__ import main
-from mmlight.runs.git import read_git
-from mmlight.runs.losses import read_losses
-from mmlight.runs.provenance import package_versions
+from mmlight.runs.code.git import read_git
+from mmlight.runs.code.losses import read_losses
+from mmlight.runs.code.provenance import package_versions
 
 # Stands in for mmlight at an earlier commit: FACTOR is what a change of the code would change.
 PROGRAM = """

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from mmlight.__main__ import main
-from mmlight.runs import sweep_local
-from mmlight.runs.sweep import load
-from mmlight.runs.sweep_results import SweepFolder
+from mmlight.runs.plan import local as sweep_local
+from mmlight.runs.plan.results import SweepFolder
+from mmlight.runs.plan.sweep import load
 
 GIVEN = {
     "experiment": "tiny.yaml",

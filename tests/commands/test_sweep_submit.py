@@ -12,12 +12,12 @@ import yaml
 
 from mmlight.__main__ import main
 from mmlight.commands import sweep_member
-from mmlight.runs.sweep import load
-from mmlight.runs.sweep_config import freeze
-from mmlight.runs.sweep_optuna import OptunaSearch
-from mmlight.runs.sweep_results import SweepFolder
-from mmlight.runs.sweep_status import main as status_main
-from mmlight.runs.sweep_status import record_results
+from mmlight.runs.plan.member_config import freeze
+from mmlight.runs.plan.optuna_search import OptunaSearch
+from mmlight.runs.plan.results import SweepFolder
+from mmlight.runs.plan.status import main as status_main
+from mmlight.runs.plan.status import record_results
+from mmlight.runs.plan.sweep import load
 
 LR = "model.init_args.optimizer.lr"
 

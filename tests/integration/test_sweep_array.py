@@ -9,11 +9,11 @@ from slurm_cluster import wait_for
 
 from mmlight.__main__ import main
 from mmlight.runs.attempts import read_attempts
+from mmlight.runs.plan.optuna_search import OptunaSearch
+from mmlight.runs.plan.results import SweepFolder
+from mmlight.runs.plan.sweep import load
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.submission import Submission
-from mmlight.runs.sweep import load
-from mmlight.runs.sweep_optuna import OptunaSearch
-from mmlight.runs.sweep_results import SweepFolder
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 LR = "model.init_args.optimizer.lr"

@@ -10,12 +10,12 @@ import pytest
 from compare_data import ACCURACY, rows_of, twelve, write_run
 
 from mmlight.errors import UserError
+from mmlight.runs.code.git import read_git
 from mmlight.runs.compare.curves import curve_of
 from mmlight.runs.compare.run import read_run
 from mmlight.runs.compare.select import select
 from mmlight.runs.compare.settings import group, ordered, resolve_metrics
 from mmlight.runs.compare.table import csv_table, markdown, runs_csv, settings_grid
-from mmlight.runs.git import read_git
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import cli_data
 import pytest
 
-from mmlight.runs.after_srun import main
 from mmlight.runs.attempts import append_event
 from mmlight.runs.run import RunFolder
+from mmlight.runs.slurm.after_srun import main
 from mmlight.runs.webhook import post
 
 

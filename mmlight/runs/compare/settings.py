@@ -12,7 +12,7 @@ from mmlight.runs.compare.run import ComparedRun
 from mmlight.runs.direction import Direction, direction
 from mmlight.runs.files import plain
 from mmlight.runs.main_metric import CANDIDATES
-from mmlight.runs.sweep_results import short_names
+from mmlight.runs.plan.results import short_names
 
 NAME, CODE, DATA = "run", "code", "data"
 _MAX_DEFAULTS = 3

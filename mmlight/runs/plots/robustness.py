@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from mmlight.runs.plan.robustness_report import Robustness
 from mmlight.runs.plots.canvas import BAD, COLORS, FAIR, GOOD, new_figure, save, style
-from mmlight.runs.robustness import Robustness
 from mmlight.runs.table import format_value
 
 _MARKERS = "os^Dv<>PX*"

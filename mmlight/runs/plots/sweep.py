@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmlight.runs.plan.results import Result, best, short_names
+from mmlight.runs.plan.sweep import Choices, Range, Sweep, as_argument
 from mmlight.runs.plots.canvas import BAD, COLORS, new_figure, save, style
-from mmlight.runs.sweep import Choices, Range, Sweep, as_argument
-from mmlight.runs.sweep_results import Result, best, short_names
 from mmlight.runs.table import format_value
 
 

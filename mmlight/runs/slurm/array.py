@@ -42,7 +42,7 @@ class ArrayLaunch:
         """
         first = next(iter(self.launches.values()))
         python = f"{shlex.quote(sys.executable)} -P -m mmlight"
-        status = f'{python}.runs.sweep_status "$root/$name"'
+        status = f'{python}.runs.plan.status "$root/$name"'
         own = [f"trap {shlex.quote(status)} EXIT"]
         if self.draws:
             own.append(f'{python}.commands.sweep_member "$root/$name" "$id" || exit')

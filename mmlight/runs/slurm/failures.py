@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.job import job_name
 from mmlight.runs.slurm import client
+from mmlight.runs.slurm.job import job_name
 from mmlight.runs.slurm.logs import text_of
 
 _TAIL_BYTES = 1 << 18

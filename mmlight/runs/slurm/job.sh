@@ -21,7 +21,7 @@ give_up() {
     set +eu
     echo "mmlight: $1"
     PYTHONPATH=$imports${PYTHONPATH:+:$PYTHONPATH} \
-        "$host_python" -P -m mmlight.runs.after_srun "$run" 2 "$1"
+        "$host_python" -P -m mmlight.runs.slurm.after_srun "$run" 2 "$1"
     exit 2
 }
 # A file that is sourced counts by its own exit code, not by that of each of its lines.
@@ -45,7 +45,7 @@ export MASTER_PORT=$((12000 + (SLURM_JOB_ID + 97 * ${SLURM_RESTART_COUNT:-0}) % 
 
 # The node of this shell may have failed in the last start, with nobody left to say so.
 if ((${SLURM_RESTART_COUNT:-0})); then
-    "$host_python" -P -m mmlight.runs.before_srun "$run" || exit
+    "$host_python" -P -m mmlight.runs.slurm.before_srun "$run" || exit
 fi
 
 # A warning (USR1 before the time is up or at a preemption, TERM) is for the training processes,
@@ -64,4 +64,4 @@ code=${PIPESTATUS[0]}
 # Finished, to go on in a further job, or given up? The answer's exit code is the job's. SLURM may
 # send TERM to all processes more than once: what is started from here on does not hear it.
 trap '' USR1 TERM
-"$host_python" -P -m mmlight.runs.after_srun "$run" "$code"
+"$host_python" -P -m mmlight.runs.slurm.after_srun "$run" "$code"

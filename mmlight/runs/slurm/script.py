@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.git import SNAPSHOT
+from mmlight.runs.code.git import SNAPSHOT
 from mmlight.runs.run import checked
 from mmlight.runs.slurm.container import python_words, srun_words
 from mmlight.runs.slurm.profile import Profile, check_line

@@ -42,7 +42,7 @@ def test_a_job_that_somebody_cancels_is_not_handed_on(slurm, tmp_path):
     append_event(run, "start", step=0)
     append_event(run, "end", step=3, reason="TERM", hand_on=True)
     script = tmp_path / "job.sh"
-    after = shlex.join([sys.executable, "-P", "-m", "mmlight.runs.after_srun", str(run), "0"])
+    after = shlex.join([sys.executable, "-P", "-m", "mmlight.runs.slurm.after_srun", str(run), "0"])
     script.write_text(
         "#!/bin/bash\n#SBATCH --requeue --time=5 --mem=500\n"
         f"#SBATCH --output={tmp_path}/%j.out\ntrap : TERM\n"

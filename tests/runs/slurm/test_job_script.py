@@ -77,7 +77,7 @@ def test_the_run_is_started_and_its_end_judged(tmp_path, monkeypatch):
     assert called[called.index("--ckpt_path") + 1] == "auto"
     assert "RUN_ID=ab12" in called
     assert "MASTER=10.0.0.5:13001" in called
-    assert called[-1] == f"after -P -m mmlight.runs.after_srun {folder} 7"
+    assert called[-1] == f"after -P -m mmlight.runs.slurm.after_srun {folder} 7"
 
 
 def test_each_task_of_an_array_is_a_run_of_its_own(tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_a_setup_that_fails_ends_the_job_and_is_given_up(tmp_path, monkeypatch, 
     assert done.returncode == 2
     assert done.stdout.splitlines() == [f"mmlight: {said}"]
     folder = f"{tmp_path}/my runs/scenes/ab12"
-    assert called == [f"after -P -m mmlight.runs.after_srun {folder} 2 {said}"]
+    assert called == [f"after -P -m mmlight.runs.slurm.after_srun {folder} 2 {said}"]
 
 
 def test_what_a_sourced_file_gets_over_ends_no_job(tmp_path, monkeypatch):

@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
-from mmlight.runs.git import SNAPSHOT, read_git
-from mmlight.runs.provenance import code_folder
-from mmlight.runs.slurm.snapshot import read_code
+from mmlight.runs.code.git import SNAPSHOT, read_git
+from mmlight.runs.code.provenance import code_folder
+from mmlight.runs.code.snapshot import read_code
 
 
 def git(folder, *arguments):

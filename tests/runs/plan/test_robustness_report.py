@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
-from mmlight.runs.plots.robustness import plot_robustness
-from mmlight.runs.report import write_report
-from mmlight.runs.robustness import (
+from mmlight.runs.plan.robustness_report import (
     GroupScores,
     Measured,
     Robustness,
     format_robustness,
     write_robustness,
 )
+from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
+from mmlight.runs.plots.robustness import plot_robustness
+from mmlight.runs.report import write_report
 from mmlight.runs.run import RunFolder
 
 

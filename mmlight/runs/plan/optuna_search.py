@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.errors import UserError
-from mmlight.runs.sweep import Choices, Range, Sweep, as_argument, rounded
-from mmlight.runs.sweep_results import Result, State
+from mmlight.runs.plan.results import Result, State
+from mmlight.runs.plan.sweep import Choices, Range, Sweep, as_argument, rounded
 
 _FEW = 10  # as many are drawn by chance before the sampler has a model
 _DRAWN_WITHIN_S = 60.0  # runs of a trial with several seeds may begin at once

@@ -17,8 +17,8 @@ from mmlight import yaml_text
 from mmlight.compose import EXTENDS
 from mmlight.errors import UserError, nearest
 from mmlight.runs.files import warn_once, write_text
+from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.scan import ScannedRun
-from mmlight.runs.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.table import format_value
 
 State = Literal["new", "waiting", "running", "finished", "pruned", "failed", "stopped", "cancelled"]

@@ -4,15 +4,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmlight.errors import UserError
-from mmlight.runs.child import run_child
 from mmlight.runs.metrics_log import read_rows
-from mmlight.runs.plots.sweep import plot_sweep
-from mmlight.runs.run import RUN_ID, RunFolder
-from mmlight.runs.scan import ScannedRun
-from mmlight.runs.slurm.state import state_of
-from mmlight.runs.sweep import Sweep, TrialRun, trial_runs
-from mmlight.runs.sweep_optuna import OptunaSearch
-from mmlight.runs.sweep_results import (
+from mmlight.runs.plan.optuna_search import OptunaSearch
+from mmlight.runs.plan.processes import run_child
+from mmlight.runs.plan.results import (
     Result,
     SweepFolder,
     best,
@@ -24,7 +19,12 @@ from mmlight.runs.sweep_results import (
     short_names,
     write_results,
 )
-from mmlight.runs.sweep_status import jobs_now, read_results
+from mmlight.runs.plan.status import jobs_now, read_results
+from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
+from mmlight.runs.plots.sweep import plot_sweep
+from mmlight.runs.run import RUN_ID, RunFolder
+from mmlight.runs.scan import ScannedRun
+from mmlight.runs.slurm.state import state_of
 from mmlight.runs.table import format_value
 from mmlight.terminal import Terminal
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mmlight.errors import UserError
-from mmlight.runs.sweep import Choices, Parameter, Sweep
+from mmlight.runs.plan.sweep import Choices, Parameter, Sweep
 
 _METHODS = {"grid": "grid", "random": "random", "optuna": "bayes"}
 

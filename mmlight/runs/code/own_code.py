@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.own_modules import KEY, names_of
-from mmlight.runs.git import Git, copied_top, is_known, read_git
+from mmlight.runs.code.git import Git, copied_top, is_known, read_git
 
 PATH = "PYTHONPATH"
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from mmlight.runs.files import write_json
-from mmlight.runs.folds import (
+from mmlight.runs.plan.fold_results import (
     FoldResult,
     FoldsFolder,
     format_folds,

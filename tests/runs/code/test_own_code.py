@@ -6,11 +6,11 @@ import git_data
 import pytest
 from compare_data import write_run
 
-from mmlight.runs import provenance
+from mmlight.runs.code import provenance
+from mmlight.runs.code.own_code import read_own_code
+from mmlight.runs.code.snapshot import read_sources
 from mmlight.runs.compare.run import read_run
-from mmlight.runs.own_code import read_own_code
 from mmlight.runs.run import RunFolder
-from mmlight.runs.slurm.snapshot import read_sources
 
 CONFIG = {"model": {"init_args": {"tower": {"class_path": "editable_lab.nets.Net"}}}}
 
@@ -19,7 +19,7 @@ CONFIG = {"model": {"init_args": {"tower": {"class_path": "editable_lab.nets.Net
 def ours(tmp_path, monkeypatch):
     top = git_data.make_repository(tmp_path / "mm", {"mmlight/__init__.py": "", "tests/x.py": ""})
     monkeypatch.setattr(provenance, "code_folder", lambda: top / "mmlight")
-    monkeypatch.setattr("mmlight.runs.slurm.snapshot.code_folder", lambda: top / "mmlight")
+    monkeypatch.setattr("mmlight.runs.code.snapshot.code_folder", lambda: top / "mmlight")
     monkeypatch.delenv("PYTHONPATH", raising=False)
     return top
 

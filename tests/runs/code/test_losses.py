@@ -1,6 +1,6 @@
 import json
 
-from mmlight.runs.losses import Logged, Parting, first_parting, read_losses
+from mmlight.runs.code.losses import Logged, Parting, first_parting, read_losses
 
 
 def logged(*values, name="train/loss"):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mmlight.runs import before_srun
 from mmlight.runs.attempts import append_event, read_attempts
 from mmlight.runs.run import RunFolder
+from mmlight.runs.slurm import before_srun
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "SLURM_JOB_NODELIST": "n3"}
 

@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmlight.runs.code.git import SNAPSHOT, Git, read_git, run_git
+from mmlight.runs.code.own_code import OwnCode, read_own_code
 from mmlight.runs.files import read_json, write_bytes, write_text
-from mmlight.runs.git import SNAPSHOT, Git, read_git, run_git
-from mmlight.runs.own_code import OwnCode, read_own_code
 from mmlight.runs.run import RunFolder
 
 PACKAGES = (
@@ -34,7 +34,7 @@ def code_folder() -> Path:
     """
     if copied := os.environ.get(SNAPSHOT):
         return Path(copied)
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     tracked = run_git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
     return package if tracked else Path.cwd()
 

@@ -8,9 +8,7 @@ import yaml
 
 from mmlight import compose
 from mmlight.errors import UserError
-from mmlight.runs.plots.sweep import plot_sweep
-from mmlight.runs.sweep import TrialRun, load, trial_runs
-from mmlight.runs.sweep_results import (
+from mmlight.runs.plan.results import (
     Result,
     SweepFolder,
     best,
@@ -19,7 +17,9 @@ from mmlight.runs.sweep_results import (
     short_names,
     write_results,
 )
-from mmlight.runs.sweep_wandb import wandb_config
+from mmlight.runs.plan.sweep import TrialRun, load, trial_runs
+from mmlight.runs.plan.wandb_agents import wandb_config
+from mmlight.runs.plots.sweep import plot_sweep
 
 LR = "model.init_args.optimizer.lr"
 GIVEN = {
@@ -248,7 +248,7 @@ def test_what_wandb_has_not_is_refused(tmp_path, changes, said):
         wandb_config(read(tmp_path, **changes), name="s", root="runs")
 
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "experiments" / "sweeps").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[3] / "experiments" / "sweeps").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

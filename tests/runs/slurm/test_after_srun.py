@@ -5,12 +5,12 @@ import zipfile
 import pytest
 
 from mmlight.errors import UserError
-from mmlight.runs.after_srun import main
 from mmlight.runs.attempts import append_event, read_attempts
-from mmlight.runs.decision import Failure, decide
-from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
+from mmlight.runs.slurm.after_srun import main
+from mmlight.runs.slurm.decision import Failure, decide
 from mmlight.runs.slurm.failures import failed_node
+from mmlight.runs.slurm.job import job_name
 
 
 @pytest.fixture

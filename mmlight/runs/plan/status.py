@@ -8,12 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.scan import ScannedRun
-from mmlight.runs.slurm.client import QueuedJob
-from mmlight.runs.slurm.state import State, jobs_of, state_of
-from mmlight.runs.sweep import Sweep, TrialRun, load, trial_runs
-from mmlight.runs.sweep_optuna import OptunaSearch
-from mmlight.runs.sweep_results import (
+from mmlight.runs.plan.optuna_search import OptunaSearch
+from mmlight.runs.plan.results import (
     Result,
     SweepFolder,
     best,
@@ -21,7 +17,11 @@ from mmlight.runs.sweep_results import (
     read_run,
     write_results,
 )
-from mmlight.runs.sweep_results import State as Word
+from mmlight.runs.plan.results import State as Word
+from mmlight.runs.plan.sweep import Sweep, TrialRun, load, trial_runs
+from mmlight.runs.scan import ScannedRun
+from mmlight.runs.slurm.client import QueuedJob
+from mmlight.runs.slurm.state import State, jobs_of, state_of
 from mmlight.runs.table import format_value
 from mmlight.terminal import say
 

@@ -4,9 +4,9 @@ from multiprocessing import get_context
 
 import pytest
 
-from mmlight.runs.sweep import Choices, Range, Sweep
-from mmlight.runs.sweep_optuna import OptunaSearch
-from mmlight.runs.sweep_results import Result
+from mmlight.runs.plan.optuna_search import OptunaSearch
+from mmlight.runs.plan.results import Result
+from mmlight.runs.plan.sweep import Choices, Range, Sweep
 
 pytest.importorskip("optuna")
 PARAMETERS = {"lr": Range(1e-5, 1e-1, "log_uniform"), "kind": Choices(("a", [1, 2]))}

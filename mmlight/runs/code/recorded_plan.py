@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.errors import UserError
-from mmlight.runs.own_code import named_modules
-from mmlight.runs.provenance import ENVIRONMENT
-from mmlight.runs.reproduce import Recorded
+from mmlight.runs.code.own_code import named_modules
+from mmlight.runs.code.provenance import ENVIRONMENT
+from mmlight.runs.code.recorded import Recorded
 
 _SHOWN = 8
 

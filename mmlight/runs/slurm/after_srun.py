@@ -1,10 +1,10 @@
 """The last command of a job script: whether the job is handed on, and the script's exit code.
 
-``python -P -m mmlight.runs.after_srun RUN_FOLDER CODE [REASON]`` runs in the batch shell, when all
-ranks have gone. A run that was asked to stop, or that crashed, is requeued (or a job is submitted
-in its place) as long as its newest checkpoint moves on; a run that has finished, that a user
-cancelled or whose settings are wrong is not. What SLURM or a node did to it is not its own failure
-to move on: it goes on after a while, without a node that has failed it twice.
+``python -P -m mmlight.runs.slurm.after_srun RUN_FOLDER CODE [REASON]`` runs in the batch shell,
+when all ranks have gone. A run that was asked to stop, or that crashed, is requeued (or a job is
+submitted in its place) as long as its newest checkpoint moves on; a run that has finished, that a
+user cancelled or whose settings are wrong is not. What SLURM or a node did to it is not its own
+failure to move on: it goes on after a while, without a node that has failed it twice.
 """
 
 import os
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.attempts import append_event
-from mmlight.runs.decision import USER_MISTAKE, Decision, Failure, decide
-from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
 from mmlight.runs.slurm import client
+from mmlight.runs.slurm.decision import USER_MISTAKE, Decision, Failure, decide
 from mmlight.runs.slurm.ending import Ending, ending
 from mmlight.runs.slurm.failures import can_leave_out, failed_node, gone_nodes, log_file
 from mmlight.runs.slurm.followers import redirect
+from mmlight.runs.slurm.job import job_name
 from mmlight.runs.slurm.submission import Submission
 from mmlight.runs.webhook import post
 from mmlight.terminal import say

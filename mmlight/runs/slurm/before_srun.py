@@ -1,8 +1,8 @@
 """What a job script does first when SLURM has started its job again.
 
-``python -P -m mmlight.runs.before_srun RUN_FOLDER`` runs in the batch shell. Where the node of that
-shell has failed, nobody was left to say so: it is noted now. A job that has got a node again that
-failed the run twice is requeued without it.
+``python -P -m mmlight.runs.slurm.before_srun RUN_FOLDER`` runs in the batch shell. Where the node
+of that shell has failed, nobody was left to say so: it is noted now. A job that has got a node
+again that failed the run twice is requeued without it.
 """
 
 import os
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.after_srun import bounds, hand_on, note_given_up
 from mmlight.runs.attempts import append_event, read_attempts
-from mmlight.runs.decision import Failure, decide
-from mmlight.runs.job import job_name
 from mmlight.runs.run import RunFolder
 from mmlight.runs.slurm import client
+from mmlight.runs.slurm.after_srun import bounds, hand_on, note_given_up
+from mmlight.runs.slurm.decision import Failure, decide
 from mmlight.runs.slurm.failures import can_leave_out
+from mmlight.runs.slurm.job import job_name
 from mmlight.terminal import say
 
 _KILLED = 137

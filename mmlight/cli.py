@@ -56,12 +56,12 @@ from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import own_config
 from mmlight.own_modules import FLAG, KEY
-from mmlight.runs.console_log import kept_console
-from mmlight.runs.interrupted import note_interrupt
-from mmlight.runs.lock import RunLock
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.console_log import kept_console
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.interrupted import note_interrupt
+from mmlight.runs.run.lock import RunLock
+from mmlight.runs.run.webhook import post
 from mmlight.runs.slurm.job import is_ours, job_name
-from mmlight.runs.webhook import post
 from mmlight.signals import Interrupted, is_wanted
 from mmlight.strategies.ddp import Ddp
 from mmlight.strategies.fsdp import Fsdp

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mmlight.cli_arguments import AUTO, BEST, LAST
 from mmlight.errors import UserError
-from mmlight.runs.best import best_checkpoint
-from mmlight.runs.last import last_run, told_of
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.best import best_checkpoint
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.last import last_run, told_of
 from mmlight.signals import is_first_rank
 from mmlight.terminal import say
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from mmlight.__main__ import main
 from mmlight.data.module import ShardDataModule
-from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.run.metrics_log import read_rows
 from mmlight.tasks.task import Task
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 80, 230), "grey": (99,) * 3}

@@ -7,7 +7,7 @@ import cli_data
 import pytest
 
 from mmlight import signals
-from mmlight.runs.attempts import read_attempts
+from mmlight.runs.run.attempts import read_attempts
 
 
 @pytest.fixture

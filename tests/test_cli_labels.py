@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cli_data import run_in_process, write_yaml
 
-from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.run.metrics_log import read_rows
 
 WORDS = {"ant": "aaaa", "bee": "bbbb", "cat": "cccc"}
 

@@ -6,7 +6,7 @@ import cli_data
 import pytest
 import weights_data
 
-from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.run.metrics_log import read_rows
 
 SCORES = ("val/accuracy", "val/loss", "val/num_left_out")
 

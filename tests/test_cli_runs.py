@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from mmlight.interop.embedder import Embedder
-from mmlight.runs.run import RunFolder
-from mmlight.runs.wandb_file import read_segment
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.wandb.file import read_segment
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback
 
 from mmlight.callbacks.skipped_steps import SkippedSteps
 from mmlight.errors import UserError
-from mmlight.runs.metrics_log import read_rows
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.metrics_log import read_rows
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from mmlight.__main__ import main
-from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.run.metrics_log import read_rows
 
 ROOT = Path(__file__).parents[1]
 RATE_HZ = 4000

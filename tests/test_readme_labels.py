@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_data import run_in_process
 
-from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.run.metrics_log import read_rows
 
 ROOT = Path(__file__).parents[1]
 REVIEWS = [

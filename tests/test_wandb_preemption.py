@@ -13,9 +13,9 @@ import cli_data
 import pytest
 from wandb_recorder import recorder
 
-from mmlight.runs.metrics_log import AXES, read_rows
-from mmlight.runs.run import RunFolder
-from mmlight.runs.wandb_file import count_rows
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.metrics_log import AXES, read_rows
+from mmlight.runs.wandb.file import count_rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 STEPS = 48

@@ -40,7 +40,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from mmlight.runs.slurm.submission import Submission
+from mmlight.runs.run.submission import Submission
 
 COMMANDS = {
     "nothing": ["--version"],

@@ -59,7 +59,7 @@ from mmlight.callbacks.token_count import TokenCount
 from mmlight.cli import look_for_the_driver_once, quieten
 from mmlight.encoders.encoder import Block, Encoded, Encoder
 from mmlight.optim.groups import weight_decay_groups
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.tower import Towers, TowerSettings
 

@@ -22,7 +22,7 @@ from mmlight.callbacks.run_logger import RunLogger
 from mmlight.errors import naming
 from mmlight.runs.direction import Direction, chosen_direction, known_direction
 from mmlight.runs.files import sync_folder
-from mmlight.runs.run import step_of
+from mmlight.runs.run.folder import step_of
 from mmlight.tasks.saved import read_checkpoint
 from mmlight.terminal import note
 

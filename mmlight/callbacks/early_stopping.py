@@ -12,7 +12,7 @@ from mmlight.callbacks.monitored import check_found, check_monitor
 from mmlight.callbacks.run_logger import RunLogger
 from mmlight.errors import UserError
 from mmlight.runs.direction import chosen_direction
-from mmlight.runs.table import format_value
+from mmlight.runs.show.table import format_value
 from mmlight.terminal import say
 
 

@@ -18,9 +18,9 @@ from mmlight.runs.files import write_bytes
 from mmlight.runs.plots.examples import Example
 from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
 from mmlight.runs.plots.thumbnail import image_thumbnail, sound_thumbnail
-from mmlight.runs.run import RunFolder
-from mmlight.runs.sounds import flac
-from mmlight.runs.stage_rows import write_stage_rows
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.stage_rows import write_stage_rows
+from mmlight.runs.show.sounds import flac
 
 _MOST_DRAWN = 12
 

@@ -16,8 +16,8 @@ from mmlight.insight.settings import (
     Method,
     require_captum,
 )
-from mmlight.runs.run import RunFolder
-from mmlight.runs.stage_rows import write_stage_rows
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.stage_rows import write_stage_rows
 
 
 class Explain(pl.Callback):

@@ -12,7 +12,7 @@ from mmlight.runs.plots.colored_text import ColoredText, plot_colored_texts
 from mmlight.runs.plots.faithfulness import MeanCurves, plot_faithfulness
 from mmlight.runs.plots.heads import plot_heads, plot_token_heads
 from mmlight.runs.plots.overlays import Overlay, plot_overlays
-from mmlight.runs.sounds import keep_sounds
+from mmlight.runs.show.sounds import keep_sounds
 
 
 def draw_explanations(

@@ -19,9 +19,9 @@ from mmlight.callbacks.agreement import Agreement
 from mmlight.callbacks.checkpoints import Newest
 from mmlight.callbacks.newest import clean
 from mmlight.errors import UserError
-from mmlight.runs.attempts import append_event
-from mmlight.runs.find import go_on_command
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.attempts import append_event
+from mmlight.runs.run.find import go_on_command
+from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.slurm.job import is_ours, job_name
 from mmlight.terminal import note, say
 

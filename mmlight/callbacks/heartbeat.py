@@ -16,9 +16,9 @@ import lightning.pytorch as pl
 import torch
 
 from mmlight.errors import UserError
-from mmlight.runs.attempts import append_event
-from mmlight.runs.heartbeats import Beat, Stall, read_beats, remove_beat, stall, write_beat
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.attempts import append_event
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.heartbeats import Beat, Stall, read_beats, remove_beat, stall, write_beat
 from mmlight.runs.slurm.job import job_name
 from mmlight.terminal import say
 

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import torch
 
 from mmlight import comm
-from mmlight.runs.lr_range import has_diverged, lr_at
+from mmlight.optim.lr_range import has_diverged, lr_at
 
 
 class LrRange(pl.Callback):

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from mmlight.errors import UserError
-from mmlight.runs.run import RunFolder, step_of
+from mmlight.runs.run.folder import RunFolder, step_of
 from mmlight.tasks.saved import check_whole
 from mmlight.terminal import one_line
 

@@ -15,7 +15,6 @@ from mmlight.metrics.boxes import BoxEvaluation
 from mmlight.metrics.calibration import calibration_error, reliability_bins
 from mmlight.metrics.evaluation import Evaluation
 from mmlight.metrics.labelled import LabelledEvaluation, confusion_matrix
-from mmlight.runs.metrics_log import read_rows
 from mmlight.runs.plots.curves import plot_curves
 from mmlight.runs.plots.examples import (
     Example,
@@ -28,8 +27,9 @@ from mmlight.runs.plots.joint_space import plot_joint_space
 from mmlight.runs.plots.labelled import plot_confusion
 from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
 from mmlight.runs.plots.similarity import plot_similarity
-from mmlight.runs.run import RunFolder
-from mmlight.runs.sounds import keep_sounds
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.metrics_log import read_rows
+from mmlight.runs.show.sounds import keep_sounds
 
 
 class Pictures(pl.Callback):

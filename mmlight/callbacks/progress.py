@@ -9,8 +9,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
 from rich import progress as rich_progress
 
-from mmlight.runs.summary import MAIN_SCORES
-from mmlight.runs.table import format_value
+from mmlight.runs.run.summary import MAIN_SCORES
+from mmlight.runs.show.table import format_value
 from mmlight.terminal import Terminal
 
 _LINE_EVERY_S = 30.0

@@ -22,13 +22,13 @@ from mmlight.callbacks.tensorboard_run import TensorBoardRun
 from mmlight.callbacks.wandb_run import SentPatch, WandbRun
 from mmlight.runs.code import provenance
 from mmlight.runs.files import read_json, write_json, write_text
-from mmlight.runs.metrics_log import read_entries, read_rows
-from mmlight.runs.report import write_report
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.metrics_log import read_entries, read_rows
+from mmlight.runs.run.signature import setting
+from mmlight.runs.run.summary import best_values, final_values, typical_samples_per_s
+from mmlight.runs.show.report import write_report
+from mmlight.runs.show.table import format_table
 from mmlight.runs.slurm.job import describe_job
-from mmlight.runs.slurm.signature import setting
-from mmlight.runs.summary import best_values, final_values, typical_samples_per_s
-from mmlight.runs.table import format_table
 from mmlight.signals import Interrupted
 from mmlight.tasks.task import Task
 from mmlight.terminal import Terminal

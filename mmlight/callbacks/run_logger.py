@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from mmlight.callbacks.axes import Axes
-from mmlight.runs.metrics_log import MetricsLog
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.metrics_log import MetricsLog
 
 
 class RunLogger(Logger):

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmlight import comm
 from mmlight.errors import UserError
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 from mmlight.tasks.saved import read_checkpoint
 from mmlight.terminal import note
 

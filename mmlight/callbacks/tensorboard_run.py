@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from mmlight.callbacks.axes import Axes
 from mmlight.errors import UserError
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 
 
 class TensorBoardRun(TensorBoardLogger):

@@ -15,7 +15,7 @@ from mmlight.costs.memory import peak_bytes
 from mmlight.costs.rates import measure_matmul
 from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.costs.tally import Tally
-from mmlight.runs.summary import SAMPLES_PER_S
+from mmlight.runs.run.summary import SAMPLES_PER_S
 from mmlight.tasks.task import Task
 
 DATA_WAIT_SHARE = "train/data_wait_share"

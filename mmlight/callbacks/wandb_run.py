@@ -17,11 +17,11 @@ from typing_extensions import override
 from mmlight import signals
 from mmlight.callbacks.axes import Axes
 from mmlight.runs.files import plain, write_text
-from mmlight.runs.metrics_log import AXES
-from mmlight.runs.run import RunFolder
-from mmlight.runs.scan import WANDB_URL
-from mmlight.runs.sent_rows import SentRows
-from mmlight.runs.wandb_file import count_rows, mark_sent, mend
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.metrics_log import AXES
+from mmlight.runs.run.scan import WANDB_URL
+from mmlight.runs.wandb.file import count_rows, mark_sent, mend
+from mmlight.runs.wandb.sent_rows import SentRows
 from mmlight.terminal import note
 
 JobType = Literal["pretrain", "finetune", "eval"]

@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Sequence
 
 from mmlight.errors import UserError
-from mmlight.runs.find import find
-from mmlight.runs.scan import ScannedRun
+from mmlight.runs.run.find import find
+from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.state import jobs_of, state_of
+from mmlight.runs.run.submission import CANCELLED
 from mmlight.runs.slurm import client
-from mmlight.runs.slurm.state import jobs_of, state_of
-from mmlight.runs.slurm.submission import CANCELLED
 from mmlight.terminal import say
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.leftovers import find_leftovers
+from mmlight.runs.run.leftovers import find_leftovers
 from mmlight.terminal import say
 
 

@@ -6,11 +6,11 @@ from datetime import datetime
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.compare.run import ComparedRun, read_run
-from mmlight.runs.compare.select import select
-from mmlight.runs.compare.settings import group, ranked, resolve_metrics
-from mmlight.runs.compare.table import settings_grid, terminal
-from mmlight.runs.compare.write import write_comparison
+from mmlight.runs.show.compare.run import ComparedRun, read_run
+from mmlight.runs.show.compare.select import select
+from mmlight.runs.show.compare.settings import group, ranked, resolve_metrics
+from mmlight.runs.show.compare.table import settings_grid, terminal
+from mmlight.runs.show.compare.write import write_comparison
 from mmlight.terminal import Terminal, note
 
 # Runs of two experiments may differ in a hundred.
@@ -101,6 +101,6 @@ def _read(options: argparse.Namespace) -> list[ComparedRun]:
 def _from_wandb(place: str, references: Sequence[str]) -> list[ComparedRun]:
     if place.count("/") != 1:
         raise UserError(f"--wandb {place}: name it as ENTITY/PROJECT")
-    from mmlight.runs.wandb_api import fetch
+    from mmlight.runs.wandb.api import fetch
 
     return fetch(place, references)

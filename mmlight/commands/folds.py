@@ -17,7 +17,6 @@ from mmlight import cli, compose, yaml_text
 from mmlight.data.folds import Fold, Folds, find_folds, fold_data
 from mmlight.errors import UserError
 from mmlight.runs.files import read_json, write_json, write_text
-from mmlight.runs.lock import RunLock
 from mmlight.runs.plan.fold_results import (
     FoldResult,
     FoldsFolder,
@@ -26,8 +25,9 @@ from mmlight.runs.plan.fold_results import (
     read_result,
     write_summary,
 )
-from mmlight.runs.run import RUN_ID, RunFolder, agreed_id
-from mmlight.runs.table import format_value
+from mmlight.runs.run.folder import RUN_ID, RunFolder, agreed_id
+from mmlight.runs.run.lock import RunLock
+from mmlight.runs.show.table import format_value
 from mmlight.signals import Interrupted
 from mmlight.terminal import Terminal
 

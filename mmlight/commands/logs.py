@@ -10,10 +10,10 @@ from io import IncrementalNewlineDecoder
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.find import find
-from mmlight.runs.scan import ScannedRun
-from mmlight.runs.slurm.logs import log_files, rank_of
-from mmlight.runs.slurm.state import State, jobs_of, state_of
+from mmlight.runs.run.find import find
+from mmlight.runs.run.logs import log_files, rank_of
+from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.state import State, jobs_of, state_of
 from mmlight.terminal import note, say_text
 
 _POLL_S = 0.5

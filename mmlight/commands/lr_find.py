@@ -16,8 +16,8 @@ from mmlight.cli import MmlightCLI
 from mmlight.cli_arguments import expand_configs
 from mmlight.cli_quiet import quieten
 from mmlight.errors import UserError
+from mmlight.optim.lr_range import suggest
 from mmlight.runs.files import write_text
-from mmlight.runs.lr_range import suggest
 from mmlight.runs.plots.lr_range import plot_lr_range
 from mmlight.tasks.task import Task
 from mmlight.terminal import say

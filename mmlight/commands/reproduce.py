@@ -25,9 +25,9 @@ from mmlight.runs.code.recorded import (
 )
 from mmlight.runs.code.recorded_plan import describe, recorded_environment
 from mmlight.runs.code.worktree import checked_out, has_commit
-from mmlight.runs.find import find
 from mmlight.runs.plan.processes import Ended, run_child
-from mmlight.runs.run import RUN_ID, RunFolder
+from mmlight.runs.run.find import find
+from mmlight.runs.run.folder import RUN_ID, RunFolder
 from mmlight.terminal import Terminal, agrees, say
 
 _POLL_S = 0.5

@@ -11,16 +11,16 @@ from mmlight import compose
 from mmlight.compose import diff
 from mmlight.errors import UserError
 from mmlight.runs.code.snapshot import read_sources
-from mmlight.runs.find import find
-from mmlight.runs.run import RunFolder
-from mmlight.runs.scan import ScannedRun
+from mmlight.runs.run.find import find
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.signature import signature
+from mmlight.runs.run.state import jobs_of, state_of
+from mmlight.runs.run.submission import Submission
 from mmlight.runs.slurm import client, profile
 from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.resources import plan
 from mmlight.runs.slurm.shell_options import read_profile
-from mmlight.runs.slurm.signature import signature
-from mmlight.runs.slurm.state import jobs_of, state_of
-from mmlight.runs.slurm.submission import Submission
 from mmlight.terminal import note, say
 
 # A run may be made longer; whatever else is changed makes another one.

@@ -36,8 +36,8 @@ from mmlight.runs.plan.robustness_report import (
 )
 from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
 from mmlight.runs.plots.robustness import plot_robustness
-from mmlight.runs.report import write_report
-from mmlight.runs.table import format_value
+from mmlight.runs.show.report import write_report
+from mmlight.runs.show.table import format_value
 from mmlight.terminal import Terminal
 
 _SEVERITIES = (1, 2, 3, 4, 5)

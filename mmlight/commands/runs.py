@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 
 from mmlight.errors import UserError, nearest
-from mmlight.runs.columns import Column, fitting_width, show
 from mmlight.runs.direction import direction
-from mmlight.runs.listing import Condition, ListedRun, check_key, list_runs, metric_names
-from mmlight.runs.slurm.state import STYLES
-from mmlight.runs.table import format_value
+from mmlight.runs.run.listing import Condition, ListedRun, check_key, list_runs, metric_names
+from mmlight.runs.run.state import STYLES
+from mmlight.runs.show.columns import Column, fitting_width, show
+from mmlight.runs.show.table import format_value
 from mmlight.terminal import Terminal, note, one_line, say
 
 _SHOWN = 40

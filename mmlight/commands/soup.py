@@ -17,7 +17,7 @@ from mmlight.interop.averaging import (
     read_plain,
 )
 from mmlight.runs.files import write_json
-from mmlight.runs.table import format_value
+from mmlight.runs.show.table import format_value
 from mmlight.tasks.saved import Saved
 from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import Task, build_task

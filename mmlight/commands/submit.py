@@ -9,16 +9,16 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.code.snapshot import Sources, read_sources
-from mmlight.runs.find import find
-from mmlight.runs.run import checked
-from mmlight.runs.scan import ScannedRun
+from mmlight.runs.run.find import find
+from mmlight.runs.run.folder import checked
+from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.signature import signature
+from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm import client, profile
 from mmlight.runs.slurm.followers import dependency, follow
 from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.resources import notes, plan
 from mmlight.runs.slurm.shell_options import read_profile
-from mmlight.runs.slurm.signature import signature
-from mmlight.runs.slurm.state import jobs_of, state_of
 from mmlight.terminal import note, say, say_text
 
 

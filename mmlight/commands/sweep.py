@@ -9,12 +9,12 @@ from mmlight import yaml_text
 from mmlight.commands.sweep_submit import submit_sweep
 from mmlight.errors import UserError
 from mmlight.runs.files import write_text
-from mmlight.runs.lock import RunLock
 from mmlight.runs.plan.local import arguments, conclude, run_here
 from mmlight.runs.plan.results import SweepFolder
 from mmlight.runs.plan.status import jobs_now, record_results, told
 from mmlight.runs.plan.sweep import Sweep, load, trial_runs
 from mmlight.runs.plan.wandb_agents import wandb_config
+from mmlight.runs.run.lock import RunLock
 from mmlight.runs.slurm.profile import take_changes
 from mmlight.signals import Interrupted
 from mmlight.terminal import Terminal, say

@@ -7,7 +7,6 @@ from typing import Any
 
 from mmlight import yaml_text
 from mmlight.errors import UserError
-from mmlight.runs.attempts import append_event
 from mmlight.runs.files import write_text
 from mmlight.runs.plan.local import described
 from mmlight.runs.plan.member_config import place
@@ -15,6 +14,7 @@ from mmlight.runs.plan.optuna_search import OptunaSearch
 from mmlight.runs.plan.results import SweepFolder
 from mmlight.runs.plan.status import read_results
 from mmlight.runs.plan.sweep import Sweep, TrialRun, load, trial_runs
+from mmlight.runs.run.attempts import append_event
 from mmlight.runs.slurm.launch import CONFIG
 from mmlight.terminal import note, say
 

@@ -24,7 +24,7 @@ from mmlight.interop.averaging import (
 )
 from mmlight.runs.files import write_json, write_text
 from mmlight.runs.plots.wise_ft import plot_wise_ft
-from mmlight.runs.table import format_value
+from mmlight.runs.show.table import format_value
 from mmlight.tasks.rebuild import rebuild
 from mmlight.tasks.saved import Saved
 from mmlight.tasks.source import find_saved

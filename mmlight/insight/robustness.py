@@ -15,7 +15,7 @@ from mmlight.metrics.calibration import (
 )
 from mmlight.metrics.labelled import LabelledEvaluation, group_name, group_scores
 from mmlight.runs.plan.robustness_report import SCALED, GroupScores
-from mmlight.runs.summary import MAIN_SCORES
+from mmlight.runs.run.summary import MAIN_SCORES
 
 
 def main_metric(scores: Mapping[str, float], *, asked: str | None) -> str:

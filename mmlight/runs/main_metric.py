@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from statistics import mean
 
-from mmlight.runs.summary import MAIN_SCORES
+from mmlight.runs.run.summary import MAIN_SCORES
 
 # The first that a run has, of a validation rather than of a test.
 _FIRST = ("recall_at_1", *MAIN_SCORES, "loss")

@@ -12,9 +12,9 @@ from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.lora import LoraSettings, add_adapters, merge_adapters
 from mmlight.errors import UserError, nearest
 from mmlight.optim.adamw import AdamWSettings
-from mmlight.runs.best import best_checkpoint
-from mmlight.runs.last import own_starts
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.best import best_checkpoint
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.last import own_starts
 from mmlight.tasks.rebuild import rebuild, rebuild_settings
 from mmlight.tasks.saved import Saved, different_tensors, read_saved
 from mmlight.tasks.sharded import is_sharded

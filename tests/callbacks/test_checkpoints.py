@@ -15,7 +15,7 @@ from mmlight.callbacks.checkpoints import (
     CheckpointSettings,
 )
 from mmlight.callbacks.owed_validation import OwedValidation
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 
 
 class Gate:

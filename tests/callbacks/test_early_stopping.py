@@ -9,7 +9,7 @@ from tiny_run import TinyData, TinyTask
 from mmlight.callbacks.early_stopping import EarlyStopping
 from mmlight.callbacks.record import Record
 from mmlight.errors import UserError
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 
 VALUES = (0.2, 0.5, 0.51, 0.4, 0.505, 0.3, 0.6)
 

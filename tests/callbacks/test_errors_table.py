@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmlight.callbacks.errors_table import ErrorsTable
 from mmlight.errors import UserError
-from mmlight.runs.stage_rows import read_stage_rows
+from mmlight.runs.run.stage_rows import read_stage_rows
 
 
 def test_mistakes_come_with_their_samples(tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from PIL import Image
 
 from mmlight.callbacks.explain import Explain
 from mmlight.errors import UserError
-from mmlight.runs.metrics_log import read_rows
-from mmlight.runs.stage_rows import read_stage_rows
+from mmlight.runs.run.metrics_log import read_rows
+from mmlight.runs.run.stage_rows import read_stage_rows
 
 QUICK = {
     "num_samples": 3,

@@ -13,7 +13,7 @@ from mmlight.callbacks.checkpoints import CheckpointSettings
 from mmlight.callbacks.ema import Ema
 from mmlight.callbacks.guard import Guard
 from mmlight.callbacks.owed_validation import OwedValidation
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 
 STEPS = 12  # 5 an epoch
 

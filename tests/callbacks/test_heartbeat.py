@@ -12,9 +12,9 @@ from callbacks.tiny_run import TinyData, TinyTask
 from mmlight.callbacks import heartbeat
 from mmlight.callbacks.heartbeat import STALLED, Heartbeat
 from mmlight.errors import UserError
-from mmlight.runs.attempts import read_attempts
-from mmlight.runs.heartbeats import read_beats
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.attempts import read_attempts
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.heartbeats import read_beats
 
 
 class Look(pl.Callback):

@@ -8,7 +8,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from mmlight.callbacks.newest import clean, find_whole, put_later_aside
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 from mmlight.tasks.saved import CHECKPOINT_KEY
 from mmlight.tasks.sharded import META
 

@@ -7,8 +7,8 @@ from tiny_run import COLOURS, TinyData, TinyTask, make_batch
 from mmlight.callbacks.pictures import Pictures
 from mmlight.callbacks.record import Record
 from mmlight.errors import UserError
-from mmlight.runs.report import write_report
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.show.report import write_report
 
 
 def run_pictures(folder, verb, *, every=None, callbacks=(), **data):

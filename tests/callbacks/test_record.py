@@ -14,7 +14,7 @@ from mmlight.callbacks.record import Record
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.wandb_run import WandbRun
 from mmlight.runs.code import provenance
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 
 CONFIG = {"seed_everything": 3, "model": {"towers": {"image": {"width": 8}}}}
 

@@ -4,8 +4,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_run import TinyData, TinyTask
 
 from mmlight.callbacks.record import Record
-from mmlight.runs.metrics_log import read_rows
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.metrics_log import read_rows
 
 pytest.importorskip("tensorboard")
 

@@ -5,8 +5,8 @@ from tiny_run import TinyData, TinyTask
 
 from mmlight.callbacks.run_logger import RunLogger
 from mmlight.callbacks.token_count import TokenCount
-from mmlight.runs.metrics_log import read_rows
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.metrics_log import read_rows
 
 # A batch of `tiny_run` has eight captions of one token.
 TOKENS = 8
@@ -46,7 +46,7 @@ def test_rows_tell_the_tokens_before_them_over_a_resume(tmp_path):
 
 @pytest.mark.parametrize("step", [4, 8])
 def test_a_table_without_text_has_no_such_column(tmp_path, step):
-    from mmlight.runs.metrics_log import MetricsLog
+    from mmlight.runs.run.metrics_log import MetricsLog
 
     log = MetricsLog(tmp_path / "m.jsonl", csv_path=tmp_path / "m.csv")
     log.append({"train/loss": 1.0}, step=step, epoch=0, samples=8)

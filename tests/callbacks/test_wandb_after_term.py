@@ -5,15 +5,15 @@ import sys
 
 import pytest
 
-from mmlight.runs.run import RunFolder
-from mmlight.runs.wandb_file import count_rows
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.wandb.file import count_rows
 
 LOG = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
 from mmlight import signals
 from mmlight.callbacks.wandb_run import WandbRun
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 signals.note_signals()
 logger = WandbRun(RunFolder(Path(sys.argv[1])), mode="offline", config={})
 logger.log_metrics({"train/loss": 1.0}, step=1)
@@ -33,7 +33,7 @@ GO_ON = """
 import sys
 from pathlib import Path
 from mmlight.callbacks.wandb_run import WandbRun
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 logger = WandbRun(RunFolder(Path(sys.argv[1])), mode="offline", config={})
 axes = {"epoch": 0, "samples": 0, "wall_s": 0.0}
 logger.catch_up([{"step": step, "train/loss": 1.0, **axes} for step in (1, 2, 3, 4)])

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from wandb_recorder import recorder
 
-from mmlight.runs.run import RunFolder
-from mmlight.runs.scan import ScannedRun
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.scan import ScannedRun
 
 # Each is a training of two or more steps: what it logs, and the metrics.jsonl it goes on from.
 TRAIN = """
 import sys, time
 from pathlib import Path
 from mmlight.callbacks.wandb_run import WandbRun
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 folder, down, first, last, down_at, how = sys.argv[1:]
 about = {"group": "seeds", "notes": "why it was run"}
 logger = WandbRun(RunFolder(Path(folder)), mode="online", config={}, **about)

@@ -77,8 +77,8 @@ def test_mistakes_are_said_in_a_line(root, capsys):
 
 
 def test_an_experiment_that_has_logged_nothing_is_refused(tmp_path):
-    from mmlight.runs.compare.run import read_run
-    from mmlight.runs.compare.settings import resolve_metrics
+    from mmlight.runs.show.compare.run import read_run
+    from mmlight.runs.show.compare.settings import resolve_metrics
 
     run = read_run(write_run(tmp_path / "x" / "one", config={}, rows=[], status=None))
     with pytest.raises(UserError, match="logged anything"):

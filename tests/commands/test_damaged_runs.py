@@ -14,8 +14,8 @@ from compare_data import rows_of, write_run
 
 from mmlight.__main__ import main
 from mmlight.runs import files
-from mmlight.runs.attempts import append_event
-from mmlight.runs.slurm.submission import Submission
+from mmlight.runs.run.attempts import append_event
+from mmlight.runs.run.submission import Submission
 
 CONFIG = {"model": {"init_args": {"optimizer": {"lr": 0.5}}}}
 FILES = ("config.yaml", "metrics.jsonl", "attempts.jsonl", "summary.json", "submission.json")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mmlight.commands import folds as folds_command
-from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.run.metrics_log import read_rows
 
 
 @pytest.fixture(scope="module")

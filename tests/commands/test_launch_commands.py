@@ -15,10 +15,10 @@ import pytest
 
 from mmlight.__main__ import main
 from mmlight.commands.logs import Printer, follow
-from mmlight.runs.attempts import append_event
-from mmlight.runs.slurm.logs import last_words
-from mmlight.runs.slurm.state import State
-from mmlight.runs.slurm.submission import Submission
+from mmlight.runs.run.attempts import append_event
+from mmlight.runs.run.logs import last_words
+from mmlight.runs.run.state import State
+from mmlight.runs.run.submission import Submission
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from mmlight.__main__ import main
-from mmlight.runs.heartbeats import Beat, write_beat
+from mmlight.runs.run.heartbeats import Beat, write_beat
+from mmlight.runs.run.submission import Submission
 from mmlight.runs.slurm import client
-from mmlight.runs.slurm.submission import Submission
 
 
 def make_run(root, name, *, user=None, partition=None, url=None):

@@ -13,9 +13,9 @@ from typing import Any
 import cli_data
 from slurm_cluster import Cluster, wait_for
 
-from mmlight.runs.attempts import Attempts, read_attempts
-from mmlight.runs.metrics_log import read_rows
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.attempts import Attempts, read_attempts
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.metrics_log import read_rows
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.profile import Profile
 from mmlight.runs.slurm.script import render

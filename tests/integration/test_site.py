@@ -16,12 +16,12 @@ import yaml
 from integration.preemption import Lab
 from slurm_cluster import wait_for
 
-from mmlight.runs.attempts import read_attempts
-from mmlight.runs.run import RunFolder
-from mmlight.runs.scan import ScannedRun
+from mmlight.runs.run.attempts import read_attempts
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.profile import Profile
-from mmlight.runs.slurm.state import jobs_of, state_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 

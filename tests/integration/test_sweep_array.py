@@ -8,12 +8,12 @@ import yaml
 from slurm_cluster import wait_for
 
 from mmlight.__main__ import main
-from mmlight.runs.attempts import read_attempts
 from mmlight.runs.plan.optuna_search import OptunaSearch
 from mmlight.runs.plan.results import SweepFolder
 from mmlight.runs.plan.sweep import load
+from mmlight.runs.run.attempts import read_attempts
+from mmlight.runs.run.submission import Submission
 from mmlight.runs.slurm import client
-from mmlight.runs.slurm.submission import Submission
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 LR = "model.init_args.optimizer.lr"

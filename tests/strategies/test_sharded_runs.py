@@ -5,7 +5,7 @@ import json
 import cli_data
 import pytest
 
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 from mmlight.tasks.saved import read_checkpoint
 from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import load_task

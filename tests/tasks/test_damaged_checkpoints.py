@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from mmlight.callbacks.newest import find_whole
 from mmlight.checksums import file_checksum, write_list
 from mmlight.errors import UserError
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 from mmlight.tasks.exported import write_export
 from mmlight.tasks.saved import Saved, read_checkpoint, read_saved
 from mmlight.tasks.sharded import META

@@ -14,7 +14,7 @@ from tagging_data import batches, tagged, tagger
 from mmlight import comm
 from mmlight.encoders.hf_text import HfText
 from mmlight.errors import UserError
-from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.run.metrics_log import read_rows
 from mmlight.tasks.tag_scores import TaggedText, TagStore
 from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.task import load_task

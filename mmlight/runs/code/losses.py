@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmlight.runs.metrics_log import read_rows
+from mmlight.runs.run.metrics_log import read_rows
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from mmlight.runs.code.git import SNAPSHOT, Git, read_git, run_git
 from mmlight.runs.code.own_code import OwnCode, read_own_code
 from mmlight.runs.files import read_json, write_bytes, write_text
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 
 PACKAGES = (
     "mmlight torch torchvision torchaudio lightning torchmetrics transformers tokenizers timm "

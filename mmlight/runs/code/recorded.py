@@ -11,7 +11,7 @@ from mmlight import compose
 from mmlight.errors import UserError
 from mmlight.runs.code.provenance import package_versions
 from mmlight.runs.files import read_json
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 
 # What `provenance.json` says of the place, and that changes results.
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

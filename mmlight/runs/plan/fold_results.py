@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mmlight.runs.files import read_json, write_json
-from mmlight.runs.run import RunFolder
-from mmlight.runs.table import format_value
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.show.table import format_value
 
 _MAX_SHOWN_FOLDS = 6
 

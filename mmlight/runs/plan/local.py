@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmlight.errors import UserError
-from mmlight.runs.metrics_log import read_rows
 from mmlight.runs.plan.optuna_search import OptunaSearch
 from mmlight.runs.plan.processes import run_child
 from mmlight.runs.plan.results import (
@@ -22,10 +21,11 @@ from mmlight.runs.plan.results import (
 from mmlight.runs.plan.status import jobs_now, read_results
 from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.plots.sweep import plot_sweep
-from mmlight.runs.run import RUN_ID, RunFolder
-from mmlight.runs.scan import ScannedRun
-from mmlight.runs.slurm.state import state_of
-from mmlight.runs.table import format_value
+from mmlight.runs.run.folder import RUN_ID, RunFolder
+from mmlight.runs.run.metrics_log import read_rows
+from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.state import state_of
+from mmlight.runs.show.table import format_value
 from mmlight.terminal import Terminal
 
 

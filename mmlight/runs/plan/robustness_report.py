@@ -12,8 +12,8 @@ from rich.console import Group as Lines
 from rich.table import Table
 
 from mmlight.runs.files import write_json, write_text
-from mmlight.runs.run import RunFolder
-from mmlight.runs.table import format_value
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.show.table import format_value
 
 CLEAN = "clean"
 # What temperature scaling changes, under the same name with this behind it.

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.runs.compare.curves import Curve, pictured
-from mmlight.runs.compare.settings import Setting, as_text, better, ordered
 from mmlight.runs.direction import Direction
 from mmlight.runs.plots.canvas import COLORS, new_figure, save, style
 from mmlight.runs.plots.curves import smooth
-from mmlight.runs.table import format_value
+from mmlight.runs.show.compare.curves import Curve, pictured
+from mmlight.runs.show.compare.settings import Setting, as_text, better, ordered
+from mmlight.runs.show.table import format_value
 
 _AXES = {"steps": "optimiser steps", "samples": "training samples", "hours": "hours"}
 _LABEL = 40

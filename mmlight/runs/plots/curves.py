@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from mmlight.runs.plots.canvas import COLORS, new_figure, save, style
-from mmlight.runs.summary import SAMPLES_PER_S
+from mmlight.runs.run.summary import SAMPLES_PER_S
 
 
 def plot_curves(rows: list[dict[str, Any]], path: Path) -> Path | None:
     """Draw loss, scores, recall at 1 per pair, zero-shot accuracy and speed, as far as logged.
 
     Args:
-        rows: as `mmlight.runs.metrics_log.read_rows` gives them.
+        rows: as `mmlight.runs.run.metrics_log.read_rows` gives them.
         path: the PNG to write.
 
     Returns:

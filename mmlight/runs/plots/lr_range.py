@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlight.runs.lr_range import LrSuggestion
+from mmlight.optim.lr_range import LrSuggestion
 from mmlight.runs.plots.canvas import BAD, COLORS, GOOD, new_figure, save, style
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmlight.runs.plan.robustness_report import Robustness
 from mmlight.runs.plots.canvas import BAD, COLORS, FAIR, GOOD, new_figure, save, style
-from mmlight.runs.table import format_value
+from mmlight.runs.show.table import format_value
 
 _MARKERS = "os^Dv<>PX*"
 

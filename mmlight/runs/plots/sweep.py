@@ -6,7 +6,7 @@ from pathlib import Path
 from mmlight.runs.plan.results import Result, best, short_names
 from mmlight.runs.plan.sweep import Choices, Range, Sweep, as_argument
 from mmlight.runs.plots.canvas import BAD, COLORS, new_figure, save, style
-from mmlight.runs.table import format_value
+from mmlight.runs.show.table import format_value
 
 
 def plot_sweep(results: Sequence[Result], sweep: Sweep, path: Path) -> Path | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmlight.runs.plots.canvas import COLORS, new_figure, save, style
-from mmlight.runs.table import format_value
+from mmlight.runs.show.table import format_value
 
 _MARKERS = "os^"
 

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.attempts import append_event
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.attempts import append_event
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.submission import Submission
+from mmlight.runs.run.webhook import post
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.decision import USER_MISTAKE, Decision, Failure, decide
 from mmlight.runs.slurm.ending import Ending, ending
 from mmlight.runs.slurm.failures import can_leave_out, failed_node, gone_nodes, log_file
 from mmlight.runs.slurm.followers import redirect
 from mmlight.runs.slurm.job import job_name
-from mmlight.runs.slurm.submission import Submission
-from mmlight.runs.webhook import post
 from mmlight.terminal import say
 
 MAX_REQUEUES = "MMLIGHT_MAX_REQUEUES"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.runs.files import write_text
+from mmlight.runs.run.submission import CANCELLED, Submission
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.script import Array, render
-from mmlight.runs.slurm.submission import CANCELLED, Submission
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.attempts import append_event, read_attempts
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.attempts import append_event, read_attempts
+from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.after_srun import bounds, hand_on, note_given_up
 from mmlight.runs.slurm.decision import Failure, decide

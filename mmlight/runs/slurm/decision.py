@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mmlight.runs.attempts import read_attempts
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.attempts import read_attempts
+from mmlight.runs.run.folder import RunFolder
 from mmlight.signals import INT
 
 USER_MISTAKE = 2

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmlight.errors import UserError
+from mmlight.runs.run.logs import text_of
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.job import job_name
-from mmlight.runs.slurm.logs import text_of
 
 _TAIL_BYTES = 1 << 18
 # The job script says this before srun; restarts of a job share its log.

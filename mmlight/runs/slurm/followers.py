@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.files import read_json, write_json
-from mmlight.runs.scan import ScannedRun
+from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm import client
-from mmlight.runs.slurm.state import jobs_of, state_of
 from mmlight.terminal import note, say
 
 FILE = "followers.json"

@@ -11,12 +11,12 @@ from typing import Any
 from mmlight import yaml_text
 from mmlight.errors import UserError
 from mmlight.runs.files import write_text
+from mmlight.runs.run.submission import CANCELLED, Submission, script_file
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.followers import redirect
 from mmlight.runs.slurm.profile import Profile
 from mmlight.runs.slurm.resources import Resources
 from mmlight.runs.slurm.script import render
-from mmlight.runs.slurm.submission import CANCELLED, Submission, script_file
 
 CONFIG = "submitted.yaml"
 

@@ -9,8 +9,8 @@ from compare_data import write_run
 from mmlight.runs.code import provenance
 from mmlight.runs.code.own_code import read_own_code
 from mmlight.runs.code.snapshot import read_sources
-from mmlight.runs.compare.run import read_run
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.show.compare.run import read_run
 
 CONFIG = {"model": {"init_args": {"tower": {"class_path": "editable_lab.nets.Net"}}}}
 

@@ -6,7 +6,7 @@ import pytest
 from mmlight.runs.code import provenance
 from mmlight.runs.code.git import read_git
 from mmlight.runs.files import write_json
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 
 
 @pytest.fixture

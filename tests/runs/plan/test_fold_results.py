@@ -15,7 +15,7 @@ from mmlight.runs.plan.fold_results import (
     statistics,
     write_summary,
 )
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
 
 ACCURACY = [0.75, 0.875, 0.5]
 

@@ -17,8 +17,8 @@ from mmlight.runs.plan.robustness_report import (
 )
 from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
 from mmlight.runs.plots.robustness import plot_robustness
-from mmlight.runs.report import write_report
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.show.report import write_report
 
 
 def scores(accuracy, ece=0.1):

@@ -5,8 +5,8 @@ import zipfile
 import pytest
 
 from mmlight.errors import UserError
-from mmlight.runs.attempts import append_event, read_attempts
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.attempts import append_event, read_attempts
+from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.slurm.after_srun import main
 from mmlight.runs.slurm.decision import Failure, decide
 from mmlight.runs.slurm.failures import failed_node

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmlight.runs.attempts import append_event, read_attempts
-from mmlight.runs.run import RunFolder
+from mmlight.runs.run.attempts import append_event, read_attempts
+from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.slurm import before_srun
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "SLURM_JOB_NODELIST": "n3"}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from slurm_cluster import wait_for
 
-from mmlight.runs.attempts import append_event, read_attempts
+from mmlight.runs.run.attempts import append_event, read_attempts
+from mmlight.runs.run.submission import CANCELLED
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.ending import ending
-from mmlight.runs.slurm.submission import CANCELLED
 
 RUNNING = {
     **{"JobState": "RUNNING", "Restarts": "1", "RunTime": "00:00:03", "TimeLimit": "00:05:00"},

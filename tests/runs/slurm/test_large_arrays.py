@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from mmlight.runs.run.submission import Submission
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.array import ArrayLaunch
 from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.profile import Profile
 from mmlight.runs.slurm.resources import Resources
-from mmlight.runs.slurm.submission import Submission
 
 
 def launch_of(root, tasks, count, **changes):

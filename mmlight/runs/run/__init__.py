@@ -1,0 +1,1 @@
+"""A run: its folder, configuration, logs, summary and state."""

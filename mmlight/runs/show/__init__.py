@@ -1,0 +1,1 @@
+"""Runs shown: tables, reports, comparisons."""

@@ -1,0 +1,241 @@
+"""What is compared, as tables: for the terminal, CSV and Markdown."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, JustifyMethod
+from rich.table import Table
+
+from mmlight.runs.show.compare.run import ComparedRun
+from mmlight.runs.show.compare.settings import Setting, Spread, as_text
+from mmlight.runs.show.table import format_value
+from mmlight.terminal import one_line
+
+# Between two columns of a table in the terminal.
+_GAP = 3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows of cells under headings.
+
+    Attributes:
+        headings: of the columns.
+        rows: their cells as text.
+        is_number: whether a column is set to the right.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    is_number: tuple[bool, ...]
+
+
+def settings_grid(
+    settings: Sequence[Setting], metrics: Sequence[str], *, most: int | None = None
+) -> Grid:
+    """Return a row for each setting, means and standard deviations over its seeds.
+
+    Args:
+        settings: in the order of the rows.
+        metrics: by which they are compared.
+        most: how many of the values that differ have columns; None: all.
+    """
+    names = list(settings[0].differs)[:most]
+    columns: dict[str, Callable[[Setting], str]] = {"": lambda s: str(s.number)}
+    columns["run"] = lambda s: s.name
+    left = {"run", "code"}
+    for place, metric in enumerate(metrics):
+        columns[metric] = _spread_of(metric, ComparedRun.final)
+        if place == 0:  # what they are known by, and what sets them apart; then the rest
+            for name in names:
+                columns.setdefault(name, partial(Setting.text, name=name))
+                left |= set() if _are_numbers(settings, name) else {name}
+    for metric in metrics:
+        columns[f"best {metric}"] = _spread_of(metric, ComparedRun.best)
+    columns["runs"] = _runs
+    columns["samples"] = lambda s: _plain(s.spread(lambda run: run.samples))
+    columns[_hours(settings)] = lambda s: _plain(s.spread(lambda run: run.device_hours))
+    columns["samples/s"] = lambda s: _plain(s.spread(lambda run: run.samples_per_s))
+    if "code" not in columns:
+        columns["code"] = lambda s: ", ".join(dict.fromkeys(run.code for run in s.runs))
+    rows = tuple(tuple(make(s) for make in columns.values()) for s in settings)
+    return Grid(tuple(columns), rows, tuple(name not in left for name in columns))
+
+
+def runs_grid(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:
+    """Return a row for each run.
+
+    Args:
+        settings: with the runs.
+        metrics: by which they are compared.
+    """
+    headings = ["setting", "run", "seed", "state", "steps"]
+    for metric in metrics:
+        headings += [metric, f"best {metric}"]
+    headings += ["samples", _hours(settings), "samples/s", "code"]
+    rows = []
+    for setting in settings:
+        for run in setting.runs:
+            row = [str(setting.number), run.label, as_text(run.seed), run.state, f"{run.steps:,}"]
+            for metric in metrics:
+                row += [_value(metric, run.final(metric)), _value(metric, run.best(metric))]
+            speed = run.samples_per_s
+            row += [f"{run.samples:,}", f"{run.device_hours:.3g}"]
+            row += ["-" if speed is None else f"{speed:,.0f}", run.code]
+            rows.append(tuple(row))
+    left = ("run", "state", "code")
+    return Grid(tuple(headings), tuple(rows), tuple(h not in left for h in headings))
+
+
+def csv_table(settings: Sequence[Setting], metrics: Sequence[str]) -> str:
+    """Return one line for each setting, every number with all of its digits.
+
+    Args:
+        settings: in the order of the lines.
+        metrics: by which they are compared.
+    """
+    lines = []
+    for setting in settings:
+        line: dict[str, Any] = {"setting": setting.number, **setting.differs}
+        line["runs"] = len(setting.runs)
+        line["finished"] = sum(run.is_finished for run in setting.runs)
+        for metric in metrics:
+            for kind, get in (("final", ComparedRun.final), ("best", ComparedRun.best)):
+                found = setting.spread(partial(_get, get, metric))
+                line |= {f"{metric} {kind} mean": found.mean, f"{metric} {kind} sd": found.sd}
+        line["samples"] = setting.spread(lambda run: run.samples).mean
+        line["device_hours"] = setting.spread(lambda run: run.device_hours).mean
+        line["samples_per_s"] = setting.spread(lambda run: run.samples_per_s).mean
+        line["commit"] = " ".join(dict.fromkeys(run.commit or "" for run in setting.runs))
+        line["ids"] = " ".join(run.label for run in setting.runs)
+        lines.append(line)
+    return _csv(lines)
+
+
+def runs_csv(settings: Sequence[Setting], metrics: Sequence[str]) -> str:
+    """Return one line for each run, every number with all of its digits.
+
+    Args:
+        settings: with the runs.
+        metrics: by which they are compared.
+    """
+    lines = []
+    for setting in settings:
+        for run in setting.runs:
+            line: dict[str, Any] = {"setting": setting.number, "run": run.label, "seed": run.seed}
+            line |= {"state": run.state, **setting.differs, "steps": run.steps}
+            for metric in metrics:
+                line |= {metric: run.final(metric), f"{metric} best": run.best(metric)}
+            line |= {"samples": run.samples, "device_hours": run.device_hours}
+            line |= {"samples_per_s": run.samples_per_s, "commit": run.commit}
+            lines.append(line)
+    return _csv(lines)
+
+
+def markdown(grid: Grid) -> str:
+    """Return a grid as Markdown."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(one_line(c).replace('|', chr(92) + '|') for c in cells)} |"
+
+    rule = ["--:" if number else ":--" for number in grid.is_number]
+    return "\n".join([line(grid.headings), line(rule), *map(line, grid.rows)]) + "\n"
+
+
+def terminal(grid: Grid, *, width: int, repeat: int = 1) -> Group:
+    """Return a grid for the terminal, as several tables under one another where it is too wide.
+
+    Args:
+        grid: the cells.
+        width: columns of the terminal.
+        repeat: how many of the first columns begin each of the tables.
+    """
+    cells = (grid.headings, *grid.rows)
+    widths = [max(len(row[n]) for row in cells) + _GAP for n in range(len(grid.headings))]
+    first = list(range(repeat))
+    blocks, block = [], list(first)
+    for column in range(repeat, len(widths)):
+        if len(block) > repeat and sum(widths[n] for n in [*block, column]) > width:
+            blocks.append(block)
+            block = list(first)
+        block.append(column)
+    return Group(*(_terminal_table(grid, columns) for columns in (*blocks, block)))
+
+
+def _terminal_table(grid: Grid, columns: Sequence[int]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for n in columns:
+        justify: JustifyMethod = "right" if grid.is_number[n] else "left"
+        table.add_column(grid.headings[n], justify=justify, overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(row[n] for n in columns))
+    return table
+
+
+def _spread_of(
+    metric: str, get: Callable[[ComparedRun, str], float | None]
+) -> Callable[[Setting], str]:
+    return lambda setting: spread_text(metric, setting.spread(partial(_get, get, metric)))
+
+
+def _get(
+    get: Callable[[ComparedRun, str], float | None], metric: str, run: ComparedRun
+) -> float | None:
+    return get(run, metric)
+
+
+def spread_text(metric: str, found: Spread) -> str:
+    """Return mean and standard deviation of a metric as people read them.
+
+    Args:
+        metric: its name.
+        found: its values.
+    """
+    if found.mean is None:
+        return "-"
+    if found.sd is None:
+        return format_value(metric, found.mean)
+    whole, deviation = format_value(metric, found.mean), format_value(metric, found.sd)
+    if whole.endswith(" %"):
+        return f"{whole.removesuffix(' %')} ± {deviation}"
+    return f"{whole} ± {found.sd:.2g}"
+
+
+def _value(metric: str, value: float | None) -> str:
+    return "-" if value is None else format_value(metric, value)
+
+
+def _plain(found: Spread) -> str:
+    if found.mean is None:
+        return "-"
+    return f"{found.mean:,.0f}" if found.mean >= 100 else f"{found.mean:.3g}"
+
+
+def _runs(setting: Setting) -> str:
+    finished = sum(run.is_finished for run in setting.runs)
+    total = len(setting.runs)
+    said = str(total) if finished == total else f"{finished} of {total}"
+    seeds = len({str(run.seed) for run in setting.runs})
+    # The same seed again says nothing of the spread over seeds.
+    return said if seeds == total else f"{said}, {seeds} seed{'s' if seeds > 1 else ''}"
+
+
+def _hours(settings: Sequence[Setting]) -> str:
+    return "GPU-h" if all(run.uses_gpu for s in settings for run in s.runs) else "device-h"
+
+
+def _are_numbers(settings: Sequence[Setting], name: str) -> bool:
+    return all(isinstance(setting.differs[name], int | float | None) for setting in settings)
+
+
+def _csv(lines: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""What Weights & Biases keeps of a run, here and on its server."""

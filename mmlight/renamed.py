@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 # Full paths: of a class, or of a module for all its classes.
-CLASSES: dict[str, str] = {}
+CLASSES: dict[str, str] = {
+    "mmlight.data.audio": "mmlight.data.decode.audio",
+    "mmlight.data.corruptions": "mmlight.data.decode.corruptions",
+    "mmlight.data.files": "mmlight.data.splits.plain_files",
+    "mmlight.data.image": "mmlight.data.decode.image",
+    "mmlight.data.split": "mmlight.data.splits.split",
+}
 # The class by its present path: what its settings were called, what they are called now.
 SETTINGS: dict[str, dict[str, str]] = {}
 

@@ -39,7 +39,10 @@ def test_help_on_one_key(path, arguments, shown, capsys):
         (["--model.help"], "name the class: --model.help CLASS; `mmlight list tasks` has them"),
         (["--model.objective.help"], "below a class that nobody has named; give -c FILE"),
         (["--data.imag.help"], "unknown key `data.imag` (did you mean 'image'?)"),
-        (["--data.image.help", "mmlight.data.image.Images"], "there is no class mmlight.data.im"),
+        (
+            ["--data.image.help", "mmlight.data.members.Mem"],
+            "there is no class mmlight.data.me",
+        ),
         (
             ["-c", "FILE", "--model.optimizr.lr", "1"],
             "(did you mean 'optimizer'?)",

@@ -47,7 +47,7 @@ from loader import MEAN, STD, photograph
 from rich.console import Console
 from rich.table import Table
 
-from mmlight.data.write import pack
+from mmlight.data.packing.write import pack
 
 SIZE, PATCH, WIDTH, LAYERS, HEADS, DIM = 112, 16, 192, 4, 3, 192
 CONTEXT, VOCABULARY, START, END = 77, 49408, 49406, 49407

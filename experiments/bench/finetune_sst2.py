@@ -56,7 +56,7 @@ from rich.table import Table
 from torch import nn
 
 from mmlight import cli, compose
-from mmlight.data.cursor import Order
+from mmlight.data.order.cursor import Order
 
 EXPERIMENT = "experiments/finetune/sst2_minilm.yaml"
 SIDES = ("trainer", "mmlight", "mmlight + buckets")

@@ -62,12 +62,12 @@ from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
-from mmlight.data.image import ImageSettings, load_image
+from mmlight.data.decode.image import ImageSettings, load_image
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
+from mmlight.data.packing.write import pack
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import ByteTokenizer
-from mmlight.data.write import pack
 
 SIZE = 224
 BATCH_SIZE = 64

@@ -25,11 +25,11 @@ import tempfile
 from pathlib import Path
 
 from mmlight.data.dataset import Rank
-from mmlight.data.index import load_or_build
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
-from mmlight.data.seal import SealedWriter
-from mmlight.data.shards import expand
+from mmlight.data.shards.index import load_or_build
+from mmlight.data.shards.paths import expand
+from mmlight.data.shards.seal import SealedWriter
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import ByteTokenizer
 

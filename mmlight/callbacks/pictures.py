@@ -9,7 +9,7 @@ import numpy as np
 from mmlight.batch import Batch
 from mmlight.callbacks.box_pictures import draw_boxes
 from mmlight.callbacks.media import send_pictures
-from mmlight.data.orientation import as_stored
+from mmlight.data.decode.orientation import as_stored
 from mmlight.errors import UserError
 from mmlight.metrics.boxes import BoxEvaluation
 from mmlight.metrics.calibration import calibration_error, reliability_bins

@@ -21,9 +21,9 @@ from mmlight.costs.devices import DEVICES, find_device
 from mmlight.costs.foretell import Foretold, Settings, foretell
 from mmlight.costs.memory import resident_bytes
 from mmlight.costs.rates import Rates, between, measure_rates
-from mmlight.data.cursor import default_lanes
 from mmlight.data.dataset import Rank, Refusal
 from mmlight.data.module import ShardDataModule
+from mmlight.data.order.cursor import default_lanes
 from mmlight.errors import UserError
 from mmlight.runs.files import plain
 from mmlight.tasks.task import Task

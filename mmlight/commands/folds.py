@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight import cli, compose, yaml_text
-from mmlight.data.folds import Fold, Folds, find_folds, fold_data
+from mmlight.data.splits.folds import Fold, Folds, find_folds, fold_data
 from mmlight.errors import UserError
 from mmlight.runs.files import read_json, write_json, write_text
 from mmlight.runs.plan.fold_results import (

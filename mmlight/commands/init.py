@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmlight.data.look import Found, command, look
-from mmlight.data.own_experiments import experiments
+from mmlight.data.own.experiments import experiments
+from mmlight.data.own.look import Found, command, look
 from mmlight.errors import UserError, naming
 from mmlight.terminal import say
 

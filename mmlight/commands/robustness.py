@@ -13,8 +13,8 @@ from mmlight.callbacks.wandb_run import WandbRun
 from mmlight.cli import MmlightCLI
 from mmlight.cli_arguments import expand_configs
 from mmlight.cli_quiet import quieten
-from mmlight.data.corruptions import KINDS, Corruption
-from mmlight.data.groups import carry, count_values
+from mmlight.data.decode.corruptions import KINDS, Corruption
+from mmlight.data.splits.groups import carry, count_values
 from mmlight.errors import UserError, nearest
 from mmlight.insight.robustness import (
     chance_accuracy,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mmlight.cli import resolve
 from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse, sign_of
-from mmlight.data.corruptions import KINDS, Corruption
+from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.interop.averaging import (

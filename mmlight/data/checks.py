@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from mmlight.batch import MODALITIES
-from mmlight.data.corpus import Corpus
 from mmlight.data.members import (
     Contents,
     Members,
     check_extensions,
     parse_source,
 )
+from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError, nearest
 
 # Enough to meet every label and key of a small data set, a fifth of a second for a large one.

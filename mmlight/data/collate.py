@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmlight.batch import Audio, BadSample, Batch, Boxes, Images, Modality, Text, View
-from mmlight.data.image import ImageSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.sample import Sample
 from mmlight.data.text import TextSettings, caption_id
 

@@ -10,8 +10,8 @@ import torch.utils.data
 
 from mmlight.batch import BadSample, Batch
 from mmlight.data.collate import Layout, collate
-from mmlight.data.cursor import EvalOrder
-from mmlight.data.draw import Draws
+from mmlight.data.decode.draw import Draws
+from mmlight.data.order.cursor import EvalOrder
 from mmlight.data.sample import (
     BadMemberError,
     Decoding,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from mmlight.data.audio import AudioSettings
-from mmlight.data.image import EvalCrop, ImageSettings, Interpolation
+from mmlight.data.decode.audio import AudioSettings
+from mmlight.data.decode.image import EvalCrop, ImageSettings, Interpolation
 from mmlight.data.text import HfTokenizer, TextSettings
 from mmlight.data.tokenizer import tokenizer_from_state
 from mmlight.errors import UserError

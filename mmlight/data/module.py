@@ -13,29 +13,25 @@ import torch
 
 from mmlight.batch import Batch, Modality, Text
 from mmlight.class_names import given_names
-from mmlight.data.audio import AudioSettings
 from mmlight.data.bad_samples import BadSamples
-from mmlight.data.bucket import Bucketed, lengths_of
 from mmlight.data.checks import check_members, without_absent_targets
-from mmlight.data.class_order import labels_of
 from mmlight.data.collate import Layout, collate
-from mmlight.data.corruptions import Corruption, corruptor
-from mmlight.data.cursor import EvalOrder, Order
 from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
-from mmlight.data.files import FileCorpus, PredictSplit, file_members, find_samples
+from mmlight.data.decode.audio import AudioSettings
+from mmlight.data.decode.corruptions import Corruption, corruptor
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.following import follow_audio, follow_image, image_differs, text_differs
-from mmlight.data.image import ImageSettings
-from mmlight.data.label_checks import (
+from mmlight.data.labels.checks import (
     SeenLabels,
     check_box_labels,
     check_label_lists,
     check_labels,
 )
-from mmlight.data.label_counts import field_values, label_counts
-from mmlight.data.labels import Labels
+from mmlight.data.labels.class_order import labels_of
+from mmlight.data.labels.counts import field_values, label_counts
+from mmlight.data.labels.labels import Labels
 from mmlight.data.loader import EvalLoader, TrainLoader
 from mmlight.data.members import Members
-from mmlight.data.mixture import Mixture
 from mmlight.data.module_checks import (
     check_corruptions,
     check_mapping,
@@ -44,9 +40,13 @@ from mmlight.data.module_checks import (
     maps,
 )
 from mmlight.data.needed import count_what_is_there, only_read, what_is_there
-from mmlight.data.position import STATE_VERSION, Position, check_same
+from mmlight.data.order.bucket import Bucketed, lengths_of
+from mmlight.data.order.cursor import EvalOrder, Order
+from mmlight.data.order.mixture import Mixture
+from mmlight.data.order.position import STATE_VERSION, Position, check_same
 from mmlight.data.sample import Decoding, Sample, SampleSet
-from mmlight.data.split import Indexes, Split, open_split
+from mmlight.data.splits.plain_files import FileCorpus, PredictSplit, file_members, find_samples
+from mmlight.data.splits.split import Indexes, Split, open_split
 from mmlight.data.text import MAX_CHARACTERS, TextSettings
 from mmlight.data.tokenizer import Tokenizer
 from mmlight.errors import UserError
@@ -221,7 +221,7 @@ class ShardDataModule(lightning.LightningDataModule):
         return len(self._samples[split])
 
     def label_counts(self, split: str, num_classes: int, *, field: str | None = None) -> list[int]:
-        """Return the number of samples with each label (see `mmlight.data.label_counts`)."""
+        """Return the number of samples with each label (see `mmlight.data.labels.counts`)."""
         return label_counts(
             self._samples[split],
             num_classes,
@@ -251,7 +251,7 @@ class ShardDataModule(lightning.LightningDataModule):
             check_label_lists(parts, field, names=names, num_classes=num_classes, where=where)
 
     def field_values(self, split: str, field: str, *, most: int) -> Iterator[Any]:
-        """Yield a further field of some samples (see `mmlight.data.label_counts`)."""
+        """Yield a further field of some samples (see `mmlight.data.labels.counts`)."""
         return field_values(self._samples[split], field, most=most)
 
     def train_dataloader(self) -> TrainLoader:

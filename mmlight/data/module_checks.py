@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from mmlight.batch import Modality
-from mmlight.data.corruptions import Corruption
-from mmlight.data.image import ImageSettings
+from mmlight.data.decode.corruptions import Corruption
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
-from mmlight.data.split import Split
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
 

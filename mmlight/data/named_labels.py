@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmlight.class_names import NoClassError, read_names
-from mmlight.data import probe
+from mmlight.data.decode import probe
 
 CLASS_NAMES = "classnames.txt"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.data.corpus import Corpus
 from mmlight.data.members import Members, parse_source
 from mmlight.data.sample import SampleSet
+from mmlight.data.shards.corpus import Corpus
 
 _PLURALS = {"image": "images", "text": "texts", "audio": "sounds"}
 # Beyond so many samples, looking through the index takes longer than a line is worth.

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlight.data.checks import check_members
-from mmlight.data.corpus import Corpus
-from mmlight.data.index import load_or_build
 from mmlight.data.members import Members
 from mmlight.data.ngram import NgramModel
-from mmlight.data.shards import expand
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
+from mmlight.data.shards.paths import expand
 from mmlight.data.tokenizer_command import captions
 from mmlight.errors import UserError, naming
 from mmlight.terminal import say

@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from mmlight.batch import TURNS, Modality
-from mmlight.data.audio import AudioSettings, Waveform, load_audio
-from mmlight.data.boxes import BoxSet, parse_boxes
-from mmlight.data.corpus import Corpus
-from mmlight.data.corruptions import Corruptor
-from mmlight.data.draw import Draws
-from mmlight.data.image import ImageSettings, decode, fit_image, load_image
-from mmlight.data.image_fit import Fitted
-from mmlight.data.labels import Labels
+from mmlight.data.decode.audio import AudioSettings, Waveform, load_audio
+from mmlight.data.decode.boxes import BoxSet, parse_boxes
+from mmlight.data.decode.corruptions import Corruptor
+from mmlight.data.decode.draw import Draws
+from mmlight.data.decode.image import ImageSettings, decode, fit_image, load_image
+from mmlight.data.decode.image_fit import Fitted
+from mmlight.data.decode.orientation import read_orientation, turn_boxes
+from mmlight.data.labels.labels import Labels
 from mmlight.data.members import Contents, Members, parse_source
-from mmlight.data.orientation import read_orientation, turn_boxes
-from mmlight.data.shard_file import ChecksumError
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.shard_file import ChecksumError
 from mmlight.data.text import MAX_CHARACTERS, Cleaning, clean_caption
 from mmlight.errors import UserError
 

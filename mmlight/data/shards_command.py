@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from mmlight.class_names import read_names
-from mmlight.data import index, index_file, pack_command
-from mmlight.data.corpus import Corpus
-from mmlight.data.index_file import ShardIndex
 from mmlight.data.named_labels import NamedLabels
-from mmlight.data.shard_file import digest
-from mmlight.data.shards import expand
+from mmlight.data.packing import command as pack_command
+from mmlight.data.shards import index, index_file
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index_file import ShardIndex
+from mmlight.data.shards.paths import expand
+from mmlight.data.shards.shard_file import digest
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal, say
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from itertools import islice
 
-from mmlight.data.audio import check_audio
+from mmlight.data.decode.audio import check_audio
 from mmlight.data.members import Members, parse_source
 from mmlight.data.sample import (
     BadMemberError,

@@ -11,10 +11,10 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from mmlight.data.checks import check_members
-from mmlight.data.corpus import Corpus
-from mmlight.data.index import load_or_build
 from mmlight.data.members import Contents, Members
-from mmlight.data.shards import expand
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
+from mmlight.data.shards.paths import expand
 from mmlight.data.text import tokenizer_config
 from mmlight.data.tokenizer import JsonTokenizer
 from mmlight.errors import UserError, naming

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mmlight.batch import Batch, Modality
-from mmlight.data.audio import AudioSettings, load_audio
 from mmlight.data.collate import Layout, collate
-from mmlight.data.image import ImageSettings, load_image
+from mmlight.data.decode.audio import AudioSettings, load_audio
+from mmlight.data.decode.image import ImageSettings, load_image
 from mmlight.data.sample import Sample
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmlight.data.files import PredictSplit
 from mmlight.data.module import ShardDataModule
+from mmlight.data.splits.plain_files import PredictSplit
 from mmlight.errors import UserError
 from mmlight.interop.export_formats import (
     INSTALL,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from mmlight.batch import Batch
-from mmlight.data.files import PredictSplit
 from mmlight.data.module import ShardDataModule
+from mmlight.data.splits.plain_files import PredictSplit
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import data_config
 from mmlight.tasks.rebuild import rebuild

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.batch import MODALITIES
-from mmlight.data.files import ENDINGS
 from mmlight.data.module import ShardDataModule
+from mmlight.data.splits.plain_files import ENDINGS
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import tokenizer_from_state
 from mmlight.errors import UserError

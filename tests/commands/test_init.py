@@ -11,7 +11,7 @@ import yaml
 
 from mmlight import compose, trust
 from mmlight.commands import init
-from mmlight.data.look import look
+from mmlight.data.own.look import look
 from mmlight.errors import UserError
 
 ROOT = Path(__file__).parents[2]

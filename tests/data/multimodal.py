@@ -13,7 +13,7 @@ from PIL import Image
 from shard_files import sound, write_tar
 
 from mmlight.batch import Batch
-from mmlight.data.image import ImageSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
 from mmlight.data.text import TextSettings

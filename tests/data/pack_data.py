@@ -1,6 +1,6 @@
 """Folders and tables packed as `mmlight shards pack` does it."""
 
-from mmlight.data.pack_command import pack_source
+from mmlight.data.packing.command import pack_source
 from mmlight.data.packing.folder import read_folder
 from mmlight.data.packing.table import read_table
 

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 from shard_files import sound
 
-from mmlight.data.audio import AudioSettings, load_audio
-from mmlight.data.draw import Draws
+from mmlight.data.decode.audio import AudioSettings, load_audio
+from mmlight.data.decode.draw import Draws
 from mmlight.errors import UserError
 
 FORMATS = ["FLAC", "WAV", "OGG", "MP3"]

@@ -7,9 +7,9 @@ from multimodal import Recorder, shard, text_only, trainer, with_images
 
 from mmlight.batch import BadSample
 from mmlight.data.bad_samples import BadSamples
-from mmlight.data.index import load_or_build
 from mmlight.data.members import Members
 from mmlight.data.module import Split
+from mmlight.data.shards.index import load_or_build
 from mmlight.errors import UserError
 
 
@@ -102,7 +102,7 @@ def test_what_is_looked_up_before_training_passes_over_rotten_members(tmp_path, 
     assert sum(data.label_counts("train", 20)) == 18
     (line,) = lines(tmp_path)
     assert line["key"] == "0007"
-    (said,) = [r.getMessage() for r in caplog.records if r.name == "mmlight.data.metadata"]
+    (said,) = [r.getMessage() for r in caplog.records if r.name == "mmlight.data.splits.metadata"]
     assert said.startswith("data.train: 1 samples can't be read") and "'0007'" in said
 
 

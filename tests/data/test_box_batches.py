@@ -7,10 +7,10 @@ import torch
 from multimodal import jpeg, picture
 from shard_files import write_tar
 
-from mmlight.data.image import ImageSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
-from mmlight.data.split import Split
+from mmlight.data.splits.split import Split
 from mmlight.errors import UserError
 
 MEMBERS = Members(image="jpg", boxes="json:boxes", box_labels="json:labels")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmlight.data.boxes import parse_boxes
+from mmlight.data.decode.boxes import parse_boxes
 from mmlight.errors import UserError
 
 

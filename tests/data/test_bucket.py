@@ -4,11 +4,11 @@ from multimodal import Recorder, sample_members, text_only, trainer, with_images
 from shard_files import sound, write_tar
 from test_data_resume import SaveAt
 
-from mmlight.data.audio import AudioSettings
-from mmlight.data.bucket import Bucketed
-from mmlight.data.cursor import Order
+from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.members import Members
-from mmlight.data.mixture import Mixture
+from mmlight.data.order.bucket import Bucketed
+from mmlight.data.order.cursor import Order
+from mmlight.data.order.mixture import Mixture
 from mmlight.errors import UserError
 
 LENGTHS = np.random.default_rng(0).uniform(1, 10, 500).astype(np.float32)

@@ -6,10 +6,10 @@ import pytest
 from pack_data import pack_folder
 from shard_files import write_tar
 
-from mmlight.data.files import PredictSplit
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
-from mmlight.data.split import Split
+from mmlight.data.splits.plain_files import PredictSplit
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.errors import UserError

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mmlight.data.collate import Layout, collate
-from mmlight.data.image import ImageSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.sample import Sample
 from mmlight.data.text import TextSettings, caption_id
 from mmlight.data.tokenizer import ByteTokenizer

@@ -6,9 +6,9 @@ import torch
 from multimodal import picture, shard, text_only
 from PIL import Image
 
-from mmlight.data.audio import AudioSettings
-from mmlight.data.corruptions import KINDS, Corruption, Corruptor, corruptor
-from mmlight.data.image import ImageSettings
+from mmlight.data.decode.audio import AudioSettings
+from mmlight.data.decode.corruptions import KINDS, Corruption, Corruptor, corruptor
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import ByteTokenizer

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shard_files import png, sound, write_tar
 
-from mmlight.data.corpus import Corpus
-from mmlight.data.index import load_or_build
-from mmlight.data.write import pack
+from mmlight.data.packing.write import pack
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
 from mmlight.errors import UserError
 
 KEEPS_SIZE = ("flip", "zero", "copy", "swap")

@@ -6,12 +6,12 @@ import torch
 from multimodal import Recorder, jpeg, shard, text_only, trainer, with_images
 from shard_files import write_tar
 
-from mmlight.data import index_file
-from mmlight.data.audio import AudioSettings
-from mmlight.data.image import ImageSettings
-from mmlight.data.index import load_or_build
+from mmlight.data.decode.audio import AudioSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import Split
+from mmlight.data.shards import index_file
+from mmlight.data.shards.index import load_or_build
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import ByteTokenizer, tokenizer_from_state
 from mmlight.errors import UserError

@@ -4,14 +4,14 @@ from multimodal import shard
 from shard_files import write_tar
 
 from mmlight.data.collate import Layout
-from mmlight.data.corpus import Corpus
-from mmlight.data.cursor import EvalOrder, Order
 from mmlight.data.dataset import EvalBatches, Rank, Refusal, TrainBatches
-from mmlight.data.image import ImageSettings
-from mmlight.data.index import load_or_build
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
-from mmlight.data.mixture import Mixture
+from mmlight.data.order.cursor import EvalOrder, Order
+from mmlight.data.order.mixture import Mixture
 from mmlight.data.sample import Decoding, SampleSet
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import ByteTokenizer
 

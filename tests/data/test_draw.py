@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from mmlight.data.draw import Draws
+from mmlight.data.decode.draw import Draws
 
 
 def test_numbers_are_the_same_in_every_version():

@@ -6,11 +6,11 @@ import pytest
 from multimodal import encoded, picture
 from shard_files import png, sound, write_tar
 
-from mmlight.data.audio import AudioSettings
-from mmlight.data.files import FileCorpus, PredictSplit, file_members, find_samples
-from mmlight.data.image import ImageSettings
+from mmlight.data.decode.audio import AudioSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
+from mmlight.data.splits.plain_files import FileCorpus, PredictSplit, file_members, find_samples
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.errors import UserError

@@ -4,10 +4,10 @@ import pytest
 from shard_files import write_tar
 from test_subset import write
 
-from mmlight.data.folds import find_folds, fold_data
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
-from mmlight.data.split import Split
+from mmlight.data.splits.folds import find_folds, fold_data
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.errors import UserError

@@ -1,9 +1,9 @@
 import tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mmlight.data.audio import AudioSettings
+from mmlight.data.decode.audio import AudioSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.following import follow_audio, follow_image, text_differs
-from mmlight.data.image import ImageSettings
 from mmlight.data.text import HfTokenizer, TextSettings
 from mmlight.data.tokenizer import ByteTokenizer
 

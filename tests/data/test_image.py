@@ -9,8 +9,8 @@ from multimodal import encoded, jpeg, picture
 from PIL import Image
 from torchvision.transforms import v2
 
-from mmlight.data.draw import Draws
-from mmlight.data.image import ImageSettings, decode, load_image, random_box, resize
+from mmlight.data.decode.draw import Draws
+from mmlight.data.decode.image import ImageSettings, decode, load_image, random_box, resize
 from mmlight.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)

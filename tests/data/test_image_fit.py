@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from mmlight.batch import View
-from mmlight.data.boxes import BoxSet
-from mmlight.data.draw import Draws
-from mmlight.data.image import ImageSettings, fit_image
-from mmlight.data.image_fit import fit_size, jitter_color
+from mmlight.data.decode.boxes import BoxSet
+from mmlight.data.decode.draw import Draws
+from mmlight.data.decode.image import ImageSettings, fit_image
+from mmlight.data.decode.image_fit import fit_size, jitter_color
 from mmlight.errors import UserError
 
 BOXES = [[30, 20, 60, 50], [80, 10, 120, 40], [10, 60, 50, 100]]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from shard_files import png, sound, text_shard, write_tar
 
-from mmlight.data import index_file
-from mmlight.data.corpus import Corpus
-from mmlight.data.index import build, load_or_build
+from mmlight.data.shards import index_file
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import build, load_or_build
 from mmlight.errors import UserError
 
 

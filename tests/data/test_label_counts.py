@@ -5,12 +5,12 @@ import json
 import pytest
 from shard_files import write_tar
 
-from mmlight.data.corpus import Corpus
-from mmlight.data.index import load_or_build
-from mmlight.data.label_counts import label_counts
+from mmlight.data.labels.counts import label_counts
 from mmlight.data.members import Members
-from mmlight.data.metadata import read_values
 from mmlight.data.sample import SampleSet
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
+from mmlight.data.splits.metadata import read_values
 from mmlight.errors import UserError
 
 

@@ -6,7 +6,7 @@ import torch
 from multimodal import Recorder, same, shard, text_only, trainer, with_images
 from torch.utils.data import DataLoader
 
-from mmlight.data.image import ImageSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import Split
 from mmlight.data.text import TextSettings

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmlight.data.mixture import Mixture
+from mmlight.data.order.mixture import Mixture
 from mmlight.errors import UserError
 
 

@@ -9,7 +9,7 @@ from shard_files import write_tar
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
 from mmlight.data.needed import only_read, what_is_there
-from mmlight.data.split import Split
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.errors import UserError

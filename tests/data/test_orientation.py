@@ -7,11 +7,11 @@ import torch
 from PIL import Image, ImageOps
 from shard_files import write_tar
 
-from mmlight.data.image import ImageSettings, decode, load_image
+from mmlight.data.decode.image import ImageSettings, decode, load_image
+from mmlight.data.decode.orientation import as_stored, read_orientation, upright
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
-from mmlight.data.orientation import as_stored, read_orientation, upright
-from mmlight.data.split import Split
+from mmlight.data.splits.split import Split
 from mmlight.interop.inputs import image_bytes
 
 FORMATS = {"JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "TIFF": {}, "WEBP": {}}

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 from shard_files import png, sound, write_tar
 
-from mmlight.data import probe
-from mmlight.data.audio import AudioSettings
-from mmlight.data.corpus import Corpus
-from mmlight.data.image import ImageSettings
-from mmlight.data.index import load_or_build
+from mmlight.data.decode import probe
+from mmlight.data.decode.audio import AudioSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.sample import BadMemberError, Decoding, SampleSet, decode_sample
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
 
 
 @pytest.mark.parametrize(

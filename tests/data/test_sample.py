@@ -9,13 +9,13 @@ import pytest
 from multimodal import jpeg, sample_members
 from shard_files import sound, write_tar
 
-from mmlight.data.audio import AudioSettings
-from mmlight.data.corpus import Corpus
-from mmlight.data.draw import Draws
-from mmlight.data.image import ImageSettings
-from mmlight.data.index import load_or_build
+from mmlight.data.decode.audio import AudioSettings
+from mmlight.data.decode.draw import Draws
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.sample import BadMemberError, Decoding, SampleSet, decode_sample
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
 from mmlight.errors import UserError
 
 DECODING = Decoding(

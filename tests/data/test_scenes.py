@@ -1,6 +1,6 @@
 import pytest
 
-from mmlight.data.scenes import (
+from mmlight.data.scenes.scene import (
     COLOURS,
     MAX_EVAL_SAMPLES,
     SHAPES,

@@ -10,10 +10,10 @@ import soundfile
 from PIL import Image
 
 from mmlight.__main__ import main as mmlight
-from mmlight.data.corpus import Corpus
-from mmlight.data.index import load_or_build
-from mmlight.data.scenes_shards import Settings, make
-from mmlight.data.shards import expand
+from mmlight.data.scenes.shards import Settings, make
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
+from mmlight.data.shards.paths import expand
 
 SMALL = Settings(samples=300, eval_samples=8)
 
@@ -147,7 +147,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("mmlight.data.scenes_sample.soundfile.write", fail)
+    monkeypatch.setattr("mmlight.data.scenes.sample.soundfile.write", fail)
     with pytest.raises(OSError, match="disk full"):
         make(tmp_path / "out", settings=Settings(4, 4), workers=1, progress=False)
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mmlight.data.scenes import SHAPES, Draws, Meaning, Thing, train_meanings
-from mmlight.data.scenes_image import IMAGE_SIZE, draw
+from mmlight.data.scenes.image import IMAGE_SIZE, draw
+from mmlight.data.scenes.scene import SHAPES, Draws, Meaning, Thing, train_meanings
 
 MEANINGS = train_meanings(num_val=1, seed=0)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mmlight.data.scenes import COLOURS, RELATIONS, SHAPES, Draws
-from mmlight.data.scenes_sound import SAMPLE_RATE_HZ, say
+from mmlight.data.scenes.scene import COLOURS, RELATIONS, SHAPES, Draws
+from mmlight.data.scenes.sound import SAMPLE_RATE_HZ, say
 
 
 def _spectrum(wave):

@@ -4,11 +4,11 @@ import tarfile
 import pytest
 from shard_files import text_shard
 
-from mmlight.data import seal
-from mmlight.data.index import load_or_build
-from mmlight.data.scenes_shards import Settings, make
+from mmlight.data.packing.write import pack
+from mmlight.data.scenes.shards import Settings, make
+from mmlight.data.shards import seal
+from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards_command import main
-from mmlight.data.write import pack
 from mmlight.errors import UserError
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mmlight.data.shards import expand, natural_key
+from mmlight.data.shards.paths import expand, natural_key
 from mmlight.errors import UserError
 
 

@@ -4,7 +4,7 @@ import pytest
 from shard_files import write_tar
 
 from mmlight.data.members import Members
-from mmlight.data.split import Split, open_split
+from mmlight.data.splits.split import Split, open_split
 
 
 def limited(tmp_path, caplog, labels, limit):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from mmlight.data import probe
-from mmlight.data.audio import AudioSettings, load_audio
-from mmlight.data.draw import Draws
-from mmlight.data.sound_file import complete
-from mmlight.data.sound_frames import complete_mp3
+from mmlight.data.decode import probe
+from mmlight.data.decode.audio import AudioSettings, load_audio
+from mmlight.data.decode.draw import Draws
+from mmlight.data.decode.sound_file import complete
+from mmlight.data.decode.sound_frames import complete_mp3
 
 RATE_HZ = 16_000
 NUM_SAMPLES = 4 * RATE_HZ

@@ -8,10 +8,10 @@ import pytest
 from multimodal import Recorder, text_only, trainer
 from shard_files import write_tar
 
-from mmlight.data.corpus import Corpus
-from mmlight.data.index import load_or_build
 from mmlight.data.members import Members
-from mmlight.data.split import Split, open_split
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
+from mmlight.data.splits.split import Split, open_split
 from mmlight.errors import UserError
 
 MEMBERS = Members(text="txt", label="cls", fields={"n": "json:n"})

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmlight.data.table import read_rows
+from mmlight.data.packing.table_file import read_rows
 from mmlight.errors import UserError
 
 

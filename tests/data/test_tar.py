@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 from shard_files import text_shard, write_tar
 
-from mmlight.data.tar import read_samples, split_name
+from mmlight.data.shards.tar import read_samples, split_name
 from mmlight.errors import UserError
 
 LIMIT = 1 << 20

@@ -10,9 +10,9 @@ import pytest
 from pack_data import pack_folder, pack_table
 from shard_files import png, sound
 
-from mmlight.data.corpus import Corpus
-from mmlight.data.index import load_or_build
-from mmlight.data.write import pack
+from mmlight.data.packing.write import pack
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
 from mmlight.errors import UserError
 
 

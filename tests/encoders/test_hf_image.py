@@ -9,8 +9,8 @@ from encoder_inputs import SIZES, assert_blocks_partition, assert_checkpointing_
 from PIL import Image
 
 from mmlight.batch import Images
+from mmlight.data.decode.image import ImageSettings, load_image
 from mmlight.data.following import follow_image
-from mmlight.data.image import ImageSettings, load_image
 from mmlight.encoders.hf_image import HfImage
 from mmlight.errors import UserError
 

@@ -8,8 +8,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
+from mmlight.data.decode.image import ImageSettings, load_image
 from mmlight.data.following import follow_image, image_differs
-from mmlight.data.image import ImageSettings, load_image
 from mmlight.encoders.timm_image import CLIP_MEAN, TimmImage
 from mmlight.errors import UserError
 

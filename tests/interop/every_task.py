@@ -13,8 +13,8 @@ from PIL import Image
 from tasks import tiny
 
 from mmlight.batch import Batch, Text
-from mmlight.data.audio import AudioSettings
-from mmlight.data.image import ImageSettings
+from mmlight.data.decode.audio import AudioSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
 from mmlight.data.text import TextSettings

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmlight.data.audio import AudioSettings, load_audio
-from mmlight.data.image import ImageSettings, decode, load_image
+from mmlight.data.decode.audio import AudioSettings, load_audio
+from mmlight.data.decode.image import ImageSettings, decode, load_image
 from mmlight.errors import UserError
 from mmlight.interop.inputs import decoded, image_bytes, name_of, sound_bytes
 

@@ -9,7 +9,7 @@ import every_task
 import numpy as np
 import pytest
 
-from mmlight.data.files import PredictSplit
+from mmlight.data.splits.plain_files import PredictSplit
 from mmlight.errors import UserError
 from mmlight.interop.export_command import export
 from mmlight.interop.predictor import Predictor

@@ -12,10 +12,10 @@ from tasks.box_data import DENSE, NAMES, QUERY, detector
 from torch.utils.data import DataLoader
 from torchvision.ops import box_iou
 
-from mmlight.data.image import ImageSettings
+from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
-from mmlight.data.split import Split
+from mmlight.data.splits.split import Split
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
 from mmlight.heads.box_head import Candidates

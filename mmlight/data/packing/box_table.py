@@ -7,7 +7,7 @@ from typing import Any
 
 from mmlight.data.packing.boxes import BoxSamples
 from mmlight.data.packing.source import Exclude, Source, open_files
-from mmlight.data.table import column_names, read_rows
+from mmlight.data.packing.table_file import column_names, read_rows
 from mmlight.errors import UserError
 
 # As TensorFlow's and Roboflow's, OpenImages', labelImg's and many a script's columns are named;

@@ -17,7 +17,7 @@ from mmlight.data.packing.source import (
     key_of,
     order_classes,
 )
-from mmlight.data.source_files import SourceFiles, StoredFile
+from mmlight.data.packing.source_files import SourceFiles, StoredFile
 from mmlight.errors import UserError
 
 NO_AREA = "boxes without area in their picture"

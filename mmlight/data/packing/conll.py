@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.data.packing.source import Source
-from mmlight.data.table import open_text, told_encoding
+from mmlight.data.packing.table_file import open_text, told_encoding
 from mmlight.errors import UserError
 
 _LOOKED_AT = 2000

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmlight.data import probe, tar
+from mmlight.data.decode import probe
 from mmlight.data.packing.source import Exclude, Source, open_files, order_classes
-from mmlight.data.shards import natural_key
-from mmlight.data.source_files import SourceFiles, StoredFile
+from mmlight.data.packing.source_files import SourceFiles, StoredFile
+from mmlight.data.shards import tar
+from mmlight.data.shards.paths import natural_key
 from mmlight.errors import UserError
 
 # What may stand between a sample's name and the ending of its member: x.seg.png, x.left.flac.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmlight.data.json_text import unique_keys
-from mmlight.data.table import open_text
+from mmlight.data.packing.table_file import open_text
 
 _CHUNK = 1 << 20
 _SPACE = " \t\r\n"

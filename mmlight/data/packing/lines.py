@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.data.packing.source import Exclude, Source, open_files, order_classes
-from mmlight.data.shards import natural_key
-from mmlight.data.table import open_text, told_encoding
+from mmlight.data.packing.table_file import open_text, told_encoding
+from mmlight.data.shards.paths import natural_key
 from mmlight.errors import UserError
 from mmlight.text_file import MARK
 

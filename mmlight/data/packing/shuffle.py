@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from mmlight.data.cursor import permutation
-from mmlight.data.source_files import StoredFile
+from mmlight.data.order.cursor import permutation
+from mmlight.data.packing.source_files import StoredFile
 
 _HEAD_BYTES = 8
 
@@ -26,7 +26,7 @@ def shuffled(
     """Yield samples in an order that the seed and their number decide.
 
     Args:
-        samples: as `mmlight.data.write.pack` takes them.
+        samples: as `mmlight.data.packing.write.pack` takes them.
         seed: of the order.
         folder: where they wait; the file has no name there.
         encode: turns the members of a sample into bytes, but for files that it names.

@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mmlight.data import index
 from mmlight.data.named_labels import CLASS_NAMES
-from mmlight.data.shards import natural_key
-from mmlight.data.source_files import SourceFiles
+from mmlight.data.packing.source_files import SourceFiles
+from mmlight.data.shards import index
+from mmlight.data.shards.paths import natural_key
 from mmlight.errors import UserError, naming, nearest
 
 
@@ -21,7 +21,7 @@ class Source:
     """Samples to pack.
 
     Attributes:
-        samples: as `mmlight.data.write.pack` takes them.
+        samples: as `mmlight.data.packing.write.pack` takes them.
         class_names: in the order of their numbers; empty where labels are numbers or there are
             none. Complete when the last sample was taken.
         left_out: what was left out, counted by its kind, likewise.

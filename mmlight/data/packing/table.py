@@ -13,8 +13,8 @@ from mmlight.data.packing.source import (
     open_files,
     order_classes,
 )
-from mmlight.data.source_files import StoredFile
-from mmlight.data.table import read_rows
+from mmlight.data.packing.source_files import StoredFile
+from mmlight.data.packing.table_file import read_rows
 from mmlight.errors import UserError
 
 # Tables write 3.0 where a column has gaps.
@@ -37,7 +37,7 @@ def read_table(
     """Return the rows of a CSV, TSV, JSON-lines or parquet table as samples.
 
     Args:
-        table: see `mmlight.data.table.read_rows`.
+        table: see `mmlight.data.packing.table_file.read_rows`.
         files: columns that hold paths of files. The file's own ending names the member, or what
             stands before: ``mask.png=mask``.
         members: extension to column, for columns that hold the content: ``{"txt": "caption"}``.
@@ -47,7 +47,7 @@ def read_table(
         class_names: the order of the names, where it is another.
         folder: where paths start from; the table's own by default.
         exclude: rows whose files are left out.
-        encoding: see `mmlight.data.table.read_rows`.
+        encoding: see `mmlight.data.packing.table_file.read_rows`.
         also_from: folders that paths and links may lead into, beside `folder`.
 
     Raises:

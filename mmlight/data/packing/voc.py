@@ -5,10 +5,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlight.data import probe
+from mmlight.data.decode import probe
 from mmlight.data.packing.boxes import BoxSamples
 from mmlight.data.packing.source import Exclude, Source, ending_of, open_files
-from mmlight.data.shards import natural_key
+from mmlight.data.shards.paths import natural_key
 from mmlight.errors import UserError, nearest
 from mmlight.text_file import MIB, read_text_file, split_lines
 

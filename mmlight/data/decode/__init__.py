@@ -1,0 +1,1 @@
+"""Members become pixels, waveforms and boxes, augmented and spoiled as drawn."""

@@ -1,0 +1,1 @@
+"""What labels mean, and whether they name classes."""

@@ -1,0 +1,188 @@
+"""Checks of labels against the classes, before training begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmlight.class_names import NoClassError, class_numbers
+from mmlight.data.checks import MAX_LOOKED_AT, spread
+from mmlight.data.decode.boxes import box_class
+from mmlight.data.labels.labels import Labels
+from mmlight.data.members import Contents, Members, parse_source
+from mmlight.data.shards.corpus import Corpus
+from mmlight.errors import UserError
+
+
+@dataclass(frozen=True)
+class SeenLabels:
+    """The labels of a data set, as far as samples were looked at.
+
+    Attributes:
+        lowest: the lowest; -1 where there is none.
+        highest: the highest; -1 where there is none.
+        sample: which sample has it, in words.
+    """
+
+    lowest: int = -1
+    highest: int = -1
+    sample: str = ""
+
+    def check(self, num_classes: int, *, where: str, noun: str = "classes") -> None:
+        """Refuse a label that is beyond the classes.
+
+        Args:
+            num_classes: K.
+            where: name of the data set for the message.
+            noun: what there are too few of.
+
+        Raises:
+            UserError: there is one.
+        """
+        if self.highest < num_classes:
+            return
+        from_one = self.lowest > 0 and self.highest == num_classes
+        hint = "labels count from 0" + ("; these seem to count from 1" if from_one else "")
+        raise UserError(
+            f"{where} has label {self.highest}, but there are only {num_classes} {noun} ({hint}): "
+            f"{self.sample}"
+        )
+
+
+def check_labels(
+    corpus: Corpus, source: str, labels: Labels, *, where: str, max_bad_fraction: float
+) -> SeenLabels:
+    """Refuse labels without a class, as far as up to 20,000 samples show them.
+
+    One that is met later stops the run then.
+
+    Args:
+        corpus: the samples.
+        source: the member that holds the label.
+        labels: how it is read.
+        where: name of the data set for the message.
+        max_bad_fraction: so many may be texts that name no class: bad samples.
+
+    Raises:
+        UserError: as above.
+    """
+    extension = parse_source(source)[0]
+    first: dict[int, int] = {}
+    unnamed: list[tuple[int, str]] = []
+    for number in spread(corpus):
+        try:
+            contents = Contents(corpus.read(number, [extension]))
+            label = replace(labels, sealed=False).of(corpus, number, contents, source)
+            first.setdefault(label, number)
+        except UserError as error:
+            raise UserError(f"{where}: {_named(corpus, number)}: {error}") from error
+        except NoClassError as error:
+            unnamed.append((number, str(error)))
+        except (OSError, ValueError):
+            continue  # a bad sample: it is counted when its turn comes
+    looked_at = min(len(corpus), MAX_LOOKED_AT)
+    if len(unnamed) > max_bad_fraction * looked_at:
+        number, reason = unnamed[0]
+        raise UserError(
+            f"{where}: {len(unnamed)} of {looked_at} samples have a label that is no class; "
+            f"{_named(corpus, number)}: {reason}"
+        )
+    first.pop(-1, None)
+    if not first:
+        return SeenLabels()
+    highest = max(first)
+    seen = SeenLabels(min(first), highest, _named(corpus, first[highest]))
+    if labels.sealed:
+        seen.check(len(labels.names), where=where, noun="class names")
+    return seen
+
+
+def check_label_lists(
+    parts: Sequence[tuple[Corpus, Members]],
+    name: str,
+    *,
+    names: Sequence[str],
+    num_classes: int,
+    where: str,
+) -> None:
+    """Refuse lists of labels that name no class, as far as up to 20,000 samples show them.
+
+    Args:
+        parts: the samples, and how their members are mapped.
+        name: the field that holds the labels.
+        names: of the classes; empty where they are not known.
+        num_classes: K.
+        where: name of the data set for the message.
+
+    Raises:
+        UserError: a label that is no class; or zeros and ones for all classes.
+    """
+    lists: list[Any] = []
+    for corpus, members in parts:
+        if (source := members.fields.get(name)) is None:
+            continue
+        for number in spread(corpus):
+            try:
+                value = Contents(corpus.read(number, [parse_source(source)[0]])).value(source)
+            except (OSError, ValueError):
+                continue  # a bad sample: it is counted when its turn comes
+            if value is None:
+                continue
+            lists.append(value)
+            try:
+                highest = max(class_numbers(value, names), default=-1)
+            except ValueError as error:
+                raise UserError(
+                    f"{where}, field '{name}': {_named(corpus, number)}: {error}"
+                ) from error
+            SeenLabels(highest=highest, sample=_named(corpus, number)).check(
+                num_classes, where=f"{where}, field '{name}':"
+            )
+    is_mask = [isinstance(one, list) and len(one) == num_classes > 2 for one in lists]
+    if len(lists) > 1 and all(is_mask) and all(x in (0, 1) for one in lists for x in one):
+        raise UserError(
+            f"{where}, field '{name}': every list holds {num_classes} zeros and ones, one for each "
+            "class; give the numbers or the names of a sample's classes instead"
+        )
+
+
+def check_box_labels(
+    corpus: Corpus, source: str, labels: Labels, *, class_names: Sequence[str] | None, where: str
+) -> None:
+    """Refuse boxes without a class name, as far as up to 20,000 samples show them.
+
+    Args:
+        corpus: the samples.
+        source: the member that holds the labels of the boxes.
+        labels: how numbers are read.
+        class_names: the names; None to take any number.
+        where: name of the data set for the message.
+
+    Raises:
+        UserError: as above.
+    """
+    extension = parse_source(source)[0]
+    seen: dict[str | int, int] = {}
+    for number in spread(corpus):
+        try:
+            listed = Contents(corpus.read(number, [extension])).value(source)
+            listed = labels.of_boxes(corpus, number, listed)
+        except UserError as error:
+            raise UserError(f"{where}: {_named(corpus, number)}: {error}") from error
+        except (OSError, ValueError):
+            continue  # a bad sample: it is counted when its turn comes
+        if isinstance(listed, list):
+            for label in listed:
+                if isinstance(label, str | int):
+                    seen.setdefault(label, number)
+    for label in sorted(seen, key=str):
+        try:
+            box_class(label, class_names)
+        except UserError as error:
+            raise UserError(f"{where}: {_named(corpus, seen[label])}: {error}") from error
+        except ValueError:
+            continue  # a bad sample, too
+
+
+def _named(corpus: Corpus, number: int) -> str:
+    path, key = corpus.origin(number)
+    return f"sample {key} of {path}"

@@ -1,0 +1,1 @@
+"""Data of one's own: what lies in a folder, and experiments on it."""

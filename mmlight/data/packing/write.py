@@ -1,0 +1,158 @@
+"""Packs samples into shards: equal samples give equal bytes, and all shards appear or none.
+
+What people have is turned into samples in `mmlight.data.packing`.
+"""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmlight.data.named_labels import CLASS_NAMES
+from mmlight.data.packing.shuffle import shuffled
+from mmlight.data.packing.source_files import StoredFile
+from mmlight.data.shards import index, tar
+from mmlight.data.shards.index_file import ShardIndex
+from mmlight.data.shards.seal import SealedWriter
+from mmlight.errors import UserError, naming
+
+DEFAULT_SAMPLES_PER_SHARD = 1000
+_OUR_NAMES = re.compile(r"\d{5,}\.tar(\.index)?")
+
+
+def pack(
+    samples: Iterable[Mapping[str, Any]],
+    out_dir: Path,
+    *,
+    samples_per_shard: int = DEFAULT_SAMPLES_PER_SHARD,
+    overwrite: bool = False,
+    workers: int | None = None,
+    shuffle_seed: int | None = None,
+) -> list[ShardIndex]:
+    """Write samples as ``00000.tar``, ``00001.tar`` ... with their indexes.
+
+    Nothing appears in `out_dir` before the last sample is written and all shards are read back;
+    after an error nothing is left behind.
+
+    Args:
+        samples: each maps ``__key__`` to its key and extensions to members: bytes as they are,
+            text as UTF-8, numbers as text, files (`StoredFile`) as they are when their turn comes,
+            anything else as JSON. None leaves a member out.
+        out_dir: a folder, made if it is not there.
+        samples_per_shard: all shards but the last hold this many.
+        overwrite: replace shards of an earlier `pack`; without it they are an error.
+        workers: see `mmlight.data.shards.index.load_or_build`.
+        shuffle_seed: permute the samples; by default they stay in their order. Shards of one class
+            each mix badly in training, so shuffle those.
+
+    Returns:
+        The index of each shard.
+
+    Raises:
+        UserError: no samples, a bad or repeated key, or shards in the way.
+    """
+    if samples_per_shard < 1:
+        raise UserError(f"samples_per_shard {samples_per_shard} must be at least 1")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    old = _old_files(out_dir, overwrite=overwrite)
+    partial = Path(tempfile.mkdtemp(prefix=".packing-", dir=out_dir))
+    try:
+        if shuffle_seed is not None:
+            samples = shuffled(samples, seed=shuffle_seed, folder=partial, encode=_encoded)
+        iterator = iter(samples)
+        new: list[Path] = []
+        for number in itertools.count():
+            chunk = itertools.islice(iterator, samples_per_shard)
+            if (first := next(chunk, None)) is None:
+                break
+            new.append(partial / f"{number:05d}.tar")
+            with naming(out_dir / new[-1].name):
+                _write_shard(new[-1], itertools.chain([first], chunk))
+        if not new:
+            raise UserError(f"no samples to pack into {out_dir}")
+        # Read back, with the very checks that training makes.
+        for shard in index.load_or_build(new, workers=workers, progress=False):
+            if shard.index_path.parent != partial:  # MMLIGHT_INDEX_DIR names it by its old place
+                shard.index_path.unlink()
+        for path in old:
+            path.unlink()
+        if old and (names := out_dir / CLASS_NAMES).is_file():  # of the shards that are gone
+            names.replace(out_dir / f".{CLASS_NAMES}.superseded")
+        for path in sorted(partial.iterdir(), reverse=True):  # a shard after its index
+            os.replace(path, out_dir / path.name)
+    finally:
+        shutil.rmtree(partial)
+    return index.load_or_build(
+        [out_dir / path.name for path in new], workers=workers, progress=False
+    )
+
+
+def _old_files(out_dir: Path, *, overwrite: bool) -> list[Path]:
+    shards = sorted(out_dir.glob("*.tar"))
+    if shards and not overwrite:
+        raise UserError(f"{out_dir} holds shards ({shards[0].name}); overwrite or name another")
+    if foreign := [path for path in shards if not _OUR_NAMES.fullmatch(path.name)]:
+        raise UserError(f"{foreign[0]} was not written by pack; move it or name another folder")
+    return [path for path in out_dir.iterdir() if _OUR_NAMES.fullmatch(path.name)]
+
+
+def _write_shard(path: Path, samples: Iterator[Mapping[str, Any]]) -> None:
+    keys: set[str] = set()
+    with SealedWriter(path) as writer:
+        for sample in samples:
+            members = _encoded(sample)
+            key = _shown(_checked_key(members.pop("__key__", None), members))
+            if key in keys:
+                raise UserError(f"sample '{key}' comes twice; keys must be unique")
+            keys.add(key)
+            for name in sorted(members):
+                value = members[name]
+                writer.add(f"{key}.{name}", value.read() if type(value) is StoredFile else value)
+
+
+def _encoded(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sample with bytes as its members, but for the files that it names."""
+    key = sample.get("__key__")
+    return {
+        name: value
+        if name == "__key__" or type(value) is StoredFile
+        else _encode(value, f"sample '{key}', member '{name}'")
+        for name, value in sample.items()
+        if value is not None
+    }
+
+
+def _shown(key: str) -> str:
+    """Return a key as text; a file's name that is not UTF-8 no tar file of ours could hold."""
+    return os.fsencode(key).decode("utf-8", "backslashreplace")
+
+
+def _checked_key(key: Any, members: Mapping[str, Any]) -> str:
+    if not isinstance(key, str):
+        raise UserError(f"a sample's '__key__' is {key!r}; it must be text")
+    if not members:
+        raise UserError(f"sample '{key}' has no members")
+    for extension in members:
+        # Else it would come back under another key or not at all.
+        if tar.split_name(f"{key}.{extension}") != (key, extension):
+            raise UserError(
+                f"sample '{key}', member '{extension}': keys have no dot in their last part and "
+                "begin neither with '__' nor with a dot, extensions are lower case without '/'"
+            )
+    return key
+
+
+def _encode(value: Any, where: str) -> bytes:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace")
+    try:
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}; give bytes, text, numbers, lists or dicts") from error

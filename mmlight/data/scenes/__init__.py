@@ -1,0 +1,1 @@
+"""The quickstart's data: coloured shapes, sentences about them, and a voice."""

@@ -1,0 +1,198 @@
+"""Writes the scenes as shards, in several processes: equal settings give equal bytes."""
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmlight.data.scenes.sample import members
+from mmlight.data.scenes.scene import (
+    MAX_EVAL_SAMPLES,
+    SPLITS,
+    Draws,
+    Meaning,
+    Split,
+    class_names,
+    eval_meanings,
+    train_meanings,
+)
+from mmlight.data.shards.seal import SealedWriter
+from mmlight.errors import UserError, naming
+from mmlight.terminal import Terminal
+
+SAMPLES_PER_SHARD = 256
+# Raise it with every change that alters a byte of the samples.
+VERSION = 1
+_SETTINGS_FILE = "scenes.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides what the data set holds.
+
+    Attributes:
+        samples: scenes of the training split.
+        eval_samples: scenes of ``val`` and of ``test``, each of another meaning.
+        seed: of everything random.
+        version: of the way scenes are made.
+    """
+
+    samples: int = 6000
+    eval_samples: int = 256
+    seed: int = 0
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.samples < 1:
+            raise UserError(f"--samples {self.samples}: at least 1 scene is needed")
+        if not 1 <= self.eval_samples <= MAX_EVAL_SAMPLES:
+            raise UserError(
+                f"--eval-samples {self.eval_samples}: from 1 to {MAX_EVAL_SAMPLES} work (there are "
+                f"{MAX_EVAL_SAMPLES} different scenes of held-out combinations)"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed}: from 0 to 2**63 - 1 work")
+
+    def count(self, split: Split) -> int:
+        """Return the number of scenes of `split`."""
+        return self.samples if split == "train" else self.eval_samples
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file to write: samples `start` to `stop` of a split."""
+
+    path: Path
+    split: Split
+    start: int
+    stop: int
+
+
+def shards(settings: Settings, *, folder: Path) -> list[Shard]:
+    """Return the shards of all splits."""
+    return [
+        Shard(folder / split / f"{number:05d}.tar", split, start, min(start + SAMPLES_PER_SHARD, n))
+        for split in SPLITS
+        for n in [settings.count(split)]
+        for number, start in enumerate(range(0, n, SAMPLES_PER_SHARD))
+    ]
+
+
+def _meanings(split: Split, settings: Settings) -> list[Meaning]:
+    if split == "train":
+        return train_meanings(num_val=settings.eval_samples, seed=settings.seed)
+    return eval_meanings(split, count=settings.eval_samples, seed=settings.seed)
+
+
+def write_shard(shard: Shard, settings: Settings) -> int:
+    """Write one shard, a pure function of its arguments, and return its number of samples."""
+    meanings = _meanings(shard.split, settings)
+    number = SPLITS.index(shard.split)
+    with naming(shard.path), SealedWriter(shard.path) as tar:
+        for sample in range(shard.start, shard.stop):
+            draws = Draws(settings.seed, split=number, sample=sample)
+            drawn = draws.below(len(meanings)) if shard.split == "train" else sample
+            parts = members(meanings[drawn], draws, split=shard.split)
+            for extension, content in parts.items():
+                tar.add(f"{sample:06d}.{extension}", content)
+    return shard.stop - shard.start
+
+
+def _written(settings: Settings, *, folder: Path, workers: int) -> Iterator[int]:
+    todo = shards(settings, folder=folder)
+    workers = min(workers, len(todo))
+    if workers == 1:
+        for shard in todo:
+            yield write_shard(shard, settings)
+        return
+    # Spawned, because the progress bar's thread may hold a lock at the moment of a fork.
+    # Ctrl-C is for this process: each of the others would print a traceback of its own.
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    ) as pool:
+        yield from pool.map(write_shard, todo, [settings] * len(todo))
+
+
+def _is_made(out: Path, settings: Settings) -> bool:
+    """Tell whether `out` holds this very data set; refuse a folder that holds anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder that does not exist yet")
+    try:
+        found = json.loads((out / _SETTINGS_FILE).read_text())
+    except (OSError, ValueError):
+        raise UserError(
+            f"{out} already holds other things: name a folder that is empty or does not exist"
+        ) from None
+    wanted = asdict(settings)
+    if found != wanted:
+        differ = [k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]]
+        raise UserError(
+            f"{out} already holds scenes made with other settings ({', '.join(differ)}): "
+            "name another folder, or delete this one first"
+        )
+    missing = [s.path for s in shards(settings, folder=out) if not s.path.is_file()]
+    if missing:
+        raise UserError(f"{out} lacks {missing[0].relative_to(out)}: delete the folder, run again")
+    return True
+
+
+def make(out: Path, *, settings: Settings, workers: int, progress: bool = True) -> bool:
+    """Make the data set in the folder `out`, which appears only when it is whole.
+
+    Args:
+        out: the folder; its parents are made.
+        settings: what to make.
+        workers: processes; the bytes do not depend on it.
+        progress: show a bar on standard error.
+
+    Returns:
+        False if `out` held the same data set already.
+
+    Raises:
+        UserError: `out` holds something else.
+    """
+    if _is_made(out, settings):
+        return False
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        partial.chmod(0o777 & ~_umask())
+        for split in SPLITS:
+            (partial / split).mkdir()
+        total = sum(settings.count(split) for split in SPLITS)
+        columns = (
+            TextColumn("making scenes"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Terminal(stderr=True), disable=not progress) as bar:
+            task = bar.add_task("", total=total)
+            for count in _written(settings, folder=partial, workers=workers):
+                bar.advance(task, count)
+        (partial / "classnames.txt").write_text("\n".join(class_names()) + "\n")
+        (partial / _SETTINGS_FILE).write_text(json.dumps(asdict(settings)) + "\n")
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return True
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""Tar shards: sealed, indexed, and read at any place."""

@@ -1,0 +1,282 @@
+"""Many shards seen as one sequence of samples, any of which can be read at once."""
+
+import itertools
+import os
+import threading
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmlight.data.shards import index
+from mmlight.data.shards.index_file import DamagedIndexError, ShardIndex
+from mmlight.data.shards.index_rows import Rows
+from mmlight.data.shards.shard_file import ChecksumError, OpenShard
+from mmlight.errors import UserError
+
+_MAX_OPEN_FILES = 128
+# Rows of recently used shards stay in memory: about 60 bytes a sample, so some millions of them.
+_MAX_ROWS_BYTES = 128 << 20
+
+
+class Corpus:
+    """Samples of all shards in order; sample numbers run from 0 to ``len(corpus) - 1``.
+
+    It keeps a few numbers per shard and reads the index of a shard when first needed, so it stays
+    small, and what goes to a worker process is little more than a list of paths. Reading is safe
+    in threads and after fork or spawn.
+    """
+
+    def __init__(
+        self,
+        indexes: Iterable[ShardIndex],
+        *,
+        kept: Sequence[np.ndarray | None] | None = None,
+        verify: bool = True,
+    ) -> None:
+        """Join shards.
+
+        Args:
+            indexes: as `mmlight.data.shards.index.load_or_build` returns them.
+            kept: for each shard the rows that are samples of this corpus, ascending; None for all.
+            verify: compare every member that is read with its checksum in the index.
+        """
+        self.verify = verify
+        self.shards: list[ShardIndex] = list(indexes)
+        self._kept = [None] * len(self.shards) if kept is None else list(kept)
+        if not self.shards:
+            raise UserError("a corpus needs at least one shard")
+        self.shard_sizes = np.array(
+            [
+                shard.num_samples if rows is None else len(rows)
+                for shard, rows in zip(self.shards, self._kept, strict=True)
+            ],
+            np.int64,
+        )
+        self._start = np.concatenate([[0], np.cumsum(self.shard_sizes)])
+        self._names = _names(self.shards, self._kept)
+        self._reset()
+
+    @classmethod
+    def joined(cls, corpora: Sequence["Corpus"]) -> "Corpus":
+        """Return one corpus of several, one after another."""
+        return cls(
+            [shard for corpus in corpora for shard in corpus.shards],
+            kept=[rows for corpus in corpora for rows in corpus._kept],
+            verify=all(corpus.verify for corpus in corpora),
+        )
+
+    def subset(self, numbers: np.ndarray) -> "Corpus":
+        """Return the corpus of some of the samples; shards without any are left out.
+
+        Args:
+            numbers: sample numbers, ascending.
+        """
+        bounds = np.searchsorted(numbers, self._start)
+        shards, kept = [], []
+        for shard, (first, last) in enumerate(itertools.pairwise(bounds.tolist())):
+            if first < last:
+                rows = numbers[first:last] - self._start[shard]
+                before = self._kept[shard]
+                shards.append(self.shards[shard])
+                kept.append(rows if before is None else before[rows])
+        return Corpus(shards, kept=kept, verify=self.verify)
+
+    def __len__(self) -> int:
+        return int(self._start[-1])
+
+    def locate(self, sample: int) -> tuple[int, int]:
+        """Return the shard's number and the row in it of a sample."""
+        if not 0 <= sample < len(self):
+            raise IndexError(f"sample {sample} of {len(self)}")
+        shard = int(np.searchsorted(self._start, sample, side="right")) - 1
+        row = int(sample - self._start[shard])
+        kept = self._kept[shard]
+        return shard, row if kept is None else int(kept[row])
+
+    def key(self, sample: int) -> str:
+        """Return ``shard-name/sample-key``, which no other sample of this corpus has."""
+        shard, row = self.locate(sample)
+        return f"{self._names[shard]}/{self._rows(shard).keys[row]}"
+
+    def origin(self, sample: int) -> tuple[str, str]:
+        """Return the path of a sample's shard and the sample's key in it."""
+        shard, row = self.locate(sample)
+        return str(self.shards[shard].path), self._rows(shard).keys[row]
+
+    def extensions(self) -> dict[str, int]:
+        """Return how many samples have a member with each extension."""
+        total: Counter[str] = Counter()
+        for number, (shard, rows) in enumerate(zip(self.shards, self._kept, strict=True)):
+            total.update(shard.extensions if rows is None else _count(self._load(number), rows))
+        return dict(total)
+
+    def members(self, sample: int) -> dict[str, int]:
+        """Return the size in bytes of each member of a sample, by extension."""
+        shard, row = self.locate(sample)
+        return {name: size for name, _, size, _ in _members(self._rows(shard), row)}
+
+    @cached_property
+    def durations(self) -> np.ndarray:
+        """Seconds of each sample's first sound, float32; nan where it has none."""
+        return np.concatenate([rows.duration_s[kept] for rows, kept in self._tables()])
+
+    @cached_property
+    def image_sizes(self) -> np.ndarray:
+        """Width and height of each sample's first image, int32 (samples, 2); 0 without one."""
+        return np.concatenate(
+            [
+                np.stack([rows.width[kept], rows.height[kept]], axis=1)
+                for rows, kept in self._tables()
+            ]
+        )
+
+    def largest_member(self, extensions: Sequence[str]) -> np.ndarray:
+        """Return the bytes of the largest of some members of each sample, int64; 0 without any."""
+        parts = []
+        for rows, kept in self._tables():
+            wanted = [n for n, name in enumerate(rows.extensions) if name in set(extensions)]
+            sizes = np.where(np.isin(rows.extension, wanted), rows.size, 0)
+            # No sample is without members, so no part between two starts is empty.
+            parts.append(np.maximum.reduceat(sizes, rows.start[:-1])[kept])
+        return np.concatenate(parts)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the shards' contents in their order, wherever they lie.
+
+        Where only some samples of a shard are kept, it depends on which.
+        """
+        lines = []
+        for shard, rows in zip(self.shards, self._kept, strict=True):
+            part = "" if rows is None else f" {sha256(rows.astype('<i8').tobytes()).hexdigest()}"
+            lines.append(f"{shard.sha256} {shard.num_samples}{part}")
+        return sha256("\n".join(lines).encode()).hexdigest()
+
+    def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
+        """Read members of a sample.
+
+        Args:
+            sample: its number.
+            extensions: the members wanted; those the sample lacks are left out of the result.
+
+        Raises:
+            ChecksumError: bytes of the shard have changed, but not its size nor its time.
+            OSError: the disk failed or the shard is shorter than its index says.
+            UserError: the shard was replaced or rewritten since it was indexed.
+        """
+        shard, row = self.locate(sample)
+        wanted = set(extensions)
+        found = [m for m in _members(self._rows(shard), row) if m[0] in wanted]
+        if not found:
+            return {}
+        file = self._file(shard)
+        contents = {}
+        for name, offset, size, crc32 in found:
+            data = contents[name] = file.read(offset, size)
+            if self.verify and zlib.crc32(data) != crc32:
+                file.check_unchanged()
+                path, key = self.origin(sample)
+                raise ChecksumError(name, shard=Path(path), key=key)
+        return contents
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"indexes": self.shards, "kept": self._kept, "verify": self.verify}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def _tables(self) -> Iterator[tuple[Rows, Any]]:
+        """Yield each shard's index and which of its rows are kept."""
+        for shard, kept in enumerate(self._kept):
+            yield self._load(shard), slice(None) if kept is None else kept
+
+    def _load(self, shard: int) -> Rows:
+        try:
+            return self.shards[shard].rows()
+        except DamagedIndexError:
+            self.shards[shard] = index.restore(self.shards[shard])
+        try:
+            return self.shards[shard].rows()
+        except DamagedIndexError as error:
+            path = self.shards[shard].index_path
+            raise UserError(f"index {path} can't be read ({error}) though just written") from error
+
+    def _reset(self) -> None:
+        # Of this process alone: a lock that another thread held at the fork would never open.
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._open_files: OrderedDict[int, OpenShard] = OrderedDict()
+        self._loaded: OrderedDict[int, Rows] = OrderedDict()
+        self._loaded_bytes = 0
+
+    def _rows(self, shard: int) -> Rows:
+        if self._process != os.getpid():
+            self._reset()
+        with self._lock:
+            if rows := self._loaded.get(shard):
+                self._loaded.move_to_end(shard)
+                return rows
+            rows = self._load(shard)
+            self._loaded[shard] = rows
+            self._loaded_bytes += rows.num_bytes
+            while self._loaded_bytes > _MAX_ROWS_BYTES and len(self._loaded) > 1:
+                self._loaded_bytes -= self._loaded.popitem(last=False)[1].num_bytes
+            return rows
+
+    def _file(self, shard: int) -> OpenShard:
+        with self._lock:
+            file = self._open_files.get(shard)
+            if file is None:
+                file = self._open_files[shard] = OpenShard(self.shards[shard])
+                if len(self._open_files) > _MAX_OPEN_FILES:
+                    self._open_files.popitem(last=False)
+            self._open_files.move_to_end(shard)
+            return file
+
+
+def _members(rows: Rows, row: int) -> list[tuple[str, int, int, int]]:
+    """Return (extension, offset, size, crc32) of a sample's members."""
+    part = slice(rows.start[row], rows.start[row + 1])
+    names = (rows.extensions[i] for i in rows.extension[part])
+    columns = (column[part].tolist() for column in (rows.offset, rows.size, rows.crc32))
+    return list(zip(names, *columns, strict=True))
+
+
+def _count(rows: Rows, kept: np.ndarray) -> dict[str, int]:
+    """Return how many of some rows have a member with each extension."""
+    is_kept = np.zeros(len(rows.start) - 1, bool)
+    is_kept[kept] = True
+    of_member = np.repeat(is_kept, np.diff(rows.start))
+    counts = np.bincount(rows.extension[of_member], minlength=len(rows.extensions)).tolist()
+    return {name: count for name, count in zip(rows.extensions, counts, strict=True) if count}
+
+
+def _names(shards: Sequence[ShardIndex], kept: Sequence[np.ndarray | None]) -> list[str]:
+    """Name shards; one shard may come several times if each time with other rows of it."""
+    rows_of: dict[str, list[np.ndarray | None]] = {}
+    for shard, rows in zip(shards, kept, strict=True):
+        rows_of.setdefault(os.path.abspath(shard.path), []).append(rows)
+    for path, parts in rows_of.items():
+        some = [rows for rows in parts if rows is not None]
+        together = np.concatenate(some) if some else np.empty(0, np.int64)
+        if len(parts) > 1 and (len(some) < len(parts) or len(np.unique(together)) < len(together)):
+            raise UserError(
+                f"the same shard comes twice with the same samples: {path}; name each once"
+            )
+    names = dict(zip(rows_of, _distinct_names(list(rows_of)), strict=True))
+    return [names[os.path.abspath(shard.path)] for shard in shards]
+
+
+def _distinct_names(paths: Sequence[str]) -> list[str]:
+    """Name absolute paths by as many of their trailing parts as it takes to tell them apart."""
+    parts = [path.removesuffix(".tar").split(os.sep) for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)

@@ -1,0 +1,240 @@
+"""The file that holds one shard's index: its place, its format, how it is written and read.
+
+A head of 24 bytes, a summary as JSON, and the columns of `Rows` one after another. Summary and
+columns bear a checksum each, so that asking what is in a shard reads one block of it, and damage is
+found before any of it is used. Nothing in it is unpickled, and no number in it decides how much
+memory is taken: the columns must fill the file exactly.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mmlight.data.shards import index_rows
+from mmlight.data.shards.index_rows import Counts, Rows
+from mmlight.errors import UserError
+
+FORMAT = 2
+_MAGIC = b"mmlight index"
+# Magic, format, length of the summary, its crc32.
+_HEAD = struct.Struct("<14sHII")
+# Read at once: a summary with some dozens of extensions fits.
+_FIRST_READ = 4096
+
+
+class DamagedIndexError(Exception):
+    """An index that is not as it was written."""
+
+
+class OldIndexError(DamagedIndexError):
+    """An index of another version of the format."""
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Summary of one shard's index; `rows` reads the rest from disk.
+
+    Attributes:
+        path: the shard.
+        index_path: its index file.
+        num_samples: samples in the shard.
+        num_bytes: the shard's size.
+        mtime_ns: the shard's modification time when it was indexed.
+        sha256: of the shard's bytes.
+        extensions: how many samples have a member with each extension, in order of appearance.
+        largest_member: bytes of the largest member.
+        num_ignored: members that belong to no sample (hidden, without extension, metadata).
+        num_members: members of all samples.
+        num_key_bytes: UTF-8 bytes of all keys.
+        rows_crc32: of what `rows` reads.
+    """
+
+    path: Path
+    index_path: Path
+    num_samples: int
+    num_bytes: int
+    mtime_ns: int
+    sha256: str
+    extensions: dict[str, int]
+    largest_member: int
+    num_ignored: int
+    num_members: int
+    num_key_bytes: int
+    rows_crc32: int
+
+    def rows(self) -> Rows:
+        """Read the index of every sample.
+
+        Raises:
+            DamagedIndexError: the index is gone or damaged.
+            UserError: it is that of another content by now.
+        """
+        try:
+            with open(self.index_path, "rb", buffering=0) as file:
+                now, start = _read_summary(file.fileno(), self.path, self.index_path)
+                content = os.pread(file.fileno(), now.counts().num_bytes(), start)
+        except OSError as error:
+            raise DamagedIndexError(error.strerror) from error
+        if now.sha256 != self.sha256:
+            raise UserError(f"shard {self.path} changed while it was in use; start the run again")
+        if zlib.crc32(content) != now.rows_crc32:
+            raise DamagedIndexError("its checksum is another")
+        try:
+            return index_rows.from_bytes(
+                content,
+                now.counts(),
+                extensions=list(now.extensions),
+                shard_bytes=now.num_bytes,
+            )
+        except ValueError as error:
+            raise DamagedIndexError(str(error)) from error
+
+    def counts(self) -> Counts:
+        """Return what the length of the rows depends on."""
+        return Counts(self.num_samples, self.num_members, self.num_key_bytes)
+
+
+_SUMMARY = {field.name: field.type for field in fields(ShardIndex)[2:]}
+
+
+def places(shard: Path, *, cache_dir: Path | None) -> Iterator[Path]:
+    """Yield where the index of a shard may lie, best first."""
+    name = f"{shard.name}.index"
+    everywhere = os.environ.get("MMLIGHT_INDEX_DIR")
+    if not everywhere:
+        yield shard.with_name(name)
+    absolute = os.fsencode(os.path.abspath(shard))
+    unique = f"{hashlib.sha256(absolute).hexdigest()[:32]}-{name}"
+    if everywhere:
+        yield Path(everywhere) / unique
+    else:
+        yield (cache_dir or Path.home() / ".cache" / "mmlight" / "index") / unique
+
+
+def load(shard: Path, *, cache_dir: Path | None = None) -> list[ShardIndex]:
+    """Return the readable indexes of a shard, up to date or not, best place first."""
+    found = []
+    for place in places(shard, cache_dir=cache_dir):
+        try:
+            found.append(read(shard, place))
+        except (OSError, DamagedIndexError):
+            continue  # absent, damaged or of another format: it will be written anew
+    return found
+
+
+def read(shard: Path, place: Path) -> ShardIndex:
+    """Read the summary of an index.
+
+    Raises:
+        OSError: there is none.
+        DamagedIndexError: it is damaged or of another format.
+    """
+    descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _read_summary(descriptor, shard, place)[0]
+    finally:
+        os.close(descriptor)
+
+
+def store(
+    shard: Path,
+    *,
+    keys: Sequence[str],
+    columns: Mapping[str, Sequence[float]],
+    summary: dict[str, Any],
+    cache_dir: Path | None,
+) -> ShardIndex:
+    """Write a shard's index beside it or, where that can't be done, into the cache folder.
+
+    Args:
+        shard: its path.
+        keys: see `index_rows.to_bytes`.
+        columns: likewise.
+        summary: the fields of `ShardIndex` that can't be told from these.
+        cache_dir: see `places`.
+    """
+    rows, counts = index_rows.to_bytes(keys, columns)
+    summary = summary | {
+        "num_samples": counts.samples,
+        "num_members": counts.members,
+        "num_key_bytes": counts.key_bytes,
+        "rows_crc32": zlib.crc32(rows),
+    }
+    text = json.dumps(summary).encode()
+    head = _HEAD.pack(_MAGIC, FORMAT, len(text), zlib.crc32(text))
+    problems = []
+    for place in places(shard, cache_dir=cache_dir):
+        # By its mode too: root could write, but whoever took the right away meant it.
+        if place.parent == shard.parent and not shard.parent.stat().st_mode & 0o222:
+            problems.append(f"{place.parent}: read-only")
+            continue
+        try:
+            if place.parent != shard.parent:
+                place.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(place, head + text + rows)
+        except OSError as error:  # a read-only folder or a full disk: the next place may do
+            problems.append(f"{place.parent}: {error.strerror or error}")
+        else:
+            return ShardIndex(path=shard, index_path=place, **summary)
+    raise UserError(
+        f"the index of shard {shard} can't be stored ({'; '.join(problems)}); "
+        "set MMLIGHT_INDEX_DIR to a writable folder"
+    )
+
+
+def _write_whole(place: Path, content: bytes) -> None:
+    """Put a file in place at once: others see the old one or the new one."""
+    temporary = place.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_summary(descriptor: int, shard: Path, place: Path) -> tuple[ShardIndex, int]:
+    """Return the summary and where the rows begin; the file must be as long as it says."""
+    num_bytes = os.fstat(descriptor).st_size
+    block = os.pread(descriptor, _FIRST_READ, 0)
+    if len(block) < _HEAD.size:
+        raise DamagedIndexError("cut short")
+    magic, version, length, crc32 = _HEAD.unpack_from(block)
+    if (magic.rstrip(b"\0"), version) != (_MAGIC, FORMAT):
+        raise OldIndexError("of another format")
+    start = _HEAD.size + length
+    if start > num_bytes:
+        raise DamagedIndexError("cut short")
+    text = block[_HEAD.size : start]
+    if start > len(block):
+        text = os.pread(descriptor, length, _HEAD.size)
+    if zlib.crc32(text) != crc32:
+        raise DamagedIndexError("its checksum is another")
+    try:
+        summary = json.loads(text)
+        index = ShardIndex(path=shard, index_path=place, **summary)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedIndexError("its summary lacks something") from error
+    # Whoever made it may have made its checksum, too.
+    if not all(_is_a(getattr(index, name), kind) for name, kind in _SUMMARY.items()):
+        raise DamagedIndexError("its summary holds something else")
+    if start + index.counts().num_bytes() != num_bytes or not index.num_samples:
+        raise DamagedIndexError("of another length than its summary says")
+    return index, start
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    if kind is int:
+        return type(value) is int and 0 <= value < 2**63
+    if kind is str:
+        return isinstance(value, str)
+    return isinstance(value, dict) and all(_is_a(count, int) for count in value.values())

@@ -1,0 +1,1 @@
+"""Splits of a data set: shards, chosen samples, folds and plain files."""

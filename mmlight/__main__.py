@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from mmlight.cli_start import check_start
+from mmlight.cli.start import check_start
 from mmlight.errors import UserError, nearest, told_by_system
 from mmlight.own_modules import bring_in, see_working_folder, take_imports
 from mmlight.signals import (
@@ -102,7 +102,7 @@ def _verb(name: str) -> Callable[[Sequence[str]], int]:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if name in TRAINING_VERBS:
         with leaving_imports():
-            from mmlight import cli
+            from mmlight.cli import main as cli
 
         return lambda rest: cli.main([name, *rest])
     if name in OTHER_VERBS:

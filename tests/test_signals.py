@@ -90,13 +90,13 @@ def test_the_most_urgent_signal_is_noted_by_the_process_itself_only():
 
 EARLY = """
 import sys, types
-import mmlight
+import mmlight.cli
 from mmlight.__main__ import main
 from mmlight.signals import are_noted
 assert not are_noted()
-cli = types.ModuleType("mmlight.cli")
+cli = types.ModuleType("mmlight.cli.main")
 cli.main = lambda arguments: print(are_noted(), "torch" in sys.modules) or 0
-sys.modules["mmlight.cli"] = mmlight.cli = cli
+sys.modules["mmlight.cli.main"] = mmlight.cli.main = cli
 sys.argv = ["mmlight", "fit"]
 main()
 """

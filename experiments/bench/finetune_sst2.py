@@ -55,7 +55,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mmlight import cli, compose
+from mmlight import compose
+from mmlight.cli import main as cli
 from mmlight.data.order.cursor import Order
 
 EXPERIMENT = "experiments/finetune/sst2_minilm.yaml"

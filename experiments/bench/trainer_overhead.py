@@ -56,8 +56,8 @@ from mmlight.callbacks.record import Record
 from mmlight.callbacks.skipped_steps import SkippedSteps
 from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.token_count import TokenCount
-from mmlight.cli import look_for_the_driver_once, quieten
 from mmlight.encoders.encoder import Block, Encoded, Encoder
+from mmlight.experiment.quiet import look_for_the_driver_once, quieten
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.runs.run.folder import RunFolder
 from mmlight.tasks.classification import Classification

@@ -15,13 +15,13 @@ from rich.table import Table
 
 from mmlight.callbacks.progress import Progress
 from mmlight.callbacks.step_clock import StepClock
-from mmlight.cli import MmlightCLI
-from mmlight.cli_arguments import expand_configs
-from mmlight.cli_quiet import quieten
 from mmlight.costs.memory import peak_bytes, resident_bytes
 from mmlight.costs.rates import measure_matmul, measure_rates
 from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.errors import UserError
+from mmlight.experiment.arguments import expand_configs
+from mmlight.experiment.build import MmlightCLI
+from mmlight.experiment.quiet import quieten
 from mmlight.runs.files import plain, write_json
 from mmlight.terminal import Terminal, say
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mmlight.cli import MmlightCLI
-from mmlight.cli_arguments import expand_configs
-from mmlight.cli_quiet import quieten
 from mmlight.data.module import ShardDataModule
 from mmlight.data.needed import count_what_is_there, what_is_there
 from mmlight.data.split_check import faults_of
 from mmlight.errors import UserError
+from mmlight.experiment.arguments import expand_configs
+from mmlight.experiment.build import MmlightCLI
+from mmlight.experiment.quiet import quieten
 from mmlight.terminal import say
 
 

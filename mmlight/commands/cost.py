@@ -12,9 +12,6 @@ import torch
 from rich.table import Table
 
 from mmlight.batch import Batch
-from mmlight.cli import MmlightCLI
-from mmlight.cli_arguments import expand_configs
-from mmlight.cli_quiet import quieten
 from mmlight.costs.batches import blank_batch
 from mmlight.costs.counting import ShapeCounter, StepCount, mean_count
 from mmlight.costs.devices import DEVICES, find_device
@@ -25,6 +22,9 @@ from mmlight.data.dataset import Rank, Refusal
 from mmlight.data.module import ShardDataModule
 from mmlight.data.order.cursor import default_lanes
 from mmlight.errors import UserError
+from mmlight.experiment.arguments import expand_configs
+from mmlight.experiment.build import MmlightCLI
+from mmlight.experiment.quiet import quieten
 from mmlight.runs.files import plain
 from mmlight.tasks.task import Task
 from mmlight.terminal import Terminal, say

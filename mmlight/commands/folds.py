@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmlight import cli, compose, yaml_text
+from mmlight import compose, yaml_text
 from mmlight.data.splits.folds import Fold, Folds, find_folds, fold_data
 from mmlight.errors import UserError
+from mmlight.experiment.build import resolve
 from mmlight.runs.files import read_json, write_json, write_text
 from mmlight.runs.plan.fold_results import (
     FoldResult,
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"folds: --jobs {options.jobs} must be 1 or more")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("folds starts the runs itself: call it once, not under torchrun or srun")
-    config, name = cli.resolve(["fit", *fit_arguments])
+    config, name = resolve(["fit", *fit_arguments])
     data = config["data"]["init_args"]
     chosen = options.values.split(",") if options.values is not None else None
     folds = find_folds(data, field=options.field, k=options.k, values=chosen)

@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import Callback
 
 from mmlight.callbacks.lr_range import LrRange
 from mmlight.callbacks.progress import Progress
-from mmlight.cli import MmlightCLI
-from mmlight.cli_arguments import expand_configs
-from mmlight.cli_quiet import quieten
 from mmlight.errors import UserError
+from mmlight.experiment.arguments import expand_configs
+from mmlight.experiment.build import MmlightCLI
+from mmlight.experiment.quiet import quieten
 from mmlight.optim.lr_range import suggest
 from mmlight.runs.files import write_text
 from mmlight.runs.plots.lr_range import plot_lr_range

@@ -105,7 +105,7 @@ def _go_on_here(run: ScannedRun, arguments: Sequence[str]) -> int:
             f"{run.label} has finished: there is nothing to resume; --trainer.max_steps N makes it "
             "longer"
         )
-    from mmlight import cli  # loads torch
+    from mmlight.cli import main as cli  # loads torch
 
     begun = RunFolder(run.path).newest_checkpoint() is not None
     first = (run.provenance or {}).get("ckpt_path")
@@ -117,9 +117,9 @@ def _config(path: str, arguments: Sequence[str]) -> dict[str, Any]:
     values = _read(path)
     if not arguments:
         return values
-    from mmlight import cli  # loads torch
+    from mmlight.experiment.build import resolve  # loads torch
 
-    changed, _ = cli.resolve(["fit", "-c", path, *arguments])
+    changed, _ = resolve(["fit", "-c", path, *arguments])
     made_longer = _with_length(values, changed)
     if signature(changed) != signature(made_longer):
         keys = ", ".join(list(diff(made_longer, changed))[:3])

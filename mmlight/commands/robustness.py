@@ -10,12 +10,12 @@ from lightning.pytorch.callbacks import Callback
 
 from mmlight.callbacks.media import send_pictures
 from mmlight.callbacks.wandb_run import WandbRun
-from mmlight.cli import MmlightCLI
-from mmlight.cli_arguments import expand_configs
-from mmlight.cli_quiet import quieten
 from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.splits.groups import carry, count_values
 from mmlight.errors import UserError, nearest
+from mmlight.experiment.arguments import expand_configs
+from mmlight.experiment.build import MmlightCLI
+from mmlight.experiment.quiet import quieten
 from mmlight.insight.robustness import (
     chance_accuracy,
     has_probabilities,

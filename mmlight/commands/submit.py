@@ -105,9 +105,9 @@ def prepare(
         The run as it would be launched for the first time, and the code it would run.
     """
     site = read_profile(cluster, changes=changes)
-    from mmlight import cli  # loads torch
+    from mmlight.experiment.build import resolve  # loads torch
 
-    config, name = cli.resolve(["fit", *arguments])
+    config, name = resolve(["fit", *arguments])
     resources = plan(config, site)
     root = Path(config["run"]["root"]).absolute()
     name = checked("name", config["run"]["name"] or name)

@@ -48,9 +48,9 @@ def _config(sweep: Sweep, run: TrialRun, path: Path) -> dict[str, Any]:
     placed = place(base, {**run.settings, "run.id": run.id})
     if placed is not None:
         return placed
-    from mmlight import cli  # loads torch
+    from mmlight.experiment.build import resolve  # loads torch
 
-    config, _ = cli.resolve(["fit", "-c", str(sweep.experiment), *run.overrides()])
+    config, _ = resolve(["fit", "-c", str(sweep.experiment), *run.overrides()])
     for key in ("accelerator", "devices", "num_nodes"):
         config["trainer"][key] = base["trainer"][key]
     return {**config, "run": {**base["run"], "id": run.id}}

@@ -163,10 +163,10 @@ def _configs(
     runs: list[TrialRun], sweep: Sweep, experiment: Path, *, draws: bool
 ) -> list[dict[str, Any]]:
     """Return the resolved configuration of each run; the parser reads no more than it has to."""
-    from mmlight import cli  # loads torch
+    from mmlight.experiment.build import resolve  # loads torch
 
     def resolved(run: TrialRun) -> dict[str, Any]:
-        return cli.resolve(["fit", "-c", str(experiment), *run.overrides()])[0]
+        return resolve(["fit", "-c", str(experiment), *run.overrides()])[0]
 
     if draws:
         # Any values will do: each run gets its own when it begins.

@@ -11,10 +11,10 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from mmlight.callbacks.zero_shot import ZeroShot
-from mmlight.cli import MmlightCLI
-from mmlight.cli_arguments import expand_configs
-from mmlight.cli_quiet import quieten
 from mmlight.errors import UserError
+from mmlight.experiment.arguments import expand_configs
+from mmlight.experiment.build import MmlightCLI
+from mmlight.experiment.quiet import quieten
 from mmlight.insight.robustness import main_metric
 from mmlight.interop.averaging import Tensors, has_batch_norm, recompute_batch_norm
 from mmlight.runs.direction import chosen_direction

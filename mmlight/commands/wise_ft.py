@@ -11,11 +11,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmlight.cli import resolve
 from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse, sign_of
 from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
+from mmlight.experiment.build import resolve
 from mmlight.interop.averaging import (
     has_batch_norm,
     interpolate,

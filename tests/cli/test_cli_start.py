@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mmlight.cli_start import TOP_KEYS, check_start
+from mmlight.cli.start import TOP_KEYS, check_start
 from mmlight.errors import UserError
 
 
@@ -58,7 +58,7 @@ def test_an_experiment_alone_is_taken_as_the_config(folder):
 
 @pytest.mark.parametrize("verb", ["fit", "test", "predict"])
 def test_the_keys_are_those_of_the_parser(verb):
-    from mmlight.cli import _Parsed
+    from mmlight.experiment.build import _Parsed
 
     class Keys(_Parsed):
         def parse_arguments(self, parser, args):

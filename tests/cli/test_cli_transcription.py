@@ -16,7 +16,7 @@ import soundfile
 from mmlight.__main__ import main
 from mmlight.runs.run.metrics_log import read_rows
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RATE_HZ = 4000
 TONES_HZ = {"a": 300, "b": 800, "c": 1500, " ": 0}
 WORDS = ["a", "ab", "cab", "bc"]

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from mmlight.cli_arguments import expand_configs
+from mmlight.experiment.arguments import expand_configs
 
 
 def write(path, text):

@@ -1,4 +1,4 @@
-"""`mmlight fit|validate|test|predict`: a thin LightningCLI over one YAML per experiment."""
+"""Experiments: a thin LightningCLI over one YAML per experiment."""
 
 import os
 import shutil
@@ -40,21 +40,14 @@ from mmlight.callbacks.throughput import Throughput
 from mmlight.callbacks.token_count import TokenCount
 from mmlight.callbacks.wandb_run import JobType, WandbRun
 from mmlight.callbacks.zero_shot import ZeroShot
-from mmlight.cli_arguments import (
-    AUTO,
-    INLINE,
-    check_top_keys,
-    expand_configs,
-    join_values,
-)
-from mmlight.cli_checkpoint import check_test_with, choose, tested_checkpoint
-from mmlight.cli_help import asks_for_all, check_keys, show_classes, show_help
-from mmlight.cli_mistakes import find_mistake, first_sentence
-from mmlight.cli_quiet import look_for_the_driver_once, quieten
 from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
-from mmlight.interop.saved_config import own_config
+from mmlight.experiment.arguments import AUTO, INLINE, check_top_keys, expand_configs
+from mmlight.experiment.checkpoint import check_test_with, choose, tested_checkpoint
+from mmlight.experiment.keys import check_keys
+from mmlight.experiment.mistakes import find_mistake, first_sentence
+from mmlight.experiment.quiet import look_for_the_driver_once, quieten
 from mmlight.own_modules import FLAG, KEY
 from mmlight.runs.run.console_log import kept_console
 from mmlight.runs.run.folder import RunFolder
@@ -86,7 +79,7 @@ _CALLBACKS: dict[str, tuple[type[Callback], tuple[str, ...], str]] = {
 
 
 # What stands at each key of the top, for help.
-_ROOTS: dict[str, type] = {
+ROOTS: dict[str, type] = {
     "trainer": Trainer,
     "model": Task,
     "data": ShardDataModule,
@@ -185,7 +178,7 @@ class MmlightCLI(LightningCLI):
         try:
             self.config = yaml_text.plain(parser.parse_args(args))
         except ArgumentError as error:
-            check_keys(args, _ROOTS)
+            check_keys(args, ROOTS)
             raise UserError(one_line(str(error), known_keys=known)) from error
 
     def _parse_ckpt_path(self) -> None:
@@ -420,35 +413,6 @@ class MmlightCLI(LightningCLI):
 
     after_test = after_validate
     after_predict = after_validate
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run one of the training verbs.
-
-    Raises:
-        UserError: anything a user did wrong.
-    """
-    quieten()
-    verb = arguments[0]
-    rest, name = expand_configs(arguments[1:])
-    if show_help(verb, rest, _ROOTS):
-        return 0
-    if asks_for_all(rest):
-        with suppress(SystemExit):
-            MmlightCLI([verb, "--help"], default_name=name)
-        show_classes(verb, rest)
-        return 0
-    if verb == "predict":
-        flags = [
-            f"--data.{at}predict.{key}" for at in ("", "init_args.") for key in ("files", "text")
-        ]
-        rest = join_values(rest, flags)
-        if not any(argument.startswith(INLINE) for argument in rest):
-            own = own_config(rest)
-            rest = [f"{INLINE}{yaml_text.dump(own.values)}", *own.arguments]
-            name = own.name
-    cli = MmlightCLI([verb, *rest], default_name=name)
-    return cli.exit_code()
 
 
 class _Parsed(MmlightCLI):

@@ -4,8 +4,8 @@ import cli_data
 import pytest
 
 from mmlight import yaml_text
-from mmlight.cli import resolve
-from mmlight.cli_arguments import join_values
+from mmlight.experiment.arguments import join_values
+from mmlight.experiment.build import resolve
 
 PREDICT = "data.init_args.predict"
 

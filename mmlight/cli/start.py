@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlight import compose
-from mmlight.cli_arguments import BEST, INLINE, LAST, check_top_keys
 from mmlight.errors import UserError, nearest
+from mmlight.experiment.arguments import BEST, INLINE, LAST, check_top_keys
 
 # Of the parser of the four verbs; a test compares them with it.
 TOP_KEYS = (

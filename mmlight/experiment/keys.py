@@ -1,6 +1,5 @@
-"""Help on one key (`--data.image.help`) and on an experiment's classes; mistyped keys."""
+"""What may stand at the keys of an experiment: classes, and their settings."""
 
-import argparse
 import importlib
 import inspect
 import types
@@ -9,21 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser
-
 from mmlight import yaml_text
-from mmlight.cli_arguments import INLINE
 from mmlight.errors import UserError, nearest
+from mmlight.experiment.arguments import INLINE
 from mmlight.tasks.rebuild import parameters_of
-from mmlight.terminal import say, say_text
-
-_LISTS = {
-    "Task": "tasks",
-    "Encoder": "encoders",
-    "Fusion": "heads",
-    "BoxHead": "heads",
-    "Tokenizer": "tokenizers",
-}
 
 
 @dataclass(frozen=True)
@@ -48,9 +36,9 @@ class Keys:
         kinds = _of_node(self.values.get(first), [self.roots[first]])
         node, path = self.values.get(first), [first]
         for part in parts:
-            if part == "init_args" or (part == "class_path" and _is_class(node)):
+            if part == "init_args" or (part == "class_path" and names_class(node)):
                 continue
-            if not kinds or any(_is_open(kind) for kind in kinds):
+            if not kinds or any(is_open(kind) for kind in kinds):
                 return []  # nobody has said which class
             known: dict[str, Any] = {}
             for kind in kinds:
@@ -58,7 +46,7 @@ class Keys:
             if part not in known:
                 where = ".".join([*path, part])
                 raise UserError(f"unknown key `{where}`{nearest(part, known)}")
-            node = _settings(node).get(part)
+            node = settings_of(node).get(part)
             kinds = _of_node(node, list(_classes(known[part].hint)))
             path.append(part)
         return kinds
@@ -88,63 +76,7 @@ def check_keys(arguments: Sequence[str], roots: Mapping[str, type]) -> None:
             keys.find(key)
 
 
-def show_help(verb: str, arguments: Sequence[str], roots: Mapping[str, type]) -> bool:
-    """Print help on one key, if it is asked for.
-
-    Args:
-        verb: the verb.
-        arguments: what follows it, configurations expanded.
-        roots: the class at each key of the top.
-
-    Returns:
-        Whether it was asked for.
-
-    Raises:
-        UserError: there is no such key or class.
-    """
-    for place, argument in enumerate(arguments):
-        flag, equals, name = argument.partition("=")
-        if not flag.endswith(".help") or flag.removeprefix("--").split(".")[0] not in roots:
-            continue
-        after = arguments[place + 1] if place + 1 < len(arguments) else "-"
-        name = name if equals else after if not after.startswith("-") else ""
-        key = flag.removeprefix("--").removesuffix(".help")
-        kinds = [_import(name, key)] if name else Keys(merged(arguments), roots).find(key)
-        if not kinds:
-            raise UserError(
-                f"--{key}.help: is a plain value, or below a class that nobody has named; give "
-                f"-c FILE, or see `mmlight {verb} --model.help CLASS`"
-            )
-        for kind in kinds:
-            if _is_open(kind):
-                listed = _LISTS.get(kind.__name__, "objectives")
-                raise UserError(
-                    f"--{key}.help: name the class: --{key}.help CLASS; `mmlight list {listed}` "
-                    "has them, and with -c FILE it is that of the experiment"
-                )
-            _print_class(key, kind)
-        return True
-    return False
-
-
-def show_classes(verb: str, arguments: Sequence[str]) -> None:
-    """Print what the classes take that the configurations among the arguments name."""
-    for key, path in _named(merged(arguments)):
-        _print_class(key, _import(path, key))
-    say(
-        "",
-        f"mmlight {verb} -c FILE --help    also what the classes of an experiment take",
-        f"mmlight {verb} --model.help CLASS, --data.image.help    one class, one key",
-        "mmlight list tasks    and encoders, objectives, heads, tokenizers, datasets",
-    )
-
-
-def asks_for_all(arguments: Sequence[str]) -> bool:
-    """Return whether ``--help`` is among the arguments."""
-    return any(argument in ("--help", "-h") for argument in arguments)
-
-
-def _is_open(kind: type) -> bool:
+def is_open(kind: type) -> bool:
     """Return whether a class is only a base; a Lightning module has no ABC's metaclass."""
     return any(
         getattr(inspect.getattr_static(kind, name, None), "__isabstractmethod__", False)
@@ -152,27 +84,13 @@ def _is_open(kind: type) -> bool:
     )
 
 
-def _print_class(key: str, kind: type) -> None:
-    parser = ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
-    parser.add_class_arguments(kind, key, fail_untyped=False)
-    say("", f"{key}: {kind.__module__}.{kind.__qualname__}")
-    say_text(parser.format_help().strip() + "\n")
-
-
-def _named(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    if not isinstance(values, Mapping):
-        return
-    if _is_class(values) and key:
-        yield key, values["class_path"]
-    for name, value in _settings(values).items():
-        yield from _named(value, f"{key}.{name}" if key else str(name))
-
-
-def _is_class(node: Any) -> bool:
+def names_class(node: Any) -> bool:
+    """Return whether a part of a configuration names a class."""
     return isinstance(node, Mapping) and isinstance(node.get("class_path"), str)
 
 
-def _settings(node: Any) -> Mapping[str, Any]:
+def settings_of(node: Any) -> Mapping[str, Any]:
+    """Return the settings in a part of a configuration, of a class or by themselves."""
     if not isinstance(node, Mapping):
         return {}
     inner = node.get("init_args")
@@ -180,10 +98,15 @@ def _settings(node: Any) -> Mapping[str, Any]:
 
 
 def _of_node(node: Any, kinds: list[type]) -> list[type]:
-    return [_import(node["class_path"], "class_path")] if _is_class(node) else kinds
+    return [import_class(node["class_path"], "class_path")] if names_class(node) else kinds
 
 
-def _import(path: str, key: str) -> type:
+def import_class(path: str, key: str) -> type:
+    """Return a class by its full path.
+
+    Raises:
+        UserError: there is none.
+    """
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmlight.cli_arguments import AUTO, BEST, LAST
 from mmlight.errors import UserError
+from mmlight.experiment.arguments import AUTO, BEST, LAST
 from mmlight.runs.run.best import best_checkpoint
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.run.last import last_run, told_of

@@ -1,0 +1,1 @@
+"""Command lines of the verbs that take an experiment: checked, explained, run."""

@@ -1,0 +1,1 @@
+"""One way from a verb and its arguments to configuration, data, task and trainer."""

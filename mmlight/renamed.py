@@ -14,6 +14,19 @@ CLASSES: dict[str, str] = {
     "mmlight.data.files": "mmlight.data.splits.plain_files",
     "mmlight.data.image": "mmlight.data.decode.image",
     "mmlight.data.split": "mmlight.data.splits.split",
+    "mmlight.strategies.ddp": "mmlight.trainer.ddp",
+    "mmlight.strategies.fsdp": "mmlight.trainer.fsdp",
+    "mmlight.callbacks.early_stopping": "mmlight.trainer.early_stopping",
+    "mmlight.callbacks.ema": "mmlight.trainer.ema",
+    "mmlight.callbacks.embeddings": "mmlight.callbacks.recording.embeddings",
+    "mmlight.callbacks.errors_table": "mmlight.callbacks.showing.errors_table",
+    "mmlight.callbacks.explain": "mmlight.callbacks.showing.explain",
+    "mmlight.callbacks.pictures": "mmlight.callbacks.showing.pictures",
+    "mmlight.callbacks.predictions": "mmlight.callbacks.recording.predictions",
+    "mmlight.callbacks.probe": "mmlight.callbacks.measuring.probe",
+    "mmlight.callbacks.progress": "mmlight.callbacks.showing.progress",
+    "mmlight.callbacks.throughput": "mmlight.callbacks.measuring.throughput",
+    "mmlight.callbacks.zero_shot": "mmlight.callbacks.measuring.zero_shot",
 }
 # The class by its present path: what its settings were called, what they are called now.
 SETTINGS: dict[str, dict[str, str]] = {}

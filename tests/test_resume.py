@@ -12,8 +12,8 @@ import torch
 from forked_runs import ForkedRuns
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from mmlight.callbacks.checkpoints import AtomicCheckpointIO
-from mmlight.callbacks.ema import Ema
+from mmlight.trainer.checkpoints import AtomicCheckpointIO
+from mmlight.trainer.ema import Ema
 
 MODEL = "model.init_args."
 IMAGE = f"{MODEL}towers.image.encoder.init_args."

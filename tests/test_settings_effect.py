@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmlight.callbacks.ema import Ema
 from mmlight.objectives.tiles import Similarities
+from mmlight.trainer.ema import Ema
 
 MODEL = "model.init_args."
 TOWERS = f"{MODEL}towers."

@@ -107,7 +107,7 @@ def make_task(model: Model, means: str, device: torch.device) -> Contrastive:
     if means == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
 
-        from mmlight.strategies.shard import shard
+        from mmlight.trainer.shard import shard
 
         shard(task, mesh=init_device_mesh(device.type, (1,)), bfloat16=device.type == "cuda")
     return task

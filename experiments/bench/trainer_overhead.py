@@ -48,20 +48,20 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mmlight.batch import Batch, Images
-from mmlight.callbacks.checkpoints import AtomicCheckpointIO, CheckpointSettings
-from mmlight.callbacks.empty_hooks import leave_out_empty_hooks
-from mmlight.callbacks.owed_validation import OwedValidation
-from mmlight.callbacks.progress import Progress
-from mmlight.callbacks.record import Record
-from mmlight.callbacks.skipped_steps import SkippedSteps
-from mmlight.callbacks.throughput import Throughput
-from mmlight.callbacks.token_count import TokenCount
+from mmlight.callbacks.measuring.throughput import Throughput
+from mmlight.callbacks.recording.record import Record
+from mmlight.callbacks.showing.progress import Progress
 from mmlight.encoders.encoder import Block, Encoded, Encoder
 from mmlight.experiment.quiet import look_for_the_driver_once, quieten
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.runs.run.folder import RunFolder
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.tower import Towers, TowerSettings
+from mmlight.trainer.checkpoints import AtomicCheckpointIO, CheckpointSettings
+from mmlight.trainer.empty_hooks import leave_out_empty_hooks
+from mmlight.trainer.owed_validation import OwedValidation
+from mmlight.trainer.skipped_steps import SkippedSteps
+from mmlight.trainer.token_count import TokenCount
 
 BATCH_SIZE, SIDE, DIM = 64, 16, 256
 

@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from rich.table import Table
 
-from mmlight.callbacks.progress import Progress
-from mmlight.callbacks.step_clock import StepClock
+from mmlight.callbacks.measuring.step_clock import StepClock
+from mmlight.callbacks.showing.progress import Progress
 from mmlight.costs.memory import peak_bytes, resident_bytes
 from mmlight.costs.rates import measure_matmul, measure_rates
 from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes

@@ -10,8 +10,8 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-from mmlight.callbacks.lr_range import LrRange
-from mmlight.callbacks.progress import Progress
+from mmlight.callbacks.measuring.lr_range import LrRange
+from mmlight.callbacks.showing.progress import Progress
 from mmlight.errors import UserError
 from mmlight.experiment.arguments import expand_configs
 from mmlight.experiment.build import MmlightCLI

@@ -8,8 +8,8 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-from mmlight.callbacks.media import send_pictures
-from mmlight.callbacks.wandb_run import WandbRun
+from mmlight.callbacks.recording.wandb_run import WandbRun
+from mmlight.callbacks.showing.media import send_pictures
 from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.splits.groups import carry, count_values
 from mmlight.errors import UserError, nearest

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-from mmlight.callbacks.zero_shot import ZeroShot
+from mmlight.callbacks.measuring.zero_shot import ZeroShot
 from mmlight.errors import UserError
 from mmlight.experiment.arguments import expand_configs
 from mmlight.experiment.build import MmlightCLI

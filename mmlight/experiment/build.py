@@ -17,29 +17,19 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from mmlight import yaml_text
-from mmlight.callbacks.checkpoints import CheckpointSettings
-from mmlight.callbacks.early_stopping import EarlyStopping
-from mmlight.callbacks.ema import Ema
-from mmlight.callbacks.embeddings import EmbeddingWriter
-from mmlight.callbacks.empty_hooks import leave_out_empty_hooks
-from mmlight.callbacks.errors_table import ErrorsTable
-from mmlight.callbacks.explain import Explain
-from mmlight.callbacks.guard import Guard
-from mmlight.callbacks.heartbeat import Heartbeat
-from mmlight.callbacks.left_out import LeftOut
-from mmlight.callbacks.newest import clean, find_whole
-from mmlight.callbacks.owed_validation import OwedValidation
-from mmlight.callbacks.pictures import Pictures
-from mmlight.callbacks.predictions import Predictions
-from mmlight.callbacks.probe import Probe
-from mmlight.callbacks.progress import Progress
-from mmlight.callbacks.record import Record
-from mmlight.callbacks.run_settings import RunSettings
-from mmlight.callbacks.skipped_steps import SkippedSteps
-from mmlight.callbacks.throughput import Throughput
-from mmlight.callbacks.token_count import TokenCount
-from mmlight.callbacks.wandb_run import JobType, WandbRun
-from mmlight.callbacks.zero_shot import ZeroShot
+from mmlight.callbacks.measuring.left_out import LeftOut
+from mmlight.callbacks.measuring.probe import Probe
+from mmlight.callbacks.measuring.throughput import Throughput
+from mmlight.callbacks.measuring.zero_shot import ZeroShot
+from mmlight.callbacks.recording.embeddings import EmbeddingWriter
+from mmlight.callbacks.recording.predictions import Predictions
+from mmlight.callbacks.recording.record import Record
+from mmlight.callbacks.recording.run_settings import RunSettings
+from mmlight.callbacks.recording.wandb_run import JobType, WandbRun
+from mmlight.callbacks.showing.errors_table import ErrorsTable
+from mmlight.callbacks.showing.explain import Explain
+from mmlight.callbacks.showing.pictures import Pictures
+from mmlight.callbacks.showing.progress import Progress
 from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
@@ -56,11 +46,21 @@ from mmlight.runs.run.lock import RunLock
 from mmlight.runs.run.webhook import post
 from mmlight.runs.slurm.job import is_ours, job_name
 from mmlight.signals import Interrupted, is_wanted
-from mmlight.strategies.ddp import Ddp
-from mmlight.strategies.fsdp import Fsdp
 from mmlight.tasks.saved import check_whole
 from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import Task
+from mmlight.trainer.checkpoints import CheckpointSettings
+from mmlight.trainer.ddp import Ddp
+from mmlight.trainer.early_stopping import EarlyStopping
+from mmlight.trainer.ema import Ema
+from mmlight.trainer.empty_hooks import leave_out_empty_hooks
+from mmlight.trainer.fsdp import Fsdp
+from mmlight.trainer.guard import Guard
+from mmlight.trainer.heartbeat import Heartbeat
+from mmlight.trainer.newest import clean, find_whole
+from mmlight.trainer.owed_validation import OwedValidation
+from mmlight.trainer.skipped_steps import SkippedSteps
+from mmlight.trainer.token_count import TokenCount
 
 _SCORING = ("fit", "validate", "test")
 _ALL = (*_SCORING, "predict")

@@ -28,7 +28,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be explained; see `mmlight.callbacks.explain.Explain`.
+    """What is to be explained; see `mmlight.callbacks.showing.explain.Explain`.
 
     Attributes:
         methods: by which methods; None takes those that suit a tower.

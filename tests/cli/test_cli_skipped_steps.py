@@ -8,10 +8,10 @@ import torch
 import weights_data
 from lightning.pytorch.callbacks import Callback
 
-from mmlight.callbacks.skipped_steps import SkippedSteps
 from mmlight.errors import UserError
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.run.metrics_log import read_rows
+from mmlight.trainer.skipped_steps import SkippedSteps
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import tiny
 import torch
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
-from mmlight.callbacks.newest import find_whole
 from mmlight.checksums import file_checksum, write_list
 from mmlight.errors import UserError
 from mmlight.runs.run.folder import RunFolder
 from mmlight.tasks.exported import write_export
 from mmlight.tasks.saved import Saved, read_checkpoint, read_saved
 from mmlight.tasks.sharded import META
+from mmlight.trainer.newest import find_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -206,8 +206,8 @@ def test_auto_takes_the_one_before_and_names_the_damaged(written, file, tmp_path
 
 
 def test_trainers_own_reader_and_a_tower_name_the_file(file, tmp_path):
-    from mmlight.callbacks.checkpoints import AtomicCheckpointIO
     from mmlight.tasks.source import read_source
+    from mmlight.trainer.checkpoints import AtomicCheckpointIO
 
     path = tmp_path / "b.ckpt"
     path.write_bytes(dict(damages(file, random.Random(3)))["bit of a record"])

@@ -1,6 +1,6 @@
 """Signs of life of a run's ranks: a small file each, and which rank holds the others up.
 
-Each rank rewrites ``heartbeats/RANK`` every few seconds (`mmlight.callbacks.heartbeat`), so its
+Each rank rewrites ``heartbeats/RANK`` every few seconds (`mmlight.trainer.heartbeat`), so its
 time of change says when the rank was last seen. All ranks pass the same places of a training in the
 same order; where one stands still the others wait for it in a collective, at a later place or at
 the same. So the culprit is a rank that is not heard of, or else the one that has passed the fewest.

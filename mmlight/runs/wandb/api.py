@@ -55,7 +55,8 @@ def compared(run: Any) -> ComparedRun:
     """Return what a run of W&B's API is compared by.
 
     Args:
-        run: as `wandb.Api().runs` gives it, logged by `mmlight.callbacks.wandb_run.WandbRun`.
+        run: as `wandb.Api().runs` gives it, logged by
+            `mmlight.callbacks.recording.wandb_run.WandbRun`.
     """
     config = dict(run.config)
     told = config.pop("provenance", None) or {}

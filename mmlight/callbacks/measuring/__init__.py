@@ -1,0 +1,1 @@
+"""Callbacks that measure beside the task: speed, probes, zero-shot, what is left out."""

@@ -1,0 +1,1 @@
+"""Callbacks and loggers that write down what a run did and found."""

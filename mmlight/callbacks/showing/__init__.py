@@ -1,0 +1,1 @@
+"""Callbacks that show it: on the terminal, in pictures and tables."""

@@ -1,1 +1,0 @@
-"""How a task is spread over processes: gradients averaged (DDP) or everything sharded (FSDP2)."""

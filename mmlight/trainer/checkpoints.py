@@ -1,0 +1,318 @@
+"""Checkpoints that are whole or not there, and the newest one of a run."""
+
+import os
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
+
+from mmlight.errors import naming
+from mmlight.runs.direction import Direction, chosen_direction, known_direction
+from mmlight.runs.files import sync_folder
+from mmlight.runs.run.folder import step_of
+from mmlight.tasks.saved import read_checkpoint
+from mmlight.terminal import note
+from mmlight.trainer.monitored import check_found, check_monitor
+from mmlight.trainer.newest import put_later_aside
+from mmlight.trainer.run_logger import RunLogger
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a temporary file in the same folder, syncs it, and renames it.
+
+    Lightning's own writer goes through the system's temporary folder, which is not atomic across
+    file systems: a process killed while saving would leave half a file under the final name.
+    """
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, also one in the parts that a sharded run wrote, to the CPU.
+
+        Args:
+            path: the checkpoint.
+            map_location: not used.
+            weights_only: not used; nothing but tensors and plain values is ever unpickled.
+        """
+        # Not mapped: what is restored would change with the file.
+        return read_checkpoint(Path(path), mapped=False)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Save on rank 0 (Lightning calls it there only)."""
+        target = Path(path)
+        target.parent.mkdir(exist_ok=True)  # and not above: the run's folder may have been removed
+        part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            with naming(target), part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+            sync_folder(target.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+class BackgroundCheckpointIO(AtomicCheckpointIO):
+    """Copies a checkpoint and writes the copy in a thread, while training goes on.
+
+    The copy costs memory of the checkpoint's size on rank 0's host. A save waits for the one before
+    it; what is to be removed goes when everything before has been written; the end of `fit`, in
+    whatever way, waits for all of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread: ThreadPoolExecutor | None = None
+        self._written: Future[None] | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Copy now, write later; raise what went wrong with the one before."""
+        self.wait()
+        copied = apply_to_collection(checkpoint, torch.Tensor, _copy)
+        self._written = self._start(super().save_checkpoint, copied, path, storage_options)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove, after what is being written: a killed process must leave one of the two."""
+        if self._written is None:
+            super().remove_checkpoint(path)
+            return
+        written, remove = self._written, super().remove_checkpoint
+
+        def in_turn() -> None:
+            written.result()
+            remove(path)
+
+        self._written = self._start(in_turn)
+
+    def wait(self) -> None:
+        """Wait until everything is on the disk.
+
+        Raises:
+            OSError: it could not be written, or whatever else went wrong with it.
+        """
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def teardown(self) -> None:
+        """Wait; Lightning calls it when a stage ends or fails."""
+        self.wait()
+
+    def _start(self, function: Callable[..., None], *arguments: Any) -> Future[None]:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        return self._thread.submit(function, *arguments)
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+class KeptCheckpoints(ModelCheckpoint):
+    """Lightning's callback, made to save after a step of the optimiser only, once each.
+
+    Between two steps, gradients are part of the state, and no checkpoint holds them. A checkpoint
+    of a step that is there already is written over; Lightning would keep both.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(enable_version_counter=False, **options)
+
+    @cached_property
+    def state_key(self) -> str:
+        """The key of Lightning's class, whichever class this is."""
+        own = super().state_key  # made from all settings, and wanted several times a step
+        return own.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take up those of this run that are in the folder, as they are."""
+        super().on_train_start(trainer, pl_module)
+        paths = trainer.strategy.broadcast(self._paths())
+        scores = self._scores(paths, step=trainer.global_step)
+        kept = sorted(scores, key=lambda path: float(scores[path]), reverse=self.mode == "max")
+        if self.save_top_k >= 0:
+            kept = kept[: self.save_top_k]
+        self.best_k_models = {path: scores[path] for path in kept}
+        if kept:
+            self.best_model_path, self.kth_best_model_path = kept[0], kept[-1]
+            self.best_model_score, self.kth_value = scores[kept[0]], scores[kept[-1]]
+        # Left over where a process was killed between the new one and the removal of the old one.
+        for path in paths if kept else ():
+            if path not in kept:
+                trainer.strategy.remove_checkpoint(path)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Save at the steps, or after the time, that were asked for."""
+        every = self._every_n_train_steps
+        # Lightning would take the time for used when it is over in the middle of an accumulation.
+        if (
+            self._train_time_interval is not None
+            or (every > 0 and trainer.global_step % every == 0)
+        ) and not self._should_skip_saving_checkpoint(trainer):
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+    def _should_skip_saving_checkpoint(self, trainer: pl.Trainer) -> bool:
+        skips = super()._should_skip_saving_checkpoint(trainer)
+        return skips or trainer.fit_loop._should_accumulate()
+
+    def _should_remove_checkpoint(self, trainer: pl.Trainer, previous: str, current: str) -> bool:
+        # Also the one that training went on from, which Lightning keeps for ever.
+        return previous != current and Path(previous).parent == Path(str(self.dirpath))
+
+    def _scores(self, paths: list[str], *, step: int) -> dict[str, torch.Tensor]:
+        """Return the score of each checkpoint that counts; of those at later steps none does."""
+        return {path: s for path, s in self.best_k_models.items() if path in paths}
+
+    def _paths(self) -> list[str]:
+        prefix = str(self.filename).partition("{")[0]
+        return sorted(str(path) for path in Path(str(self.dirpath)).glob(f"{prefix}*.ckpt"))
+
+
+class Newest(KeptCheckpoints):
+    """Keeps the newest checkpoints, also one of the last step and one at any step on demand."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(monitor="step", mode="max", **options)
+        self._last_step: float = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note how long training is, and put aside what it was before, had it gone further."""
+        if trainer.is_global_zero:
+            put_later_aside(Path(str(self.dirpath)), step=trainer.global_step)
+        super().on_train_start(trainer, pl_module)
+        self._last_step = trainer.estimated_stepping_batches
+        self._last_global_step_saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Save at the steps that were asked for, and at the last one."""
+        super().on_train_batch_end(trainer, *args, **kwargs)
+        if self._every_n_epochs < 1 and trainer.global_step >= self._last_step:
+            self.save_now(trainer)
+
+    def save_now(self, trainer: pl.Trainer) -> None:
+        """Save, on all ranks, unless this step was saved already.
+
+        Args:
+            trainer: at the end of a training batch.
+        """
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _scores(self, paths: list[str], *, step: int) -> dict[str, torch.Tensor]:
+        return {path: torch.tensor(step_of(Path(path))) for path in paths}
+
+
+class Best(KeptCheckpoints):
+    """Keeps the best checkpoints by a metric of the validation."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what a process was killed before: a step whose validation is in the log.
+
+        Raises:
+            UserError: no validation can have the metric.
+        """
+        check_monitor(trainer, pl_module, str(self.monitor), key="checkpoint.monitor")
+        super().on_train_start(trainer, pl_module)
+        values = [
+            float(row[self.monitor])
+            for logger in (trainer.loggers if trainer.is_global_zero else ())
+            if isinstance(logger, RunLogger)
+            for row in logger.log.rows()
+            if row["step"] == trainer.global_step and self.monitor in row
+        ]
+        values = trainer.strategy.broadcast(values)
+        known = {step_of(Path(path)) for path in self.best_k_models}
+        if values and trainer.global_step not in known:
+            found = {str(self.monitor): torch.tensor(values[-1])}
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer) | found)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if it is one of the best.
+
+        Raises:
+            UserError: the validation has no such metric.
+        """
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            check_found(str(self.monitor), trainer.callback_metrics, key="checkpoint.monitor")
+        super().on_validation_end(trainer, pl_module)
+
+
+@dataclass
+class CheckpointSettings:
+    """When checkpoints are written, and which are kept.
+
+    Attributes:
+        every_n_steps: write `step-N.ckpt` each N optimiser steps; None: at each epoch's end.
+        every_n_minutes: write by the clock instead; excludes `every_n_steps`.
+        keep: how many of the newest are kept.
+        monitor: also keep the best by this metric, such as `val/image_to_text/recall_at_1`.
+        monitor_mode: whether the larger or the smaller value is better; None tells it from the
+            metric's name (losses, ranks and error rates fall).
+        keep_best: how many of the best are kept; has an effect only with `monitor`.
+        asynchronous: write in the background while training goes on, from a copy in the host's
+            memory.
+    """
+
+    every_n_steps: int | None = None
+    every_n_minutes: float | None = None
+    keep: int = 1
+    monitor: str | None = None
+    monitor_mode: Literal["max", "min"] | None = None
+    keep_best: int = 1
+    asynchronous: bool = False
+
+    def writer(self) -> AtomicCheckpointIO:
+        """Return what writes them."""
+        return BackgroundCheckpointIO() if self.asynchronous else AtomicCheckpointIO()
+
+    def _mode(self, monitor: str) -> Direction:
+        given, known = self.monitor_mode, known_direction(monitor)
+        if given and known and given != known:
+            kept = "largest" if given == "max" else "smallest"
+            note(f"checkpoint.monitor_mode: {given} keeps the {kept} {monitor}, which is the worst")
+        remedy = "set checkpoint.monitor_mode to max or min"
+        return chosen_direction(monitor, given=given, remedy=remedy)
+
+    def callbacks(self, folder: Path) -> list[ModelCheckpoint]:
+        """Return the callbacks that do it."""
+        minutes = self.every_n_minutes
+        newest = Newest(
+            dirpath=folder,
+            filename="step-{step:08d}",
+            auto_insert_metric_name=False,
+            save_top_k=self.keep,
+            every_n_train_steps=self.every_n_steps,
+            train_time_interval=None if minutes is None else timedelta(minutes=minutes),
+            every_n_epochs=1 if self.every_n_steps is None and minutes is None else None,
+            save_on_train_epoch_end=self.every_n_steps is None and minutes is None,
+        )
+        if self.monitor is None:
+            return [newest]
+        best = Best(
+            dirpath=folder,
+            filename="best-{step:08d}",
+            auto_insert_metric_name=False,
+            monitor=self.monitor,
+            mode=self._mode(self.monitor),
+            save_top_k=self.keep_best,
+            save_on_train_epoch_end=False,
+        )
+        return [newest, best]

@@ -141,7 +141,7 @@ def experiment(data: Path, runs: Path) -> dict[str, Any]:
                 "image": {"size": 16},
                 "audio": {"sample_rate_hz": RATE_HZ, "max_seconds": 0.2},
                 "text": {
-                    "tokenizer": {"class_path": "mmlight.data.tokenizer.ByteTokenizer"},
+                    "tokenizer": {"class_path": "mmlight.text.tokenizer.ByteTokenizer"},
                     "max_tokens": 16,
                 },
                 "global_batch_size": 8,

@@ -91,9 +91,9 @@ def changes(folder: Path) -> dict[str, Change]:
         "rmtree": call("shutil.rmtree", path=str(folder)),
         "Path": call("pathlib.Path"),
         "partial": call("functools.partial", func="os.system"),
-        "ours alias": call("mmlight.runs.files.os.system", command=touch),
-        "ours write": call("mmlight.runs.files.write_text", path=ran, text="x"),
-        "ours json": call("mmlight.runs.files.write_json", path=ran, value="x"),
+        "ours alias": call("mmlight.files.os.system", command=touch),
+        "ours write": call("mmlight.files.write_text", path=ran, text="x"),
+        "ours json": call("mmlight.files.write_json", path=ran, value="x"),
         "ours start": call("mmlight.__main__.main", argv=["scenes", ran]),
         "ours git": call("mmlight.runs.code.git.subprocess.run", args=["touch", ran]),
         "ours loads": call("mmlight.tasks.task.load_task", path=bait),
@@ -180,7 +180,7 @@ def changes(folder: Path) -> dict[str, Change]:
         "text settings": prepare("text", bait),
         "text setting": lambda described, prepared: prepared["text"].update(max_tokens=evil),
         "tokenizer": lambda described, prepared: prepared["text"].update(
-            tokenizer=call("mmlight.data.text.HfTokenizer", path=str(folder))
+            tokenizer=call("mmlight.text.json_tokenizer.HfTokenizer", path=str(folder))
         ),
     }
     return found | others

@@ -9,7 +9,7 @@ import pytest
 import torch
 import weights_data
 
-from mmlight.tasks.saved import read_checkpoint
+from mmlight.saved.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.slow  # a training, and ten starts of the command line
 

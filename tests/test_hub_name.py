@@ -35,8 +35,8 @@ def test_names_of_the_hub_and_folders_pass(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("make", ["config", "tokenizer"])
 def test_what_loads_from_a_hub_checks_first(tmp_path, monkeypatch, make):
-    from mmlight.data.text import HfTokenizer
     from mmlight.encoders.hf_model import read_config
+    from mmlight.text.json_tokenizer import HfTokenizer
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"there is no file or folder \./none"):

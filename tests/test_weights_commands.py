@@ -8,7 +8,7 @@ import pytest
 import torch
 import weights_data
 
-from mmlight.tasks.saved import read_saved
+from mmlight.saved.checkpoint import read_saved
 from mmlight.tasks.task import load_task
 
 pytestmark = pytest.mark.slow  # three trainings, and a dozen starts of the command line

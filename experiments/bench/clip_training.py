@@ -217,7 +217,7 @@ def write_experiment(folder: Path, shards: str) -> Path:
                 "image": {"size": SIZE, "train_crop": "random_resized", "scale": [0.9, 1.0]},
                 "text": {
                     "tokenizer": {
-                        "class_path": "mmlight.data.text.HfTokenizer",
+                        "class_path": "mmlight.text.json_tokenizer.HfTokenizer",
                         "init_args": {"path": str(folder / "tokenizer")},
                     },
                     "max_tokens": CONTEXT,

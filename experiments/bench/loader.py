@@ -67,7 +67,7 @@ from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
 from mmlight.data.packing.write import pack
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
+from mmlight.text.tokenizer import ByteTokenizer
 
 SIZE = 224
 BATCH_SIZE = 64

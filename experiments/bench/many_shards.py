@@ -31,7 +31,7 @@ from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards.paths import expand
 from mmlight.data.shards.seal import SealedWriter
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
+from mmlight.text.tokenizer import ByteTokenizer
 
 SAMPLES_PER_SHARD = 5
 

@@ -22,7 +22,7 @@ from mmlight.errors import UserError
 from mmlight.experiment.arguments import expand_configs
 from mmlight.experiment.build import MmlightCLI
 from mmlight.experiment.quiet import quieten
-from mmlight.runs.files import plain, write_json
+from mmlight.files import plain, write_json
 from mmlight.terminal import Terminal, say
 
 _FEWEST = 3

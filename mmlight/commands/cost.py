@@ -25,7 +25,7 @@ from mmlight.errors import UserError
 from mmlight.experiment.arguments import expand_configs
 from mmlight.experiment.build import MmlightCLI
 from mmlight.experiment.quiet import quieten
-from mmlight.runs.files import plain
+from mmlight.files import plain
 from mmlight.tasks.task import Task
 from mmlight.terminal import Terminal, say
 

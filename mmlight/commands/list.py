@@ -23,7 +23,7 @@ _CLASSES = {
         "model.objective",
     ),
     "heads": ("heads", ("Fusion", "BoxHead"), "model.fusion, model.head"),
-    "tokenizers": ("data", ("Tokenizer",), "data.text.tokenizer"),
+    "tokenizers": ("text", ("Tokenizer",), "data.text.tokenizer"),
 }
 _FILES = {"datasets": "data", "towers": "towers", "pretrain": "pretrain", "finetune": "finetune"}
 _KINDS = (*_CLASSES, *_FILES)

@@ -16,8 +16,8 @@ from mmlight.errors import UserError
 from mmlight.experiment.arguments import expand_configs
 from mmlight.experiment.build import MmlightCLI
 from mmlight.experiment.quiet import quieten
+from mmlight.files import write_text
 from mmlight.optim.lr_range import suggest
-from mmlight.runs.files import write_text
 from mmlight.runs.plots.lr_range import plot_lr_range
 from mmlight.tasks.task import Task
 from mmlight.terminal import say

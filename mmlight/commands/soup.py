@@ -10,16 +10,16 @@ from rich.table import Table
 
 from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse, sign_of
 from mmlight.errors import UserError
+from mmlight.files import write_json
 from mmlight.interop.averaging import (
     Average,
     check_ingredients,
     has_batch_norm,
     read_plain,
 )
-from mmlight.runs.files import write_json
 from mmlight.runs.show.table import format_value
-from mmlight.tasks.saved import Saved
-from mmlight.tasks.source import find_saved
+from mmlight.saved.checkpoint import Saved
+from mmlight.saved.locate import find_saved
 from mmlight.tasks.task import Task, build_task
 
 

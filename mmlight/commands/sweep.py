@@ -8,7 +8,7 @@ from pathlib import Path
 from mmlight import yaml_text
 from mmlight.commands.sweep_submit import submit_sweep
 from mmlight.errors import UserError
-from mmlight.runs.files import write_text
+from mmlight.files import write_text
 from mmlight.runs.plan.local import arguments, conclude, run_here
 from mmlight.runs.plan.results import SweepFolder
 from mmlight.runs.plan.status import jobs_now, record_results, told

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmlight import yaml_text
 from mmlight.errors import UserError
-from mmlight.runs.files import write_text
+from mmlight.files import write_text
 from mmlight.runs.plan.local import described
 from mmlight.runs.plan.member_config import place
 from mmlight.runs.plan.optuna_search import OptunaSearch

@@ -7,8 +7,8 @@ from typing import Any
 
 from mmlight import yaml_text
 from mmlight.errors import UserError
+from mmlight.files import write_text
 from mmlight.runs.code.snapshot import read_sources
-from mmlight.runs.files import write_text
 from mmlight.runs.plan.member_config import freeze, place
 from mmlight.runs.plan.optuna_search import OptunaSearch
 from mmlight.runs.plan.results import SweepFolder, read_run

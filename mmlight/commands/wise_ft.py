@@ -16,18 +16,18 @@ from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.experiment.build import resolve
+from mmlight.files import write_json, write_text
 from mmlight.interop.averaging import (
     has_batch_norm,
     interpolate,
     read_plain,
     shared_tensors,
 )
-from mmlight.runs.files import write_json, write_text
 from mmlight.runs.plots.wise_ft import plot_wise_ft
 from mmlight.runs.show.table import format_value
-from mmlight.tasks.rebuild import rebuild
-from mmlight.tasks.saved import Saved
-from mmlight.tasks.source import find_saved
+from mmlight.saved.checkpoint import Saved
+from mmlight.saved.locate import find_saved
+from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.task import build_task
 
 # What the paper recommends where nothing is there to choose by (section 5).

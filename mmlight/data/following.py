@@ -10,9 +10,10 @@ from typing import Any, get_args
 
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.image import EvalCrop, ImageSettings, Interpolation
-from mmlight.data.text import HfTokenizer, TextSettings
-from mmlight.data.tokenizer import tokenizer_from_state
+from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
+from mmlight.text.json_tokenizer import HfTokenizer
+from mmlight.text.saved_tokenizer import tokenizer_from_state
 
 # Where the user's own setting counts but is worth a line: the tower sees other pixels than those it
 # was trained on. A wrong number of channels or sampling rate is refused elsewhere.

@@ -48,9 +48,9 @@ from mmlight.data.sample import Decoding, Sample, SampleSet
 from mmlight.data.splits.plain_files import FileCorpus, PredictSplit, file_members, find_samples
 from mmlight.data.splits.split import Indexes, Split, open_split
 from mmlight.data.text import MAX_CHARACTERS, TextSettings
-from mmlight.data.tokenizer import Tokenizer
 from mmlight.errors import UserError
 from mmlight.terminal import note
+from mmlight.text.tokenizer import Tokenizer
 
 _STAGES = {
     "fit": ("train", "val"),

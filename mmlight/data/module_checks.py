@@ -53,7 +53,7 @@ def check_mapping(
     if text is None and "text" in members.modalities():
         raise UserError(
             f"{where}.text is set, but data.text is not; give it a tokenizer, such as "
-            "{tokenizer: {class_path: mmlight.data.tokenizer.ByteTokenizer}}"
+            "{tokenizer: {class_path: mmlight.text.tokenizer.ByteTokenizer}}"
         )
     if members.class_captions and not class_names:
         raise UserError(f"{where}.class_captions needs data.class_names, a file of names")

@@ -15,10 +15,9 @@ from mmlight.data.members import Contents, Members
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards.paths import expand
-from mmlight.data.text import tokenizer_config
-from mmlight.data.tokenizer import JsonTokenizer
 from mmlight.errors import UserError, naming
 from mmlight.terminal import Terminal
+from mmlight.text.json_tokenizer import JsonTokenizer, tokenizer_config
 
 PAD, UNK, START, END, MASK = "<pad>", "<unk>", "<start>", "<end>", "<mask>"
 SPECIALS = [PAD, UNK, START, END, MASK]

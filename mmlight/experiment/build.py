@@ -45,9 +45,9 @@ from mmlight.runs.run.interrupted import note_interrupt
 from mmlight.runs.run.lock import RunLock
 from mmlight.runs.run.webhook import post
 from mmlight.runs.slurm.job import is_ours, job_name
+from mmlight.saved.checkpoint import check_whole
+from mmlight.saved.locate import find_saved
 from mmlight.signals import Interrupted, is_wanted
-from mmlight.tasks.saved import check_whole
-from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import Task
 from mmlight.trainer.checkpoints import CheckpointSettings
 from mmlight.trainer.ddp import Ddp

@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin
 from mmlight import yaml_text
 from mmlight.errors import UserError, nearest
 from mmlight.experiment.arguments import INLINE
-from mmlight.tasks.rebuild import parameters_of
+from mmlight.saved.rebuild import parameters_of
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mmlight.batch import Batch
 from mmlight.errors import UserError
-from mmlight.tasks.rebuild import check_description
-from mmlight.tasks.saved import Saved, different_tensors, read_saved
+from mmlight.saved.checkpoint import Saved, different_tensors, read_saved
+from mmlight.saved.rebuild import check_description
 from mmlight.tasks.task import Task, build_task
 
 Tensors = dict[str, Tensor]

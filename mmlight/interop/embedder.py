@@ -27,9 +27,9 @@ from mmlight.interop.inputs import (
     sound_bytes,
 )
 from mmlight.interop.saved_config import kept_text, plain_names
+from mmlight.saved.locate import find_saved
+from mmlight.saved.rebuild import rebuild_settings
 from mmlight.tasks.contrastive import Contrastive
-from mmlight.tasks.rebuild import rebuild_settings
-from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import load_task
 
 T = TypeVar("T")

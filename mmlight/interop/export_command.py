@@ -15,6 +15,7 @@ from torch import Tensor
 from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.plain_files import PredictSplit
 from mmlight.errors import UserError
+from mmlight.files import write_json
 from mmlight.interop.export_formats import (
     INSTALL,
     Difference,
@@ -32,11 +33,10 @@ from mmlight.interop.export_inputs import Look, Sizes, inputs_of_batch, make_inp
 from mmlight.interop.model_card import Card, read_run, write_card
 from mmlight.interop.predictor import Predictor
 from mmlight.interop.saved_config import data_config
-from mmlight.runs.files import write_json
-from mmlight.tasks.exported import TASK, write_export
-from mmlight.tasks.rebuild import check_description
-from mmlight.tasks.saved import Saved, read_saved
-from mmlight.tasks.source import find_saved
+from mmlight.saved.checkpoint import Saved, read_saved
+from mmlight.saved.exported import TASK, write_export
+from mmlight.saved.locate import find_saved
+from mmlight.saved.rebuild import check_description
 from mmlight.tasks.task import Task, build_task
 from mmlight.terminal import say
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mmlight.batch import Batch
-from mmlight.data.tokenizer import tokenizer_from_state
 from mmlight.errors import UserError
 from mmlight.interop.export_graphs import Graph
+from mmlight.text.saved_tokenizer import tokenizer_from_state
 
 Look = Literal["noise", "smooth"]
 

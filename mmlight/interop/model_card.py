@@ -13,8 +13,8 @@ from yaml import YAMLError
 from mmlight import yaml_text
 from mmlight.class_names import shown_names
 from mmlight.errors import UserError
+from mmlight.files import write_text
 from mmlight.interop.export_graphs import MEANINGS
-from mmlight.runs.files import write_text
 from mmlight.tasks.task import Task
 
 # What of a run's configuration decides what comes out; the whole of it is in the run's folder.

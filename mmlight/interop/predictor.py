@@ -11,9 +11,9 @@ from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.plain_files import PredictSplit
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import data_config
-from mmlight.tasks.rebuild import rebuild
+from mmlight.saved.locate import find_saved
+from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.rows import rows_of
-from mmlight.tasks.source import find_saved
 from mmlight.tasks.task import Task, load_task
 
 

@@ -9,16 +9,16 @@ from mmlight.batch import MODALITIES
 from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.plain_files import ENDINGS
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import tokenizer_from_state
 from mmlight.errors import UserError
-from mmlight.tasks.rebuild import check_description, rebuild_settings
-from mmlight.tasks.saved import read_saved
-from mmlight.tasks.source import find_saved
+from mmlight.saved.checkpoint import read_saved
+from mmlight.saved.locate import find_saved
+from mmlight.saved.rebuild import check_description, rebuild_settings
 from mmlight.tasks.task import Task
+from mmlight.text.saved_tokenizer import tokenizer_from_state
 
 _MODULE = "mmlight.data.module.ShardDataModule"
 _TASK = "mmlight.tasks.task.saved_task"
-_TOKENIZER = "mmlight.data.saved_tokenizer.SavedTokenizer"
+_TOKENIZER = "mmlight.text.saved_tokenizer.SavedTokenizer"
 # What the text settings of a checkpoint say of the tokenizer; the others are settings of the data.
 _OF_TOKENIZER = ("tokenizer", "vocab_size")
 
@@ -102,7 +102,7 @@ def kept_text(kept: Any) -> TextSettings:
     if not isinstance(kept, Mapping):
         raise UserError("the checkpoint's data.text is not what mmlight writes")
     plain = {key: value for key, value in kept.items() if key not in _OF_TOKENIZER}
-    plain["tokenizer"] = {"class_path": "mmlight.data.tokenizer.ByteTokenizer"}
+    plain["tokenizer"] = {"class_path": "mmlight.text.tokenizer.ByteTokenizer"}
     settings: TextSettings = rebuild_settings(plain, TextSettings, key="data.text")
     return replace(settings, tokenizer=tokenizer_from_state(kept.get("tokenizer")))
 

@@ -4,37 +4,13 @@ Shapes: B clips of this rank, L frames, S symbols of the longest transcript, K c
 and the blank).
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlight import comm
 from mmlight.objectives.objective import Loss
-
-
-@dataclass(frozen=True)
-class Transcripts:
-    """What was said in each clip.
-
-    Attributes:
-        symbol_BS: int64 classes, padded with anything.
-        length_B: int64, real symbols of each clip.
-    """
-
-    symbol_BS: Tensor
-    length_B: Tensor
-
-    def frames_needed(self) -> Tensor:
-        """Return the least number of frames (B,) that can say each transcript.
-
-        One for each symbol, and one for a blank between two equal ones.
-        """
-        place_S = torch.arange(1, self.symbol_BS.shape[1], device=self.symbol_BS.device)
-        doubled_BS = self.symbol_BS[:, 1:] == self.symbol_BS[:, :-1]
-        counted_BS = doubled_BS & (place_S < self.length_B.unsqueeze(1))
-        return self.length_B + counted_BS.sum(1)
+from mmlight.text.symbols import Transcripts
 
 
 class Ctc(nn.Module):

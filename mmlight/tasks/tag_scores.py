@@ -13,7 +13,7 @@ from torch import Tensor
 from mmlight import comm
 from mmlight.metrics.entities import Entity, EntityEvaluation
 from mmlight.metrics.span_f1 import OUTSIDE, Scores, Span, SpanCounts, spans_of
-from mmlight.tasks.words import WordSpan
+from mmlight.text.words import WordSpan
 
 
 @dataclass(frozen=True)

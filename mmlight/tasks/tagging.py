@@ -19,13 +19,12 @@ from mmlight.metrics.entities import EntityEvaluation
 from mmlight.metrics.span_f1 import OUTSIDE, as_bio
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
-from mmlight.tasks.saved import CHECKPOINT_KEY
+from mmlight.saved.checkpoint import CHECKPOINT_KEY
 from mmlight.tasks.tag_scores import TaggedText, TagStore, read_tags
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
 from mmlight.tasks.tuning import Tuning
-from mmlight.tasks.word_rule import learn_rule, read_rule
-from mmlight.tasks.words import WordSpan, first_tokens, joined_spans
+from mmlight.text.words import WordSpan, first_tokens, joined_spans, learn_rule, read_rule
 
 _IGNORED = -100
 # Where a checkpoint keeps how training's words were cut, and of how many samples that is learned.
@@ -208,7 +207,7 @@ class Tagging(Task):
         """Return the entities of each text, with their places in it.
 
         A sample with words is tagged by these, another is cut as the words of training were (see
-        `mmlight.tasks.word_rule`).
+        `mmlight.text.words`).
         """
         rule = read_rule((self.preprocessing or {}).get(_WORDS))
         text = _text_of(batch)

@@ -24,18 +24,18 @@ from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.other import own_settings
 from mmlight.optim.schedule import Schedule
-from mmlight.tasks.finite_steps import FiniteSteps
-from mmlight.tasks.first_text import with_first_text
-from mmlight.tasks.logged import log_to_all
-from mmlight.tasks.rebuild import rebuild
-from mmlight.tasks.saved import (
+from mmlight.saved.checkpoint import (
     CHECKPOINT_KEY,
     CHECKPOINT_VERSION,
     Saved,
     check_same_model,
     read_saved,
 )
-from mmlight.tasks.spec import describe_call
+from mmlight.saved.description import describe_call
+from mmlight.saved.rebuild import rebuild
+from mmlight.tasks.finite_steps import FiniteSteps
+from mmlight.tasks.first_text import with_first_text
+from mmlight.tasks.logged import log_to_all
 from mmlight.tasks.tower import Tower, Towers
 from mmlight.tasks.tower_checks import check_tower_fits
 from mmlight.tasks.trained import TrainedParts

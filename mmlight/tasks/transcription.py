@@ -18,17 +18,17 @@ from mmlight.heads.per_token import PerToken
 from mmlight.metrics.ctc_decode import BeamDecoder, CtcDecoder, Decoded, GreedyDecoder
 from mmlight.metrics.ctc_lexicon import LexiconDecoder
 from mmlight.metrics.transcribed import SCORES, TranscribedEvaluation
-from mmlight.objectives.ctc import Ctc, Transcripts, clip_losses
+from mmlight.objectives.ctc import Ctc, clip_losses
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
+from mmlight.saved.description import describe_call
 from mmlight.tasks.first_text import with_first_text
-from mmlight.tasks.spec import describe_call
-from mmlight.tasks.symbols import Symbols, symbols_of
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
 from mmlight.tasks.transcript_scores import TranscriptRow, TranscriptStore, scores_of
 from mmlight.tasks.tuning import Tuning
 from mmlight.terminal import one_line
+from mmlight.text.symbols import Symbols, Transcripts, symbols_of
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Transcription(Task):
         if text is None:
             raise UserError(
                 "data.text is not set; transcription needs a tokenizer of its transcripts, such as "
-                "{tokenizer: {class_path: mmlight.data.tokenizer_char.CharTokenizer}}, and "
+                "{tokenizer: {class_path: mmlight.text.tokenizer.CharTokenizer}}, and "
                 "data.members.text"
             )
         self.symbols = symbols_of(text)

@@ -18,8 +18,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from mmlight.errors import UserError
-from mmlight.tasks.saved import read_checkpoint
-from mmlight.tasks.sharded import is_sharded
+from mmlight.saved.checkpoint import read_checkpoint
+from mmlight.saved.parts import is_sharded
 from mmlight.tasks.task import Task
 from mmlight.trainer.shard import shard
 from mmlight.trainer.sharded_files import (

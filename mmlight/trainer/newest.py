@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mmlight.errors import UserError
 from mmlight.runs.run.folder import RunFolder, step_of
-from mmlight.tasks.saved import check_whole
+from mmlight.saved.checkpoint import check_whole
 from mmlight.terminal import one_line
 
 _log = logging.getLogger(__name__)

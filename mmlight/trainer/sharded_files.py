@@ -1,4 +1,4 @@
-"""Writes and reads the checkpoints of a sharded model; see `mmlight.tasks.sharded` for the format.
+"""Writes and reads the checkpoints of a sharded model; see `mmlight.saved.parts` for the format.
 
 Every function here is called by all ranks.
 """
@@ -27,11 +27,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mmlight import comm
-from mmlight.checksums import file_checksum, write_list
 from mmlight.errors import UserError, naming
-from mmlight.tasks.saved import check_same_model, check_whole
-from mmlight.tasks.shard_reader import GivenPlanner, ShardReader
-from mmlight.tasks.sharded import (
+from mmlight.saved.checkpoint import check_same_model, check_whole
+from mmlight.saved.checksums import file_checksum, write_list
+from mmlight.saved.parts import (
     AVERAGE,
     META,
     METADATA,
@@ -41,6 +40,7 @@ from mmlight.tasks.sharded import (
     by_number,
     read_meta,
 )
+from mmlight.saved.shard_reader import GivenPlanner, ShardReader
 
 
 def save_sharded(checkpoint: dict[str, Any], path: Path) -> None:

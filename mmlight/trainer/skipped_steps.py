@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmlight import comm
 from mmlight.errors import UserError
 from mmlight.runs.run.folder import RunFolder
-from mmlight.tasks.saved import read_checkpoint
+from mmlight.saved.checkpoint import read_checkpoint
 from mmlight.terminal import note
 
 _WHAT = "the loss or its gradient is not finite"

@@ -185,8 +185,8 @@ KEYS = {
         "(did you mean 'timm_image'?)",
     ),
     "class of a tokenizer": (
-        {f"{DATA}text.tokenizer.class_path": "mmlight.data.tokenizer.ByteTokenize"},
-        "data.text.tokenizer: there is no class or module mmlight.data.tokenizer.ByteTokenize "
+        {f"{DATA}text.tokenizer.class_path": "mmlight.text.tokenizer.ByteTokenize"},
+        "data.text.tokenizer: there is no class or module mmlight.text.tokenizer.ByteTokenize "
         "(did you mean 'ByteTokenizer'?)",
     ),
     "required": (

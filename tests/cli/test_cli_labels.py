@@ -27,7 +27,7 @@ def experiment(members, **data):
             "class_path": "mmlight.data.module.ShardDataModule",
             "init_args": {
                 "members": {"text": "txt", **members},
-                "text": {"tokenizer": {"class_path": "mmlight.data.tokenizer.ByteTokenizer"}},
+                "text": {"tokenizer": {"class_path": "mmlight.text.tokenizer.ByteTokenizer"}},
                 "global_batch_size": 6,
                 "num_workers": 0,
                 **data,

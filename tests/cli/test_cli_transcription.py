@@ -90,7 +90,7 @@ def experiment(data, runs):
                 "audio": {"sample_rate_hz": RATE_HZ, "max_speed_change": 0.1},
                 "text": {
                     "tokenizer": {
-                        "class_path": "mmlight.data.tokenizer_char.CharTokenizer",
+                        "class_path": "mmlight.text.tokenizer.CharTokenizer",
                         "init_args": {"characters": " abc"},
                     }
                 },

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runs"))
 
 from compare_data import rows_of, write_run
 
+from mmlight import files
 from mmlight.__main__ import main
-from mmlight.runs import files
 from mmlight.runs.run.attempts import append_event
 from mmlight.runs.run.submission import Submission
 

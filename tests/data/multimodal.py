@@ -17,7 +17,7 @@ from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
+from mmlight.text.tokenizer import ByteTokenizer
 
 
 def picture(width: int = 40, height: int = 30, *, seed: int = 0) -> Image.Image:

@@ -11,8 +11,8 @@ from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.plain_files import PredictSplit
 from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.errors import UserError
+from mmlight.text.tokenizer import ByteTokenizer
 
 MEMBERS = Members(text="txt", label="cls")
 

@@ -7,7 +7,7 @@ from mmlight.data.collate import Layout, collate
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.sample import Sample
 from mmlight.data.text import TextSettings, caption_id
-from mmlight.data.tokenizer import ByteTokenizer
+from mmlight.text.tokenizer import ByteTokenizer
 
 LAYOUT = Layout(
     modalities=("image", "text", "audio"),

@@ -11,8 +11,8 @@ from mmlight.data.decode.corruptions import KINDS, Corruption, Corruptor, corrup
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.errors import UserError
+from mmlight.text.tokenizer import ByteTokenizer
 
 RATE_HZ = 8000
 ALL = [(modality, kind) for modality, kinds in KINDS.items() for kind in kinds]

@@ -13,8 +13,9 @@ from mmlight.data.module import Split
 from mmlight.data.shards import index_file
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer, tokenizer_from_state
 from mmlight.errors import UserError
+from mmlight.text.saved_tokenizer import tokenizer_from_state
+from mmlight.text.tokenizer import ByteTokenizer
 
 
 @pytest.fixture(scope="module")

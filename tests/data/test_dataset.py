@@ -13,7 +13,7 @@ from mmlight.data.sample import Decoding, SampleSet
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
+from mmlight.text.tokenizer import ByteTokenizer
 
 IMAGE = ImageSettings(size=8, scale=(0.3, 1.0))
 TEXT = TextSettings(ByteTokenizer())

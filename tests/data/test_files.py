@@ -12,8 +12,8 @@ from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
 from mmlight.data.splits.plain_files import FileCorpus, PredictSplit, file_members, find_samples
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.errors import UserError
+from mmlight.text.tokenizer import ByteTokenizer
 
 
 def keys(given, *modalities):

@@ -9,8 +9,8 @@ from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.folds import find_folds, fold_data
 from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.errors import UserError
+from mmlight.text.tokenizer import ByteTokenizer
 
 MEMBERS = {"text": "txt", "label": "cls", "fields": {"n": "json:n"}}
 PLAIN = {"members": None, "weight": 1.0, "only": None, "without": None, "per_class": None}

@@ -4,8 +4,9 @@ from transformers import PreTrainedTokenizerFast
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.following import follow_audio, follow_image, text_differs
-from mmlight.data.text import HfTokenizer, TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
+from mmlight.data.text import TextSettings
+from mmlight.text.json_tokenizer import HfTokenizer
+from mmlight.text.tokenizer import ByteTokenizer
 
 
 def word_tokenizer(folder, words):

@@ -11,8 +11,8 @@ from mmlight.data.module import ShardDataModule
 from mmlight.data.needed import only_read, what_is_there
 from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.errors import UserError
+from mmlight.text.tokenizer import ByteTokenizer
 
 ALL = Members(image="jpg", text="txt", text_lines=True, audio="flac", label="cls")
 

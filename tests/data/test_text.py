@@ -1,8 +1,8 @@
 import pytest
 
 from mmlight.data.text import TextSettings, caption_id, clean_caption
-from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.errors import UserError
+from mmlight.text.tokenizer import ByteTokenizer
 
 
 def test_cleaning():

@@ -3,10 +3,10 @@ import json
 import pytest
 from shard_files import write_tar
 
-from mmlight.data.text import HfTokenizer
-from mmlight.data.tokenizer import tokenizer_from_state
 from mmlight.data.tokenizer_command import KINDS, main
 from mmlight.errors import UserError
+from mmlight.text.json_tokenizer import HfTokenizer
+from mmlight.text.saved_tokenizer import tokenizer_from_state
 
 CAPTIONS = [f"a {c} {s}" for c in ("red", "blue", "green") for s in ("circle", "star", "square")]
 

@@ -7,7 +7,7 @@ from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_timm import MelTimm
 from mmlight.encoders.spec_augment import SpecAugmentSettings, spec_augment
 from mmlight.errors import UserError
-from mmlight.tasks.spec import describe
+from mmlight.saved.description import describe
 
 NARROW = dict(channels=(8, 8, 8, 8), stem_width=8)
 

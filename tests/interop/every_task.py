@@ -18,8 +18,6 @@ from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer, tokenizer_from_state
-from mmlight.data.tokenizer_char import CharTokenizer
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.lora import LoraSettings
 from mmlight.encoders.mel import LogMelSettings
@@ -37,6 +35,8 @@ from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.tasks.transcription import Transcription
 from mmlight.tasks.tuning import Tuning
+from mmlight.text.saved_tokenizer import tokenizer_from_state
+from mmlight.text.tokenizer import ByteTokenizer, CharTokenizer
 
 NAMES = ["cat", "dog", "owl"]
 BERT = {

@@ -14,7 +14,7 @@ from mmlight.interop.averaging import (
     recompute_batch_norm,
     shared_tensors,
 )
-from mmlight.tasks.saved import Saved
+from mmlight.saved.checkpoint import Saved
 from mmlight.tasks.task import build_task
 
 

@@ -17,8 +17,8 @@ from mmlight.interop.export_formats import Traced, compare, know, trace, write_t
 from mmlight.interop.export_graphs import graphs_of
 from mmlight.interop.export_inputs import Sizes, make_inputs
 from mmlight.interop.export_recurrent import ScanGru
-from mmlight.tasks.exported import read_export
-from mmlight.tasks.saved import read_saved
+from mmlight.saved.checkpoint import read_saved
+from mmlight.saved.exported import read_export
 from mmlight.tasks.task import load_task
 
 

@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from mmlight.objectives.ctc import Ctc, Transcripts, clip_losses
+from mmlight.objectives.ctc import Ctc, clip_losses
+from mmlight.text.symbols import Transcripts
 
 BLANK = 4
 

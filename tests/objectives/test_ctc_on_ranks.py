@@ -6,7 +6,8 @@ from ranks import run_ranks
 from test_ctc import BLANK, example
 
 from mmlight import comm
-from mmlight.objectives.ctc import Ctc, Transcripts
+from mmlight.objectives.ctc import Ctc
+from mmlight.text.symbols import Transcripts
 
 SIZE = 4
 

@@ -8,10 +8,10 @@ from functools import partial
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule, Split
 from mmlight.data.text import TextSettings
-from mmlight.data.tokenizer import ByteTokenizer
 from mmlight.encoders.hf_text import HfText
 from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.tower import Towers, TowerSettings
+from mmlight.text.tokenizer import ByteTokenizer
 
 FIELDS = {"words": "json:tokens", "tags": "json:tags"}
 CONFIG = dict(

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
 from mmlight.objectives.clip import Clip
+from mmlight.saved.checkpoint import check_same_model
 from mmlight.tasks.contrastive import first_captions
 from mmlight.tasks.retrieval_scores import SCORES, FeatureStore, score_pairs
-from mmlight.tasks.saved import check_same_model
 from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.tasks.tower_checks import check_tower_fits

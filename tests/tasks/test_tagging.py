@@ -19,7 +19,7 @@ from mmlight.tasks.tag_scores import TaggedText, TagStore
 from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
-from mmlight.tasks.words import joined_spans
+from mmlight.text.words import joined_spans
 
 ANN = tagged(("Ann", "B-person"), ("Lee", "I-person"), ("saw", "O"), ("Rome", "B-place"))
 SENTENCES = [
@@ -364,7 +364,7 @@ def experiment(folder):
                 "test": shards,
                 "predict": shards,
                 "text": {
-                    "tokenizer": {"class_path": "mmlight.data.tokenizer.ByteTokenizer"},
+                    "tokenizer": {"class_path": "mmlight.text.tokenizer.ByteTokenizer"},
                     "max_tokens": 64,
                     "offsets": True,
                 },

@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from mmlight.batch import Audio, Batch, Text
-from mmlight.data.tokenizer_char import CharTokenizer
 from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_gru import MelGru
@@ -24,6 +23,7 @@ from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.tasks.transcription import Transcription
 from mmlight.tasks.tuning import Tuning
+from mmlight.text.tokenizer import CharTokenizer
 
 RATE = 8000
 PITCH = {"a": 500, "b": 1500, "c": 3000, " ": 0}

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmlight import comm
 from mmlight.batch import Boxes, Images, Text
-from mmlight.data.tokenizer import tokenizer_from_state
+from mmlight.text.saved_tokenizer import tokenizer_from_state
 from mmlight.trainer.shard import shard
 
 SIZE = 4

@@ -8,8 +8,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from mmlight.runs.run.folder import RunFolder
-from mmlight.tasks.saved import CHECKPOINT_KEY
-from mmlight.tasks.sharded import META
+from mmlight.saved.checkpoint import CHECKPOINT_KEY
+from mmlight.saved.parts import META
 from mmlight.trainer.newest import clean, find_whole, put_later_aside
 
 

@@ -6,8 +6,8 @@ import cli_data
 import pytest
 
 from mmlight.runs.run.folder import RunFolder
-from mmlight.tasks.saved import read_checkpoint
-from mmlight.tasks.source import find_saved
+from mmlight.saved.checkpoint import read_checkpoint
+from mmlight.saved.locate import find_saved
 from mmlight.tasks.task import load_task
 
 STEPS = 12

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from mmlight import comm
 from mmlight.batch import Batch
 from mmlight.errors import UserError, naming
-from mmlight.runs.files import plain
+from mmlight.files import plain
 from mmlight.tasks.rows import rows_of
 from mmlight.terminal import note
 

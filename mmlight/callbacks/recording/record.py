@@ -19,8 +19,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mmlight import yaml_text
 from mmlight.callbacks.recording.tensorboard_run import TensorBoardRun
 from mmlight.callbacks.recording.wandb_run import SentPatch, WandbRun
+from mmlight.files import read_json, write_json, write_text
 from mmlight.runs.code import provenance
-from mmlight.runs.files import read_json, write_json, write_text
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.run.metrics_log import read_entries, read_rows
 from mmlight.runs.run.signature import setting

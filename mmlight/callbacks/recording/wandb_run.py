@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from mmlight import signals
-from mmlight.runs.files import plain, write_text
+from mmlight.files import plain, write_text
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.run.metrics_log import AXES
 from mmlight.runs.run.scan import WANDB_URL

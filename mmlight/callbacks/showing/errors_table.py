@@ -12,9 +12,9 @@ from PIL import Image
 from mmlight.batch import Batch
 from mmlight.callbacks.showing.media import send_pictures, send_table
 from mmlight.errors import UserError
+from mmlight.files import write_bytes
 from mmlight.metrics.labelled import LabelledEvaluation
 from mmlight.metrics.mistakes import find_mistakes
-from mmlight.runs.files import write_bytes
 from mmlight.runs.plots.examples import Example
 from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
 from mmlight.runs.plots.thumbnail import image_thumbnail, sound_thumbnail

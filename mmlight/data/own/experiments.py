@@ -56,7 +56,7 @@ def _data_file(found: Found, name: str) -> str:
     if "image" in members:
         values["image"] = {"size": 64}
     if "text" in members:
-        tokenizer = {"class_path": "mmlight.data.tokenizer.ByteTokenizer"}
+        tokenizer = {"class_path": "mmlight.text.tokenizer.ByteTokenizer"}
         values["text"] = {"tokenizer": tokenizer, "max_tokens": 128}
     if "audio" in members:
         values["audio"] = {"sample_rate_hz": _RATE_HZ, "max_seconds": _seconds(found)}

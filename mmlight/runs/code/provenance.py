@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmlight.files import read_json, write_bytes, write_text
 from mmlight.runs.code.git import SNAPSHOT, Git, read_git, run_git
 from mmlight.runs.code.own_code import OwnCode, read_own_code
-from mmlight.runs.files import read_json, write_bytes, write_text
 from mmlight.runs.run.folder import RunFolder
 
 PACKAGES = (

@@ -9,8 +9,8 @@ from typing import Any
 
 from mmlight import compose
 from mmlight.errors import UserError
+from mmlight.files import read_json
 from mmlight.runs.code.provenance import package_versions
-from mmlight.runs.files import read_json
 from mmlight.runs.run.folder import RunFolder
 
 # What `provenance.json` says of the place, and that changes results.

@@ -8,10 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from mmlight.files import write_json, write_text
 from mmlight.runs.code.git import SNAPSHOT_GIT, SNAPSHOT_PATCH, Git, read_git, run_git, top_folder
 from mmlight.runs.code.own_code import read_own_code
 from mmlight.runs.code.provenance import code_folder, import_folder
-from mmlight.runs.files import write_json, write_text
 
 FOLDER = ".snapshots"
 

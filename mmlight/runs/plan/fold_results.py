@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmlight.runs.files import read_json, write_json
+from mmlight.files import read_json, write_json
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.show.table import format_value
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight import compose, yaml_text
-from mmlight.runs.files import write_text
+from mmlight.files import write_text
 
 _MISSING = object()
 

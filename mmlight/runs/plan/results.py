@@ -16,7 +16,7 @@ from rich.table import Table
 from mmlight import yaml_text
 from mmlight.compose import EXTENDS
 from mmlight.errors import UserError, nearest
-from mmlight.runs.files import warn_once, write_text
+from mmlight.files import warn_once, write_text
 from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.show.table import format_value

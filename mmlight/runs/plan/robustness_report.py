@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group as Lines
 from rich.table import Table
 
-from mmlight.runs.files import write_json, write_text
+from mmlight.files import write_json, write_text
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.show.table import format_value
 

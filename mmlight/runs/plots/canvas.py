@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmlight.runs.files import write_bytes
+from mmlight.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

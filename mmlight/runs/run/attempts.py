@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mmlight.runs.files import append_line, json_objects, plain
+from mmlight.files import append_line, json_objects, plain
 
 ATTEMPTS = "attempts.jsonl"
 Event = Literal["start", "end", "requeued", "resubmitted", "gave up"]

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from mmlight.errors import UserError
-from mmlight.runs.files import write_text
+from mmlight.files import write_text
 from mmlight.runs.run.attempts import ATTEMPTS
 from mmlight.runs.run.signature import signature
 from mmlight.runs.slurm.job import job_name

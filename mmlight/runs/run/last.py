@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.files import read_json
+from mmlight.files import read_json
 from mmlight.runs.run.attempts import ATTEMPTS, read_attempts
 from mmlight.runs.run.folder import RunFolder, agree_on, agreed_id, checked, runs_of_job, step_of
 from mmlight.runs.slurm.job import job_name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmlight.errors import UserError
-from mmlight.runs.files import json_objects
+from mmlight.files import json_objects
 from mmlight.runs.slurm.job import job_name
 
 LOCK = ".lock"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmlight.errors import naming
-from mmlight.runs.files import json_objects, plain, warn_once, write_text
+from mmlight.files import json_objects, plain, warn_once, write_text
 
 AXES = ("step", "epoch", "samples", "tokens", "wall_s")
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmlight.runs.files import warn_once
+from mmlight.files import warn_once
 from mmlight.runs.run.attempts import ATTEMPTS, Attempts, attempts_in
 from mmlight.runs.run.config_text import look_up
 from mmlight.runs.run.heartbeats import Beat, read_beats

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from mmlight.runs.files import plain
+from mmlight.files import plain
 
 # Where a run lives, who hears of it, and on what and how fast it runs: not what is computed.
 LEFT_OUT = (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmlight.runs.files import json_objects, plain, warn_once, write_text
+from mmlight.files import json_objects, plain, warn_once, write_text
 
 
 def write_stage_rows(path: Path, rows: Sequence[dict[str, Any]], *, stage: str) -> None:

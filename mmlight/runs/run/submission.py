@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.errors import UserError
-from mmlight.runs.files import write_json
+from mmlight.files import write_json
 
 FILE = "submission.json"
 CANCELLED = "cancelled"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmlight.runs.files import json_objects
+from mmlight.files import json_objects
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.show.page import facts
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmlight.runs.files import read_json, write_text
+from mmlight.files import read_json, write_text
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.run.stage_rows import read_stage_rows

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlight.runs.files import read_json, write_bytes, write_json
+from mmlight.files import read_json, write_bytes, write_json
 from mmlight.runs.show.page import text
 
 _MOST_BYTES = 6_000_000  # of all sounds that one page holds; later ones stay beside it

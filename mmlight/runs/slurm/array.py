@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmlight.runs.files import write_text
+from mmlight.files import write_text
 from mmlight.runs.run.submission import CANCELLED, Submission
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.launch import Launch

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.files import read_json, write_json
+from mmlight.files import read_json, write_json
 from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm import client

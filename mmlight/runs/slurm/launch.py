@@ -10,7 +10,7 @@ from typing import Any
 
 from mmlight import yaml_text
 from mmlight.errors import UserError
-from mmlight.runs.files import write_text
+from mmlight.files import write_text
 from mmlight.runs.run.submission import CANCELLED, Submission, script_file
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.followers import redirect

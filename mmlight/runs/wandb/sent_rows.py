@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
-from mmlight.runs.files import warn_once, write_text
+from mmlight.files import warn_once, write_text
 
 
 class SentRows:

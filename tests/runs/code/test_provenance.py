@@ -3,9 +3,9 @@ from hashlib import sha256
 import git_data
 import pytest
 
+from mmlight.files import write_json
 from mmlight.runs.code import provenance
 from mmlight.runs.code.git import read_git
-from mmlight.runs.files import write_json
 from mmlight.runs.run.folder import RunFolder
 
 

@@ -5,7 +5,7 @@ from statistics import mean, stdev
 import pytest
 from rich.console import Console
 
-from mmlight.runs.files import write_json
+from mmlight.files import write_json
 from mmlight.runs.plan.fold_results import (
     FoldResult,
     FoldsFolder,

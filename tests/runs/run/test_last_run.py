@@ -11,7 +11,7 @@ from mmlight.runs.run.attempts import append_event
 from mmlight.runs.run.best import best_checkpoint
 from mmlight.runs.run.folder import RUN_ID, RunFolder, agreed_id
 from mmlight.runs.run.last import last_run, own_starts, told_of
-from mmlight.tasks.source import find_saved
+from mmlight.saved.locate import find_saved
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mmlight.errors import UserError
-from mmlight.runs.files import write_json, write_text
+from mmlight.files import write_json, write_text
 from mmlight.runs.run.folder import RUN_ID, RunFolder, agreed_id
 from mmlight.runs.run.last import last_run
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from test_report import EVIL, parse, summary
 
-from mmlight.runs.files import write_json
+from mmlight.files import write_json
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.show import sounds
 from mmlight.runs.show.report import write_report

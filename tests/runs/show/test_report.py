@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mmlight.runs.files import write_json
+from mmlight.files import write_json
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.run.stage_rows import write_stage_rows
 from mmlight.runs.run.summary import best_values, final_values

@@ -8,8 +8,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from mmlight.errors import UserError, nearest
+from mmlight.files import plain
 from mmlight.runs.direction import Direction, direction
-from mmlight.runs.files import plain
 from mmlight.runs.main_metric import CANDIDATES
 from mmlight.runs.plan.results import short_names
 from mmlight.runs.show.compare.run import ComparedRun

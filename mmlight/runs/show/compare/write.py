@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmlight.runs.files import write_text
+from mmlight.files import write_text
 from mmlight.runs.plots.compare import plot_bars, plot_curves_of, plot_parallel
 from mmlight.runs.show.compare.settings import Setting, as_text
 from mmlight.runs.show.compare.table import (

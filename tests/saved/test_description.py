@@ -1,15 +1,15 @@
 from functools import partial
 
 import pytest
-import tiny
+from tasks import tiny
 from torch.distributed.fsdp import FSDPModule
 
 from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_timm import MelTimm
 from mmlight.errors import UserError
 from mmlight.objectives.clip import Clip
-from mmlight.tasks.rebuild import rebuild
-from mmlight.tasks.spec import describe, describe_call
+from mmlight.saved.description import describe, describe_call
+from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.task import Task
 
 

@@ -1,7 +1,7 @@
 """Plain descriptions of tasks, so that a checkpoint alone can rebuild its task.
 
 A description is what YAML would hold: ``{"class_path": ..., "init_args": {...}}`` of numbers,
-strings, lists and mappings. `mmlight.tasks.rebuild` reads it.
+strings, lists and mappings. `mmlight.saved.rebuild` reads it.
 """
 
 import functools

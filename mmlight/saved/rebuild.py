@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from mmlight.errors import UserError, nearest
 from mmlight.renamed import present_names
-from mmlight.tasks.named_class import named_class
+from mmlight.saved.named_class import named_class
 from mmlight.trust import TRUST, is_allowed
 
 Make = Callable[[], Any]

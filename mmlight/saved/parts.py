@@ -13,8 +13,8 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from mmlight.checksums import folder_damage
-from mmlight.tasks.shard_reader import ShardReader, WholePlanner
+from mmlight.saved.checksums import folder_damage
+from mmlight.saved.shard_reader import ShardReader, WholePlanner
 
 META, METADATA = "meta.pt", ".metadata"
 # The entries of a checkpoint that hold tensors of the model's size.

@@ -1,8 +1,8 @@
 import pytest
 
-from mmlight.data.tokenizer import tokenizer_from_state
-from mmlight.data.tokenizer_char import CharTokenizer
 from mmlight.errors import UserError
+from mmlight.text.saved_tokenizer import tokenizer_from_state
+from mmlight.text.tokenizer import CharTokenizer
 
 
 def test_characters_are_tokens_and_case_is_folded():

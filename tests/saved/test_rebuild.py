@@ -5,12 +5,12 @@ from pathlib import Path
 
 import hostile_descriptions as hostile
 import pytest
-import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tasks import tiny
 
 from mmlight.errors import UserError
-from mmlight.tasks.rebuild import check_description, rebuild
+from mmlight.saved.rebuild import check_description, rebuild
 from mmlight.tasks.task import Task
 
 
@@ -120,9 +120,9 @@ def payloads(folder):
     paths = st.sampled_from(
         [
             *("os.system", "subprocess.getoutput", "builtins.open", "builtins.eval"),
-            *("canary_module.Enc", "canary_module.func", "mmlight.runs.files.write_text"),
+            *("canary_module.Enc", "canary_module.func", "mmlight.files.write_text"),
             *("mmlight.encoders.timm_image.TimmImage", "mmlight.objectives.clip.Clip"),
-            *("mmlight.tasks.contrastive.Contrastive", "mmlight.runs.files.os.system", bait, "1"),
+            *("mmlight.tasks.contrastive.Contrastive", "mmlight.files.os.system", bait, "1"),
         ]
     )
     keys = st.sampled_from(

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmlight.checksums import archive_damage
 from mmlight.errors import UserError
-from mmlight.tasks.sharded import find_damage, is_sharded, read_shards
+from mmlight.saved.checksums import archive_damage
+from mmlight.saved.parts import find_damage, is_sharded, read_shards
 
 CHECKPOINT_KEY = "mmlight"
 CHECKPOINT_VERSION = 1
@@ -21,7 +21,7 @@ class Saved:
     """A task as it was saved.
 
     Attributes:
-        description: what rebuilds it (`mmlight.tasks.spec`).
+        description: what rebuilds it (`mmlight.saved.description`).
         preprocessing: how its inputs are prepared; plain values.
         tensors: its state dict.
     """
@@ -38,7 +38,7 @@ def read_saved(path: Path) -> Saved:
         UserError: no such file or folder, not one of mmlight, or damaged.
     """
     if path.is_dir() and not is_sharded(path):
-        from mmlight.tasks.exported import read_export
+        from mmlight.saved.exported import read_export
 
         return read_export(path)
     checkpoint = read_checkpoint(path)

@@ -1,8 +1,8 @@
 """The folder that ``mmlight export`` writes: a task as plain files that any program can read.
 
 `model.safetensors` holds the state dict, `task.json` the description that rebuilds the task
-(`mmlight.tasks.spec`), `preprocessing.json` how inputs are prepared, `checksums.json` the checksums
-of all three.
+(`mmlight.saved.description`), `preprocessing.json` how inputs are prepared, `checksums.json` the
+checksums of all three.
 """
 
 import json
@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mmlight.checksums import file_checksum, folder_damage, write_list
 from mmlight.errors import UserError
-from mmlight.runs.files import write_bytes, write_json
-from mmlight.tasks.saved import Saved, as_saved
+from mmlight.files import write_bytes, write_json
+from mmlight.saved.checkpoint import Saved, as_saved
+from mmlight.saved.checksums import file_checksum, folder_damage, write_list
 
 WEIGHTS = "model.safetensors"
 TASK = "task.json"

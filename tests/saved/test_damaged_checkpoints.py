@@ -7,16 +7,16 @@ import struct
 import zipfile
 
 import pytest
-import tiny
 import torch
+from tasks import tiny
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
-from mmlight.checksums import file_checksum, write_list
 from mmlight.errors import UserError
 from mmlight.runs.run.folder import RunFolder
-from mmlight.tasks.exported import write_export
-from mmlight.tasks.saved import Saved, read_checkpoint, read_saved
-from mmlight.tasks.sharded import META
+from mmlight.saved.checkpoint import Saved, read_checkpoint, read_saved
+from mmlight.saved.checksums import file_checksum, write_list
+from mmlight.saved.exported import write_export
+from mmlight.saved.parts import META
 from mmlight.trainer.newest import find_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

@@ -2,12 +2,11 @@ import pytest
 import torch
 
 from mmlight.batch import Text
-from mmlight.data.text import HfTokenizer
-from mmlight.data.tokenizer import ByteTokenizer
-from mmlight.data.tokenizer_char import CharTokenizer
 from mmlight.data.tokenizer_command import save, train
 from mmlight.errors import UserError
-from mmlight.tasks.symbols import symbols_of
+from mmlight.text.json_tokenizer import HfTokenizer
+from mmlight.text.symbols import symbols_of
+from mmlight.text.tokenizer import ByteTokenizer, CharTokenizer
 
 TEXTS = ["one two", "Two, one!", "", "ONE"]
 

@@ -1,21 +1,44 @@
 """The symbols that a transcript is made of: a tokenizer, seen from a task.
 
-A task may not import the data's tokenizers, but their plain state is in every checkpoint. It is all
-that is needed to turn tokens into symbols of a transcript and back into text.
+Its plain state, which is in every checkpoint, is all that is needed for that.
 
 Shapes as in `mmlight.batch`: B samples, N texts, L tokens; S symbols of the longest transcript.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tokenizers
 import torch
+from torch import Tensor
 
 from mmlight.batch import Text
 from mmlight.errors import UserError
-from mmlight.objectives.ctc import Transcripts
+
+
+@dataclass(frozen=True)
+class Transcripts:
+    """What was said in each clip.
+
+    Attributes:
+        symbol_BS: int64 classes, padded with anything.
+        length_B: int64, real symbols of each clip.
+    """
+
+    symbol_BS: Tensor
+    length_B: Tensor
+
+    def frames_needed(self) -> Tensor:
+        """Return the least number of frames (B,) that can say each transcript.
+
+        One for each symbol, and one for a blank between two equal ones.
+        """
+        place_S = torch.arange(1, self.symbol_BS.shape[1], device=self.symbol_BS.device)
+        doubled_BS = self.symbol_BS[:, 1:] == self.symbol_BS[:, :-1]
+        counted_BS = doubled_BS & (place_S < self.length_B.unsqueeze(1))
+        return self.length_B + counted_BS.sum(1)
 
 
 class Symbols(ABC):

@@ -1,7 +1,7 @@
 import pytest
 
 from mmlight.errors import UserError
-from mmlight.tasks.word_rule import WordRule, learn_rule, read_rule
+from mmlight.text.words import WordRule, learn_rule, read_rule
 
 NEWS = [
     "The U.S. said on Friday that Smith & Co. , of Fla. , won 2/3 of AT&T 's shares .".split(),

@@ -3,21 +3,20 @@
 Shapes: N captions, L tokens of the longest of them.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
 from mmlight.errors import UserError
 
 State = dict[str, str | int]
 # The first character that a token stands for, and the one after its last.
 Offsets = tuple[int, int]
+
+ENGLISH = " 'abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
@@ -158,132 +157,68 @@ class ByteTokenizer(Tokenizer):
         return {"kind": "byte"}
 
 
-_SPECIALS = ("pad_id", "start_id", "end_id", "unk_id", "mask_id")
+class CharTokenizer(Tokenizer):
+    """Each character is a token; nothing opens or closes a text.
 
-
-class JsonTokenizer(Tokenizer):
-    """A tokenizer of the tokenizers library, from the text of its ``tokenizer.json``.
+    Ids: 0 padding, 1 any other character, then those of `characters` in order.
 
     Args:
-        text: content of the file.
-        pad_id: id of padding.
-        start_id: id that opens a text, for those who build texts by hand.
-        end_id: id that closes a text.
-        unk_id: id of unknown text.
-        mask_id: id that hides a token.
+        characters: those that texts may hold; by default space, apostrophe and the letters a to z.
+        lowercase: fold the case of texts first.
+
+    Raises:
+        UserError: no character, one that comes twice, or one that folding the case would change.
     """
 
-    def __init__(
-        self,
-        text: str,
-        *,
-        pad_id: int,
-        start_id: int | None = None,
-        end_id: int | None = None,
-        unk_id: int | None = None,
-        mask_id: int | None = None,
-    ) -> None:
-        self._tokenizer = tokenizers.Tokenizer.from_str(text)
-        # padding and cutting that the file asks for would change the batch behind our back
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._text = text
-        self._max_tokens: int | None = None
-        self.pad_id = pad_id
-        self.start_id = start_id
-        self.end_id = end_id
-        self.unk_id = unk_id
-        self.mask_id = mask_id
-        # added tokens may have ids past the count when a vocabulary has holes
-        highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        self.vocab_size = 1 + max(highest, *(getattr(self, name) or 0 for name in _SPECIALS))
+    pad_id = 0
+    unk_id = 1
+    _first = 2
+
+    def __init__(self, characters: str = ENGLISH, lowercase: bool = True) -> None:
+        twice = next((c for n, c in enumerate(characters) if c in characters[:n]), None)
+        if not characters or twice is not None:
+            what = "is empty" if not characters else f"holds '{twice}' twice"
+            raise UserError(f"text.tokenizer.characters {what}; name each character once")
+        if lowercase and (upper := next((c for c in characters if c.lower() != c), None)):
+            raise UserError(
+                f"text.tokenizer.characters: '{upper}' never comes up with lowercase: true; set it "
+                "to false, or name small letters"
+            )
+        self.characters, self.lowercase = characters, lowercase
+        self.vocab_size = self._first + len(characters)
+        self._id_of = {c: n for n, c in enumerate(characters, start=self._first)}
 
     def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
-        """Return the token ids of each text, cut to `max_tokens` with the end token kept."""
-        self._cut_to(max_tokens)
-        # encode_batch_fast skips the character offsets: 26k against 10k captions per CPU-second
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        """Return the token ids of the first `max_tokens` characters of each text."""
+        return [ids for ids, _ in self.encode_with_offsets(texts, max_tokens=max_tokens)]
 
     def encode_with_offsets(
         self, texts: Sequence[str], *, max_tokens: int
     ) -> list[tuple[list[int], list[Offsets]]]:
-        """Return what `encode` does, and each token's characters in the text as it was given."""
-        self._cut_to(max_tokens)
-        encodings = self._tokenizer.encode_batch(list(texts))
-        return [(encoding.ids, encoding.offsets) for encoding in encodings]
-
-    def _cut_to(self, max_tokens: int) -> None:
-        if max_tokens != self._max_tokens:
-            # the library cuts the text, then adds start and end, so these survive
-            self._tokenizer.enable_truncation(max_tokens)
-            self._max_tokens = max_tokens
+        """Return what `encode` does, and the place of each token's character."""
+        result: list[tuple[list[int], list[Offsets]]] = []
+        for text in texts:
+            # Folded one by one, for some characters become two (İ).
+            folded = [
+                (small, (n, n + 1))
+                for n, character in enumerate(text)
+                for small in (character.lower() if self.lowercase else character)
+            ][:max_tokens]
+            ids = [self._id_of.get(character, self.unk_id) for character, _ in folded]
+            result.append((ids, [place for _, place in folded]))
+        return result
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of some token ids, without special tokens."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        """Return the text of some token ids; other characters become U+FFFD."""
+        shown = {i: c for c, i in self._id_of.items()} | {self.unk_id: "\ufffd"}
+        return "".join(shown[i] for i in ids if i != self.pad_id)
 
     def state(self) -> State:
-        """Return the whole ``tokenizer.json`` and the special ids."""
-        specials = {name: getattr(self, name) for name in _SPECIALS}
-        known = {name: value for name, value in specials.items() if value is not None}
-        return {"kind": "json", "text": self._text, **known}
-
-
-def tokenizer_from_state(state: Any) -> Tokenizer:
-    """Rebuild a tokenizer from what its `state` returned.
-
-    Args:
-        state: the state, which may come from a file that anyone wrote.
-
-    Raises:
-        UserError: the state is of a kind this version does not know, or damaged.
-    """
-    try:
-        kind = state.get("kind")
-        if kind == "byte":
-            return ByteTokenizer()
-        if kind == "char":
-            from mmlight.data.tokenizer_char import CharTokenizer  # which imports this module
-
-            return CharTokenizer(str(state["characters"]), bool(state["lowercase"]))
-        if kind == "json":
-            specials: dict[str, Any] = {
-                name: int(state[name]) for name in _SPECIALS[1:] if name in state
-            }
-            return JsonTokenizer(str(state["text"]), pad_id=int(state["pad_id"]), **specials)
-    except UserError:
-        raise
-    except Exception as error:  # the library raises plain Exception
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"the checkpoint's tokenizer cannot be read: {said}") from error
-    raise UserError(f"tokenizer kind {kind!r:.40} is unknown; this version knows byte, char, json")
-
-
-def guess_specials(text: str, *, where: str) -> dict[str, int]:
-    """Find the special tokens of a lone ``tokenizer.json`` by their usual names.
-
-    Args:
-        text: content of the file.
-        where: its path, for the message.
-
-    Raises:
-        UserError: the text is not a tokenizer.
-    """
-    try:
-        vocabulary = tokenizers.Tokenizer.from_str(text).get_vocab(with_added_tokens=True)
-        added = {entry["content"] for entry in json.loads(text).get("added_tokens", [])}
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"tokenizer {where} cannot be read: {error}") from error
-    usual = {
-        "pad_id": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>"),
-        "start_id": ("<start>", "<s>", "[CLS]", "<|startoftext|>", "<|begin_of_text|>"),
-        "end_id": ("<end>", "</s>", "[SEP]", "<|endoftext|>", "<|end_of_text|>"),
-        "unk_id": ("<unk>", "[UNK]", "<|unk|>"),
-        "mask_id": ("<mask>", "[MASK]", "<|mask|>"),
-    }
-    found: dict[str, int] = {}
-    for name, tokens in usual.items():
-        present = [token for token in tokens if token in vocabulary and token in added]
-        if present:
-            found[name] = vocabulary[present[0]]
-    return found
+        """Return the characters and whether case is folded."""
+        return {
+            "kind": "char",
+            "characters": self.characters,
+            "lowercase": int(self.lowercase),
+            "pad_id": self.pad_id,
+            "unk_id": self.unk_id,
+        }

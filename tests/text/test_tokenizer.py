@@ -7,9 +7,10 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mmlight.data.text import HfTokenizer, tokenizer_config
-from mmlight.data.tokenizer import ByteTokenizer, JsonTokenizer, tokenizer_from_state
 from mmlight.errors import UserError
+from mmlight.text.json_tokenizer import HfTokenizer, JsonTokenizer, tokenizer_config
+from mmlight.text.saved_tokenizer import tokenizer_from_state
+from mmlight.text.tokenizer import ByteTokenizer
 
 WORDS = ["<pad>", "<unk>", "<start>", "<end>", "a", "cat", "dog", "sat"]
 

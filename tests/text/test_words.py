@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmlight.tasks.words import first_tokens, joined_spans, split_words
+from mmlight.text.words import first_tokens, joined_spans, split_words
 
 
 def cut(text):

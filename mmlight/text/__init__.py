@@ -1,0 +1,1 @@
+"""Text: tokenizers and their decoding, and how a text is cut into words."""

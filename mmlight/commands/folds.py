@@ -28,14 +28,13 @@ from mmlight.runs.plan.fold_results import (
 )
 from mmlight.runs.run.folder import RUN_ID, RunFolder, agreed_id
 from mmlight.runs.run.lock import RunLock
-from mmlight.runs.show.table import format_value
+from mmlight.scores import format_value, main_metric
 from mmlight.signals import Interrupted
 from mmlight.terminal import Terminal
 
 _FOLD_NAME = "{fold}"
 _POLL_S = 0.5
 _GRACE_S = 60.0
-_HEADLINES = ("test/accuracy", "test/f1", "test/map", "test/wer", "test/loss")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -262,7 +261,7 @@ def _ended(running: list[_Job]) -> Iterator[None]:
 
 
 def _told(result: FoldResult) -> str:
-    name = next((n for n in _HEADLINES if n in result.metrics), next(iter(result.metrics)))
+    name = main_metric(result.metrics, monitor=None) or next(iter(result.metrics))
     value = format_value(name, result.metrics[name])
     return f"fold {result.name}: {name} {value} ({result.wall_s / 60:.1f} min)"
 

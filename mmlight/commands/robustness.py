@@ -19,14 +19,12 @@ from mmlight.experiment.quiet import quieten
 from mmlight.insight.robustness import (
     chance_accuracy,
     has_probabilities,
-    main_metric,
     scaled_scores,
     scores_by_group,
     temperature_of,
 )
 from mmlight.metrics.calibration import calibration_error, reliability_bins
 from mmlight.metrics.labelled import LabelledEvaluation
-from mmlight.runs.direction import chosen_direction
 from mmlight.runs.plan.robustness_report import (
     CLEAN,
     Measured,
@@ -37,7 +35,7 @@ from mmlight.runs.plan.robustness_report import (
 from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
 from mmlight.runs.plots.robustness import plot_robustness
 from mmlight.runs.show.report import write_report
-from mmlight.runs.show.table import format_value
+from mmlight.scores import chosen_direction, chosen_metric, format_value
 from mmlight.terminal import Terminal
 
 _SEVERITIES = (1, 2, 3, 4, 5)
@@ -132,7 +130,7 @@ class RobustnessCLI(MmlightCLI):
         if temperature is None and has_probabilities(clean):
             note = "data.val is not set: there is nothing to fit a temperature on"
         measured = [Measured(CLEAN, 0, None, self._scores(model, temperature))]
-        metric = main_metric(measured[0].scores, asked=self._options.metric)
+        metric = chosen_metric(measured[0].scores, asked=self._options.metric)
         way = chosen_direction(f"test/{metric}", remedy="choose another with --metric")
         kept: dict[str, LabelledEvaluation] = {CLEAN: clean}
 

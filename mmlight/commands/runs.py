@@ -7,11 +7,10 @@ import time
 from collections.abc import Sequence
 
 from mmlight.errors import UserError, nearest
-from mmlight.runs.direction import direction
 from mmlight.runs.run.listing import Condition, ListedRun, check_key, list_runs, metric_names
 from mmlight.runs.run.state import STYLES
 from mmlight.runs.show.columns import Column, fitting_width, show
-from mmlight.runs.show.table import format_value
+from mmlight.scores import direction, format_value
 from mmlight.terminal import Terminal, note, one_line, say
 
 _SHOWN = 40
@@ -87,8 +86,8 @@ def _by_metric(runs: list[ListedRun], metric: str) -> list[ListedRun]:
         names = metric_names(runs)
         raise UserError(f"--metric {metric}: none of these runs has it{nearest(metric, names)}")
     keys = ("checkpoint.monitor", "checkpoint.monitor_mode")
-    told = ((run.setting(keys[0]), run.setting(keys[1])) for run, _ in found)
-    sign = -1 if direction(metric, told=told) == "max" else 1
+    modes = ((run.setting(keys[0]), run.setting(keys[1])) for run, _ in found)
+    sign = -1 if direction(metric, modes=modes) == "max" else 1
 
     def place(pair: tuple[ListedRun, float]) -> tuple[bool, float]:
         return (pair[1] != pair[1], sign * pair[1])

@@ -8,7 +8,7 @@ from functools import partial
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse, sign_of
+from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, parse, sign_of
 from mmlight.errors import UserError
 from mmlight.files import write_json
 from mmlight.interop.averaging import (
@@ -17,9 +17,9 @@ from mmlight.interop.averaging import (
     has_batch_norm,
     read_plain,
 )
-from mmlight.runs.show.table import format_value
 from mmlight.saved.checkpoint import Saved
 from mmlight.saved.locate import find_saved
+from mmlight.scores import chosen_metric, format_value
 from mmlight.tasks.task import Task, build_task
 
 
@@ -146,7 +146,7 @@ def _choose(
         cli.put(task, one.tensors, num_batches=0)
         ingredient.scores = cli.score(task, "val")
         ingredient.kept = False
-    metric = choose_metric(given[0].scores, options.metric)
+    metric = chosen_metric(given[0].scores, asked=options.metric)
     sign = sign_of(metric)
     order = sorted(range(len(given)), key=lambda n: -sign * given[n].scores[metric])
     best = None
@@ -176,7 +176,7 @@ def _table(
 ) -> Table:
     """Return what was put in, and how good the soup is."""
     stages = list(scores)
-    shown = metric or choose_metric(scores[stages[0]], None)
+    shown = metric or chosen_metric(scores[stages[0]], asked=None)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
     table.add_column("in the soup")

@@ -15,9 +15,8 @@ from mmlight.errors import UserError
 from mmlight.experiment.arguments import expand_configs
 from mmlight.experiment.build import MmlightCLI
 from mmlight.experiment.quiet import quieten
-from mmlight.insight.robustness import main_metric
 from mmlight.interop.averaging import Tensors, has_batch_norm, recompute_batch_norm
-from mmlight.runs.direction import chosen_direction
+from mmlight.scores import chosen_direction
 from mmlight.tasks.task import Task
 from mmlight.terminal import Terminal
 
@@ -176,8 +175,3 @@ def sign_of(metric: str) -> int:
     """Return 1 where more of a validation's metric is better, else -1."""
     way = chosen_direction(f"val/{metric}", remedy="choose by another, with --metric")
     return 1 if way == "max" else -1
-
-
-def choose_metric(scores: dict[str, float], asked: str | None) -> str:
-    """Return the metric to choose by; see `main_metric`."""
-    return main_metric(scores, asked=asked)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, choose_metric, parse, sign_of
+from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, parse, sign_of
 from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
@@ -24,10 +24,10 @@ from mmlight.interop.averaging import (
     shared_tensors,
 )
 from mmlight.runs.plots.wise_ft import plot_wise_ft
-from mmlight.runs.show.table import format_value
 from mmlight.saved.checkpoint import Saved
 from mmlight.saved.locate import find_saved
 from mmlight.saved.rebuild import rebuild
+from mmlight.scores import chosen_metric, format_value
 from mmlight.tasks.task import build_task
 
 # What the paper recommends where nothing is there to choose by (section 5).
@@ -148,7 +148,7 @@ def _walk(
         if other is not None:
             scores["second"] = cli.score(task, "test", data=other)
         points.append(Point(alpha, scores))
-        metric = metric or choose_metric(next(iter(scores.values())), options.metric)
+        metric = metric or chosen_metric(next(iter(scores.values())), asked=options.metric)
         told = ", ".join(f"{s} {format_value(metric, v[metric])}" for s, v in scores.items())
         cli.tell(f"alpha {alpha:.2f}: {metric} {told}")
     best, why = _best(points, metric)

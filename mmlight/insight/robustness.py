@@ -1,12 +1,11 @@
 """Turns evaluations on clean and spoiled data into the rows of a robustness report."""
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from mmlight.errors import UserError, nearest
+from mmlight.errors import UserError
 from mmlight.metrics.calibration import (
     calibration_error,
     fit_temperature,
@@ -15,30 +14,6 @@ from mmlight.metrics.calibration import (
 )
 from mmlight.metrics.labelled import LabelledEvaluation, group_name, group_scores
 from mmlight.runs.plan.robustness_report import SCALED, GroupScores
-from mmlight.runs.run.summary import MAIN_SCORES
-
-
-def main_metric(scores: Mapping[str, float], *, asked: str | None) -> str:
-    """Return the metric that a report shows.
-
-    Args:
-        scores: what the task logged, without its stage.
-        asked: what the user asked for; None takes the first of `MAIN_SCORES` that is there.
-
-    Raises:
-        UserError: there is no such metric.
-    """
-    if asked is not None and asked not in scores:
-        raise UserError(
-            f"--metric: there is no metric '{asked}'{nearest(asked, scores)}; there is "
-            f"{', '.join(sorted(scores))}"
-        )
-    if asked is not None:
-        return asked
-    found = next((name for name in MAIN_SCORES if name in scores), None)
-    if found is None:
-        raise UserError(f"name one with --metric: {', '.join(sorted(scores))}")
-    return found
 
 
 def has_probabilities(evaluation: Any) -> bool:

@@ -15,11 +15,11 @@ from mmlight.class_names import shown_names
 from mmlight.errors import UserError
 from mmlight.files import write_text
 from mmlight.interop.export_graphs import MEANINGS
+from mmlight.scores import is_beside
 from mmlight.tasks.task import Task
 
 # What of a run's configuration decides what comes out; the whole of it is in the run's folder.
 _TRAINER = ("max_epochs", "max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")
-_NOT_TOLD = ("chance_recall", "num_", "samples_per_s")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _read_run(folder: Path, source: Path) -> RunRecord:
         if scores:
             break
     config = _read(folder / "config.yaml")
-    kept = {n: v for n, v in scores.items() if not any(word in n for word in _NOT_TOLD)}
+    kept = {n: v for n, v in scores.items() if not is_beside(n)}
     scored = Path((summary.get("checkpoints") or {}).get("last") or source.name).name
     return RunRecord(summary, kept, config, "" if scored == source.name else source.name)
 

@@ -18,9 +18,9 @@ from lightning_utilities.core.apply_func import apply_to_collection
 
 from mmlight.errors import naming
 from mmlight.files import sync_folder
-from mmlight.runs.direction import Direction, chosen_direction, known_direction
 from mmlight.runs.run.folder import step_of
 from mmlight.saved.checkpoint import read_checkpoint
+from mmlight.scores import Direction, chosen_direction, known_direction
 from mmlight.terminal import note
 from mmlight.trainer.monitored import check_found, check_monitor
 from mmlight.trainer.newest import put_later_aside

@@ -9,8 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from torch import Tensor
 
 from mmlight.errors import UserError
-from mmlight.runs.direction import chosen_direction
-from mmlight.runs.show.table import format_value
+from mmlight.scores import chosen_direction, format_value
 from mmlight.terminal import say
 from mmlight.trainer.monitored import check_found, check_monitor
 from mmlight.trainer.run_logger import RunLogger

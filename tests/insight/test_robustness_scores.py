@@ -9,7 +9,6 @@ from mmlight.errors import UserError
 from mmlight.insight.robustness import (
     chance_accuracy,
     has_probabilities,
-    main_metric,
     scaled_scores,
     scores_by_group,
     temperature_of,
@@ -81,12 +80,3 @@ def test_groups_need_labels_and_a_field():
         scores_by_group(object(), "speaker", temperature=None, trained=None)
     with pytest.raises(UserError, match="no field 'fold'"):
         scores_by_group(evaluation(), "fold", temperature=None, trained=None)
-
-
-def test_main_metric_is_what_people_report():
-    assert main_metric({"loss": 1, "wer": 0.2, "cer": 0.1}, asked=None) == "wer"
-    assert main_metric({"accuracy": 1, "macro_f1": 0.2}, asked="macro_f1") == "macro_f1"
-    with pytest.raises(UserError, match=r"no metric 'macro_f2' \(did you mean 'macro_f1'"):
-        main_metric({"accuracy": 1, "macro_f1": 0.2}, asked="macro_f2")
-    with pytest.raises(UserError, match="--metric: image_to_text/recall_at_1, loss"):
-        main_metric({"loss": 1, "image_to_text/recall_at_1": 0.2}, asked=None)

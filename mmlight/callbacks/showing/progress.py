@@ -9,8 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
 from rich import progress as rich_progress
 
-from mmlight.runs.run.summary import MAIN_SCORES
-from mmlight.runs.show.table import format_value
+from mmlight.scores import MAIN_SCORES, format_value
 from mmlight.terminal import Terminal
 
 _LINE_EVERY_S = 30.0

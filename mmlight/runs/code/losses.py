@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.runs.run.metrics_log import read_rows
+from mmlight.scores import is_loss
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,10 @@ def read_losses(jsonl: Path) -> list[Logged]:
     """
     found = []
     for row in read_rows(jsonl):
-        values = {n: v for n, v in row.items() if _is_loss(n)}
+        values = {n: v for n, v in row.items() if n.startswith("train/") and is_loss(n)}
         if values:
             found.append(Logged(row["step"], values))
     return found
-
-
-def _is_loss(name: str) -> bool:
-    # `train/loss_ms` is the time that it took.
-    return name.startswith("train/") and "loss" in name and not name.endswith("_ms")
 
 
 def first_parting(before: list[Logged], now: list[Logged]) -> Parting | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mmlight.files import read_json, write_json
 from mmlight.runs.run.folder import RunFolder
-from mmlight.runs.show.table import format_value
+from mmlight.scores import format_value
 
 _MAX_SHOWN_FOLDS = 6
 

@@ -25,7 +25,7 @@ from mmlight.runs.run.folder import RUN_ID, RunFolder
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.run.state import state_of
-from mmlight.runs.show.table import format_value
+from mmlight.scores import format_value
 from mmlight.terminal import Terminal
 
 

@@ -19,7 +19,7 @@ from mmlight.errors import UserError, nearest
 from mmlight.files import warn_once, write_text
 from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.run.scan import ScannedRun
-from mmlight.runs.show.table import format_value
+from mmlight.scores import format_value
 
 State = Literal["new", "waiting", "running", "finished", "pruned", "failed", "stopped", "cancelled"]
 # What the state of a combination is called, of those of its runs.

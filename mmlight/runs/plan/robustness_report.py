@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mmlight.files import write_json, write_text
 from mmlight.runs.run.folder import RunFolder
-from mmlight.runs.show.table import format_value
+from mmlight.scores import format_value
 
 CLEAN = "clean"
 # What temperature scaling changes, under the same name with this behind it.

@@ -21,8 +21,8 @@ from mmlight.runs.plan.results import State as Word
 from mmlight.runs.plan.sweep import Sweep, TrialRun, load, trial_runs
 from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.run.state import State, jobs_of, state_of
-from mmlight.runs.show.table import format_value
 from mmlight.runs.slurm.client import QueuedJob
+from mmlight.scores import format_value
 from mmlight.terminal import say
 
 _WORDS: dict[str, Word] = {

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmlight import compose
 from mmlight.errors import UserError, nearest
-from mmlight.runs.direction import known_direction, misspelled
+from mmlight.scores import known_direction, misspelled
 
 Searcher = Literal["grid", "random", "optuna"]
 _RANGES = ("uniform", "log_uniform", "int")

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.runs.direction import Direction
 from mmlight.runs.plots.canvas import COLORS, new_figure, save, style
 from mmlight.runs.plots.curves import smooth
 from mmlight.runs.show.compare.curves import Curve, pictured
 from mmlight.runs.show.compare.settings import Setting, as_text, better, ordered
-from mmlight.runs.show.table import format_value
+from mmlight.scores import Direction, on_axis
 
 _AXES = {"steps": "optimiser steps", "samples": "training samples", "hours": "hours"}
 _LABEL = 40
@@ -39,7 +38,7 @@ def plot_curves_of(settings: Sequence[Setting], metric: str, path: Path) -> Path
     curves = {n: c for n, c in pictured(settings, metric).items() if len(c.steps) > 1}
     if not curves:
         return None
-    colors, scale = colors_of(settings, metric), _scale(metric)
+    colors, scale = colors_of(settings, metric), on_axis(metric)[1]
     figure = new_figure(width=13.5, height=4.4)
     grid = figure.subplots(1, 3, sharey=True)
     for axes, (axis, name) in zip(grid, _AXES.items(), strict=True):
@@ -51,7 +50,7 @@ def plot_curves_of(settings: Sequence[Setting], metric: str, path: Path) -> Path
         axes.set_xlabel(name, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=axis != "hours"))
         axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 5))
-    grid[0].set_ylabel(_named(metric), fontsize=9)
+    grid[0].set_ylabel(on_axis(metric)[0], fontsize=9)
     handles, labels = grid[0].get_legend_handles_labels()
     if len(labels) <= len(COLORS):
         columns = 1 if max(map(len, labels)) > _LABEL else min(3, len(labels))
@@ -76,7 +75,7 @@ def plot_bars(settings: Sequence[Setting], metric: str, path: Path) -> Path | No
     shown = [s for s in ordered(settings, metric) if spreads[s.number].values][::-1]
     if not shown:
         return None
-    colors, scale = colors_of(settings, metric), _scale(metric)
+    colors, scale = colors_of(settings, metric), on_axis(metric)[1]
     figure = new_figure(width=9, height=1.4 + 0.34 * len(shown))
     axes = figure.subplots()
     values = [scale * v for s in shown for v in spreads[s.number].values]
@@ -102,7 +101,7 @@ def plot_bars(settings: Sequence[Setting], metric: str, path: Path) -> Path | No
     style(axes)
     axes.grid(axis="y", visible=False)
     larger = "larger" if better(settings, metric) == "max" else "smaller"
-    axes.set_xlabel(f"{_named(metric)}, at the end ({larger} is better)", fontsize=9)
+    axes.set_xlabel(f"{on_axis(metric)[0]}, at the end ({larger} is better)", fontsize=9)
     return save(figure, path)
 
 
@@ -123,7 +122,7 @@ def plot_parallel(settings: Sequence[Setting], metric: str, path: Path) -> Path 
     if len(names) < 2 or len(shown) < 3:
         return None
     columns = [_Column([_plotted(s, name) for s in shown]) for name in names]
-    scale = _scale(metric)
+    scale = on_axis(metric)[1]
     columns.append(_Column([scale * (scores[s.number] or 0.0) for s in shown], is_score=True))
     ranks = _ranks([scores[s.number] or 0.0 for s in shown], better(settings, metric))
     figure = new_figure(width=1.2 + 2.1 * len(columns), height=4.6)
@@ -144,7 +143,7 @@ def plot_parallel(settings: Sequence[Setting], metric: str, path: Path) -> Path 
                 va="center",
                 bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.8, "lw": 0},
             )
-    axes.set_xticks(places, [*names, _named(metric)], fontsize=9)
+    axes.set_xticks(places, [*names, on_axis(metric)[0]], fontsize=9)
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(columns) - 0.5)
     axes.set_ylim(-0.06, 1.06)
@@ -221,14 +220,6 @@ def _ranks(scores: Sequence[float], way: Direction) -> list[float]:
 def _label(setting: Setting) -> str:
     name = setting.label.replace("$", r"\$")
     return f"{setting.number}  {name if len(name) <= 70 else name[:67] + '...'}"
-
-
-def _named(metric: str) -> str:
-    return f"{metric} (%)" if _scale(metric) == 100 else metric
-
-
-def _scale(metric: str) -> float:
-    return 100.0 if format_value(metric, 0.5).endswith("%") else 1.0
 
 
 def _viridis(share: float) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 
 from mmlight.runs.plots.canvas import COLORS, new_figure, save, style
 from mmlight.runs.run.summary import SAMPLES_PER_S
+from mmlight.scores import is_loss
 
 
 def plot_curves(rows: list[dict[str, Any]], path: Path) -> Path | None:
@@ -65,7 +66,7 @@ def _shares(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
     shares = []
     for name in names:
         stage, _, rest = name.partition("/")
-        if stage != "val" or "/" in rest or "loss" in rest:
+        if stage != "val" or "/" in rest or is_loss(name):
             continue
         values = np.array([float(row[name]) for row in rows if name in row])
         if (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmlight.runs.plan.robustness_report import Robustness
 from mmlight.runs.plots.canvas import BAD, COLORS, FAIR, GOOD, new_figure, save, style
-from mmlight.runs.show.table import format_value
+from mmlight.scores import on_axis
 
 _MARKERS = "os^Dv<>PX*"
 
@@ -18,9 +18,7 @@ def plot_robustness(report: Robustness, path: Path) -> Path | None:
         report: what was measured.
         path: the PNG to write.
     """
-    is_share = format_value(report.metric, 0.5).endswith("%")
-    scale = 100 if is_share else 1
-    unit = f"{report.metric} (%)" if is_share else report.metric
+    unit, scale = on_axis(report.metric)
     panels = bool(report.corruptions) + bool(report.groups)
     if not panels:
         path.unlink(missing_ok=True)  # that of an earlier report

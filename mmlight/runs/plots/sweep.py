@@ -6,7 +6,7 @@ from pathlib import Path
 from mmlight.runs.plan.results import Result, best, short_names
 from mmlight.runs.plan.sweep import Choices, Range, Sweep, as_argument
 from mmlight.runs.plots.canvas import BAD, COLORS, new_figure, save, style
-from mmlight.runs.show.table import format_value
+from mmlight.scores import on_axis
 
 
 def plot_sweep(results: Sequence[Result], sweep: Sweep, path: Path) -> Path | None:
@@ -24,8 +24,7 @@ def plot_sweep(results: Sequence[Result], sweep: Sweep, path: Path) -> Path | No
     found = best(done, sweep)
     if found is None:
         return None
-    is_share = format_value(sweep.metric, 0.5).endswith("%")
-    scale = 100 if is_share else 1
+    unit, scale = on_axis(sweep.metric)
     keys = sweep.varied
     columns = min(3, len(keys))
     lines = -(-len(keys) // columns)
@@ -53,7 +52,7 @@ def plot_sweep(results: Sequence[Result], sweep: Sweep, path: Path) -> Path | No
             axes.set_xlim(-0.5, len(texts) - 0.5)
         style(axes)
         axes.set_xlabel(name, fontsize=9)
-        axes.set_ylabel(f"{sweep.metric} (%)" if is_share else sweep.metric, fontsize=9)
+        axes.set_ylabel(unit, fontsize=9)
     for axes in list(grid.flat)[len(keys) :]:
         axes.axis("off")
     figure.suptitle(f"{len(done)} of {len(results)} trials finished; the star is the best")

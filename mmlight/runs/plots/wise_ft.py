@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmlight.runs.plots.canvas import COLORS, new_figure, save, style
-from mmlight.runs.show.table import format_value
+from mmlight.scores import on_axis
 
 _MARKERS = "os^"
 
@@ -30,9 +30,7 @@ def plot_wise_ft(
         second: what the second data set is called.
         path: the PNG to write.
     """
-    is_share = format_value(metric, 0.5).endswith("%")
-    scale = 100 if is_share else 1
-    unit = f"{metric} (%)" if is_share else metric
+    unit, scale = on_axis(metric)
     pair = next((s for s in ("test", "val") if s in scores), None)
     against = "second" in scores and pair is not None
     figure = new_figure(width=11.0 if against else 6.4, height=4.2)

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.direction import direction
 from mmlight.runs.run.config_text import look_up
 from mmlight.runs.run.folder import RunFolder, is_complete, step_of
 from mmlight.runs.run.metrics_log import read_rows
-from mmlight.runs.show.table import format_value
+from mmlight.scores import direction, format_value
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def best_checkpoint(run: RunFolder, *, key: str = "--ckpt_path best") -> BestChe
             f"{key}: {run.name}/{run.id} has no complete best checkpoint: no validation gave "
             f"{metric} yet"
         )
-    way = direction(metric, told=[(metric, look_up(text, "checkpoint.monitor_mode"))])
+    way = direction(metric, modes=[(metric, look_up(text, "checkpoint.monitor_mode"))])
     sign = 1 if way == "max" else -1
     values = {
         row["step"]: float(row[metric]) for row in read_rows(run.metrics_jsonl) if metric in row

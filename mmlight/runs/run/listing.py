@@ -11,11 +11,11 @@ from typing import Any
 
 from mmlight.compose import flatten, load_yaml
 from mmlight.errors import UserError, nearest
-from mmlight.runs.main_metric import main_metric, value_of
 from mmlight.runs.run.config_text import look_up
 from mmlight.runs.run.scan import ScannedRun, run_folders
 from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm.client import QueuedJob
+from mmlight.scores import main_metric, value_of
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     **{"<=": operator.le, ">=": operator.ge, "!=": operator.ne},
@@ -75,7 +75,7 @@ class ListedRun:
         """Return the last value of a metric; None where it has none.
 
         Args:
-            metric: its name; see `mmlight.runs.main_metric.parts`.
+            metric: its name; see `mmlight.scores.parts`.
         """
         return value_of(metric, self.final)
 

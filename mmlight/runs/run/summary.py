@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from mmlight.runs.direction import known_direction
 from mmlight.runs.run.metrics_log import AXES
+from mmlight.scores import is_beside, is_loss, known_direction
 
 SAMPLES_PER_S = "train/samples_per_s"
-# What people compare a task's runs by: labels, several labels, entities, words, boxes.
-MAIN_SCORES = ("accuracy", "mean_average_precision", "f1", "wer", "map")
-_NO_SCORE = ("chance", "/explain/")
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,6 @@ def other_scores(final: Mapping[str, float]) -> dict[str, float]:
 
 
 def _is_score(name: str) -> bool:
-    if name in AXES or "/" not in name or any(word in name for word in _NO_SCORE):
+    if name in AXES or "/" not in name or is_beside(name) or "/explain/" in name:
         return False
-    stage, rest = name.split("/", 1)
-    return stage != "train" or rest == "loss" or rest.endswith("_loss")
+    return not name.startswith("train/") or is_loss(name)

@@ -14,7 +14,8 @@ from mmlight.runs.run.summary import ExplainScores, explain_scores, other_scores
 from mmlight.runs.show.glance import at_a_glance
 from mmlight.runs.show.page import facts, figure, listing, text, whole_page
 from mmlight.runs.show.sounds import Players
-from mmlight.runs.show.table import format_value, retrieval_cells
+from mmlight.runs.show.table import retrieval_cells
+from mmlight.scores import format_value, is_headline
 
 _ORDER = (
     *("curves", "robustness", "confusion", "reliability", "detections", "mistakes", "explain"),
@@ -184,7 +185,7 @@ def _run_facts(summary: Mapping[str, Any], *, url: str | None) -> dict[str, Any]
             {
                 name: f"{format_value(name, float(best['value']))} at step {best['step']:,}"
                 for name, best in (summary.get("best") or {}).items()
-                if name.endswith(("/loss", "/recall_at_1", "accuracy_at_1", "/ap50"))
+                if is_headline(name)
             },
             separator=": ",
         ),

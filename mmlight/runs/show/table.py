@@ -8,10 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from mmlight.runs.run.summary import PairScores, explain_scores, other_scores, retrieval_scores
-
-# Parts of names of metrics that are shares of something; the second kind only as whole words.
-_SHARES = ("recall", "accuracy", "precision", "share", "exact_match", "calibration_error")
-_SHARE_WORDS = {"f1", "wer", "cer", "ap", "ap50", "ap75", "map"}
+from mmlight.scores import format_value
 
 
 def format_table(summary: Mapping[str, Any]) -> Group:
@@ -88,16 +85,3 @@ def retrieval_cells(pair: PairScores, *, with_classes: bool = False) -> list[str
         precision = scores.get("precision_at_1")
         cells.append(format_value("precision_at_1", precision) if precision is not None else "-")
     return cells
-
-
-def format_value(name: str, value: float) -> str:
-    """Return a metric's value as people read it: shares in percent, others with four digits.
-
-    Args:
-        name: the metric's name.
-        value: its value.
-    """
-    last = name.rpartition("/")[2]
-    if any(word in last for word in _SHARES) or _SHARE_WORDS.intersection(last.split("_")):
-        return f"{100 * value:.1f} %"
-    return f"{value:.4g}"

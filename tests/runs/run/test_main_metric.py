@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from compare_data import write_run
 
 from mmlight.__main__ import main
-from mmlight.runs.main_metric import main_metric, parts, value_of
+from mmlight.scores import main_metric, parts, value_of
 
 PAIRS = {
     "val/image_to_text/recall_at_1": 0.5,

@@ -9,13 +9,12 @@ from typing import Any
 from mmlight import compose
 from mmlight.compose import flatten
 from mmlight.errors import UserError
-from mmlight.runs.direction import direction
-from mmlight.runs.main_metric import main_metric, parts
 from mmlight.runs.run.metrics_log import AXES
 from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.run.signature import LEFT_OUT
 from mmlight.runs.run.state import state_of
 from mmlight.runs.run.summary import typical_samples_per_s
+from mmlight.scores import direction, main_metric, parts
 
 _SEED = "seed_everything"
 
@@ -173,7 +172,7 @@ class ComparedRun:
         values = [value for _, value in self.curve(metric) if value == value]
         if not values:
             return None
-        return max(values) if direction(metric, told=[self.told]) == "max" else min(values)
+        return max(values) if direction(metric, modes=[self.told]) == "max" else min(values)
 
     def _last(self, axis: str) -> float:
         return max((float(row[axis]) for row in self.rows if axis in row), default=0.0)

@@ -9,10 +9,9 @@ from typing import Any
 
 from mmlight.errors import UserError, nearest
 from mmlight.files import plain
-from mmlight.runs.direction import Direction, direction
-from mmlight.runs.main_metric import CANDIDATES
 from mmlight.runs.plan.results import short_names
 from mmlight.runs.show.compare.run import ComparedRun
+from mmlight.scores import CANDIDATES, Direction, direction, is_loss
 
 NAME, CODE, DATA = "run", "code", "data"
 _MAX_DEFAULTS = 3
@@ -160,12 +159,12 @@ def resolve_metrics(runs: Sequence[ComparedRun], asked: Sequence[str]) -> list[s
     # What each run is known by comes first, as `mmlight ps` and `mmlight runs` show it.
     wanted = dict.fromkeys([*(m for run in runs if (m := run.main_metric)), *CANDIDATES])
     known = [m for m in wanted if all(run.parts(m) for run in runs if run.metrics)]
-    return known[:_MAX_DEFAULTS] or [next((n for n in logged if "loss" in n), logged[0])]
+    return known[:_MAX_DEFAULTS] or [next((n for n in logged if is_loss(n)), logged[0])]
 
 
 def better(settings: Sequence[Setting], metric: str) -> Direction:
     """Return whether the larger or the smaller value of a metric is better."""
-    return direction(metric, told=[run.told for setting in settings for run in setting.runs])
+    return direction(metric, modes=[run.told for setting in settings for run in setting.runs])
 
 
 def ordered(settings: Sequence[Setting], metric: str) -> list[Setting]:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mmlight.runs.show.compare.run import ComparedRun
 from mmlight.runs.show.compare.settings import Setting, Spread, as_text
-from mmlight.runs.show.table import format_value
+from mmlight.scores import format_value
 from mmlight.terminal import one_line
 
 # Between two columns of a table in the terminal.

@@ -1,7 +1,15 @@
 import pytest
 
 from mmlight.errors import UserError
-from mmlight.runs.direction import chosen_direction, direction, known_direction
+from mmlight.scores import (
+    chosen_direction,
+    chosen_metric,
+    direction,
+    format_value,
+    is_share,
+    known_direction,
+    on_axis,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,10 +38,10 @@ def test_direction_of_a_metric(name, expected):
 
 
 def test_for_an_unknown_metric_the_run_that_monitors_it_tells():
-    assert direction("val/words", told=[(None, None), ("val/words", "min")]) == "min"
-    assert direction("val/words", told=[("val/wer", "min")]) == "max"
+    assert direction("val/words", modes=[(None, None), ("val/words", "min")]) == "min"
+    assert direction("val/words", modes=[("val/wer", "min")]) == "max"
     # what every run wrote before its mode was told by the name
-    assert direction("val/loss", told=[("val/loss", "max")]) == "min"
+    assert direction("val/loss", modes=[("val/loss", "max")]) == "min"
 
 
 def test_what_is_chosen_by_an_unknown_metric_must_be_told():
@@ -43,3 +51,20 @@ def test_what_is_chosen_by_an_unknown_metric_must_be_told():
         chosen_direction("val/words", remedy="set x")
     with pytest.raises(UserError, match=r"'val/los' .*did you mean 'val/loss'"):
         chosen_direction("val/los", remedy="set x")
+
+
+def test_chosen_metric_is_what_people_report():
+    assert chosen_metric({"loss": 1, "wer": 0.2, "cer": 0.1}, asked=None) == "wer"
+    assert chosen_metric({"accuracy": 1, "macro_f1": 0.2}, asked="macro_f1") == "macro_f1"
+    with pytest.raises(UserError, match=r"no metric 'macro_f2' \(did you mean 'macro_f1'"):
+        chosen_metric({"accuracy": 1, "macro_f1": 0.2}, asked="macro_f2")
+    with pytest.raises(UserError, match="--metric: image_to_text/recall_at_1, loss"):
+        chosen_metric({"loss": 1, "image_to_text/recall_at_1": 0.2}, asked=None)
+
+
+def test_shares_are_shown_in_percent_wherever_the_metric_is_shown():
+    shares = ("val/accuracy", "test/wer_insertions", "val/person/f1", "val/calibration_error")
+    assert all(format_value(name, 0.5) == "50.0 %" for name in shares)
+    assert on_axis("val/macro_f1") == ("val/macro_f1 (%)", 100)
+    assert format_value("val/rmse", 0.5) == "0.5" and on_axis("val/rmse") == ("val/rmse", 1)
+    assert not is_share("val/lower") and not is_share("val/accuracy/count")

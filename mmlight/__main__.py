@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from mmlight.cli.start import check_start
 from mmlight.errors import UserError, nearest, told_by_system
+from mmlight.experiment.arguments import check_start
 from mmlight.own_modules import bring_in, see_working_folder, take_imports
 from mmlight.signals import (
     INTERRUPTED,
@@ -102,9 +102,9 @@ def _verb(name: str) -> Callable[[Sequence[str]], int]:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if name in TRAINING_VERBS:
         with leaving_imports():
-            from mmlight.cli import main as cli
+            from mmlight.commands import train
 
-        return lambda rest: cli.main([name, *rest])
+        return lambda rest: train.main([name, *rest])
     if name in OTHER_VERBS:
         if name == "shards":
             return _shards

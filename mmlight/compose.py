@@ -4,8 +4,8 @@ An experiment names the files it builds on at its top; paths are relative to the
 
     extends: [../base/cpu.yaml, ../towers/vit_tiny.yaml]
 
-They are expanded into successive configurations, the first extended file first, the experiment
-itself last, so that later values win. The key itself never reaches the parser.
+They are merged, the first extended file first, the experiment itself last, so that later values
+win. The key itself never reaches the parser.
 """
 
 from collections.abc import Mapping
@@ -140,6 +140,30 @@ def _collect(path: Path, *, trail: tuple[Path, ...], layers: list[Layer]) -> Non
     for parent in parents:
         _collect(path.parent / parent, trail=(*trail, real), layers=layers)
     layers.append(Layer(path=path, values=values))
+
+
+def merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two configurations say together; nothing is changed in place.
+
+    Mappings are merged, lists and all else replaced; a null is a value like others. Where `after`
+    names another class than `before`, the settings of the class before go, and those of a class
+    that was not named but taken by default (AdamW's rate is not that of SGD). A part that holds
+    `init_args` alone waits for its class: a tower's file may be extended before the task is named.
+    """
+    merged = dict(before)
+    for key, value in after.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _begins(old, value):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _begins(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    path = after.get("class_path")
+    waits = before.get("class_path") is None and set(before) <= {"class_path", "init_args"}
+    return isinstance(path, str) and path != before.get("class_path") and not waits
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

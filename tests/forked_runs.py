@@ -54,7 +54,7 @@ class ForkedRuns:
 
 
 def _serve() -> None:
-    for module in ("mmlight.__main__", "mmlight.cli.main", *sys.argv[1:]):
+    for module in ("mmlight.__main__", "mmlight.commands.train", *sys.argv[1:]):
         import_module(module)
     from mmlight.__main__ import main
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmlight.cli.main import main
+from mmlight.commands.train import main
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "experiments" / "bench"

@@ -90,13 +90,13 @@ def test_the_most_urgent_signal_is_noted_by_the_process_itself_only():
 
 EARLY = """
 import sys, types
-import mmlight.cli
+import mmlight.commands
 from mmlight.__main__ import main
 from mmlight.signals import are_noted
 assert not are_noted()
-cli = types.ModuleType("mmlight.cli.main")
+cli = types.ModuleType("mmlight.commands.train")
 cli.main = lambda arguments: print(are_noted(), "torch" in sys.modules) or 0
-sys.modules["mmlight.cli.main"] = mmlight.cli.main = cli
+sys.modules["mmlight.commands.train"] = mmlight.commands.train = cli
 sys.argv = ["mmlight", "fit"]
 main()
 """

@@ -56,7 +56,7 @@ from rich.table import Table
 from torch import nn
 
 from mmlight import compose
-from mmlight.cli import main as cli
+from mmlight.commands import train
 from mmlight.data.order.cursor import Order
 
 EXPERIMENT = "experiments/finetune/sst2_minilm.yaml"
@@ -284,7 +284,7 @@ def run_mmlight(*, buckets: bool, seed: int, max_steps: int, folder: Path) -> Ru
         arguments += ["--data.bucket_batches", "null"]
     if max_steps > 0:
         arguments += ["--trainer.max_steps", str(max_steps), "--trainer.limit_val_batches", "0"]
-    assert cli.main(arguments) == 0
+    assert train.main(arguments) == 0
     (run,) = (folder / "bench").iterdir()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     history = [row["val/accuracy"] for row in rows if "val/accuracy" in row]

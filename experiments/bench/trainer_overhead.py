@@ -52,7 +52,8 @@ from mmlight.callbacks.measuring.throughput import Throughput
 from mmlight.callbacks.recording.record import Record
 from mmlight.callbacks.showing.progress import Progress
 from mmlight.encoders.encoder import Block, Encoded, Encoder
-from mmlight.experiment.quiet import look_for_the_driver_once, quieten
+from mmlight.experiment.messages import quieten
+from mmlight.experiment.trainer import look_for_the_driver_once
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.runs.run.folder import RunFolder
 from mmlight.tasks.classification import Classification

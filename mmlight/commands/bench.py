@@ -2,15 +2,12 @@
 
 import argparse
 import json
-import secrets
 from collections.abc import Sequence
 from copy import deepcopy
-from datetime import datetime
 from statistics import median, quantiles
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback
 from rich.table import Table
 
 from mmlight.callbacks.measuring.step_clock import StepClock
@@ -19,9 +16,7 @@ from mmlight.costs.memory import peak_bytes, resident_bytes
 from mmlight.costs.rates import measure_matmul, measure_rates
 from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.errors import UserError
-from mmlight.experiment.arguments import expand_configs
-from mmlight.experiment.build import MmlightCLI
-from mmlight.experiment.quiet import quieten
+from mmlight.experiment.build import Experiment, assemble
 from mmlight.files import plain, write_json
 from mmlight.terminal import Terminal, say
 
@@ -56,56 +51,43 @@ def main(argv: Sequence[str]) -> int:
         )
     if any(argument.partition("=")[0] == "--ckpt_path" for argument in rest):
         raise UserError("bench starts as the experiment does; leave out --ckpt_path")
-    quieten()
-    expanded, name = expand_configs(rest)
-    BenchCLI(["fit", *expanded], default_name=name, options=options)
+    _Bench(assemble("fit", rest), options).run()
     return 0
 
 
-class BenchCLI(MmlightCLI):
-    """Trains as ``fit`` does, and keeps nothing but the figures.
+class _Bench:
+    """Trains as ``fit`` does, and keeps nothing but the figures."""
 
-    Args:
-        arguments: for ``fit``.
-        default_name: the experiment's name.
-        options: of the benchmark.
-    """
-
-    def __init__(
-        self, arguments: Sequence[str], *, default_name: str, options: argparse.Namespace
-    ) -> None:
-        self._options = options
+    def __init__(self, experiment: Experiment, options: argparse.Namespace) -> None:
+        self._experiment, self._options = experiment, options
         self._parts = StepParts()
         self._clock = StepClock(self._parts, num_steps=options.steps, warmup=options.warmup)
-        super().__init__(arguments, default_name=default_name)
-
-    def _parse_ckpt_path(self) -> None:
-        settings = self.config["fit"]["run"]
-        stamp = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        settings["id"] = f"bench-{settings['id'] or stamp}"
-        super()._parse_ckpt_path()
-
-    def watchers(self) -> tuple[list[Callback], list[Any]]:
-        """Return the bar, the clock and the averaged weights; nothing is logged or saved."""
-        ema = self._get(self.config_init, "ema")
-        return [Progress(), self._clock, *([ema] if ema is not None else [])], []
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Build a trainer that neither validates nor writes checkpoints."""
         self._base_bytes = resident_bytes()
-        trainer = self.config_init["fit"]["trainer"]
-        self._unbuilt = deepcopy(self.model) if self._options.check else None
-        if self._options.check:
+        trainer, ema = experiment.settings["trainer"], experiment.settings["ema"]
+        self._unbuilt = deepcopy(experiment.task) if options.check else None
+        if options.check:
             dtype = torch.bfloat16 if trainer["precision"] == "bf16-mixed" else torch.float32
             self._rates = measure_rates(torch.device("cpu"), dtype=dtype)
-        trainer["limit_val_batches"] = 0
-        trainer["enable_checkpointing"] = False
-        trainer["logger"] = False
-        trainer["profiler"] = self._parts
-        return super().instantiate_trainer(**kwargs)
+        experiment.begin(
+            kind="bench",
+            # Nothing is logged, validated or saved.
+            callbacks=[Progress(), self._clock, *([] if ema is None else [ema])],
+            changes={
+                "limit_val_batches": 0,
+                "enable_checkpointing": False,
+                "logger": False,
+                "profiler": self._parts,
+            },
+        )
+        self._trainer = experiment.trainer
 
-    def after_fit(self) -> None:
-        """Print the figures, and write them."""
+    def run(self) -> None:
+        """Train, print the figures, and write them."""
+        with self._experiment.work():
+            self._experiment.call()
+            self._tell()
+
+    def _tell(self) -> None:
         steps = self._parts.steps()[: self._clock.num_done]
         if len(steps) < _FEWEST:
             raise UserError(
@@ -115,9 +97,9 @@ class BenchCLI(MmlightCLI):
         found = self._figures(steps)
         if self._unbuilt is not None:
             found["check"] = self._check(found)
-        if not self.trainer.is_global_zero:
+        if not self._trainer.is_global_zero:
             return
-        path = self.run.path / "bench.json"
+        path = self._experiment.folder.path / "bench.json"
         write_json(path, found)
         console = Terminal(soft_wrap=True)
         console.print(_table(found))
@@ -128,7 +110,7 @@ class BenchCLI(MmlightCLI):
             say(json.dumps(plain(found)))
 
     def _figures(self, steps: list[dict[Any, float]]) -> dict[str, Any]:
-        clock, device = self._clock, self.trainer.strategy.root_device
+        clock, device = self._clock, self._trainer.strategy.root_device
         peak = peak_bytes(device)
         times = [sum(step.values()) for step in steps]
         step_s = median(times)
@@ -136,21 +118,21 @@ class BenchCLI(MmlightCLI):
         total_s = sum(mean_s.values())
         low, *_, high = quantiles(times, n=10)
         dtype = torch.float32
-        if str(self.trainer.precision).endswith("-mixed"):
-            is_bf16 = str(self.trainer.precision).startswith("bf16")
+        if str(self._trainer.precision).endswith("-mixed"):
+            is_bf16 = str(self._trainer.precision).startswith("bf16")
             dtype = torch.bfloat16 if is_bf16 else torch.float16
         matmul = measure_matmul(device, dtype=dtype)
         sent = {kind: count / len(steps) for kind, count in sorted(self._parts.sent_bytes.items())}
-        if gradients := gradient_bytes(self.model, self.trainer.strategy):
+        if gradients := gradient_bytes(self._experiment.task, self._trainer.strategy):
             sent["gradients (counted from the parameters)"] = gradients
         samples = clock.num_samples / clock.num_done
         return {
             "device": _name(device),
-            "num_devices": self.trainer.world_size,
-            "precision": str(self.trainer.precision),
+            "num_devices": self._trainer.world_size,
+            "precision": str(self._trainer.precision),
             "num_threads": torch.get_num_threads(),
             "steps": len(steps),
-            "samples_per_s": samples * self.trainer.world_size / step_s,
+            "samples_per_s": samples * self._trainer.world_size / step_s,
             "step_ms": 1e3 * step_s,
             "step_ms_p10": 1e3 * low,
             "step_ms_p90": 1e3 * high,
@@ -172,9 +154,9 @@ class BenchCLI(MmlightCLI):
         assert self._unbuilt is not None
         foretold = foretell_experiment(
             self._unbuilt,
-            self.datamodule,
-            trainer=self.config_init["fit"]["trainer"],
-            has_ema=self._get(self.config_init, "ema") is not None,
+            self._experiment.data,
+            trainer=self._experiment.settings["trainer"],
+            has_ema=self._experiment.settings["ema"] is not None,
             options=CostOptions(device="cpu"),
             base_bytes=self._base_bytes,
             rates_before=self._rates,

@@ -22,9 +22,7 @@ from mmlight.data.dataset import Rank, Refusal
 from mmlight.data.module import ShardDataModule
 from mmlight.data.order.cursor import default_lanes
 from mmlight.errors import UserError
-from mmlight.experiment.arguments import expand_configs
-from mmlight.experiment.build import MmlightCLI
-from mmlight.experiment.quiet import quieten
+from mmlight.experiment.build import assemble
 from mmlight.files import plain
 from mmlight.tasks.task import Task
 from mmlight.terminal import Terminal, say
@@ -91,8 +89,6 @@ def main(argv: Sequence[str]) -> int:
     if options.matmul_tflops is not None and options.matmul_tflops <= 0:
         raise UserError(f"--matmul-tflops {options.matmul_tflops}: must be above 0")
     find_device(options.device)
-    quieten()
-    expanded, name = expand_configs(rest)
     asked = CostOptions(
         device=options.device,
         num_devices=options.devices,
@@ -101,51 +97,23 @@ def main(argv: Sequence[str]) -> int:
         efficiency=options.efficiency,
         samples=options.samples,
     )
-    cli = CostCLI(["fit", *expanded], default_name=name, options=asked)
+    experiment = assemble("fit", rest)
+    found = foretell_experiment(
+        experiment.task,
+        experiment.data,
+        trainer=experiment.settings["trainer"],
+        has_ema=experiment.settings["ema"] is not None,
+        options=asked,
+        base_bytes=None,
+    )
     console = Terminal(soft_wrap=True)
-    for table in _tables(cli.foretold, asked, name=name):
+    for table in _tables(found, asked, name=experiment.name):
         console.print(table)
-    for note in cli.foretold.notes:
+    for note in found.notes:
         console.print(note)
     if options.json:
-        say(json.dumps(plain(asdict(cli.foretold) | {"options": asdict(asked)})))
+        say(json.dumps(plain(asdict(found) | {"options": asdict(asked)})))
     return 0
-
-
-class CostCLI(MmlightCLI):
-    """Builds what ``fit`` builds, but no trainer and no run.
-
-    Args:
-        arguments: for ``fit``.
-        default_name: the experiment's name.
-        options: what is asked.
-
-    Attributes:
-        foretold: the answer.
-    """
-
-    def __init__(
-        self, arguments: Sequence[str], *, default_name: str, options: CostOptions
-    ) -> None:
-        self._options = options
-        super().__init__(arguments, default_name=default_name)
-
-    def _parse_ckpt_path(self) -> None:
-        self._is_new_run = False
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Build none: it might ask for devices that this machine lacks."""
-        return None
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        self.foretold = foretell_experiment(
-            self.model,
-            self.datamodule,
-            trainer=self.config_init["fit"]["trainer"],
-            has_ema=self._get(self.config_init, "ema") is not None,
-            options=self._options,
-            base_bytes=None,
-        )
 
 
 def foretell_experiment(

@@ -16,7 +16,7 @@ from typing import Any
 from mmlight import compose, yaml_text
 from mmlight.data.splits.folds import Fold, Folds, find_folds, fold_data
 from mmlight.errors import UserError
-from mmlight.experiment.build import resolve
+from mmlight.experiment.parser import resolve
 from mmlight.files import read_json, write_json, write_text
 from mmlight.runs.plan.fold_results import (
     FoldResult,

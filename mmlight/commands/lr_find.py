@@ -3,19 +3,12 @@
 import argparse
 import csv
 import io
-import secrets
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
-
-from lightning.pytorch.callbacks import Callback
 
 from mmlight.callbacks.measuring.lr_range import LrRange
 from mmlight.callbacks.showing.progress import Progress
 from mmlight.errors import UserError
-from mmlight.experiment.arguments import expand_configs
-from mmlight.experiment.build import MmlightCLI
-from mmlight.experiment.quiet import quieten
+from mmlight.experiment.build import Experiment, assemble
 from mmlight.files import write_text
 from mmlight.optim.lr_range import suggest
 from mmlight.runs.plots.lr_range import plot_lr_range
@@ -55,71 +48,43 @@ def main(argv: Sequence[str]) -> int:
             "lr-find starts as the experiment does; to start from other weights, name them in it "
             "(model.init_args.towers.image.from_run)"
         )
-    quieten()
-    expanded, name = expand_configs(rest)
-    LrFindCLI(["fit", *expanded], default_name=name, options=options)
+    watch = LrRange(lowest=options.lowest, highest=options.highest, num_steps=options.steps)
+    experiment = assemble("fit", rest)
+    experiment.begin(
+        kind="lr-find",
+        # Nothing is logged, averaged or saved.
+        callbacks=[watch, Progress()],
+        changes={"limit_val_batches": 0, "enable_checkpointing": False, "logger": False},
+    )
+    with experiment.work():
+        experiment.call()
+        if experiment.trainer.is_global_zero:
+            _tell(watch, experiment)
     return 0
 
 
-class LrFindCLI(MmlightCLI):
-    """Trains as ``fit`` does, and keeps nothing but the curve.
-
-    Args:
-        arguments: for ``fit``.
-        default_name: the experiment's name.
-        options: of the range test.
-    """
-
-    def __init__(
-        self, arguments: Sequence[str], *, default_name: str, options: argparse.Namespace
-    ) -> None:
-        self._range = LrRange(
-            lowest=options.lowest, highest=options.highest, num_steps=options.steps
-        )
-        super().__init__(arguments, default_name=default_name)
-
-    def _parse_ckpt_path(self) -> None:
-        settings = self.config["fit"]["run"]
-        stamp = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        settings["id"] = f"lr-find-{settings['id'] or stamp}"
-        super()._parse_ckpt_path()
-
-    def watchers(self) -> tuple[list[Callback], list[Any]]:
-        """Return the bar and the range test; nothing is logged, averaged or saved."""
-        return [self._range, Progress()], []
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Build a trainer that neither validates nor writes checkpoints."""
-        trainer = self.config_init["fit"]["trainer"]
-        trainer["limit_val_batches"] = 0
-        trainer["enable_checkpointing"] = False
-        trainer["logger"] = False
-        return super().instantiate_trainer(**kwargs)
-
-    def after_fit(self) -> None:
-        """Draw the curve and say what it means."""
-        if not self.trainer.is_global_zero:
-            return
-        lrs, losses = self._range.lrs, self._range.losses
-        found = suggest(lrs, losses)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("lr", "loss"))
-        writer.writerows(zip(lrs, losses, strict=True))
-        write_text(self.run.path / "lr_find.csv", text.getvalue())
-        picture = plot_lr_range(lrs, losses, found, self.run.path / "lr_find.png")
-        if found is None:
-            say(
-                f"in {len(losses)} steps, from {lrs[0]:.1e} to {lrs[-1]:.1e}, the loss never fell: "
-                f"no rate can be suggested. See {picture}; --steps and --highest go further"
-            )
-            return
+def _tell(watch: LrRange, experiment: Experiment) -> None:
+    """Draw the curve and say what it means."""
+    lrs, losses = watch.lrs, watch.losses
+    found = suggest(lrs, losses)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("lr", "loss"))
+    writer.writerows(zip(lrs, losses, strict=True))
+    write_text(experiment.folder.path / "lr_find.csv", text.getvalue())
+    picture = plot_lr_range(lrs, losses, found, experiment.folder.path / "lr_find.png")
+    if found is None:
         say(
-            f"the loss falls fastest at {found.lr:.1e} and is lowest at {found.lowest:.1e} "
-            f"({len(losses)} steps up to {lrs[-1]:.1e})"
+            f"in {len(losses)} steps, from {lrs[0]:.1e} to {lrs[-1]:.1e}, the loss never fell: "
+            f"no rate can be suggested. See {picture}; --steps and --highest go further"
         )
-        say("for the YAML:", *yaml_lines(found.lr, self.model))
-        say(f"picture: {picture}")
+        return
+    say(
+        f"the loss falls fastest at {found.lr:.1e} and is lowest at {found.lowest:.1e} "
+        f"({len(losses)} steps up to {lrs[-1]:.1e})"
+    )
+    say("for the YAML:", *yaml_lines(found.lr, experiment.task))
+    say(f"picture: {picture}")
 
 
 def yaml_lines(lr: float, task: Task) -> list[str]:

@@ -105,19 +105,19 @@ def _go_on_here(run: ScannedRun, arguments: Sequence[str]) -> int:
             f"{run.label} has finished: there is nothing to resume; --trainer.max_steps N makes it "
             "longer"
         )
-    from mmlight.cli import main as cli  # loads torch
+    from mmlight.commands import train  # loads torch
 
     begun = RunFolder(run.path).newest_checkpoint() is not None
     first = (run.provenance or {}).get("ckpt_path")
     checkpoint = str(first) if first and not begun else "auto"
-    return cli.main([*_here(run, arguments)[1:-1], checkpoint])
+    return train.main([*_here(run, arguments)[1:-1], checkpoint])
 
 
 def _config(path: str, arguments: Sequence[str]) -> dict[str, Any]:
     values = _read(path)
     if not arguments:
         return values
-    from mmlight.experiment.build import resolve  # loads torch
+    from mmlight.experiment.parser import resolve  # loads torch
 
     changed, _ = resolve(["fit", "-c", path, *arguments])
     made_longer = _with_length(values, changed)

@@ -6,16 +6,12 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
-
 from mmlight.callbacks.recording.wandb_run import WandbRun
 from mmlight.callbacks.showing.media import send_pictures
 from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.splits.groups import carry, count_values
 from mmlight.errors import UserError, nearest
-from mmlight.experiment.arguments import expand_configs
-from mmlight.experiment.build import MmlightCLI
-from mmlight.experiment.quiet import quieten
+from mmlight.experiment.build import Experiment, assemble
 from mmlight.insight.robustness import (
     chance_accuracy,
     has_probabilities,
@@ -75,50 +71,44 @@ def main(argv: Sequence[str]) -> int:
         "--metric", help="what is shown, without its stage; default: accuracy, f1, wer or map"
     )
     options, rest = parser.parse_known_args(list(argv))
-    quieten()
-    expanded, name = expand_configs(rest)
-    RobustnessCLI(["test", *expanded], default_name=name, options=options)
+    severities = _parsed_severities(options.severities)
+    experiment = assemble("test", rest)
+    experiment.begin(
+        below="robustness",
+        # What is logged of one test would be taken for that of another.
+        callbacks=[],
+        changes={"enable_progress_bar": False, "logger": False},
+    )
+    with experiment.work():
+        _Robustness(experiment, options, severities).run()
     return 0
 
 
-class RobustnessCLI(MmlightCLI):
-    """Tests again and again, on clean and on spoiled data.
-
-    Args:
-        arguments: for ``test``.
-        default_name: the experiment's name.
-        options: of the report.
-    """
-
-    below = "robustness"
+class _Robustness:
+    """Tests again and again, on clean and on spoiled data."""
 
     def __init__(
-        self, arguments: Sequence[str], *, default_name: str, options: argparse.Namespace
+        self, experiment: Experiment, options: argparse.Namespace, severities: list[int]
     ) -> None:
-        self._options = options
-        self._severities = _parsed_severities(options.severities)
-        super().__init__(arguments, default_name=default_name)
+        self._experiment, self._options, self._severities = experiment, options, severities
+        self.trainer, self.model = experiment.trainer, experiment.task
+        self._folder = experiment.folder
 
-    def watchers(self) -> tuple[list[Callback], list[Any]]:
-        """Return none: what is logged of one test would be taken for that of another."""
-        super().watchers()
-        return [], []
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Build a trainer without a bar."""
-        self.config_init["test"]["trainer"]["enable_progress_bar"] = False
-        self.config_init["test"]["trainer"]["logger"] = False
-        return super().instantiate_trainer(**kwargs)
-
-    def test(self, *, model: Any, datamodule: Any, ckpt_path: str, **settings: Any) -> None:
+    def run(self) -> None:
         """Evaluate, and write the report."""
+        model: Any = self.model
+        settings, datamodule = self._experiment.settings, self._experiment.data
         console = Terminal(soft_wrap=True)
         group = (
             carry(datamodule.all_members(), self._options.group) if self._options.group else None
         )
         data = datamodule.with_corruptions([])
         temperature, note = None, None
-        kwargs = {**settings, "verbose": False, "ckpt_path": ckpt_path}
+        kwargs = {
+            "verbose": False,
+            "ckpt_path": settings["ckpt_path"],
+            "weights_only": settings["weights_only"],
+        }
         if "val" in data.split_names():
             self.trainer.validate(model, datamodule=data, **kwargs)
             kwargs["ckpt_path"] = None  # its weights are in the model now
@@ -170,10 +160,11 @@ class RobustnessCLI(MmlightCLI):
         )
         self._write(report, kept, data)
         console.print(format_robustness(report))
-        console.print(f"run: {self.run.path}", f"report: {self.run.report}", sep="\n")
-
-    def after_test(self) -> None:
-        """Do nothing: the report is written."""
+        console.print(
+            f"run: {self._folder.path}",
+            f"report: {self._folder.report}",
+            sep="\n",
+        )
 
     def _scores(self, model: Any, temperature: float | None) -> dict[str, float]:
         """Return the scores of the last test, on rank 0 with those after scaling."""
@@ -210,28 +201,29 @@ class RobustnessCLI(MmlightCLI):
 
     def _write(self, report: Robustness, kept: dict[str, LabelledEvaluation], data: Any) -> None:
         """Write the files of the run folder, and send W&B its part."""
-        write_robustness(report, self.run)
-        curves = plot_robustness(report, self.run.plots / "robustness.png")
+        write_robustness(report, self._folder)
+        curves = plot_robustness(report, self._folder.plots / "robustness.png")
         pictures = [curves] if curves else []
         if has_probabilities(kept[CLEAN]):
             pictures.append(
                 plot_reliability(
-                    _panels(report, kept), self.run.plots / "robustness_reliability.png"
+                    _panels(report, kept),
+                    self._folder.plots / "robustness_reliability.png",
                 )
             )
-        loggers = self.record.loggers()
+        loggers = self._experiment.record.loggers()
         self.trainer.loggers = loggers
         self.trainer.datamodule = data  # type: ignore[attr-defined]
-        self.record.setup(self.trainer, self.model, "test")
+        self._experiment.record.setup(self.trainer, self.model, "test")
         for logger in loggers:
             logger.log_metrics(report.summary(), 0)
         send_pictures(self.trainer, pictures)
-        self.record.teardown(self.trainer, self.model, "test")
+        self._experiment.record.teardown(self.trainer, self.model, "test")
         for logger in loggers:
             logger.finalize("success")
             if isinstance(logger, WandbRun):
                 logger.finish()
-        write_report(self.run)
+        write_report(self._folder)
 
 
 def _parsed_severities(text: str) -> list[int]:

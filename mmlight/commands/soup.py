@@ -3,12 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, parse, sign_of
+from mmlight.commands.weights import Scoring, check_batch_norm, parse, sign_of
 from mmlight.errors import UserError
 from mmlight.files import write_json
 from mmlight.interop.averaging import (
@@ -72,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         help="take the statistics of batch norms from N batches of training; by default those of "
         "the models are averaged like weights",
     )
-    options, rest, name = parse(parser, argv)
+    options, rest = parse(parser, argv)
     if options.kind == "uniform" and options.metric is not None:
         raise UserError("soup: --metric has no effect with --kind uniform, which takes all")
     paths = [find_saved(source, key="soup") for source in options.sources]
@@ -87,37 +86,38 @@ def main(argv: Sequence[str]) -> int:
         Ingredient(source, str(path), {})
         for source, path in zip(options.sources, paths, strict=True)
     ]
-    work = partial(_cook, options=options, saved=saved, given=given)
-    WeightsCLI(rest, default_name=name, kind="soup", checkpoint=checkpoint, work=work)
+    scoring = Scoring(rest, checkpoint=checkpoint, kind="soup")
+    with scoring.work():
+        _cook(scoring, options=options, saved=saved, given=given)
     return 0
 
 
 def _cook(
-    cli: WeightsCLI, *, options: argparse.Namespace, saved: list[Saved], given: list[Ingredient]
+    on: Scoring, *, options: argparse.Namespace, saved: list[Saved], given: list[Ingredient]
 ) -> None:
     task = build_task(saved[0])
-    cli.check_data(task)
+    on.check_data(task)
     num_batches = options.recompute_batch_norm
-    check_batch_norm(task, num_batches, cli.datamodule)
-    if not cli.stages():
+    check_batch_norm(task, num_batches, on.data)
+    if not on.stages():
         raise UserError("soup needs data.val or data.test")
     average = Average()
     metric = None
     if options.kind == "greedy":
-        if "val" not in cli.stages():
+        if "val" not in on.stages():
             raise UserError("soup --kind greedy chooses by data.val, which is not set; use uniform")
-        metric = _choose(cli, task, average, options, saved, given)
+        metric = _choose(on, task, average, options, saved, given)
     else:
         for one in saved:
             average.add(one.tensors)
-    cli.put(task, average.tensors(), num_batches=num_batches)
-    scores = {stage: cli.score(task, stage) for stage in cli.stages()}
-    path = cli.run.path / "soup.ckpt"
-    cli.save(task, path)
+    on.put(task, average.tensors(), num_batches=num_batches)
+    scores = {stage: on.score(task, stage) for stage in on.stages()}
+    path = on.folder.path / "soup.ckpt"
+    on.save(task, path)
     norms = f"recomputed on {num_batches} batches" if num_batches else "averaged"
-    if cli.trainer.is_global_zero:
+    if on.trainer.is_global_zero:
         write_json(
-            cli.run.path / "soup.json",
+            on.folder.path / "soup.json",
             {
                 "kind": options.kind,
                 "metric": metric,
@@ -126,14 +126,14 @@ def _cook(
                 "scores": scores,
             },
         )
-    cli.tell(_table(given, metric, scores))
+    on.tell(_table(given, metric, scores))
     if has_batch_norm(task):
-        cli.tell(f"statistics of batch norms: {norms}")
-    cli.tell(f"soup: {path}")
+        on.tell(f"statistics of batch norms: {norms}")
+    on.tell(f"soup: {path}")
 
 
 def _choose(
-    cli: WeightsCLI,
+    on: Scoring,
     task: Task,
     average: Average,
     options: argparse.Namespace,
@@ -143,8 +143,8 @@ def _choose(
     """Score each model, add the best, then whichever does not make the soup worse."""
     num_batches = options.recompute_batch_norm
     for one, ingredient in zip(saved, given, strict=True):
-        cli.put(task, one.tensors, num_batches=0)
-        ingredient.scores = cli.score(task, "val")
+        on.put(task, one.tensors, num_batches=0)
+        ingredient.scores = on.score(task, "val")
         ingredient.kept = False
     metric = chosen_metric(given[0].scores, asked=options.metric)
     sign = sign_of(metric)
@@ -156,14 +156,14 @@ def _choose(
             # A model alone keeps its own statistics.
             value = sign * given[number].scores[metric]
         else:
-            cli.put(task, average.tensors(), num_batches=num_batches)
-            value = sign * cli.score(task, "val")[metric]
+            on.put(task, average.tensors(), num_batches=num_batches)
+            value = sign * on.score(task, "val")[metric]
         given[number].kept = best is None or value >= best
         if given[number].kept:
             best = value
         else:
             average.remove(saved[number].tensors)
-        cli.tell(
+        on.tell(
             f"{given[number].name}: {metric} {format_value(metric, given[number].scores[metric])}, "
             f"soup with it {format_value(metric, sign * value)}"
             f"{'' if given[number].kept else ': left out'}"

@@ -105,7 +105,7 @@ def prepare(
         The run as it would be launched for the first time, and the code it would run.
     """
     site = read_profile(cluster, changes=changes)
-    from mmlight.experiment.build import resolve  # loads torch
+    from mmlight.experiment.parser import resolve  # loads torch
 
     config, name = resolve(["fit", *arguments])
     resources = plan(config, site)

@@ -48,7 +48,7 @@ def _config(sweep: Sweep, run: TrialRun, path: Path) -> dict[str, Any]:
     placed = place(base, {**run.settings, "run.id": run.id})
     if placed is not None:
         return placed
-    from mmlight.experiment.build import resolve  # loads torch
+    from mmlight.experiment.parser import resolve  # loads torch
 
     config, _ = resolve(["fit", "-c", str(sweep.experiment), *run.overrides()])
     for key in ("accelerator", "devices", "num_nodes"):

@@ -163,7 +163,7 @@ def _configs(
     runs: list[TrialRun], sweep: Sweep, experiment: Path, *, draws: bool
 ) -> list[dict[str, Any]]:
     """Return the resolved configuration of each run; the parser reads no more than it has to."""
-    from mmlight.experiment.build import resolve  # loads torch
+    from mmlight.experiment.parser import resolve  # loads torch
 
     def resolved(run: TrialRun) -> dict[str, Any]:
         return resolve(["fit", "-c", str(experiment), *run.overrides()])[0]

@@ -5,17 +5,16 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmlight.commands.weights_cli import WeightsCLI, check_batch_norm, parse, sign_of
+from mmlight.commands.weights import Scoring, check_batch_norm, parse, sign_of
 from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
-from mmlight.experiment.build import resolve
+from mmlight.experiment.parser import resolve
 from mmlight.files import write_json, write_text
 from mmlight.interop.averaging import (
     has_batch_norm,
@@ -83,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         help="take the statistics of batch norms from N batches of training at each point; by "
         "default they are interpolated like weights",
     )
-    options, rest, name = parse(parser, argv)
+    options, rest = parse(parser, argv)
     if options.points < 2:
         raise UserError(f"--points {options.points}: two or more make a curve")
     if options.second and options.corruption:
@@ -95,20 +94,21 @@ def main(argv: Sequence[str]) -> int:
     finetuned = find_saved(options.finetuned, key="--finetuned")
     if finetuned.is_dir():
         raise UserError(f"--finetuned {finetuned} is an export; give the checkpoint it was made of")
-    work = partial(
-        _walk,
-        options=options,
-        pretrained=read_plain(find_saved(options.pretrained, key="--pretrained")),
-        finetuned=read_plain(finetuned),
-        corruption=corruption,
-        second=second,
-    )
-    WeightsCLI(rest, default_name=name, kind="wise-ft", checkpoint=finetuned, work=work)
+    scoring = Scoring(rest, checkpoint=finetuned, kind="wise-ft")
+    with scoring.work():
+        _walk(
+            scoring,
+            options=options,
+            pretrained=read_plain(find_saved(options.pretrained, key="--pretrained")),
+            finetuned=read_plain(finetuned),
+            corruption=corruption,
+            second=second,
+        )
     return 0
 
 
 def _walk(
-    cli: WeightsCLI,
+    on: Scoring,
     *,
     options: argparse.Namespace,
     pretrained: Saved,
@@ -117,20 +117,20 @@ def _walk(
     second: dict[str, Any] | None,
 ) -> None:
     shared = shared_tensors(pretrained.tensors, finetuned.tensors)
-    cli.tell(
+    on.tell(
         f"{len(shared.names)} tensors are interpolated; only fine-tuned: "
         f"{_some(shared.kept)}; only pretrained: {_some(shared.left)}"
     )
     task = build_task(finetuned)
-    cli.check_data(task)
+    on.check_data(task)
     num_batches = options.recompute_batch_norm
-    check_batch_norm(task, num_batches, cli.datamodule)
+    check_batch_norm(task, num_batches, on.data)
     other: Any = None
     if corruption is not None:
-        other = cli.datamodule.with_corruptions([corruption])
+        other = on.data.with_corruptions([corruption])
     elif second is not None:
         other = rebuild(second, base=ShardDataModule)
-    if not cli.stages():
+    if not on.stages():
         raise UserError("wise-ft needs data.val or data.test")
     last = options.points - 1
     points: list[Point] = []
@@ -138,31 +138,31 @@ def _walk(
     def put(alpha: float) -> None:
         mixed = interpolate(pretrained.tensors, finetuned.tensors, shared=shared, alpha=alpha)
         # At the ends the models keep their own statistics.
-        cli.put(task, mixed, num_batches=num_batches if 0 < alpha < 1 else 0)
+        on.put(task, mixed, num_batches=num_batches if 0 < alpha < 1 else 0)
 
     metric = ""
     for number in range(options.points):
         alpha = number / last
         put(alpha)
-        scores = {stage: cli.score(task, stage) for stage in cli.stages()}
+        scores = {stage: on.score(task, stage) for stage in on.stages()}
         if other is not None:
-            scores["second"] = cli.score(task, "test", data=other)
+            scores["second"] = on.score(task, "test", data=other)
         points.append(Point(alpha, scores))
         metric = metric or chosen_metric(next(iter(scores.values())), asked=options.metric)
         told = ", ".join(f"{s} {format_value(metric, v[metric])}" for s, v in scores.items())
-        cli.tell(f"alpha {alpha:.2f}: {metric} {told}")
+        on.tell(f"alpha {alpha:.2f}: {metric} {told}")
     best, why = _best(points, metric)
     put(best.alpha)
-    path = cli.run.path / "wise_ft.ckpt"
-    cli.save(task, path)
-    if cli.trainer.is_global_zero:
-        _write(cli, options, points, metric, best, len(shared.names), corruption)
-    cli.tell(_table(points, metric, best))
+    path = on.folder.path / "wise_ft.ckpt"
+    on.save(task, path)
+    if on.trainer.is_global_zero:
+        _write(on, options, points, metric, best, len(shared.names), corruption)
+    on.tell(_table(points, metric, best))
     if has_batch_norm(task):
         norms = f"recomputed on {num_batches} batches" if num_batches else "interpolated"
-        cli.tell(f"statistics of batch norms: {norms}")
-    cli.tell(f"chosen: alpha {best.alpha:.2f} ({why})")
-    cli.tell(f"wise-ft: {path}")
+        on.tell(f"statistics of batch norms: {norms}")
+    on.tell(f"chosen: alpha {best.alpha:.2f} ({why})")
+    on.tell(f"wise-ft: {path}")
 
 
 def _best(points: list[Point], metric: str) -> tuple[Point, str]:
@@ -176,7 +176,7 @@ def _best(points: list[Point], metric: str) -> tuple[Point, str]:
 
 
 def _write(
-    cli: WeightsCLI,
+    on: Scoring,
     options: argparse.Namespace,
     points: list[Point],
     metric: str,
@@ -185,7 +185,7 @@ def _write(
     corruption: Corruption | None,
 ) -> None:
     write_json(
-        cli.run.path / "wise_ft.json",
+        on.folder.path / "wise_ft.json",
         {
             "pretrained": options.pretrained,
             "finetuned": options.finetuned,
@@ -202,14 +202,14 @@ def _write(
     writer.writerow(["alpha", *(f"{stage}/{name}" for stage, name in columns)])
     for point in points:
         writer.writerow([point.alpha, *(point.scores[stage].get(name) for stage, name in columns)])
-    write_text(cli.run.path / "wise_ft.csv", text.getvalue())
+    write_text(on.folder.path / "wise_ft.csv", text.getvalue())
     plot_wise_ft(
         [point.alpha for point in points],
         {s: [point.scores[s][metric] for point in points] for s in points[0].scores},
         metric=metric,
         chosen=best.alpha,
         second=corruption.name if corruption is not None else "second data",
-        path=cli.run.path / "wise_ft.png",
+        path=on.folder.path / "wise_ft.png",
     )
 
 

@@ -4,13 +4,12 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin
 
-from mmlight import yaml_text
 from mmlight.errors import UserError, nearest
-from mmlight.experiment.arguments import INLINE
+from mmlight.experiment.arguments import Given
 from mmlight.saved.rebuild import parameters_of
 
 
@@ -52,16 +51,7 @@ class Keys:
         return kinds
 
 
-def merged(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return what the configurations among the arguments say together."""
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        if argument.startswith(INLINE):
-            values = _merge(values, yaml_text.load(argument.removeprefix(INLINE)))
-    return values
-
-
-def check_keys(arguments: Sequence[str], roots: Mapping[str, type]) -> None:
+def check_keys(given: Given, roots: Mapping[str, type]) -> None:
     """Refuse a flag below `model` or `data` that names no setting.
 
     The parser blames `model` for all of them.
@@ -69,8 +59,8 @@ def check_keys(arguments: Sequence[str], roots: Mapping[str, type]) -> None:
     Raises:
         UserError: it names the key, and the nearest.
     """
-    keys = Keys(merged(arguments), roots)
-    for argument in arguments:
+    keys = Keys(given.values, roots)
+    for argument in given.flags:
         key = argument.partition("=")[0].removeprefix("--").rstrip("+")
         if argument.startswith("--") and key.startswith(("model.", "data.")):
             keys.find(key)
@@ -126,12 +116,3 @@ def _classes(hint: Any) -> Iterator[type]:
         yield from _classes(inner[-1])
     elif isinstance(hint, type) and hint.__module__.startswith(("mmlight.", "lightning.")):
         yield hint
-
-
-def _merge(one: dict[str, Any], other: Any) -> dict[str, Any]:
-    merged_values = dict(one)
-    for key, value in (other if isinstance(other, dict) else {}).items():
-        before = merged_values.get(key)
-        both = isinstance(before, dict) and isinstance(value, dict)
-        merged_values[key] = _merge(before, value) if both else value  # type: ignore[arg-type]
-    return merged_values

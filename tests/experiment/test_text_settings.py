@@ -4,8 +4,8 @@ import cli_data
 import pytest
 
 from mmlight import yaml_text
-from mmlight.experiment.arguments import join_values
-from mmlight.experiment.build import resolve
+from mmlight.experiment.arguments import gather
+from mmlight.experiment.parser import resolve
 
 PREDICT = "data.init_args.predict"
 
@@ -66,15 +66,15 @@ def test_texts_of_the_command_line_are_not_read_as_yaml(experiment):
 )
 def test_texts_to_predict_are_taken_as_they_are(text):
     flag = "--data.predict.text"
-    (joined,) = join_values([flag, text], [flag])
+    (joined,) = gather("predict", [flag, text]).flags
     assert yaml_text.parse_value(joined.partition("=")[2]) == [text]
-    assert join_values([f"{flag}={text}"], [flag]) == [joined]
+    assert gather("predict", [f"{flag}={text}"]).flags == [joined]
 
 
 def test_a_flag_ends_the_texts_before_it():
     flag = "--data.predict.text"
-    joined = join_values([flag, "a", "- b", "--run.id", "x", "-c", "y.yaml"], [flag])
-    assert joined == [f'{flag}=["a", "- b"]', "--run.id", "x", "-c", "y.yaml"]
+    joined = gather("predict", [flag, "a", "- b", "--run.id", "x", "--ckpt_path", "y"]).flags
+    assert joined == [f'{flag}=["a", "- b"]', "--run.id", "x", "--ckpt_path", "y"]
 
 
 def test_switches_within_free_settings_are_true_or_false(experiment):

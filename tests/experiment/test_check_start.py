@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from mmlight.cli.start import TOP_KEYS, check_start
 from mmlight.errors import UserError
+from mmlight.experiment.arguments import TOP_KEYS, check_start
 
 
 @pytest.fixture
@@ -58,19 +58,9 @@ def test_an_experiment_alone_is_taken_as_the_config(folder):
 
 @pytest.mark.parametrize("verb", ["fit", "test", "predict"])
 def test_the_keys_are_those_of_the_parser(verb):
-    from mmlight.experiment.build import _Parsed
+    from mmlight.experiment.parser import make_parser
 
-    class Keys(_Parsed):
-        def parse_arguments(self, parser, args):
-            self.keys = {a.dest.partition(".")[0] for a in self._subcommand_parsers[verb]._actions}
-            self.config = {"subcommand": verb, verb: {}}
-
-        def resolved_config(self):
-            return {}
-
-        before_instantiate_classes = instantiate_classes = lambda self: None
-
-    keys = Keys([verb], default_name="x").keys - {"help", "config", "print_config"}
-    assert keys <= set(TOP_KEYS)
+    keys = {str(key).partition(".")[0] for key in make_parser(verb).get_defaults().keys()}
+    assert keys - {"config"} <= set(TOP_KEYS)
     of_verbs = {"weights_only", "verbose", "return_predictions", "ckpt_path"}
     assert set(TOP_KEYS) - of_verbs <= keys

@@ -1,20 +1,13 @@
 """What commands that make weights out of weights share: scoring them on an experiment's data."""
 
 import argparse
-import secrets
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
-
-from mmlight.callbacks.measuring.zero_shot import ZeroShot
 from mmlight.errors import UserError
-from mmlight.experiment.arguments import expand_configs
-from mmlight.experiment.build import MmlightCLI
-from mmlight.experiment.quiet import quieten
+from mmlight.experiment.build import assemble
 from mmlight.interop.averaging import Tensors, has_batch_norm, recompute_batch_norm
 from mmlight.scores import chosen_direction
 from mmlight.tasks.task import Task
@@ -23,58 +16,32 @@ from mmlight.terminal import Terminal
 STAGES = ("val", "test")
 
 
-class WeightsCLI(MmlightCLI):
-    """Builds an experiment's data and trainer, and hands over to `work`.
+class Scoring:
+    """Data and trainer of an experiment, on which weights of a model are scored.
 
     The model is that of the checkpoints; of the experiment's settings those of `data`, `trainer`,
     `run` and `zero_shot` count.
 
     Args:
-        arguments: what follows the verb's own options on the command line.
-        default_name: the experiment's name.
+        given: what ``mmlight test`` would take.
+        checkpoint: whose run, or whose model, it is about.
         kind: begins the id of the run's folder.
-        work: does the verb's work with this object, once data and trainer are built.
     """
 
-    def __init__(
-        self,
-        arguments: Sequence[str],
-        *,
-        default_name: str,
-        kind: str,
-        checkpoint: Path,
-        work: "Callable[[WeightsCLI], None]",
-    ) -> None:
-        self._kind = kind
-        self._work = work
-        self.console = Terminal(soft_wrap=True)
-        super().__init__(
-            ["test", *arguments, f"--ckpt_path={checkpoint}"], default_name=default_name
+    def __init__(self, given: Sequence[str], *, checkpoint: Path, kind: str) -> None:
+        self._experiment = assemble("test", [*given, f"--ckpt_path={checkpoint}"])
+        zero_shot = self._experiment.settings["zero_shot"]
+        self._experiment.begin(
+            kind=kind,
+            # What is logged of one test is not another's.
+            callbacks=[] if zero_shot is None else [zero_shot],
+            changes={"enable_progress_bar": False, "logger": False},
         )
-
-    def _parse_ckpt_path(self) -> None:
-        settings = self.config["test"]["run"]
-        stamp = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        settings["id"] = f"{self._kind}-{settings['id'] or stamp}"
-        super()._parse_ckpt_path()
-
-    def watchers(self) -> tuple[list[Callback], list[Any]]:
-        """Return zero-shot classification alone: what is logged of one test is not another's."""
-        callbacks, _ = super().watchers()
-        return [callback for callback in callbacks if isinstance(callback, ZeroShot)], []
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Build a trainer without a bar and without logs."""
-        self.config_init["test"]["trainer"]["enable_progress_bar"] = False
-        self.config_init["test"]["trainer"]["logger"] = False
-        return super().instantiate_trainer(**kwargs)
-
-    def test(self, **_: Any) -> None:
-        """Do the verb's work."""
-        self._work(self)
-
-    def after_test(self) -> None:
-        """Do nothing: what there is to tell was told."""
+        self.work = self._experiment.work
+        self.data = self._experiment.data
+        self.trainer = self._experiment.trainer
+        self.folder = self._experiment.folder
+        self.console = Terminal(soft_wrap=True)
 
     def tell(self, text: Any) -> None:
         """Print on rank 0."""
@@ -88,7 +55,7 @@ class WeightsCLI(MmlightCLI):
             UserError: they are not.
         """
         ours = (task.preprocessing or {}).get("class_names") or []
-        theirs = self.datamodule.preprocessing().get("class_names") or []
+        theirs = self.data.preprocessing().get("class_names") or []
         if list(ours) != list(theirs):
             raise UserError(
                 f"data.class_names are {theirs or 'none'}, but the checkpoint's are "
@@ -97,7 +64,7 @@ class WeightsCLI(MmlightCLI):
 
     def stages(self) -> list[str]:
         """Return which of val and test the data has."""
-        return [name for name in STAGES if name in self.datamodule.split_names()]
+        return [name for name in STAGES if name in self.data.split_names()]
 
     def score(self, task: Task, stage: str, *, data: Any = None) -> dict[str, float]:
         """Return the scores of a model on val or test, named without the stage.
@@ -110,7 +77,7 @@ class WeightsCLI(MmlightCLI):
             data: other data than the experiment's.
         """
         run = self.trainer.validate if stage == "val" else self.trainer.test
-        run(task, datamodule=data if data is not None else self.datamodule, verbose=False)
+        run(task, datamodule=data if data is not None else self.data, verbose=False)
         prefix = f"{stage}/"
         return {
             name.removeprefix(prefix): float(value)
@@ -128,7 +95,7 @@ class WeightsCLI(MmlightCLI):
         """
         task.load_state_dict(tensors)
         if num_batches:
-            data = self.datamodule.with_corruptions([])
+            data = self.data.with_corruptions([])
             data.setup("fit")
             recompute_batch_norm(task, islice(data.train_dataloader(), num_batches))
             data.teardown("fit")
@@ -141,8 +108,8 @@ class WeightsCLI(MmlightCLI):
 
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str]
-) -> tuple[argparse.Namespace, list[str], str]:
-    """Return a verb's own options, the other arguments with configs expanded, and the name.
+) -> tuple[argparse.Namespace, list[str]]:
+    """Return a verb's own options and the other arguments.
 
     Raises:
         UserError: no config, or `--ckpt_path`.
@@ -152,9 +119,7 @@ def parse(
         raise UserError(f"{parser.prog} takes no --ckpt_path; it names its checkpoints itself")
     if not any(argument.partition("=")[0] in ("-c", "--config") for argument in rest):
         raise UserError(f"{parser.prog} needs -c CONFIG, which says what to score on")
-    quieten()
-    expanded, name = expand_configs(rest)
-    return options, expanded, name
+    return options, rest
 
 
 def check_batch_norm(task: Task, num_batches: int, data: Any) -> None:

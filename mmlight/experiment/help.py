@@ -1,13 +1,14 @@
 """Help on one key (`--data.image.help`) and on an experiment's classes."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from mmlight.errors import UserError
-from mmlight.experiment.keys import Keys, import_class, is_open, merged, names_class, settings_of
+from mmlight.experiment.arguments import Given
+from mmlight.experiment.keys import Keys, import_class, is_open, names_class, settings_of
 from mmlight.terminal import say, say_text
 
 _LISTS = {
@@ -19,12 +20,12 @@ _LISTS = {
 }
 
 
-def show_help(verb: str, arguments: Sequence[str], roots: Mapping[str, type]) -> bool:
+def show_help(verb: str, given: Given, roots: Mapping[str, type]) -> bool:
     """Print help on one key, if it is asked for.
 
     Args:
         verb: the verb.
-        arguments: what follows it, configurations expanded.
+        given: what follows it.
         roots: the class at each key of the top.
 
     Returns:
@@ -33,14 +34,14 @@ def show_help(verb: str, arguments: Sequence[str], roots: Mapping[str, type]) ->
     Raises:
         UserError: there is no such key or class.
     """
-    for place, argument in enumerate(arguments):
+    for place, argument in enumerate(given.flags):
         flag, equals, name = argument.partition("=")
         if not flag.endswith(".help") or flag.removeprefix("--").split(".")[0] not in roots:
             continue
-        after = arguments[place + 1] if place + 1 < len(arguments) else "-"
+        after = given.flags[place + 1] if place + 1 < len(given.flags) else "-"
         name = name if equals else after if not after.startswith("-") else ""
         key = flag.removeprefix("--").removesuffix(".help")
-        kinds = [import_class(name, key)] if name else Keys(merged(arguments), roots).find(key)
+        kinds = [import_class(name, key)] if name else Keys(given.values, roots).find(key)
         if not kinds:
             raise UserError(
                 f"--{key}.help: is a plain value, or below a class that nobody has named; give "
@@ -58,9 +59,9 @@ def show_help(verb: str, arguments: Sequence[str], roots: Mapping[str, type]) ->
     return False
 
 
-def show_classes(verb: str, arguments: Sequence[str]) -> None:
+def show_classes(verb: str, given: Given) -> None:
     """Print what the classes take that the configurations among the arguments name."""
-    for key, path in _named(merged(arguments)):
+    for key, path in _named(given.values):
         _print_class(key, import_class(path, key))
     say(
         "",
@@ -68,11 +69,6 @@ def show_classes(verb: str, arguments: Sequence[str]) -> None:
         f"mmlight {verb} --model.help CLASS, --data.image.help    one class, one key",
         "mmlight list tasks    and encoders, objectives, heads, tokenizers, datasets",
     )
-
-
-def asks_for_all(arguments: Sequence[str]) -> bool:
-    """Return whether ``--help`` is among the arguments."""
-    return any(argument in ("--help", "-h") for argument in arguments)
 
 
 def _print_class(key: str, kind: type) -> None:

@@ -1,1 +1,0 @@
-"""Command lines of the verbs that take an experiment: checked, explained, run."""

@@ -1,0 +1,166 @@
+"""From a verb and its arguments to a configuration with every default filled in."""
+
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser
+
+from mmlight import yaml_text
+from mmlight.callbacks.measuring.probe import Probe
+from mmlight.callbacks.measuring.zero_shot import ZeroShot
+from mmlight.callbacks.recording.predictions import Predictions
+from mmlight.callbacks.recording.run_settings import RunSettings
+from mmlight.callbacks.showing.errors_table import ErrorsTable
+from mmlight.callbacks.showing.explain import Explain
+from mmlight.callbacks.showing.pictures import Pictures
+from mmlight.config_errors import one_line
+from mmlight.data.module import ShardDataModule
+from mmlight.errors import UserError
+from mmlight.experiment.arguments import TRAINING, Given, gather
+from mmlight.experiment.keys import check_keys
+from mmlight.experiment.messages import quieten
+from mmlight.interop.saved_config import own_config
+from mmlight.own_modules import FLAG, KEY
+from mmlight.tasks.task import Task
+from mmlight.trainer.checkpoints import CheckpointSettings
+from mmlight.trainer.early_stopping import EarlyStopping
+from mmlight.trainer.ema import Ema
+
+_SCORING = ("fit", "validate", "test")
+# Keys beside trainer, model and data: the callback's class, the verbs that use it, the help. The
+# order matters: averaged weights are in place before anything evaluates them.
+CALLBACKS: dict[str, tuple[type[Callback], tuple[str, ...], str]] = {
+    "ema": (Ema, TRAINING, "Averaged weights."),
+    "zero_shot": (ZeroShot, _SCORING, "Zero-shot classification."),
+    "probe": (Probe, _SCORING, "Linear probe and nearest neighbours on frozen features."),
+    "pictures": (Pictures, _SCORING, "Pictures and their settings."),
+    "mistakes": (ErrorsTable, _SCORING, "A classifier's worst mistakes, as a table."),
+    "explain": (Explain, _SCORING, "What answers rest on."),
+    "predictions": (Predictions, ("predict",), "How the rows of `predict` are written."),
+    "early_stopping": (EarlyStopping, ("fit",), "Stop when a metric no longer improves."),
+}
+# What stands at each key of the top.
+ROOTS: dict[str, type] = {
+    "trainer": Trainer,
+    "model": Task,
+    "data": ShardDataModule,
+    "run": RunSettings,
+    "checkpoint": CheckpointSettings,
+    **{key: kind for key, (kind, _, _) in CALLBACKS.items()},
+}
+_DEFAULTS = {
+    "trainer.deterministic": "warn",
+    "trainer.enable_model_summary": False,
+    "trainer.use_distributed_sampler": False,
+    "trainer.num_sanity_val_steps": 0,
+}
+# Predictions are written as they come; Lightning would keep them all in memory. Its table of scores
+# would stand beside ours.
+_DEFAULTS_OF = {
+    "predict": {"return_predictions": False},
+    "validate": {"verbose": False},
+    "test": {"verbose": False},
+}
+_NOT_SETTINGS = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
+
+
+def make_parser(verb: str) -> LightningArgumentParser:
+    """Return the parser of a verb's settings.
+
+    Args:
+        verb: one of fit, validate, test and predict.
+    """
+    parser = LightningArgumentParser(
+        prog=f"mmlight {verb}",
+        description=f"mmlight {verb}: settings may stand in YAML (-c FILE) or follow as flags.",
+        exit_on_error=False,
+        parser_mode=yaml_text.parser_mode(),
+    )
+    add = parser.add_argument
+    add("-c", "--config", action="config", help="An experiment, as YAML.")
+    text = "Seeds all randomness; true draws a seed, false leaves it out."
+    add("--seed_everything", type=bool | int, default=0, help=text)
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.add_lightning_class_args(Task, "model", subclass_mode=True)
+    parser.add_lightning_class_args(ShardDataModule, "data", subclass_mode=True)
+    parser.add_class_arguments(RunSettings, "run")
+    parser.add_class_arguments(CheckpointSettings, "checkpoint")
+    for key, (kind, _, text) in CALLBACKS.items():
+        add(f"--{key}", type=kind | None, default=None, help=text)
+    text = "Modules of your own to import; checkpoints may name their classes."
+    add(FLAG, type=list[str] | None, default=None, help=text)
+    parser.add_method_arguments(Trainer, verb, skip=_NOT_SETTINGS)
+    parser.set_defaults(_DEFAULTS | _DEFAULTS_OF.get(verb, {}))
+    return parser
+
+
+@dataclass
+class Parsed:
+    """A command, parsed.
+
+    Attributes:
+        verb: one of fit, validate, test and predict.
+        config: its configuration, with every default filled in.
+        parser: what it was parsed with.
+        name: the experiment's name where `run.name` is None.
+    """
+
+    verb: str
+    config: Namespace
+    parser: LightningArgumentParser
+    name: str
+
+    def plain(self) -> dict[str, Any]:
+        """Return the configuration as plain values, which run again as they stand."""
+        # Else the parser would write what only looks like a number or a list as one.
+        config = yaml_text.guarded(self.config.clone())
+        written = self.parser.dump(config, skip_none=False, skip_validation=True)
+        values: dict[str, Any] = yaml_text.plain(yaml_text.load(written))
+        unset = [KEY] if values[KEY] is None else []  # ids of jobs are hashes of what is set
+        return {k: v for k, v in values.items() if k not in ("config", "ckpt_path", *unset)}
+
+
+def parse(verb: str, arguments: Sequence[str]) -> Parsed:
+    """Parse a command; `predict` without a configuration takes the checkpoint's.
+
+    Args:
+        verb: one of fit, validate, test and predict.
+        arguments: what follows it on the command line.
+
+    Raises:
+        UserError: what cannot be parsed, in one line.
+    """
+    quieten()
+    given = gather(verb, arguments)
+    if verb == "predict" and set(given.values) <= {KEY}:
+        own = own_config(given.flags)
+        given = Given({**own.values, **given.values}, own.arguments, own.name)
+    parser = make_parser(verb)
+    try:
+        config = yaml_text.plain(parser.parse_args(given.for_parser()))
+    except ArgumentError as error:
+        check_keys(given, ROOTS)
+        known = list(parser.get_defaults(skip_validation=True).keys())
+        raise UserError(one_line(str(error), known_keys=known)) from error
+    return Parsed(verb, config, parser, given.name)
+
+
+def resolve(arguments: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return the configuration that a command would run with, every default filled in.
+
+    Args:
+        arguments: a training verb and what follows it on the command line.
+
+    Returns:
+        The configuration as plain values, and the experiment's name where `run.name` is None.
+
+    Raises:
+        UserError: what cannot be parsed.
+    """
+    parsed = parse(arguments[0], arguments[1:])
+    return parsed.plain(), parsed.name

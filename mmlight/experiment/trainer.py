@@ -1,0 +1,190 @@
+"""The trainer of an experiment, with what records, watches and keeps it."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import Strategy
+
+from mmlight.callbacks.measuring.left_out import LeftOut
+from mmlight.callbacks.measuring.throughput import Throughput
+from mmlight.callbacks.recording.embeddings import EmbeddingWriter
+from mmlight.callbacks.recording.predictions import Predictions
+from mmlight.callbacks.recording.record import Record
+from mmlight.callbacks.recording.run_settings import RunSettings
+from mmlight.callbacks.recording.wandb_run import JobType, WandbRun
+from mmlight.callbacks.showing.progress import Progress
+from mmlight.errors import UserError
+from mmlight.experiment.checkpoint import check_test_with
+from mmlight.experiment.messages import first_sentence
+from mmlight.experiment.parser import CALLBACKS
+from mmlight.runs.run.folder import RunFolder
+from mmlight.signals import is_wanted
+from mmlight.trainer.checkpoints import CheckpointSettings
+from mmlight.trainer.ddp import Ddp
+from mmlight.trainer.fsdp import Fsdp
+from mmlight.trainer.guard import Guard
+from mmlight.trainer.heartbeat import Heartbeat
+from mmlight.trainer.owed_validation import OwedValidation
+from mmlight.trainer.skipped_steps import SkippedSteps
+from mmlight.trainer.token_count import TokenCount
+
+_STRATEGIES: dict[str, Callable[[], Strategy]] = {"ddp": Ddp, "fsdp": Fsdp}
+
+
+@dataclass
+class Watchers:
+    """What looks after a run.
+
+    Attributes:
+        callbacks: all of them, the two below among them.
+        record: writes what happens.
+        guard: makes a training that is told to stop save, and leave in order.
+    """
+
+    callbacks: list[Callback]
+    record: Record
+    guard: Guard | None
+
+
+def hands_on(settings: RunSettings) -> bool | None:
+    """Return whether a training that is told to stop should be handed on; None: unsaid."""
+    return settings.guard if settings.guard is not None else is_wanted(os.environ)
+
+
+def make_watchers(
+    verb: str,
+    settings: Namespace,
+    run: RunFolder,
+    *,
+    config: dict[str, Any],
+    job_type: JobType,
+) -> Watchers:
+    """Return what records and watches a run, as its settings say.
+
+    Args:
+        verb: one of fit, validate, test and predict.
+        settings: the configuration, with classes built.
+        run: the run's folder.
+        config: the configuration as plain values.
+        job_type: what kind of job W&B lists a training as.
+    """
+    own: RunSettings = settings["run"]
+    checkpoint: CheckpointSettings = settings["checkpoint"]
+    record = Record(
+        run,
+        verb=verb,
+        config=config,
+        wandb=_wandb(own, run, config, job_type if verb == "fit" else "eval"),
+        tensorboard=own.tensorboard,
+        ckpt_path=settings.get("ckpt_path"),
+    )
+    callbacks: list[Callback] = [Progress(), LeftOut(), record]
+    if verb == "fit":
+        check_test_with(own.test_with, test=own.test, monitor=checkpoint.monitor)
+        heartbeat = Heartbeat(run, stall_minutes=own.stall_minutes)
+        skipped = SkippedSteps(run, most=own.max_skipped_steps)
+        callbacks += [heartbeat, TokenCount(), Throughput(), skipped]
+    if verb == "predict":
+        # A task returns rows or features; each writer takes what is its own.
+        callbacks.append(EmbeddingWriter(run.embeddings))
+        if settings["predictions"] is None:
+            callbacks.append(Predictions())
+    for key, (_, verbs, _) in CALLBACKS.items():
+        if settings[key] is not None and verb in verbs:
+            callbacks.append(settings[key])
+    guard = None
+    if verb == "fit":
+        guard = Guard(run, of_job=hands_on(own) is not False)
+        # Checkpoints are written from the guard on: what they hold is noted before.
+        callbacks += [OwedValidation(), guard, *checkpoint.callbacks(run.checkpoints)]
+    return Watchers(callbacks, record, guard)
+
+
+def _wandb(
+    settings: RunSettings, run: RunFolder, config: dict[str, Any], job_type: JobType
+) -> WandbRun | None:
+    if settings.wandb == "off":
+        return None
+    # An address may hold a key.
+    shown = {key: value for key, value in config["run"].items() if key != "webhook"}
+    return WandbRun(
+        run,
+        mode=settings.wandb,
+        config={**config, "run": shown},
+        project=settings.wandb_project,
+        job_type=settings.job_type or job_type,
+        tags=settings.tags,
+        group=settings.group,
+        notes=settings.notes,
+        entity=settings.wandb_entity,
+        patch=settings.wandb_patch,
+    )
+
+
+def make_trainer(
+    settings: Namespace,
+    run: RunFolder,
+    *,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Any],
+    changes: Mapping[str, Any],
+) -> Trainer:
+    """Return the trainer, which writes into the run's folder.
+
+    Args:
+        settings: the configuration, with classes built.
+        run: the run's folder.
+        callbacks: go before those of the configuration.
+        loggers: likewise, unless `trainer.logger` is false.
+        changes: of the trainer's settings, which win.
+
+    Raises:
+        UserError: settings that the trainer refuses.
+    """
+    checkpoint: CheckpointSettings = settings["checkpoint"]
+    trainer = {**settings["trainer"], **changes}
+    logger = trainer["logger"]
+    others = [] if logger in (None, True) else _listed(logger)
+    trainer |= {
+        "callbacks": [*callbacks, *_listed(trainer["callbacks"])],
+        "plugins": [checkpoint.writer(), *_listed(trainer["plugins"])],
+        "logger": [] if logger is False else [*loggers, *others],
+        "default_root_dir": str(run.path),
+    }
+    # Deterministic mode fills fresh memory with NaN to show up bugs: 7 % of a step of BERT.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    look_for_the_driver_once()
+    strategy = _STRATEGIES.get(str(trainer["strategy"]))
+    if strategy is not None:
+        trainer["strategy"] = strategy()
+    if isinstance(trainer["strategy"], Fsdp):
+        # What is gathered in inference mode could not be trained with afterwards.
+        trainer["inference_mode"] = False
+        if checkpoint.asynchronous and trainer["strategy"].sharded_checkpoints:
+            raise UserError(
+                "checkpoint.asynchronous has no effect on checkpoints in parts, which all ranks "
+                "write together; leave it out, or give the strategy sharded_checkpoints: false"
+            )
+    try:
+        return Trainer(**trainer)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"trainer: {first_sentence(error)}") from error
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] if value else []
+
+
+def look_for_the_driver_once() -> None:
+    """Where there is no GPU, keep torch's optimisers from looking for one in every step.
+
+    Lightning has torch load NVIDIA's driver library to see; 0.3 ms each time where it is missing.
+    """
+    if not torch.cuda.is_available():
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

@@ -1,10 +1,12 @@
 """Small files: a reader sees the old or the new content, and passes over what is damaged."""
 
+import csv
+import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,21 @@ def write_json(path: Path, value: Any) -> None:
         value: dictionaries, lists, numbers, strings, paths.
     """
     write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Return rows as CSV under a line of headings; what a row lacks stays empty.
+
+    Args:
+        rows: cells by column.
+        columns: the headings; without them, every column of the rows, in their order.
+    """
+    named = list(columns) or list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, named, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def json_objects(lines: Iterable[str]) -> list[dict[str, Any]]:

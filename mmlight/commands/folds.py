@@ -1,40 +1,31 @@
 """``mmlight folds``: cross-validation of one experiment, a run for each part that is left out."""
 
 import argparse
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmlight import compose, yaml_text
+from mmlight import yaml_text
 from mmlight.data.splits.folds import Fold, Folds, find_folds, fold_data
 from mmlight.errors import UserError
 from mmlight.experiment.parser import resolve
-from mmlight.files import read_json, write_json, write_text
-from mmlight.runs.plan.fold_results import (
+from mmlight.files import write_json, write_text
+from mmlight.runs.plan.cross_validation import (
     FoldResult,
     FoldsFolder,
     format_folds,
     newest,
-    read_result,
-    write_summary,
+    read_results,
+    run_folds,
 )
-from mmlight.runs.run.folder import RUN_ID, RunFolder, agreed_id
+from mmlight.runs.run.folder import RunFolder, agreed_id
 from mmlight.runs.run.lock import RunLock
-from mmlight.scores import format_value, main_metric
 from mmlight.signals import Interrupted
 from mmlight.terminal import Terminal
 
 _FOLD_NAME = "{fold}"
-_POLL_S = 0.5
-_GRACE_S = 60.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,14 +58,23 @@ def main(argv: Sequence[str]) -> int:
     try:
         with RunLock(folder.path, instead="leave out --resume to begin another"):
             if options.resume:
-                _check_same(folder, plan)
+                folder.check_same(plan)
             else:
                 write_json(folder.plan, plan)
             for fold, values in configs.items():
                 run = {"name": folder.run.name, "id": folder.fold_run(fold).id, "test": True}
                 values["run"] = {**values["run"], **run}
                 write_text(folder.config(fold), yaml_text.dump(values))
-            return _run(folder, folds, jobs=options.jobs, console=console, about=plan)
+            asked = {"field": options.field, "k": options.k}
+            planned = [
+                FoldResult(f.name, f.values, f.num_samples, run=folder.fold_run(f.name).id)
+                for f in folds.folds
+            ]
+            for result in run_folds(folder, planned, jobs=options.jobs, about=asked):
+                console.print(str(result))
+            console.print(format_folds(read_results(folder, planned)))
+            console.print(f"folds: {folder.summary}")
+            return 0
     except Interrupted:
         said = "stopped by Ctrl-C; the same command with --resume goes on"
         raise Interrupted(said) from None
@@ -131,8 +131,8 @@ def _named(value: Any, fold: str) -> Any:
 def _announce(console: Terminal, folds: Folds) -> None:
     for fold in folds.folds:
         values = "" if fold.values == (fold.name,) else f"  ({', '.join(fold.values)})"
-        told = f"{fold.num_samples} of {folds.num_samples} samples"
-        console.print(f"fold {fold.name}: tested on {told}{values}")
+        tested = f"{fold.num_samples} of {folds.num_samples} samples"
+        console.print(f"fold {fold.name}: tested on {tested}{values}")
     if folds.num_unknown:
         console.print(
             f"{folds.num_unknown} samples have no {folds.folds[0].source}: every fold trains on "
@@ -155,117 +155,3 @@ def _open(config: dict[str, Any], default_name: str, *, resume: bool) -> FoldsFo
         where = found.path if found is not None else root / name
         raise UserError(f"folds: nothing to go on with in {where}; leave out --resume")
     return FoldsFolder(found)
-
-
-def _check_same(folder: FoldsFolder, plan: dict[str, Any]) -> None:
-    before = read_json(folder.plan)
-    if before is None:
-        raise UserError(f"folds: {folder.plan} is damaged; leave out --resume to begin anew")
-    now = json.loads(json.dumps(plan))
-    for key in ("field", "k", "folds"):
-        if before[key] != now[key]:
-            raise UserError(
-                f"folds: {folder.path} was begun with other {key}; leave out --resume to begin anew"
-            )
-    changed = compose.diff(before["config"], now["config"])
-    if changed:
-        key, (was, is_now) = next(iter(changed.items()))
-        raise UserError(
-            f"folds: {folder.path} was begun with {key}: {was}, now it is {is_now}; set it back, "
-            "or leave out --resume to begin anew"
-        )
-
-
-@dataclass
-class _Job:
-    """A fold's run in a process of its own."""
-
-    fold: FoldResult
-    process: subprocess.Popen[bytes]
-
-
-def _run(
-    folder: FoldsFolder, folds: Folds, *, jobs: int, console: Terminal, about: dict[str, Any]
-) -> int:
-    """Run what has not finished, at most `jobs` at a time; summarise after each."""
-    planned = [
-        FoldResult(f.name, f.values, f.num_samples, run=folder.fold_run(f.name).id)
-        for f in folds.folds
-    ]
-    asked = {key: about[key] for key in ("field", "k")}
-
-    def results() -> list[FoldResult]:
-        return [read_result(result, folder.fold_run(result.name)) for result in planned]
-
-    for result in results():
-        if result.is_finished:
-            console.print(_told(result))
-    waiting = [result for result in results() if not result.is_finished]
-    with _ended(running := list[_Job]()):
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(_start(folder, waiting.pop(0), jobs=jobs))
-            time.sleep(_POLL_S)
-            for job in [job for job in running if job.process.poll() is not None]:
-                running.remove(job)
-                result = read_result(job.fold, folder.fold_run(job.fold.name))
-                write_summary(folder, results(), about=asked)
-                if job.process.returncode or not result.is_finished:
-                    log = folder.log(result.name)
-                    said = result.error or _last_line(log)
-                    raise UserError(
-                        f"fold {result.name} failed: {said}; all of it is in {log}, and --resume "
-                        "goes on with the others"
-                    )
-                console.print(_told(result))
-    write_summary(folder, results(), about=asked)
-    console.print(format_folds(results()))
-    console.print(f"folds: {folder.summary}")
-    return 0
-
-
-def _start(folder: FoldsFolder, fold: FoldResult, *, jobs: int) -> _Job:
-    run = folder.fold_run(fold.name)
-    command = [sys.executable, "-m", "mmlight", "fit", "-c", str(folder.config(fold.name))]
-    if run.newest_checkpoint() is not None:
-        command += ["--ckpt_path", "last"]
-    # Of its own, not of the surroundings (a SLURM job's id).
-    environment = {**os.environ, RUN_ID: run.id}
-    if jobs > 1:  # runs that each take all cores hinder one another
-        cores = len(os.sched_getaffinity(0))
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
-    with folder.log(fold.name).open("ab") as log:
-        return _Job(fold, subprocess.Popen(command, stdout=log, stderr=log, env=environment))
-
-
-@contextmanager
-def _ended(running: list[_Job]) -> Iterator[None]:
-    """End the runs with this process: they save where they are, for --resume."""
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        for job in running:
-            job.process.send_signal(signal.SIGTERM)
-        for job in running:
-            try:
-                job.process.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                job.process.kill()
-                job.process.wait()
-
-
-def _told(result: FoldResult) -> str:
-    name = main_metric(result.metrics, monitor=None) or next(iter(result.metrics))
-    value = format_value(name, result.metrics[name])
-    return f"fold {result.name}: {name} {value} ({result.wall_s / 60:.1f} min)"
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("mmlight: ") if lines else "it printed nothing"

@@ -7,13 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from mmlight.runs.durations import readable
-from mmlight.runs.run.eta import planned_steps, seconds_left
 from mmlight.runs.run.heartbeats import step_age
 from mmlight.runs.run.scan import ScannedRun, run_folders
-from mmlight.runs.run.state import STYLES, State, jobs_of, state_of
+from mmlight.runs.run.state import STYLES, State, jobs_of, planned_steps, seconds_left, state_of
 from mmlight.runs.show.columns import Column, fitting_width, show
 from mmlight.runs.slurm.client import QueuedJob
+from mmlight.runs.slurm.durations import readable
 from mmlight.scores import format_value, main_metric, value_of
 from mmlight.terminal import Terminal, note, say
 

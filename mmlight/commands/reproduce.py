@@ -3,29 +3,26 @@
 import argparse
 import os
 import secrets
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mmlight.errors import UserError
-from mmlight.runs.code.losses import Logged, first_parting, read_losses
-from mmlight.runs.code.provenance import code_folder
+from mmlight.runs.code.checkout import recorded_code
+from mmlight.runs.code.losses import Logged, first_difference, read_losses
 from mmlight.runs.code.recorded import (
     Difference,
     Recorded,
+    describe,
     differences_after,
     differences_before,
     read_recorded,
+    recorded_environment,
 )
-from mmlight.runs.code.recorded_plan import describe, recorded_environment
-from mmlight.runs.code.worktree import checked_out, has_commit
-from mmlight.runs.plan.processes import Ended, run_child
+from mmlight.runs.plan.processes import Command, Ended, ends_on_term, run_one
 from mmlight.runs.run.find import find
 from mmlight.runs.run.folder import RUN_ID, RunFolder
 from mmlight.terminal import Terminal, agrees, say
@@ -81,18 +78,18 @@ def main(argv: Sequence[str]) -> int:
     again = RunFolder(run.path.resolve().with_name(f"{run.id}-again-{secrets.token_hex(2)}"))
     arguments = _arguments(recorded, again, check=options.check)
     say(*describe(recorded, arguments))
-    if not options.yes and not _agreed():
+    if not options.yes and not _is_agreed():
         return 1
-    with _terminated_as_interrupted(), _code(recorded, options.repository) as paths:
-        _tell(differences_before(recorded), console)
+    with ends_on_term(), recorded_code(recorded, options.repository) as paths:
+        _show_differences(differences_before(recorded), console)
         watch = _Watch(recorded, again, losses=losses, check=options.check, console=console)
         ended = _run(recorded, again, arguments, paths=paths, watch=watch)
-    watch.tell_differences()
+    watch.show_differences()
     return _conclude(watch, ended, console)
 
 
 class _Watch:
-    """Follows the new run: tells what differs as soon as it is known, and compares losses."""
+    """Follows the new run: shows what differs as soon as it is known, and compares losses."""
 
     def __init__(
         self,
@@ -106,27 +103,27 @@ class _Watch:
         self.recorded, self.again, self.check = recorded, again, check
         self.losses = losses[:check]
         self._console = console
-        self._told = False
+        self._shown = False
 
     def __call__(self) -> bool:
         """Return whether the run has shown what was asked."""
-        self.tell_differences()
+        self.show_differences()
         if self.check is None:
             return False
         now = self.now()
-        return len(now) == len(self.losses) or first_parting(self.losses, now) is not None
+        return len(now) == len(self.losses) or first_difference(self.losses, now) is not None
 
     def now(self) -> list[Logged]:
         return read_losses(self.again.metrics_jsonl)[: len(self.losses)]
 
-    def tell_differences(self) -> None:
-        if not self._told and self.again.provenance.exists():
-            self._told = True
-            _tell(differences_after(self.recorded, self.again), self._console)
+    def show_differences(self) -> None:
+        if not self._shown and self.again.provenance.exists():
+            self._shown = True
+            _show_differences(differences_after(self.recorded, self.again), self._console)
 
 
-def _agreed() -> bool:
-    """Ask whether what was told shall be run.
+def _is_agreed() -> bool:
+    """Ask whether what was shown shall be run.
 
     Raises:
         UserError: there is nobody to ask.
@@ -160,72 +157,22 @@ def _arguments(recorded: Recorded, again: RunFolder, *, check: int | None) -> li
 def _run(
     recorded: Recorded,
     again: RunFolder,
-    arguments: Sequence[str],
+    arguments: list[str],
     *,
     paths: Sequence[Path],
     watch: _Watch,
-) -> Ended:
+) -> Ended[None]:
     before = filter(None, [os.environ.get("PYTHONPATH")])
-    return run_child(
-        arguments,
-        environment={
-            **recorded_environment(recorded),
-            "PYTHONPATH": os.pathsep.join([*map(str, paths), *before]),
-            RUN_ID: again.id,
-        },
-        folder=recorded.folder,
-        should_stop=watch,
-        poll_s=_POLL_S,
-    )
+    environment = {
+        **recorded_environment(recorded),
+        "PYTHONPATH": os.pathsep.join([*map(str, paths), *before]),
+        RUN_ID: again.id,
+    }
+    command = Command(arguments, environment, folder=recorded.folder)
+    return run_one(command, should_stop=watch, poll_s=_POLL_S)
 
 
-@contextmanager
-def _code(recorded: Recorded, repositories: Sequence[Path]) -> Iterator[list[Path]]:
-    """Check out all code of the run; give the folders that Python imports it from."""
-    with ExitStack() as stack:
-
-        def check_out(git: Mapping[str, Any], patch: Path | None, *, where: Path) -> Path:
-            if (git.get("dirty") or git.get("patch_sha256")) and patch is None:
-                raise UserError(
-                    f"run {recorded.run.path}: was made with uncommitted changes, and its "
-                    "git.patch is gone"
-                )
-            commit = git["commit"]
-            there = next((r for r in repositories if has_commit(r, commit)), where)
-            return stack.enter_context(checked_out(there, commit=commit, patch=patch))
-
-        paths = []
-        git = recorded.git
-        if git is None:
-            paths.append(Path(__file__).resolve().parents[2])
-        else:
-            where = repositories[0] if repositories else code_folder()
-            tree = check_out(git, recorded.patch, where=where)
-            # The package's folder, or that of a project that uses an installed mmlight.
-            prefix = Path(git.get("prefix", "mmlight"))
-            is_package = (tree / prefix / "__main__.py").exists()
-            paths.append(tree / (prefix.parent if is_package else prefix))
-        for number, own in enumerate(recorded.own_code):
-            if "commit" not in own:
-                paths.append(Path(own["folder"]))
-                continue
-            where = Path(own.get("top") or own["folder"])
-            tree = check_out(own, recorded.own_patch(number), where=where)
-            paths.append(tree / own.get("prefix", ""))
-        yield paths
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Turn SIGTERM into an exit that cleans up."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _tell(found: Sequence[Difference], console: Terminal) -> None:
+def _show_differences(found: Sequence[Difference], console: Terminal) -> None:
     if not found:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -236,14 +183,14 @@ def _tell(found: Sequence[Difference], console: Terminal) -> None:
     console.print(table)
 
 
-def _conclude(watch: _Watch, ended: Ended, console: Terminal) -> int:
+def _conclude(watch: _Watch, ended: Ended[None], console: Terminal) -> int:
     console.print(f"recorded: {watch.recorded.run.path}", f"again:    {watch.again.path}", sep="\n")
     now = watch.now()
-    parting = first_parting(watch.losses, now)
-    if parting is not None:
+    first = first_difference(watch.losses, now)
+    if first is not None:
         console.print(
-            f"step {parting.step}: {parting.name} was {_shown(parting.before)}, now it is "
-            f"{_shown(parting.now)}: the first that differs"
+            f"step {first.step}: {first.name} was {_shown(first.before)}, now it is "
+            f"{_shown(first.now)}: the first that differs"
         )
         return 1 if watch.check is not None else ended.code
     if now:

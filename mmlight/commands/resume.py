@@ -10,7 +10,7 @@ from typing import Any
 from mmlight import compose
 from mmlight.compose import diff
 from mmlight.errors import UserError
-from mmlight.runs.code.snapshot import read_sources
+from mmlight.runs.code.sources import read_sources
 from mmlight.runs.run.find import find
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.run.scan import ScannedRun
@@ -19,8 +19,8 @@ from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.run.submission import Submission
 from mmlight.runs.slurm import client, profile
 from mmlight.runs.slurm.launch import Launch
+from mmlight.runs.slurm.profile import read_profile
 from mmlight.runs.slurm.resources import plan
-from mmlight.runs.slurm.shell_options import read_profile
 from mmlight.terminal import note, say
 
 # A run may be made longer; whatever else is changed makes another one.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.code.snapshot import Sources, read_sources
+from mmlight.runs.code.sources import Sources, read_sources
 from mmlight.runs.run.find import find
 from mmlight.runs.run.folder import checked
 from mmlight.runs.run.scan import ScannedRun
@@ -17,8 +17,8 @@ from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm import client, profile
 from mmlight.runs.slurm.followers import dependency, follow
 from mmlight.runs.slurm.launch import Launch
+from mmlight.runs.slurm.profile import read_profile
 from mmlight.runs.slurm.resources import notes, plan
-from mmlight.runs.slurm.shell_options import read_profile
 from mmlight.terminal import note, say, say_text
 
 
@@ -68,10 +68,8 @@ def main(argv: Sequence[str]) -> int:
     before = launched_before(launch.run)
     if options.again:
         launch = numbered(launch, len(before) + 1)
-    for told in notes(launch.config, site):
-        note(told)
-    for told in sources.notes():
-        note(told)
+    for line in (*notes(launch.config, site), *sources.notes()):
+        note(line)
     if options.dry_run:
         return _show(launch, known=before if not options.again else [])
     if before and not options.again:
@@ -83,8 +81,8 @@ def main(argv: Sequence[str]) -> int:
     follow(after, submission.jobs[-1])
     label = f"{submission.name}/{submission.id}"
     say(f"{label}: job {submission.jobs[-1]}, {launch.resources}, {site.time} at a time")
-    if told := sources.described():
-        say(f"code: {told}")
+    if described := sources.described():
+        say(f"code: {described}")
     for path in after if waits else ():
         say(f"it begins when {path.parent.name}/{path.name} has finished")
     say(f"mmlight logs -f {label}   mmlight ps   mmlight cancel {label}")

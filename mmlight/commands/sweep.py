@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmlight import yaml_text
-from mmlight.commands.sweep_submit import submit_sweep
+from mmlight.commands.sweep_array import submit_sweep
 from mmlight.errors import UserError
 from mmlight.files import write_text
 from mmlight.runs.plan.local import arguments, conclude, run_here
 from mmlight.runs.plan.results import SweepFolder
-from mmlight.runs.plan.status import jobs_now, record_results, told
+from mmlight.runs.plan.status import jobs_now, progress, record_results
 from mmlight.runs.plan.sweep import Sweep, load, trial_runs
 from mmlight.runs.plan.wandb_agents import wandb_config
 from mmlight.runs.run.lock import RunLock
@@ -111,7 +111,7 @@ def _show(sweep: Sweep, folder: SweepFolder) -> int:
         raise UserError(f"there is no sweep in {folder.path}; --name and --root say where it is")
     results = record_results(sweep, folder, queue=jobs_now(folder))
     console = Terminal(soft_wrap=True)
-    console.print(f"{folder.name}: {told(results, sweep)}")
+    console.print(f"{folder.name}: {progress(results, sweep)}")
     conclude(results, sweep, folder, console=console)
     return 0
 

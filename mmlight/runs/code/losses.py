@@ -1,4 +1,4 @@
-"""The losses that a run has logged, and where two runs part (no torch)."""
+"""The losses that a run has logged, and where two runs differ first (no torch)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Parting:
+class LossDifference:
     """The first logged step at which two runs differ.
 
     Attributes:
@@ -52,8 +52,8 @@ def read_losses(jsonl: Path) -> list[Logged]:
     return found
 
 
-def first_parting(before: list[Logged], now: list[Logged]) -> Parting | None:
-    """Return where two runs part first, as far as both go; None where they are equal.
+def first_difference(before: list[Logged], now: list[Logged]) -> LossDifference | None:
+    """Return where two runs differ first, as far as both go; None where they are equal.
 
     Args:
         before: the recorded losses.
@@ -62,7 +62,7 @@ def first_parting(before: list[Logged], now: list[Logged]) -> Parting | None:
     for old, new in zip(before, now, strict=False):
         if old.step != new.step:
             step, name = min((old.step, next(iter(old.values))), (new.step, next(iter(new.values))))
-            return Parting(
+            return LossDifference(
                 step,
                 name,
                 old.values.get(name) if old.step == step else None,
@@ -70,5 +70,5 @@ def first_parting(before: list[Logged], now: list[Logged]) -> Parting | None:
             )
         for name in dict.fromkeys([*old.values, *new.values]):
             if old.values.get(name) != new.values.get(name):
-                return Parting(old.step, name, old.values.get(name), new.values.get(name))
+                return LossDifference(old.step, name, old.values.get(name), new.values.get(name))
     return None

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.files import read_json, write_bytes, write_text
-from mmlight.runs.code.git import SNAPSHOT, Git, read_git, run_git
-from mmlight.runs.code.own_code import OwnCode, read_own_code
+from mmlight.runs.code.git import Git, read_git
+from mmlight.runs.code.sources import OwnCode, code_folder, import_folder, read_own_code
 from mmlight.runs.run.folder import RunFolder
 
 PACKAGES = (
@@ -24,24 +24,6 @@ ENVIRONMENT = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
     *("PYTHONHASHSEED", "CUDA_VISIBLE_DEVICES"),
 )
-
-
-def code_folder() -> Path:
-    """Return the folder whose git state counts.
-
-    That is the copy that a job runs; else the package's own, where git tracks it; else the current
-    folder, which is the user's project when mmlight is an installed package.
-    """
-    if copied := os.environ.get(SNAPSHOT):
-        return Path(copied)
-    package = Path(__file__).resolve().parents[2]
-    tracked = run_git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
-    return package if tracked else Path.cwd()
-
-
-def import_folder(folder: Path) -> Path:
-    """Return where Python imports from: the folder above a package's, else the folder."""
-    return folder.parent if (folder / "__init__.py").exists() else folder
 
 
 def collect(

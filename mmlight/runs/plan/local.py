@@ -5,14 +5,13 @@ from typing import Any
 
 from mmlight.errors import UserError
 from mmlight.runs.plan.optuna_search import OptunaSearch
-from mmlight.runs.plan.processes import run_child
+from mmlight.runs.plan.processes import Command, last_line, run_one
 from mmlight.runs.plan.results import (
     Result,
     SweepFolder,
     best,
     format_results,
     joined,
-    last_line,
     read_combination,
     read_run,
     short_names,
@@ -59,10 +58,8 @@ def launch(
     if RunFolder(folder.run_path(run)).newest_checkpoint() is not None:
         command += ["--ckpt_path", "last"]
     # An id of this process's own surroundings (a SLURM job) is not the run's.
-    ended = run_child(
-        command, environment={RUN_ID: run.id}, log=folder.log(run), should_stop=should_stop
-    )
-    return ended.stopped
+    started = Command(command, environment={RUN_ID: run.id}, log=folder.log(run))
+    return run_one(started, should_stop=should_stop).stopped
 
 
 def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) -> int:
@@ -98,7 +95,7 @@ def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) ->
             search.tell(result)
         ordered = [results[n] for n in sorted(results)]
         write_results(folder, ordered, sweep)
-        console.print(f"  {_told(result, sweep, best(ordered, sweep))}")
+        console.print(f"  {_outcome(result, sweep, best(ordered, sweep))}")
         if result.state == "failed" and len(results) == 1:
             raise UserError(
                 f"the first run of the sweep failed: {result.error}; all of it is in "
@@ -212,7 +209,7 @@ def _check_idle(folder: SweepFolder) -> None:
         )
 
 
-def _told(result: Result, sweep: Sweep, found: Result | None) -> str:
+def _outcome(result: Result, sweep: Sweep, found: Result | None) -> str:
     minutes = f"({result.wall_s / 60:.1f} min)"
     if result.score is None:
         return f"{result.state} {minutes}" + (f": {result.error}" if result.error else "")

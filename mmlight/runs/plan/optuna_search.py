@@ -115,7 +115,7 @@ class OptunaSearch:
         return self._trial.should_prune()
 
     def tell(self, result: Result) -> None:
-        """Say how a trial has ended; of one that was told before, nothing changes."""
+        """Say how a trial has ended; where that was said before, nothing changes."""
         states = self._optuna.trial.TrialState
         if self._study.get_trials(deepcopy=False)[result.number].state.is_finished():
             return

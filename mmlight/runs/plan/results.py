@@ -1,7 +1,5 @@
 """What came out of a sweep: its folder, each run's score, the table and the best configuration."""
 
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +14,8 @@ from rich.table import Table
 from mmlight import yaml_text
 from mmlight.compose import EXTENDS
 from mmlight.errors import UserError, nearest
-from mmlight.files import warn_once, write_text
+from mmlight.files import csv_text, warn_once, write_text
+from mmlight.runs.plan.processes import last_line
 from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.run.scan import ScannedRun
 from mmlight.scores import format_value
@@ -167,16 +166,6 @@ def read_combination(
     return joined([read_run(folder, run, sweep) for run in trial_runs(sweep, number, values)])
 
 
-def last_line(log: Path) -> str:
-    """Return the last line that a run has printed.
-
-    Args:
-        log: what it printed.
-    """
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("mmlight: ") if lines else "it printed nothing"
-
-
 def joined(results: Sequence[Result]) -> Result:
     """Return the result of a combination from those of its runs."""
     states = [result.state for result in results]
@@ -198,10 +187,7 @@ def best(results: Sequence[Result], sweep: Sweep) -> Result | None:
 
 def write_results(folder: SweepFolder, results: Sequence[Result], sweep: Sweep) -> None:
     """Write ``results.csv``, and ``best.yaml`` as soon as a combination has finished."""
-    text = io.StringIO()
-    columns = ["trial", "state", *sweep.parameters, sweep.metric, "std", "minutes", "error"]
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for result in results:
         row = {
             "trial": result.number,
@@ -212,8 +198,9 @@ def write_results(folder: SweepFolder, results: Sequence[Result], sweep: Sweep) 
         }
         if result.score is not None:
             row |= {sweep.metric: result.score, "std": spread(result)}
-        writer.writerow(row)
-    write_text(folder.path / "results.csv", text.getvalue())
+        rows.append(row)
+    columns = ["trial", "state", *sweep.parameters, sweep.metric, "std", "minutes", "error"]
+    write_text(folder.path / "results.csv", csv_text(rows, columns))
     found = best(results, sweep)
     if found is not None:
         score = format_value(sweep.metric, found.score or 0.0)

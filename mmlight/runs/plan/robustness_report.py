@@ -1,7 +1,5 @@
 """What a model bears: its scores on spoiled data, by group, and before and after calibration."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
@@ -11,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group as Lines
 from rich.table import Table
 
-from mmlight.files import write_json, write_text
+from mmlight.files import csv_text, write_json, write_text
 from mmlight.runs.run.folder import RunFolder
 from mmlight.scores import format_value
 
@@ -35,6 +33,11 @@ class Measured:
     severity: int
     amount: float | None
     scores: Mapping[str, float]
+
+    def row(self) -> dict[str, Any]:
+        """Return it in one row, by column."""
+        about = {"corruption": self.corruption, "severity": self.severity, "amount": self.amount}
+        return {**about, **self.scores}
 
 
 @dataclass(frozen=True)
@@ -163,10 +166,7 @@ def write_robustness(report: Robustness, run: RunFolder) -> None:
             "summary": report.summary(),
             "table": table_rows(report),
             "remarks": remarks(report),
-            "evaluations": [
-                {"corruption": m.corruption, "severity": m.severity, "amount": m.amount, **m.scores}
-                for m in report.measured
-            ],
+            "evaluations": [m.row() for m in report.measured],
             "groups": {
                 "field": report.group_field,
                 "worst": worst.name if worst else None,
@@ -182,20 +182,12 @@ def write_robustness(report: Robustness, run: RunFolder) -> None:
             },
         },
     )
-    rows: list[dict[str, Any]] = [
-        {"corruption": m.corruption, "severity": m.severity, "amount": m.amount, **m.scores}
-        for m in report.measured
-    ]
+    rows = [m.row() for m in report.measured]
     rows += [
         {"corruption": CLEAN, "severity": 0, "group": f"{report.group_field}={g.name}", **g.scores}
         for g in report.groups
     ]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(run.path / "robustness.csv", text.getvalue())
+    write_text(run.path / "robustness.csv", csv_text(rows))
 
 
 def table_rows(report: Robustness) -> list[list[str]]:
@@ -217,26 +209,17 @@ def table_rows(report: Robustness) -> list[list[str]]:
     rows.append(
         [CLEAN, *blank, shown(report.clean()), "", *(percent(report.clean(n)) for n in names)]
     )
-    for corruption in report.corruptions:
-        rows.append(
-            [
-                corruption,
-                *(shown(report.at(corruption, s).scores[report.metric]) for s in report.severities),
-                shown(report.mean_of(corruption)),
-                percent(report.relative_drop(corruption)),
-                *(percent(report.mean_of(corruption, n)) for n in names),
-            ]
-        )
-    if len(report.corruptions) > 1:
-        rows.append(
-            [
-                "all corruptions",
-                *blank,
-                shown(report.mean_of()),
-                percent(report.relative_drop()),
-                *(percent(report.mean_of(None, n)) for n in names),
-            ]
-        )
+    spoiled: list[str | None] = [*report.corruptions]
+    if len(spoiled) > 1:
+        spoiled.append(None)
+    for kind in spoiled:
+        by_severity = [
+            shown(report.at(kind, s).scores[report.metric]) if kind else ""
+            for s in report.severities
+        ]
+        figures = (shown(report.mean_of(kind)), percent(report.relative_drop(kind)))
+        errors = (percent(report.mean_of(kind, name)) for name in names)
+        rows.append([kind or "all corruptions", *by_severity, *figures, *errors])
     for group in report.groups:
         mark = "*" if group.is_trained is False else ""
         name = f"{report.group_field} {group.name}{mark} ({group.num_samples})"

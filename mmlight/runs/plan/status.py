@@ -48,7 +48,7 @@ def read_results(
         sweep: the settings.
         folder: of the sweep.
         queue: SLURM's jobs by id; None for what the folders alone tell.
-        search: Optuna's, where it is the searcher; what has finished is told to it.
+        search: Optuna's, where it is the searcher; it learns what has finished.
     """
     if search is None:
         combinations = list(enumerate(sweep.combinations()))
@@ -104,7 +104,7 @@ def record_results(
     return results
 
 
-def told(results: Sequence[Result], sweep: Sweep) -> str:
+def progress(results: Sequence[Result], sweep: Sweep) -> str:
     """Return how far the sweep is, in a line."""
     counts: dict[str, int] = {}
     for result in results:
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str]) -> int:
     path = Path(arguments[0])
     sweep = load(path / "slurm" / "sweep.yaml")
     results = record_results(sweep, SweepFolder(path.parent, path.name))
-    say(f"mmlight: sweep {path.name}: {told(results, sweep)}")
+    say(f"mmlight: sweep {path.name}: {progress(results, sweep)}")
     return 0
 
 

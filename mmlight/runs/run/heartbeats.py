@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from mmlight.runs.durations import readable
+from mmlight.runs.slurm.durations import readable
 
 HEARTBEATS = "heartbeats"
 # Overwritten in place by one short write: a reader finds a whole entry, at any time.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.code.snapshot import FOLDER
+from mmlight.runs.code.sources import FOLDER
 from mmlight.runs.run.scan import run_folders
 
 # A process that writes a file renames it within seconds.

@@ -45,13 +45,20 @@ def rank_of(line: str) -> int | None:
     return int(match[1]) if match and match[1] else None
 
 
-def text_of(line: str) -> str:
-    """Return a line of a job's log without its time and rank.
+def tail(log: Path, num_bytes: int) -> list[str]:
+    """Return the last lines of a job's log without their times and ranks; none without a log.
 
     Args:
-        line: of a job's log.
+        log: the log.
+        num_bytes: how far from its end they begin.
     """
-    return _TIME.sub("", line)
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes))
+            text = file.read(num_bytes).decode(errors="replace")
+    except OSError:
+        return []
+    return [_TIME.sub("", line) for line in text.splitlines()]
 
 
 def last_words(logs: Sequence[Path]) -> str | None:
@@ -60,15 +67,7 @@ def last_words(logs: Sequence[Path]) -> str | None:
     Args:
         logs: as `log_files` returns them.
     """
-    if not logs:
-        return None
-    try:
-        with logs[-1].open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            lines = file.read(_TAIL_BYTES).decode(errors="replace").splitlines()
-            lines = [text_of(line) for line in lines]
-    except OSError:
-        return None
+    lines = tail(logs[-1], _TAIL_BYTES) if logs else []
     said = [line.removeprefix(_OURS) for line in lines if line.startswith(_OURS)]
     causes = [line for line in said if not line.startswith(_NO_CAUSE)]
     errors = [line.strip() for line in lines if _ERROR.fullmatch(line.strip())]

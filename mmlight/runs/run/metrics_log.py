@@ -1,8 +1,6 @@
 """The log of metrics: `metrics.jsonl`, flushed row by row, and `metrics.csv`, made from it."""
 
-import csv
 import errno
-import io
 import json
 import math
 import os
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmlight.errors import naming
-from mmlight.files import json_objects, plain, warn_once, write_text
+from mmlight.files import csv_text, json_objects, plain, warn_once, write_text
 
 AXES = ("step", "epoch", "samples", "tokens", "wall_s")
 
@@ -218,11 +216,7 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     names = dict.fromkeys(name for row in rows for name in row)
     axes = [name for name in AXES if name != "tokens" or name in names]
     columns = list(dict.fromkeys([*axes, *names]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows, columns)
 
 
 def _merge(rows: dict[int, dict[str, Any]], entry: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ failure to move on: it goes on after a while, without a node that has failed it 
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.errors import UserError
@@ -20,8 +19,7 @@ from mmlight.runs.run.submission import Submission
 from mmlight.runs.run.webhook import post
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.decision import USER_MISTAKE, Decision, Failure, decide
-from mmlight.runs.slurm.ending import Ending, ending
-from mmlight.runs.slurm.failures import can_leave_out, failed_node, gone_nodes, log_file
+from mmlight.runs.slurm.ending import JOB_SCRIPT, can_leave_out, ended_by, failure_of
 from mmlight.runs.slurm.followers import redirect
 from mmlight.runs.slurm.job import job_name
 from mmlight.terminal import say
@@ -29,22 +27,31 @@ from mmlight.terminal import say
 MAX_REQUEUES = "MMLIGHT_MAX_REQUEUES"
 MAX_STUCK = "MMLIGHT_MAX_STUCK"
 ON_PREEMPTION = "MMLIGHT_ON_PREEMPTION"
-JOB_SCRIPT = "MMLIGHT_JOB_SCRIPT"
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What a job script says of going on.
+def judge(
+    run: RunFolder, code: int, environ: Mapping[str, str], failure: Failure | None = None
+) -> Decision:
+    """Decide what becomes of a run, within the bounds that its job script sets.
 
-    Attributes:
-        requeues: how often a run may be handed on, all in all.
-        stuck: how many starts in a row may end at the same checkpoint.
-        script: the job script.
+    Args:
+        run: the run.
+        code: what srun returned.
+        environ: the job's environment.
+        failure: what SLURM says of the end; None where it was not asked.
+
+    Raises:
+        UserError: a bound that is no number.
     """
-
-    requeues: int
-    stuck: int
-    script: Path
+    script = Path(environ.get(JOB_SCRIPT, ""))
+    return decide(
+        run,
+        code,
+        max_requeues=_number(environ, MAX_REQUEUES, 50),
+        max_stuck=_number(environ, MAX_STUCK, 2),
+        failure=failure or Failure(),
+        can_exclude=lambda nodes: can_leave_out(nodes, script),
+    )
 
 
 def hand_on(
@@ -113,27 +120,6 @@ def _all_excluded(job: str, decision: Decision) -> str:
     return ",".join(dict.fromkeys([*([] if own == "(null)" else [own]), *decision.exclude]))
 
 
-def _failure(environ: Mapping[str, str], ended_by: Ending) -> Failure:
-    """Return what SLURM says of the end of this start."""
-    gone = gone_nodes(environ)
-    if gone:
-        return Failure(f"node failure: {', '.join(gone)}", gone[0])
-    script = environ.get(JOB_SCRIPT)
-    node = failed_node(log_file(Path(script), environ)) if script else None
-    if ended_by in ("requeued", "preempted"):
-        return Failure("preempted" if ended_by == "preempted" else "requeued by SLURM", None)
-    return Failure(None, node)
-
-
-def _ended_by(environ: Mapping[str, str]) -> Ending:
-    """Return who ends this job; nobody, where SLURM cannot be asked."""
-    try:
-        told = client.show("job", _own_job(environ))
-    except client.Unreachable:
-        return "nobody"
-    return ending(told, restart=int(environ.get("SLURM_RESTART_COUNT") or 0))
-
-
 def _submit_again(job: str, decision: Decision, environ: Mapping[str, str]) -> str:
     if JOB_SCRIPT not in environ:
         raise UserError(f"{JOB_SCRIPT} is not set; it names the script to submit again")
@@ -168,24 +154,16 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
         append_event(run.path, "gave up", reason=arguments[2])
         post(run.path, "given up", reason=arguments[2])
         return code
-    limits = bounds(environ)
-    decision = decide(run, code, max_requeues=limits.requeues, max_stuck=limits.stuck)
+    decision = judge(run, code, environ)
     if decision.action != "leave" and job_name(environ) is not None:
-        ended_by = _ended_by(environ)
-        if ended_by == "cancelled" and decision.action == "hand on":
+        by = ended_by(environ)
+        if by == "cancelled" and decision.action == "hand on":
             run.cancelled.touch()
             _say(f"job {job_name(environ)} was cancelled: it is not handed on")
             return decision.exit_code
-        decision = decide(
-            run,
-            code,
-            max_requeues=limits.requeues,
-            max_stuck=limits.stuck,
-            failure=_failure(environ, ended_by),
-            can_exclude=lambda nodes: can_leave_out(nodes, limits.script),
-        )
+        decision = judge(run, code, environ, failure_of(environ, by))
         if decision.action == "hand on":
-            return hand_on(run, decision, environ, by_slurm=ended_by == "requeued")
+            return hand_on(run, decision, environ, by_slurm=by == "requeued")
     if decision.action == "give up":
         note_given_up(run, decision)
     elif decision.reason == "finished":
@@ -200,22 +178,6 @@ def note_given_up(run: RunFolder, decision: Decision) -> None:
     )
     _say(f"gave up: {decision.reason}")
     post(run.path, "given up", reason=decision.reason)
-
-
-def bounds(environ: Mapping[str, str]) -> Bounds:
-    """Return what the job script says of going on.
-
-    Args:
-        environ: the job's environment.
-
-    Raises:
-        UserError: a number that is none.
-    """
-    return Bounds(
-        _number(environ, MAX_REQUEUES, 50),
-        _number(environ, MAX_STUCK, 2),
-        Path(environ.get(JOB_SCRIPT, "")),
-    )
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -14,9 +14,8 @@ from mmlight.errors import UserError
 from mmlight.runs.run.attempts import append_event, read_attempts
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.slurm import client
-from mmlight.runs.slurm.after_srun import bounds, hand_on, note_given_up
-from mmlight.runs.slurm.decision import Failure, decide
-from mmlight.runs.slurm.failures import can_leave_out
+from mmlight.runs.slurm.after_srun import hand_on, judge, note_given_up
+from mmlight.runs.slurm.decision import Failure
 from mmlight.runs.slurm.job import job_name
 from mmlight.terminal import say
 
@@ -34,15 +33,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
     node = _lost_node(run, environ)
     if node is None:
         return 0
-    limits = bounds(environ)
-    decision = decide(
-        run,
-        _KILLED,
-        max_requeues=limits.requeues,
-        max_stuck=limits.stuck,
-        failure=Failure(f"node failure: {node}", node),
-        can_exclude=lambda nodes: can_leave_out(nodes, limits.script),
-    )
+    decision = judge(run, _KILLED, environ, Failure(f"node failure: {node}", node))
     if decision.action == "leave":
         return 0
     if decision.action == "give up":

@@ -98,7 +98,7 @@ def would_start(script: Path) -> str:
     Raises:
         UserError: it would not, and why.
     """
-    return run("sbatch", "--test-only", str(script), told="stderr")
+    return run("sbatch", "--test-only", str(script), output="stderr")
 
 
 def queue(*, jobs: Iterable[str] = (), users: Iterable[str] = ()) -> dict[str, QueuedJob]:
@@ -157,13 +157,13 @@ def max_array_size() -> int | None:
     return int(found[1]) if found else None
 
 
-def run(command: str, *arguments: str, told: str = "stdout") -> str:
+def run(command: str, *arguments: str, output: str = "stdout") -> str:
     """Run one of SLURM's commands; return what it prints.
 
     Args:
         command: such as ``scontrol``.
         arguments: its arguments.
-        told: which of its two outputs is returned.
+        output: which of its two outputs is returned.
 
     Raises:
         Unreachable: it is not here or does not answer.
@@ -187,4 +187,4 @@ def run(command: str, *arguments: str, told: str = "stdout") -> str:
                 raise Unreachable(meaning)
         said = " ".join(line.removeprefix(f"{command}: ").removeprefix("error: ") for line in lines)
         raise UserError(f"{command} refuses: {said}")
-    return done.stderr if told == "stderr" else done.stdout
+    return done.stderr if output == "stderr" else done.stdout

@@ -93,7 +93,7 @@ def decide(
     # Ranks that are ended because one stands still may fail in their own way.
     stalled = [event for event in ends if event.get("stalled")]
     end = (stalled or ends or [{}])[-1]
-    if stalled:  # the process that failed first is the one that told of the other
+    if stalled:  # the process that failed first is the one that noticed the other
         failure = replace(failure, node=str(end["node"]) if end.get("node") else None)
     hand_on, mistake = bool(end.get("hand_on")), any(e.get("mistake") for e in ends)
     reason = str(end.get("reason") or _name(code))

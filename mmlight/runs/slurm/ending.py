@@ -1,12 +1,37 @@
-"""Who ends a job that still has a moment: SLURM says it by what the job looks like."""
+"""How a job's start ended: who ended it, and which node failed, as SLURM and the log say."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from mmlight.errors import UserError
-from mmlight.runs.slurm.time_limit import seconds
+from mmlight.runs.run.logs import tail
+from mmlight.runs.slurm import client
+from mmlight.runs.slurm.decision import Failure
+from mmlight.runs.slurm.durations import seconds
+from mmlight.runs.slurm.job import job_name
 
 Ending = Literal["nobody", "cancelled", "preempted", "requeued", "time limit"]
+JOB_SCRIPT = "MMLIGHT_JOB_SCRIPT"
+_TAIL_BYTES = 1 << 18
+# The job script says this before srun; restarts of a job share its log.
+_BEGIN = re.compile(r"^mmlight: job \S+ begins on ", re.M)
+_FAILED = re.compile(r"^srun: error: (?:Node failure on (\S+)|(\S+): tasks? \S+: )", re.M)
+_GONE = ("DOWN", "NOT_RESPONDING", "FAIL", "ERROR", "*")
+
+
+def ended_by(environ: Mapping[str, str]) -> Ending:
+    """Return who ends this job; nobody, where SLURM cannot be asked.
+
+    Args:
+        environ: the job's environment.
+    """
+    try:
+        job = client.show("job", job_name(environ) or "")
+    except client.Unreachable:
+        return "nobody"
+    return ending(job, restart=int(environ.get("SLURM_RESTART_COUNT") or 0))
 
 
 def ending(job: Mapping[str, str], *, restart: int) -> Ending:
@@ -34,3 +59,58 @@ def ending(job: Mapping[str, str], *, restart: int) -> Ending:
     except (KeyError, UserError):  # no time limit
         pass
     return "cancelled"
+
+
+def failure_of(environ: Mapping[str, str], by: Ending) -> Failure:
+    """Return what SLURM and the log say of the end of this start.
+
+    Args:
+        environ: the job's environment.
+        by: who ended it.
+    """
+    if gone := _gone_nodes(environ):
+        return Failure(f"node failure: {', '.join(gone)}", gone[0])
+    if by in ("requeued", "preempted"):
+        return Failure("preempted" if by == "preempted" else "requeued by SLURM", None)
+    script = environ.get(JOB_SCRIPT)
+    log = Path(script).with_name(f"{job_name(environ)}.out") if script else None
+    return Failure(None, failed_node(log) if log else None)
+
+
+def failed_node(log: Path) -> str | None:
+    """Return the node whose process was the first to fail in the job's last start, if it was one.
+
+    With ``--kill-on-bad-exit`` the others are ended after it.
+
+    Args:
+        log: the job's log.
+    """
+    text = "\n".join(tail(log, _TAIL_BYTES))
+    begins = [match.end() for match in _BEGIN.finditer(text)]
+    match = _FAILED.search(text, begins[-1] if begins else 0)
+    node = (match[1] or match[2]) if match else None
+    return node if node and "[" not in node and "," not in node else None
+
+
+def _gone_nodes(environ: Mapping[str, str]) -> list[str]:
+    """Return the job's nodes that SLURM takes for failed."""
+    try:
+        nodes = client.run("scontrol", "show", "hostnames", environ["SLURM_JOB_NODELIST"]).split()
+        states = {node: client.show("node", node).get("State", "") for node in nodes}
+    except (KeyError, UserError):
+        return []
+    return [node for node, state in states.items() if any(word in state for word in _GONE)]
+
+
+def can_leave_out(nodes: str, script: Path) -> bool:
+    """Return whether the cluster could run a job without some nodes.
+
+    Args:
+        nodes: their names, with commas.
+        script: the job's script.
+    """
+    try:
+        client.run("sbatch", "--test-only", f"--exclude={nodes}", str(script))
+    except UserError:
+        return False
+    return True

@@ -57,11 +57,11 @@ def redirect(run: Path, *, before: str, now: str) -> None:
         now: the new one.
     """
     for job in _followers(run):
-        told = client.show("job", job)
-        if told.get("JobState") != "PENDING":
+        about = client.show("job", job)
+        if about.get("JobState") != "PENDING":
             continue
         # As SLURM shows it: `afterok:7(unfulfilled),afterok:9(unfulfilled)`.
-        waits = [part.partition("(")[0] for part in told.get("Dependency", "").split(",")]
+        waits = [part.partition("(")[0] for part in about.get("Dependency", "").split(",")]
         kept = [part for part in waits if part and part.partition(":")[2] != before]
         wanted = ",".join([*kept, f"afterok:{now}"])
         try:

@@ -1,9 +1,11 @@
-"""Giving a run to SLURM: the files in its folder, and the job."""
+"""Giving runs to SLURM: a run as a job, or many as arrays, each task of which is a run."""
 
 import getpass
+import shlex
 import shutil
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from mmlight.runs.slurm import client
 from mmlight.runs.slurm.followers import redirect
 from mmlight.runs.slurm.profile import Profile
 from mmlight.runs.slurm.resources import Resources
-from mmlight.runs.slurm.script import render
+from mmlight.runs.slurm.script import Array, render
 
 CONFIG = "submitted.yaml"
 
@@ -47,20 +49,25 @@ class Launch:
     cwd: Path
     own: tuple[Path, ...] = ()
 
-    def script(self) -> str:
-        """Return the job script."""
+    def script(self, *, folder: Path | None = None, **which: Any) -> str:
+        """Return the job script.
+
+        Args:
+            folder: where it and the logs of its jobs lie; None for the run's own.
+            which: of `render`, of an array.
+        """
         return render(
             self.profile,
             root=self.run.parents[1],
             name=self.run.parent.name,
-            run_id=self.run.name,
-            folder=script_file(self.run).parent,
+            folder=folder or script_file(self.run).parent,
             nodes=self.resources.nodes,
             tasks_per_node=self.resources.tasks_per_node,
             gpus_per_node=self.resources.gpus_per_node,
             snapshot=self.snapshot,
             own=self.own,
             cwd=self.cwd,
+            **(which or {"run_id": self.run.name}),
         )
 
     def submit(self, *, options: Sequence[str] = ()) -> Submission:
@@ -156,6 +163,94 @@ class Launch:
         submission = self.submission(jobs, submitted_at=submitted_at or time.time())
         submission.write(self.run)
         return submission
+
+
+@dataclass(frozen=True)
+class ArrayLaunch:
+    """The runs of a sweep that could be given to SLURM.
+
+    Attributes:
+        folder: of the sweep; those of its runs lie in it.
+        ids: the ids of all runs of the sweep, in order.
+        launches: those that are submitted now, by their places in `ids`.
+        max_concurrent: how many may run at a time; None for no limit.
+        draws: a run's values are drawn when it begins (Optuna): until then it has no
+            configuration.
+    """
+
+    folder: Path
+    ids: Sequence[str]
+    launches: dict[int, Launch]
+    max_concurrent: int | None
+    draws: bool
+
+    def scripts(self, *, largest: int | None) -> Iterator[tuple[str, str]]:
+        """Yield the name and the text of each job script.
+
+        Args:
+            largest: how many tasks an array may have; None for any number.
+        """
+        first = next(iter(self.launches.values()))
+        python = f"{shlex.quote(sys.executable)} -P -m mmlight"
+        status = f'{python}.runs.plan.status "$root/$name"'
+        own = [f"trap {shlex.quote(status)} EXIT"]
+        if self.draws:
+            own.append(f'{python}.commands.sweep_array "$root/$name" "$id" || exit')
+        for number, (begin, tasks) in enumerate(self._parts(largest)):
+            file = f"job-{number + 1}.sh" if number else "job.sh"
+            array = Array(
+                self.ids[begin : begin + (largest or len(self.ids))],
+                tasks=[task - begin for task in tasks],
+                max_concurrent=self.max_concurrent,
+            )
+            folder = self.folder / "slurm"
+            yield file, first.script(folder=folder, array=array, prepare=own, file=file)
+
+    def _parts(self, largest: int | None) -> Iterator[tuple[int, list[int]]]:
+        """Yield the runs of each array, and the first run that it could have."""
+        size = largest or len(self.ids)
+        for begin in range(0, len(self.ids), size):
+            if tasks := [task for task in self.launches if begin <= task < begin + size]:
+                yield begin, tasks
+
+    def submit(self, *, largest: int | None) -> list[str]:
+        """Make the runs' folders and submit the arrays; return their jobs' ids.
+
+        Args:
+            largest: how many tasks an array may have; None for any number.
+
+        Raises:
+            UserError: SLURM refuses one; then nothing that was made or submitted for it stays.
+        """
+        new = [launch.run for launch in self.launches.values() if not launch.run.exists()]
+        jobs: list[str] = []
+        try:
+            for launch in self.launches.values():
+                (launch.run / CANCELLED).unlink(missing_ok=True)
+                if not self.draws:
+                    launch.write_config()
+            for file, text in self.scripts(largest=largest):
+                script = self.folder / "slurm" / file
+                write_text(script, text)
+                # So many at a time are meant for all arrays together.
+                waits = bool(self.max_concurrent and jobs)
+                options = [f"--dependency=afterany:{jobs[-1]}"] if waits else []
+                jobs.append(client.submit(script, options=options))
+        except BaseException:
+            if jobs:
+                client.cancel(jobs)
+            for run in new:
+                shutil.rmtree(run, ignore_errors=True)
+            raise
+        now = time.time()
+        for job, (begin, tasks) in zip(jobs, self._parts(largest), strict=True):
+            for task in tasks:
+                launch = self.launches[task]
+                before = Submission.read(launch.run)
+                named = (*(before.jobs if before else ()), f"{job}_{task - begin}")
+                at = before.submitted_at if before else now
+                launch.submission(named, submitted_at=at).write(launch.run)
+        return jobs
 
 
 def _max_steps(config: Mapping[str, Any]) -> int | None:

@@ -1,8 +1,16 @@
-"""A cluster's profile, `slurm/clusters/SITE.yaml`: what a job has to ask for there."""
+"""A cluster's profile, `slurm/clusters/SITE.yaml`: what a job has to ask for there.
 
+`sbatch` lets ``SBATCH_PARTITION`` of the submitting shell win over what a job script says, and
+hands ``SRUN_...`` on to the job. The profile says what a job asks for, whoever submits it:
+`client.run` keeps them all back. Where the profile leaves open who pays and where a job goes, the
+shell may say it.
+"""
+
+import os
+import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +20,21 @@ from mmlight import compose
 from mmlight.compose import load_yaml
 from mmlight.config_errors import one_line
 from mmlight.errors import UserError, nearest
-from mmlight.runs.slurm.shell_text import check_variable
-from mmlight.runs.slurm.time_limit import seconds
+from mmlight.runs.slurm.durations import seconds
+from mmlight.terminal import note
 from mmlight.yaml_text import parser_mode
 
 _CHANGE = "--cluster."
+# What the shell may say where the profile does not.
+_SERVES = ("partition", "account", "qos", "constraint", "reservation")
+# What the job script itself works with, and what bash lets nobody assign.
+_OWN = frozenset(
+    "address array_task code command cwd ended first host_python id ids imports name python root "
+    "run srun MASTER_ADDR MASTER_PORT BASHOPTS BASH_VERSINFO EUID PPID SHELLOPTS UID BASH_SOURCE "
+    "BASH_COMMAND".split()
+)
+_OWN_PREFIXES = ("MMLIGHT_", "SLURM_")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -128,7 +146,7 @@ class Profile:
                         check_line(f"container.{key}", part)
             elif isinstance(value, dict):
                 for name, text in value.items():
-                    check_variable(name)
+                    _check_variable(name)
                     check_line(f"{one.name}.{name}", str(text), allowed="\n\t")
             else:
                 allowed = "\n\t" if one.name == "setup" else ""  # lines of shell by intent
@@ -149,6 +167,14 @@ def check_line(key: str, text: str, *, allowed: str = "") -> None:
     """
     if any((c < " " or c == "\x7f") and c not in allowed for c in text):
         raise UserError(f"{key}: {text!r} holds a control character, which no job script can hold")
+
+
+def _check_variable(name: str) -> None:
+    """Refuse what no shell takes as a variable's name, and the names of the job script's own."""
+    if not _VARIABLE.fullmatch(name):
+        raise UserError(f"environment: {name!r} is no name of a variable")
+    if name in _OWN or (name.startswith(_OWN_PREFIXES) and name != "MMLIGHT_GUARD"):
+        raise UserError(f"environment: {name} is a variable of the job script or the shell itself")
 
 
 def read(path: Path, *, changes: Mapping[str, str] | None = None) -> Profile:
@@ -180,6 +206,47 @@ def read(path: Path, *, changes: Mapping[str, str] | None = None) -> Profile:
     except (ArgumentError, UserError) as error:
         said = str(error) if isinstance(error, UserError) else one_line(str(error), known_keys=[])
         raise UserError(f"cluster {path}: {said.removeprefix('cluster.')}") from error
+
+
+def read_profile(cluster: Path, *, changes: Mapping[str, str]) -> Profile:
+    """Read a profile for a job, and say what becomes of the shell's own options.
+
+    Args:
+        cluster: path of the cluster's profile.
+        changes: values in place of the profile's, by key.
+
+    Raises:
+        UserError: as `read`.
+    """
+    site = read(cluster, changes=changes)
+    found, lines = with_shell(site, os.environ)
+    for line in lines:
+        note(line)
+    return found
+
+
+def with_shell(site: Profile, environ: Mapping[str, str]) -> tuple[Profile, list[str]]:
+    """Return a profile with what only the shell says, and a line on each of the shell's options.
+
+    Args:
+        site: the profile.
+        environ: the environment variables.
+    """
+    lines = []
+    taken: dict[str, Any] = {}
+    for name in sorted(environ):
+        kind, _, rest = name.partition("_")
+        if kind not in ("SBATCH", "SRUN"):
+            continue
+        key, said = rest.lower(), f"{name}={environ[name]} of the shell"
+        if kind == "SRUN" or key not in _SERVES:
+            lines.append(f"{said} is left out: a job asks for what its cluster's profile says")
+        elif getattr(site, key) is not None:
+            lines.append(f"{said} is overridden by the profile's {key}: {getattr(site, key)}")
+        else:
+            lines.append(f"{said} is used: the profile has no {key}")
+            taken[key] = environ[name]
+    return replace(site, **taken), lines
 
 
 def _texts(values: dict[str, Any]) -> dict[str, Any]:

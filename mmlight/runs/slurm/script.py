@@ -8,9 +8,15 @@ from pathlib import Path
 from mmlight.errors import UserError
 from mmlight.runs.code.git import SNAPSHOT
 from mmlight.runs.run.folder import checked
-from mmlight.runs.slurm.container import python_words, srun_words
 from mmlight.runs.slurm.profile import Profile, check_line
-from mmlight.runs.slurm.shell_text import environment, exports, joined, quoted
+from mmlight.runs.slurm.shell_text import (
+    environment,
+    exports,
+    joined,
+    python_words,
+    quoted,
+    srun_words,
+)
 
 # What a run's process does: it goes on from the newest checkpoint of this run, if there is one.
 FIT = (

@@ -1,33 +1,18 @@
-"""Values as a shell reads them: quoted, and variables that stand for what the node has in them."""
+"""Words of the shell: quoted values, variables of the node, and what srun and Python are given."""
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from mmlight.errors import UserError
+from mmlight.runs.slurm.profile import Container, Profile
 
 # `\$` is a dollar sign, `$NAME` and `${NAME}` are variables; any other dollar sign is one.
 _REFERENCE = re.compile(r"\\\$|\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
-# What the job script itself works with, and what bash lets nobody assign.
-_OWN = frozenset(
-    "address array_task code command cwd ended first host_python id ids imports name python root "
-    "run srun MASTER_ADDR MASTER_PORT BASHOPTS BASH_VERSINFO EUID PPID SHELLOPTS UID BASH_SOURCE "
-    "BASH_COMMAND".split()
-)
-_OWN_PREFIXES = ("MMLIGHT_", "SLURM_")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def check_variable(name: str) -> None:
-    """Refuse what no shell takes as a variable's name, and the names of the job script's own.
-
-    Raises:
-        UserError: it is one of these.
-    """
-    if not _VARIABLE.fullmatch(name):
-        raise UserError(f"environment: {name!r} is no name of a variable")
-    if name in _OWN or (name.startswith(_OWN_PREFIXES) and name != "MMLIGHT_GUARD"):
-        raise UserError(f"environment: {name} is a variable of the job script or the shell itself")
+# A container has its own, for its own programs.
+_OF_THE_HOST = ("PATH", "LD_LIBRARY_PATH")
+_GPU_OPTIONS = ("--nv", "--nvccli", "--rocm")
 
 
 def quoted(value: object) -> str:
@@ -62,8 +47,8 @@ def environment(values: Mapping[str, object]) -> Iterator[str]:
         found = [m[1] or m[2] for m in _REFERENCE.finditer(text) if m[1] or m[2]]
         for other in dict.fromkeys(found):
             if other != name:
-                told = quoted(f"environment.{name}: ${other} is not set on this node")
-                yield f"[[ -v {other} ]] || give_up {told}"
+                why = quoted(f"environment.{name}: ${other} is not set on this node")
+                yield f"[[ -v {other} ]] || give_up {why}"
         yield f"export {name}={_expanded(text) if found else quoted(_REFERENCE.sub('$', text))}"
 
 
@@ -79,3 +64,66 @@ def _expanded(text: str) -> str:
 
 def _escaped(text: str) -> str:
     return re.sub(r'([\\"$`])', r"\\\1", text)
+
+
+def srun_words(profile: Profile, *, folders: Sequence[Path], cwd: Path, num_processes: int) -> str:
+    """Return what srun is given, as words of the shell.
+
+    Args:
+        profile: the cluster's.
+        folders: what a container has to see, beside its mounts.
+        cwd: where relative paths begin, in a container too.
+        num_processes: on all nodes; each line of several bears its rank.
+    """
+    # Since SLURM 22.05 a step no longer takes --cpus-per-task from its job.
+    words = ["--kill-on-bad-exit=1", f"--cpus-per-task={profile.cpus_per_task}"]
+    if num_processes > 1:
+        words.append("--label")
+    container = profile.container
+    if container is not None and container.runtime == "pyxis":
+        words += [
+            f"--container-image={container.image}",
+            f"--container-mounts={','.join(_mounts(container, folders))}",
+            # An image's own folder otherwise.
+            f"--container-workdir={cwd}",
+            *container.options,
+        ]
+    return joined([*words, *profile.srun])
+
+
+def python_words(
+    profile: Profile, interpreter: str, *, folders: Sequence[Path], cwd: Path, on_gpus: bool
+) -> str:
+    """Return what starts Python, as words of the shell.
+
+    Args:
+        profile: the cluster's.
+        interpreter: Python's program, as a container sees it.
+        folders: what a container has to see, beside its mounts.
+        cwd: where relative paths begin, in a container too.
+        on_gpus: whether the processes have GPUs.
+    """
+    container = profile.container
+    if container is None:
+        return quoted(interpreter)
+    words: list[str] = []
+    if container.runtime == "apptainer":
+        words = ["apptainer", "exec"]
+        if on_gpus and not any(option in _GPU_OPTIONS for option in container.options):
+            words.append("--nv")  # NVIDIA's driver is the host's
+        words += [f"--bind={m}" for m in _mounts(container, folders)]
+        words += [f"--pwd={cwd}", *container.options, container.image]
+    # An image may set variables of these names, which would win over the job's.
+    names = [n for n in profile.environment if n not in _OF_THE_HOST and n != "PYTHONPATH"]
+    given = [f'"{name}=${{{name}-}}"' for name in ("PYTHONPATH", *names)]
+    return " ".join([*map(quoted, words), "env", *given, quoted(interpreter)])
+
+
+def _mounts(container: Container, folders: Sequence[Path]) -> list[str]:
+    """Return the mounts as ``FROM:TO``; a folder within another needs none."""
+    for folder in folders:
+        if any(c in str(folder) for c in ",:"):
+            raise UserError(f"{str(folder)!r} holds a comma or a colon, and can't be mounted so")
+    own = [m for m in folders if not any(m != n and m.is_relative_to(n) for n in folders)]
+    given = (m if ":" in m else f"{m}:{m}" for m in container.mounts)
+    return [*dict.fromkeys([*(f"{m}:{m}" for m in own), *given])]

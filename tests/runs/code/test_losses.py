@@ -1,6 +1,6 @@
 import json
 
-from mmlight.runs.code.losses import Logged, Parting, first_parting, read_losses
+from mmlight.runs.code.losses import Logged, LossDifference, first_difference, read_losses
 
 
 def logged(*values, name="train/loss"):
@@ -19,17 +19,17 @@ def test_only_training_losses_are_read(tmp_path):
 
 
 def test_equal_as_far_as_both_go():
-    assert first_parting(logged(1.0, "nan", 0.5), logged(1.0, "nan")) is None
+    assert first_difference(logged(1.0, "nan", 0.5), logged(1.0, "nan")) is None
 
 
 def test_the_first_difference_is_found():
-    found = first_parting(logged(1.0, 0.5, 0.2), logged(1.0, 0.5 + 2**-53, 0.3))
-    assert found == Parting(20, "train/loss", 0.5, 0.5 + 2**-53)
+    found = first_difference(logged(1.0, 0.5, 0.2), logged(1.0, 0.5 + 2**-53, 0.3))
+    assert found == LossDifference(20, "train/loss", 0.5, 0.5 + 2**-53)
 
 
 def test_steps_and_losses_that_only_one_has_differ():
     before, now = logged(1.0, 0.5), [Logged(15, {"train/loss": 1.0})]
-    assert first_parting(before, now) == Parting(10, "train/loss", 1.0, None)
-    assert first_parting(logged(1.0), logged(1.0, name="train/loss_b")) == Parting(
+    assert first_difference(before, now) == LossDifference(10, "train/loss", 1.0, None)
+    assert first_difference(logged(1.0), logged(1.0, name="train/loss_b")) == LossDifference(
         10, "train/loss", 1.0, None
     )

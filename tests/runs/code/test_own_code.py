@@ -7,8 +7,7 @@ import pytest
 from compare_data import write_run
 
 from mmlight.runs.code import provenance
-from mmlight.runs.code.own_code import read_own_code
-from mmlight.runs.code.snapshot import read_sources
+from mmlight.runs.code.sources import read_own_code, read_sources
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.show.compare.run import read_run
 
@@ -19,7 +18,7 @@ CONFIG = {"model": {"init_args": {"tower": {"class_path": "editable_lab.nets.Net
 def ours(tmp_path, monkeypatch):
     top = git_data.make_repository(tmp_path / "mm", {"mmlight/__init__.py": "", "tests/x.py": ""})
     monkeypatch.setattr(provenance, "code_folder", lambda: top / "mmlight")
-    monkeypatch.setattr("mmlight.runs.code.snapshot.code_folder", lambda: top / "mmlight")
+    monkeypatch.setattr("mmlight.runs.code.sources.code_folder", lambda: top / "mmlight")
     monkeypatch.delenv("PYTHONPATH", raising=False)
     return top
 

@@ -8,14 +8,13 @@ from datetime import datetime
 
 import pytest
 
-from mmlight.runs.durations import readable
 from mmlight.runs.run.attempts import append_event
-from mmlight.runs.run.eta import planned_steps, seconds_left
 from mmlight.runs.run.heartbeats import Beat, write_beat
 from mmlight.runs.run.scan import ScannedRun
-from mmlight.runs.run.state import State, state_of
+from mmlight.runs.run.state import State, planned_steps, seconds_left, state_of
 from mmlight.runs.run.submission import CANCELLED, Submission
 from mmlight.runs.slurm.client import QueuedJob
+from mmlight.runs.slurm.durations import readable
 
 
 def job(job_id, state, *, reason="None"):

@@ -9,7 +9,7 @@ from mmlight.runs.run.attempts import append_event, read_attempts
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.slurm.after_srun import main
 from mmlight.runs.slurm.decision import Failure, decide
-from mmlight.runs.slurm.failures import failed_node
+from mmlight.runs.slurm.ending import failed_node
 from mmlight.runs.slurm.job import job_name
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from mmlight.runs.run.submission import Submission
 from mmlight.runs.slurm import client
-from mmlight.runs.slurm.array import ArrayLaunch
-from mmlight.runs.slurm.launch import Launch
+from mmlight.runs.slurm.launch import ArrayLaunch, Launch
 from mmlight.runs.slurm.profile import Profile
 from mmlight.runs.slurm.resources import Resources
 

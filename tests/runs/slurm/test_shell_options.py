@@ -3,8 +3,7 @@
 import pytest
 
 from mmlight.runs.slurm import client
-from mmlight.runs.slurm.profile import Profile
-from mmlight.runs.slurm.shell_options import with_shell
+from mmlight.runs.slurm.profile import Profile, with_shell
 
 
 def test_the_profile_wins_and_says_what_it_overrode():

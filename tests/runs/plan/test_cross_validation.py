@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from mmlight.files import write_json
-from mmlight.runs.plan.fold_results import (
+from mmlight.runs.plan.cross_validation import (
     FoldResult,
     FoldsFolder,
     format_folds,

@@ -1,29 +1,36 @@
-"""``mmlight sweep --cluster``: gives a sweep to SLURM as one array."""
+"""``mmlight sweep --cluster``: gives a sweep to SLURM as one array.
+
+As a program (``python -m mmlight.commands.sweep_array FOLDER ID``) it begins a run whose values
+Optuna draws: the job script has it write the run's ``submitted.yaml``.
+"""
 
 import getpass
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmlight import yaml_text
 from mmlight.errors import UserError
 from mmlight.files import write_text
-from mmlight.runs.code.snapshot import read_sources
+from mmlight.runs.code.sources import read_sources
+from mmlight.runs.plan.local import described
 from mmlight.runs.plan.member_config import freeze, place
 from mmlight.runs.plan.optuna_search import OptunaSearch
 from mmlight.runs.plan.results import SweepFolder, read_run
-from mmlight.runs.plan.status import jobs_now, record_results, run_state, told
-from mmlight.runs.plan.sweep import Choices, Sweep, TrialRun, trial_runs
+from mmlight.runs.plan.status import jobs_now, progress, read_results, record_results, run_state
+from mmlight.runs.plan.sweep import Choices, Sweep, TrialRun, load, trial_runs
+from mmlight.runs.run.attempts import append_event
 from mmlight.runs.slurm import client
-from mmlight.runs.slurm.array import ArrayLaunch
-from mmlight.runs.slurm.launch import Launch
+from mmlight.runs.slurm.launch import CONFIG, ArrayLaunch, Launch
+from mmlight.runs.slurm.profile import read_profile
 from mmlight.runs.slurm.resources import plan
-from mmlight.runs.slurm.shell_options import read_profile
 from mmlight.terminal import note, say, say_text
 
 # The runs of one array have the same machines.
 _ONE_FOR_ALL = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
 _BEGUN = ("failed", "stopped")
+_BASE = "base.yaml"
 
 
 def submit_sweep(
@@ -63,7 +70,7 @@ def submit_sweep(
     tasks = _tasks(runs, sweep, folder, failed_only=failed_only)
     if not tasks:
         said = "no run of the sweep has failed" if failed_only else "nothing is left to submit"
-        say(f"{said}; {told(record_results(sweep, folder, queue=jobs_now(folder)), sweep)}")
+        say(f"{said}; {progress(record_results(sweep, folder, queue=jobs_now(folder)), sweep)}")
         return 0
     draws = sweep.searcher == "optuna"
     experiment = sweep.experiment
@@ -106,7 +113,7 @@ def submit_sweep(
     if draws:
         OptunaSearch(sweep, journal=folder.journal).reserve(sweep.trials or 0)
         first = launches[tasks[0]]
-        write_text(folder.path / "slurm" / "base.yaml", yaml_text.dump(first.full_config()))
+        write_text(folder.path / "slurm" / _BASE, yaml_text.dump(first.full_config()))
     jobs = launch.submit(largest=largest)
     resources = launches[tasks[0]].resources
     at_once = f", {max_concurrent} at a time" if max_concurrent else ""
@@ -180,3 +187,47 @@ def _write_shared(sweep: Sweep, folder: SweepFolder, experiment: Path) -> None:
     shared = folder.path / "slurm" / "sweep.yaml"
     given = {**sweep.given, "experiment": str(experiment.relative_to(shared.parent))}
     write_text(shared, yaml_text.dump(given))
+
+
+def draw(arguments: Sequence[str]) -> int:
+    """Draw the values of a run and write its configuration, unless it has begun before.
+
+    Args:
+        arguments: the sweep's folder, and the run's id.
+    """
+    path, run_id = Path(arguments[0]), arguments[1]
+    config = path / run_id / CONFIG
+    if config.exists():
+        return 0
+    sweep = load(path / "slurm" / "sweep.yaml")
+    folder = SweepFolder(path.parent, path.name)
+    search = OptunaSearch(sweep, journal=folder.journal)
+    read_results(sweep, folder, search=search)  # Optuna learns what has finished
+    runs = {r.id: r for n in range(sweep.trials or 0) for r in trial_runs(sweep, n, {})}
+    waiting = runs[run_id]
+    run = TrialRun(waiting.number, search.claim(waiting.number), waiting.seed)
+    say(f"mmlight: trial {run.number}: {described(sweep, run.values)}")
+    write_text(config, yaml_text.dump(_drawn_config(sweep, run, path)))
+    return 0
+
+
+def _drawn_config(sweep: Sweep, run: TrialRun, path: Path) -> dict[str, Any]:
+    base: dict[str, Any] = yaml_text.load((path / "slurm" / _BASE).read_text())
+    placed = place(base, {**run.settings, "run.id": run.id})
+    if placed is not None:
+        return placed
+    from mmlight.experiment.parser import resolve  # loads torch
+
+    config, _ = resolve(["fit", "-c", str(sweep.experiment), *run.overrides()])
+    for key in ("accelerator", "devices", "num_nodes"):
+        config["trainer"][key] = base["trainer"][key]
+    return {**config, "run": {**base["run"], "id": run.id}}
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(draw(sys.argv[1:]))
+    except UserError as error:
+        note(error)
+        append_event(Path(sys.argv[1]) / sys.argv[2], "gave up", reason=str(error))
+        sys.exit(2)

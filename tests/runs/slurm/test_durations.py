@@ -3,7 +3,7 @@
 import pytest
 
 from mmlight.errors import UserError
-from mmlight.runs.slurm.time_limit import seconds
+from mmlight.runs.slurm.durations import seconds
 
 
 @pytest.mark.parametrize(

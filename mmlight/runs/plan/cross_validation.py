@@ -1,7 +1,9 @@
-"""What came out of cross-validation: every metric by fold, its mean and standard deviation."""
+"""Cross-validation: a run for each fold, every metric by fold, its mean and deviation."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -9,9 +11,12 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from mmlight import compose
+from mmlight.errors import UserError
 from mmlight.files import read_json, write_json
-from mmlight.runs.run.folder import RunFolder
-from mmlight.scores import format_value
+from mmlight.runs.plan.processes import Command, ends_on_term, last_line, run_all
+from mmlight.runs.run.folder import RUN_ID, RunFolder
+from mmlight.scores import format_value, main_metric
 
 _MAX_SHOWN_FOLDS = 6
 
@@ -44,6 +49,11 @@ class FoldResult:
     def is_finished(self) -> bool:
         """Whether it was trained and scored to the end."""
         return self.status == "finished" and bool(self.metrics)
+
+    def __str__(self) -> str:
+        name = main_metric(self.metrics, monitor=None) or next(iter(self.metrics))
+        value = format_value(name, self.metrics[name])
+        return f"fold {self.name}: {name} {value} ({self.wall_s / 60:.1f} min)"
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,39 @@ class FoldsFolder:
         """The run of a fold."""
         return RunFolder(self.path.parent / f"{self.run.id}-{fold}")
 
+    def command(self, fold: str) -> Command:
+        """What starts a fold's run, or goes on with it."""
+        run = self.fold_run(fold)
+        arguments = ["fit", "-c", str(self.config(fold))]
+        if run.newest_checkpoint() is not None:
+            arguments += ["--ckpt_path", "last"]
+        # An id of this process's own surroundings (a SLURM job) is not the run's.
+        return Command(arguments, environment={RUN_ID: run.id}, log=self.log(fold))
+
+    def check_same(self, plan: Mapping[str, Any]) -> None:
+        """Refuse to go on with something else than what was begun.
+
+        Args:
+            plan: what is asked for now.
+
+        Raises:
+            UserError: it differs from what the folder was begun with.
+        """
+        before, now = read_json(self.plan), json.loads(json.dumps(plan))
+        if before is None:
+            raise UserError(f"folds: {self.plan} is damaged; leave out --resume to begin anew")
+        for key in ("field", "k", "folds"):
+            if before[key] != now[key]:
+                raise UserError(
+                    f"folds: {self.path} was begun with other {key}; leave out --resume to begin "
+                    "anew"
+                )
+        for key, (was, is_now) in compose.diff(before["config"], now["config"]).items():
+            raise UserError(
+                f"folds: {self.path} was begun with {key}: {was}, now it is {is_now}; set it back, "
+                "or leave out --resume to begin anew"
+            )
+
 
 def newest(root: Path, *, name: str) -> RunFolder | None:
     """Return the cross-validation of an experiment that was begun last.
@@ -105,18 +148,54 @@ def read_result(planned: FoldResult, run: RunFolder) -> FoldResult:
     summary = read_json(run.summary)
     if summary is None:
         return planned
-    final = {name: float(value) for name, value in summary["final"].items()}
-    scored = {name: value for name, value in final.items() if name.startswith("test/")}
-    return FoldResult(
-        name=planned.name,
-        values=planned.values,
-        num_samples=planned.num_samples,
-        run=planned.run,
+    return replace(
+        planned,
         status=summary["status"],
         wall_s=float(summary.get("wall_s") or 0.0),
-        metrics=scored,
+        metrics={n: float(v) for n, v in summary["final"].items() if n.startswith("test/")},
         error=summary["error"],
     )
+
+
+def read_results(folder: FoldsFolder, planned: Sequence[FoldResult]) -> list[FoldResult]:
+    """Return how all folds did, in their order.
+
+    Args:
+        folder: of the cross-validation.
+        planned: all folds.
+    """
+    return [read_result(fold, folder.fold_run(fold.name)) for fold in planned]
+
+
+def run_folds(
+    folder: FoldsFolder, planned: Sequence[FoldResult], *, jobs: int, about: Mapping[str, Any]
+) -> Iterator[FoldResult]:
+    """Run what has not finished, and sum up after each; yield each fold that has finished.
+
+    Args:
+        folder: of the cross-validation; the configurations of the folds lie in it.
+        planned: all folds.
+        jobs: how many run at the same time.
+        about: further entries of the summary: what was asked for.
+
+    Raises:
+        UserError: a fold fails; the others are ended, and can be gone on with.
+    """
+    before = read_results(folder, planned)
+    yield from (result for result in before if result.is_finished)
+    commands = [(r, folder.command(r.name)) for r in before if not r.is_finished]
+    with ends_on_term(), closing(run_all(commands, jobs=jobs)) as ended:
+        for one in ended:
+            result = read_result(one.key, folder.fold_run(one.key.name))
+            write_summary(folder, read_results(folder, planned), about=about)
+            if one.code or not result.is_finished:
+                log = folder.log(result.name)
+                raise UserError(
+                    f"fold {result.name} failed: {result.error or last_line(log)}; all of it is in "
+                    f"{log}, and --resume goes on with the others"
+                )
+            yield result
+    write_summary(folder, read_results(folder, planned), about=about)
 
 
 def statistics(results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
@@ -181,10 +260,10 @@ def format_folds(results: Sequence[FoldResult]) -> Table:
         table.add_column("least", justify="right")
         table.add_column("most", justify="right")
     for name, found in statistics(results).items():
-        told = format_value(name, found["mean"])
+        shown_mean = format_value(name, found["mean"])
         if "std" in found:
-            told = f"{told.removesuffix(' %')} ± {format_value(name, found['std'])}"
+            shown_mean = f"{shown_mean.removesuffix(' %')} ± {format_value(name, found['std'])}"
         values = [result.metrics[name] for result in shown] or [found["min"], found["max"]]
         cells = [format_value(name, value).removesuffix(" %") for value in values]
-        table.add_row(name.removeprefix("test/"), told, *cells)
+        table.add_row(name.removeprefix("test/"), shown_mean, *cells)
     return table

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mmlight.__main__ import main
-from mmlight.commands import sweep_member
+from mmlight.commands import sweep_array
 from mmlight.runs.plan.member_config import freeze
 from mmlight.runs.plan.optuna_search import OptunaSearch
 from mmlight.runs.plan.results import SweepFolder
@@ -57,7 +57,7 @@ def test_dry_run_prints_one_array_and_writes_nothing(sweep_file, capsys, tmp_pat
         "ids=(trial-000 trial-001 trial-002 trial-003)",
     ):
         assert line in script.splitlines()
-    assert "sweep_member" not in script
+    assert "sweep_array" not in script
     assert not (tmp_path / "runs").exists()
 
 
@@ -69,7 +69,7 @@ def test_a_script_that_draws_values_passes_shellcheck(sweep_file, capsys, tmp_pa
     path = sweep_file(searcher="optuna", trials=3, seeds=[0, 1])
     assert main(["sweep", "-c", path, "--cluster", "site.yaml", "--dry-run"]) == 0
     script = capsys.readouterr().out
-    assert "#SBATCH --array=0-5" in script and "sweep_member" in script
+    assert "#SBATCH --array=0-5" in script and "sweep_array" in script
     (tmp_path / "job.sh").write_text(script)
     checked = subprocess.run([shellcheck, "job.sh"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
@@ -136,22 +136,22 @@ def finish(folder, run_id, loss):
 def test_a_run_draws_its_values_when_it_begins_and_keeps_them(drawn):
     _, folder = drawn
     config = folder.path / "trial-001-seed4/submitted.yaml"
-    assert sweep_member.main([str(folder.path), "trial-001-seed4"]) == 0
+    assert sweep_array.draw([str(folder.path), "trial-001-seed4"]) == 0
     first = config.read_text()
     values = yaml.safe_load(first)
     assert values["seed_everything"] == values["data"]["init_args"]["seed"] == 4
     assert values["run"]["id"] == "trial-001-seed4"
-    assert sweep_member.main([str(folder.path), "trial-001-seed3"]) == 0
+    assert sweep_array.draw([str(folder.path), "trial-001-seed3"]) == 0
     other = yaml.safe_load((folder.path / "trial-001-seed3/submitted.yaml").read_text())
     assert other["model"] == values["model"] and other["seed_everything"] == 3
-    assert sweep_member.main([str(folder.path), "trial-001-seed4"]) == 0
+    assert sweep_array.draw([str(folder.path), "trial-001-seed4"]) == 0
     assert config.read_text() == first
 
 
 def test_whoever_finishes_writes_the_table_and_the_last_one_the_plot(drawn, capsys):
     sweep, folder = drawn
     for run_id in ("trial-000-seed3", "trial-000-seed4", "trial-001-seed3", "trial-001-seed4"):
-        sweep_member.main([str(folder.path), run_id])
+        sweep_array.draw([str(folder.path), run_id])
     finish(folder, "trial-000-seed3", 2.0)
     finish(folder, "trial-000-seed4", 4.0)
     finish(folder, "trial-001-seed3", 1.0)

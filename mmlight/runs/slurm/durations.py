@@ -1,4 +1,4 @@
-"""Durations as SLURM writes them."""
+"""Durations, as SLURM writes them and as people say them."""
 
 import re
 
@@ -27,3 +27,14 @@ def seconds(time: str) -> int:
     if match[4] is not None:
         return (first * 60 + second) * 60 + third
     return first * 60 + second
+
+
+def readable(seconds: float) -> str:
+    """Return a duration as people say it: ``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

@@ -5,8 +5,7 @@ import subprocess
 import pytest
 
 from mmlight.runs.code.git import SNAPSHOT, read_git
-from mmlight.runs.code.provenance import code_folder
-from mmlight.runs.code.snapshot import read_code
+from mmlight.runs.code.sources import code_folder, read_code
 
 
 def git(folder, *arguments):

@@ -63,7 +63,7 @@ OTHER_VERBS = {
         "commands.robustness",
         "score on spoiled test data:    mmlight robustness -c FILE --ckpt_path last",
     ),
-    "scenes": ("data.scenes.command", "make the quickstart's data:    mmlight scenes data/scenes"),
+    "scenes": ("data.scenes.shards", "make the quickstart's data:    mmlight scenes data/scenes"),
     "soup": ("commands.soup", "average runs of one model:     mmlight soup RUN RUN -c FILE"),
     "wise-ft": ("commands.wise_ft", "between two models:            mmlight wise-ft --help"),
     "export": (

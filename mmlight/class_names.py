@@ -14,6 +14,8 @@ from mmlight.text_file import MIB, read_text_file, split_lines
 
 _log = logging.getLogger(__name__)
 
+# Beside shards: a name per line, in the order of the numbers of their `cls` members.
+CLASS_NAMES = "classnames.txt"
 # More classes than anybody has, and within what every integer type of a tensor holds.
 MAX_LABEL = 2**31 - 1
 _LARGEST_NAMES = 16 * MIB

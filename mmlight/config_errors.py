@@ -186,7 +186,14 @@ def _settings(class_path: str | None, group: str | None) -> list[str]:
             found = next(kind for kind in kinds if inspect.isclass(kind) and kind is not NoneType)
     except (ImportError, AttributeError, ValueError, KeyError, NameError, StopIteration):
         return []
-    return list(inspect.signature(found).parameters)
+    names: list[str] = []
+    for kind in getattr(found, "__mro__", ()):  # what a class hands on by ** is its bases'
+        if own := kind.__dict__.get("__init__"):
+            parameters = list(inspect.signature(own).parameters.values())[1:]
+            names += [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
+            if all(one.kind is not one.VAR_KEYWORD for one in parameters):
+                break
+    return names
 
 
 def _is_plain(found: Any) -> bool:

@@ -60,7 +60,7 @@ from torch import Tensor
 from mmlight import comm
 from mmlight.batch import Batch, Images, Modality, Text
 from mmlight.objectives.clip import Clip
-from mmlight.objectives.columns import Ranks
+from mmlight.objectives.exchange import Ranks
 from mmlight.objectives.pair_objective import PairObjective
 from mmlight.objectives.siglip import SigLip
 

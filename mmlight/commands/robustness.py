@@ -9,7 +9,7 @@ from typing import Any
 from mmlight.callbacks.recording.wandb_run import WandbRun
 from mmlight.callbacks.showing.media import send_pictures
 from mmlight.data.decode.corruptions import KINDS, Corruption
-from mmlight.data.splits.groups import carry, count_values
+from mmlight.data.splits.metadata import carry, count_values
 from mmlight.errors import UserError, nearest
 from mmlight.experiment.build import Experiment, assemble
 from mmlight.insight.robustness import (

@@ -8,9 +8,8 @@ from mmlight.batch import Modality
 from mmlight.class_names import plain_number
 from mmlight.data.decode import probe
 from mmlight.data.decode.boxes import BoxFormat
-from mmlight.data.json_text import parse_json
 from mmlight.errors import UserError, nearest
-from mmlight.text_file import MARK, decode_text, split_lines
+from mmlight.text_file import MARK, decode_text, parse_json, split_lines
 
 
 @dataclass

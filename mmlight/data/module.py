@@ -26,9 +26,10 @@ from mmlight.data.labels.checks import (
     check_box_labels,
     check_label_lists,
     check_labels,
+    field_values,
+    label_counts,
 )
 from mmlight.data.labels.class_order import labels_of
-from mmlight.data.labels.counts import field_values, label_counts
 from mmlight.data.labels.labels import Labels
 from mmlight.data.loader import EvalLoader, TrainLoader
 from mmlight.data.members import Members
@@ -221,7 +222,7 @@ class ShardDataModule(lightning.LightningDataModule):
         return len(self._samples[split])
 
     def label_counts(self, split: str, num_classes: int, *, field: str | None = None) -> list[int]:
-        """Return the number of samples with each label (see `mmlight.data.labels.counts`)."""
+        """Return the number of samples with each label (see `mmlight.data.labels.checks`)."""
         return label_counts(
             self._samples[split],
             num_classes,
@@ -251,7 +252,7 @@ class ShardDataModule(lightning.LightningDataModule):
             check_label_lists(parts, field, names=names, num_classes=num_classes, where=where)
 
     def field_values(self, split: str, field: str, *, most: int) -> Iterator[Any]:
-        """Yield a further field of some samples (see `mmlight.data.labels.counts`)."""
+        """Yield a further field of some samples (see `mmlight.data.labels.checks`)."""
         return field_values(self._samples[split], field, most=most)
 
     def train_dataloader(self) -> TrainLoader:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmlight.class_names import read_names
-from mmlight.data.named_labels import NamedLabels
 from mmlight.data.packing import command as pack_command
 from mmlight.data.shards import index, index_file
 from mmlight.data.shards.corpus import Corpus
@@ -19,6 +19,9 @@ from mmlight.data.shards.paths import expand
 from mmlight.data.shards.shard_file import digest
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal, say
+
+if TYPE_CHECKING:
+    from mmlight.data.faults import NamedLabels
 
 _PATTERN_HELP = "a shard, a folder of shards, a glob, braces like {000..009}.tar, or a .txt list"
 # Samples in flight per check: their bytes wait in memory.
@@ -118,6 +121,8 @@ def _print_summary(shards: Sequence[ShardIndex]) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from mmlight.data.faults import NamedLabels  # needs torch, which `index` and `pack` do without
+
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers} must be at least 1")
     num_samples = num_bad = 0
@@ -142,7 +147,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _faults_of_shard(
-    path: Path, threads: ThreadPoolExecutor, labels: NamedLabels
+    path: Path, threads: ThreadPoolExecutor, labels: "NamedLabels"
 ) -> Iterator[tuple[str, str]]:
     """Yield the place and the description of everything wrong with a shard."""
     known = index_file.load(path)

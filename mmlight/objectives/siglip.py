@@ -1,20 +1,25 @@
-"""SigLIP's loss over any set of modality pairs.
+"""SigLIP's loss over any set of modality pairs: a sum over tiles, with gradients made in forward.
 
-Shapes as in `mmlight.batch`: B samples of this rank, P pairs, D joint width; C columns, which are
-the samples of all ranks if they are gathered.
+Shapes as in `mmlight.batch`: B samples of this rank, G of all ranks, P pairs, D joint width; C
+columns held at a time (all G if they are gathered), R x S samples of a tile.
+
+A similarity's gradient depends on no other similarity, so the pass that adds up the loss makes the
+gradients too and keeps only them: no recomputation, no B x G matrix.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from mmlight import comm
 from mmlight.errors import UserError
-from mmlight.objectives.columns import Ranks
-from mmlight.objectives.pair_objective import LogitsDtype, PairObjective, Part
-from mmlight.objectives.pair_sigmoid import pair_sigmoid
-from mmlight.objectives.pairs import Positives, Samples
-from mmlight.objectives.tiles import Tiling
+from mmlight.objectives.exchange import RingBlocks
+from mmlight.objectives.pair_objective import PairObjective, Part
+from mmlight.objectives.pairs import Samples
+from mmlight.objectives.tiles import Running, Similarities, Sums, Tiling, maxima
 
 
 class SigLip(PairObjective):
@@ -29,21 +34,9 @@ class SigLip(PairObjective):
     from the pair's first modality to its second).
 
     Args:
-        pairs: weights by pair, such as ``{image-text: 1.0, image-audio: 0.5}``. The loss is their
-            mean by weight. None is every pair of the towers, with equal weights.
-        positives: ``sample``: only the same sample, with all of its captions; ``caption``: also
-            samples with an equal caption; ``label``: also samples with an equal label.
         init_scale: what similarities are multiplied by at the start.
         init_bias: what is then added; the default offsets the many negatives.
-        logits_dtype: ``float32`` computes similarities in float32 even under autocast;
-            ``autocast`` multiplies in autocast's 16 bits, faster and with a larger gradient error.
-        ranks: how a rank's samples meet those of other ranks. ``gather``: one modality of each
-            pair is gathered from all ranks; ``ring``: blocks of one modality travel from rank to
-            rank, and no rank ever holds them all: less memory, more messages; ``local``: only
-            this rank's samples are compared, with nothing sent: another loss, with fewer
-            negatives, whose value is each rank's own.
-        tile: similarities are computed in tiles of about tile * tile, which decides speed and
-            memory but no result; None: 512 on a CPU, 4,096 on a GPU.
+        settings: those of `PairObjective`.
 
     Raises:
         UserError: a value out of its range; in `build`, a pair without towers.
@@ -53,19 +46,9 @@ class SigLip(PairObjective):
     bias: nn.Parameter
 
     def __init__(
-        self,
-        *,
-        pairs: dict[str, float] | None = None,
-        positives: Positives = "sample",
-        init_scale: float = 10.0,
-        init_bias: float = -10.0,
-        logits_dtype: LogitsDtype = "float32",
-        ranks: Ranks = "gather",
-        tile: int | None = None,
+        self, *, init_scale: float = 10.0, init_bias: float = -10.0, **settings: Any
     ) -> None:
-        super().__init__(
-            pairs=pairs, positives=positives, logits_dtype=logits_dtype, ranks=ranks, tile=tile
-        )
+        super().__init__(**settings)
         if not (0.0 < init_scale < math.inf):
             raise UserError(f"init_scale: {init_scale} must be positive and finite (usual is 10)")
         if not math.isfinite(init_bias):
@@ -110,3 +93,168 @@ class SigLip(PairObjective):
     def learned(self) -> dict[str, Tensor]:
         """Return the scales and biases."""
         return {"scale": self.log_scale.detach().exp(), "bias": self.bias.detach().clone()}
+
+
+Side = Literal["rows", "columns"]
+
+
+def pair_sigmoid(
+    row_BD: Tensor,
+    column_CD: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    *,
+    samples: Samples,
+    tiling: Tiling,
+    hits_of: Side,
+) -> Sums:
+    """Return the sum of -log sigmoid(+-(scale * similarity + bias)) over this rank's rows.
+
+    Every rank calls it, and its backward with the same incoming gradient (see `infonce`). Without
+    gradients (evaluation, frozen towers) none are computed.
+
+    Args:
+        row_BD: unit-length features of one modality of this rank's samples.
+        column_CD: those of the other modality: (G, D) of all ranks if `tiling.ranks` is gather,
+            else (B, D) of this rank.
+        scale: 0-d, what similarities are multiplied by.
+        bias: 0-d, what is then added.
+        samples: which samples count, and which are positives.
+        tiling: size, precision and the way to the other ranks.
+        hits_of: whether `Sums.hits` counts samples as rows or as columns.
+    """
+    inputs = (row_BD, column_CD, scale, bias)
+    # needs_input_grad says True of parameters under no_grad too.
+    with_grad = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    loss, hits = _PairSigmoid.apply(*inputs, samples, tiling, hits_of, with_grad)
+    return Sums(loss=loss, hits=hits)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What one pass over the similarities adds up.
+
+    Attributes:
+        similarities: of this rank's rows.
+        bias: 0-d.
+        hits_of: which side's maxima are kept.
+        loss_B: sums by row.
+        row_grad_BD, scale_grad, bias_grad: gradients; None where none are wanted.
+    """
+
+    similarities: Similarities
+    bias: Tensor
+    hits_of: Side
+    loss_B: Tensor
+    row_grad_BD: Tensor | None
+    scale_grad: Tensor
+    bias_grad: Tensor
+
+    def meet(
+        self, block_CD: Tensor, first: int, *, seen: Running, column_grad_CD: Tensor | None
+    ) -> None:
+        """Add the loss of this rank's rows and a block of columns, and its gradients.
+
+        Args:
+            block_CD: columns.
+            first: number of the first of them among all columns.
+            seen: maxima of the side of `hits_of`.
+            column_grad_CD: is added to, unless None.
+        """
+        similarities = self.similarities
+        for part in similarities.strips(len(block_CD)):
+            strip_RD = similarities.scaled(part)
+            strip_grad_RD = torch.zeros_like(strip_RD)
+            for tile in similarities.tiles(part, len(block_CD), first=first):
+                logits_RS = similarities.logits(strip_RD, block_CD[tile.columns], tile)
+                logits_RS += self.bias
+                spare_RS = similarities.spare(tile)
+                positive_RS = similarities.positive(tile)
+                best = maxima(logits_RS, tile, positive_RS=positive_RS, spare_RS=spare_RS)
+                if self.hits_of == "rows":
+                    seen.raise_to(part, best[0])
+                else:
+                    seen.raise_to(tile.columns, best[1])
+                similarities.negate_positives(logits_RS, tile)
+                self.loss_B[part] += _softplus(logits_RS, spare_RS).sum(1)
+                if column_grad_CD is None:
+                    continue
+                weight_RS = logits_RS.sigmoid_()
+                similarities.negate_positives(weight_RS, tile)
+                self.bias_grad.add_(weight_RS.sum())
+                similarities.add_product(strip_grad_RD, weight_RS, block_CD[tile.columns])
+                similarities.add_product(column_grad_CD[tile.columns], weight_RS.T, strip_RD)
+            if self.row_grad_BD is not None:
+                similarities.add_row_grads(part, strip_grad_RD, self.row_grad_BD, self.scale_grad)
+
+
+class _PairSigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        row_BD: Tensor,
+        column_CD: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        samples: Samples,
+        tiling: Tiling,
+        hits_of: Side,
+        with_grad: bool,
+    ) -> tuple[Tensor, Tensor]:
+        wide = row_BD.dtype
+        sweep = _Sweep(
+            similarities=Similarities(row_BD, scale, samples=samples, tiling=tiling),
+            bias=bias,
+            hits_of=hits_of,
+            loss_B=torch.zeros_like(row_BD[:, 0]),
+            row_grad_BD=torch.zeros_like(row_BD) if with_grad else None,
+            scale_grad=torch.zeros_like(scale, dtype=wide),
+            bias_grad=torch.zeros_like(bias, dtype=wide),
+        )
+        rows = Running.start(row_BD, len(row_BD))
+        changing = []
+        if hits_of == "columns":
+            changing.append(Running.start(column_CD, len(column_CD)).state_3N)
+        if with_grad:
+            changing.append(torch.zeros_like(column_CD, memory_format=torch.contiguous_format))
+        blocks = RingBlocks(fixed=[column_CD], changing=changing, ranks=tiling.ranks)
+        for first in blocks:
+            sweep.meet(
+                blocks.held[0],
+                first,
+                seen=rows if hits_of == "rows" else Running(blocks.held[1]),
+                column_grad_CD=blocks.held[-1] if with_grad else None,
+            )
+        valid_B = samples.local(samples.valid_G)
+        if hits_of == "rows":
+            hit_B = rows.hits()
+        else:
+            columns = blocks.held[1]
+            if tiling.ranks == "gather":
+                columns = comm.all_reduce_max(columns)
+            hit_C = Running(columns).hits()
+            hit_B = samples.local(hit_C) if len(hit_C) == len(samples.valid_G) else hit_C
+        loss = sweep.loss_B.sum()
+        hits = (hit_B & valid_B).sum().to(loss.dtype)
+        if with_grad:
+            made = (sweep.row_grad_BD, blocks.held[-1], sweep.scale_grad, sweep.bias_grad)
+            ctx.save_for_backward(*made)
+            ctx.dtypes = scale.dtype, bias.dtype
+        ctx.mark_non_differentiable(hits)
+        return loss, hits
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        row_BD, column_CD, scale, bias = (saved * grads[0] for saved in ctx.saved_tensors)
+        nothing = (None, None, None, None)
+        return row_BD, column_CD, scale.to(ctx.dtypes[0]), bias.to(ctx.dtypes[1]), *nothing
+
+
+def _softplus(x_RS: Tensor, out_RS: Tensor) -> Tensor:
+    """Return log(1 + exp(x)) with all its digits.
+
+    F.softplus switches to x at 20, an error of 1e-9 even in float64; F.logsigmoid takes twice as
+    long.
+    """
+    torch.abs(x_RS, out=out_RS).neg_().exp_().log1p_()
+    return out_RS.add_(x_RS.clamp(min=0))

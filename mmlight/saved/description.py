@@ -59,10 +59,12 @@ def _factory(value: Any) -> tuple[type, Mapping[str, Any]]:
         call = (value.func, *value.args)
         for place, candidate in enumerate(call):
             if isinstance(candidate, type) and issubclass(candidate, nn.Module):
-                given = inspect.signature(candidate).bind_partial(
-                    *call[place + 1 :], **value.keywords
-                )
-                return candidate, given.arguments
+                taken = inspect.signature(candidate)
+                given = taken.bind_partial(*call[place + 1 :], **value.keywords).arguments
+                for one in taken.parameters.values():
+                    if one.kind is one.VAR_KEYWORD:  # what the class hands on to its base
+                        given |= given.pop(one.name, {})
+                return candidate, given
     raise UserError(
         f"{value!r} cannot be written into a checkpoint; "
         "give the class itself or functools.partial(Class, setting=...)"

@@ -20,9 +20,8 @@ from mmlight.batch import Batch, Modality
 from mmlight.class_names import check_same_order
 from mmlight.encoders.lora import merge_adapters
 from mmlight.errors import UserError
-from mmlight.optim.adamw import AdamWSettings
+from mmlight.optim.adamw import AdamWSettings, own_settings
 from mmlight.optim.groups import weight_decay_groups
-from mmlight.optim.other import own_settings
 from mmlight.optim.schedule import Schedule
 from mmlight.saved.checkpoint import (
     CHECKPOINT_KEY,

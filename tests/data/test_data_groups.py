@@ -6,7 +6,7 @@ from multimodal import shard, text_only
 
 from mmlight.data.members import Members
 from mmlight.data.module import Split
-from mmlight.data.splits.groups import carry, count_values
+from mmlight.data.splits.metadata import carry, count_values
 
 
 def test_a_source_becomes_a_field_of_all_splits():

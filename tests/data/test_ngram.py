@@ -5,8 +5,7 @@ import math
 import pytest
 from shard_files import write_tar
 
-from mmlight.data.ngram import END, START, UNKNOWN, NgramModel
-from mmlight.data.ngram_command import main
+from mmlight.data.ngram_command import END, START, UNKNOWN, NgramModel, main
 from mmlight.errors import UserError
 
 TEXTS = ["one two three", "one two", "two two one", "three", "one"]

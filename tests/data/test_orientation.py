@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from shard_files import write_tar
 
 from mmlight.data.decode.image import ImageSettings, decode, load_image
-from mmlight.data.decode.orientation import as_stored, read_orientation, upright
+from mmlight.data.decode.image_header import as_stored, read_orientation, upright
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.split import Split

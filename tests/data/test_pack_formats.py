@@ -8,7 +8,7 @@ import pytest
 from shard_files import png
 
 from mmlight.__main__ import main
-from mmlight.data.packing.json_stream import stream_object
+from mmlight.data.packing.coco import stream_object
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from multimodal import same, shard, text_only
 
-from mmlight.data.prefetch import prefetch
+from mmlight.data.loader import prefetch
 
 
 @pytest.mark.gpu

@@ -10,6 +10,7 @@ from shard_files import png, sound, write_tar
 from mmlight.data.decode import probe
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.image import ImageSettings
+from mmlight.data.faults import fault
 from mmlight.data.members import Members
 from mmlight.data.sample import BadMemberError, Decoding, SampleSet, decode_sample
 from mmlight.data.shards.corpus import Corpus
@@ -39,7 +40,7 @@ def test_an_image_of_absurd_size_is_a_bad_sample_not_a_crash():
 
     header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
     assert probe.image_size(bytes(header)) == (0, 0)
-    assert "more than image.max_pixels" in (probe.fault("png", bytes(header)) or "")
+    assert "more than image.max_pixels" in (fault("png", bytes(header)) or "")
 
 
 def test_whole_members_have_no_fault():
@@ -50,19 +51,19 @@ def test_whole_members_have_no_fault():
         ("json", b'{"a": 1}'),
         ("npy", b"\x00\xff"),
     ):
-        assert probe.fault(extension, data) is None
+        assert fault(extension, data) is None
 
 
 def test_faults_are_found_behind_intact_headers():
-    assert probe.fault("png", png(64, 64)[:2000])
+    assert fault("png", png(64, 64)[:2000])
     jpeg = io.BytesIO()
     Image.open(io.BytesIO(png(64, 64))).save(jpeg, "JPEG")
-    assert "truncated" in (probe.fault("jpg", jpeg.getvalue()[:1000]) or "")
-    assert probe.fault("flac", sound(2)[:5000])
-    assert probe.fault("flac", b"nonsense") == probe.fault("flac", b"nonsense")
-    assert "0x" not in (probe.fault("jpg", b"nonsense") or "") + (probe.fault("wav", b"x") or "")
-    assert "utf-8" in (probe.fault("txt", b"\xff\x80") or "")
-    assert "JSONDecodeError" in (probe.fault("json", b"{") or "")
+    assert "truncated" in (fault("jpg", jpeg.getvalue()[:1000]) or "")
+    assert fault("flac", sound(2)[:5000])
+    assert fault("flac", b"nonsense") == fault("flac", b"nonsense")
+    assert "0x" not in (fault("jpg", b"nonsense") or "") + (fault("wav", b"x") or "")
+    assert "utf-8" in (fault("txt", b"\xff\x80") or "")
+    assert "JSONDecodeError" in (fault("json", b"{") or "")
 
 
 def image(format, mode="RGB", **options):
@@ -147,7 +148,7 @@ def test_check_and_training_agree_on_every_member(tmp_path):
             said = None
         except BadMemberError as error:
             said = error.reason
-        found = probe.fault(ending, data)
+        found = fault(ending, data)
         if (said is None, found is None) != (is_good, is_good):
             differ.append((ending, data[:30], is_good, said, found))
         assert found is None or ("\n" not in found and len(found) < 400)

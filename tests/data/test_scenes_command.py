@@ -147,7 +147,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("mmlight.data.scenes.sample.soundfile.write", fail)
+    monkeypatch.setattr("mmlight.data.scenes.shards.soundfile.write", fail)
     with pytest.raises(OSError, match="disk full"):
         make(tmp_path / "out", settings=Settings(4, 4), workers=1, progress=False)
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from mmlight.data import faults
 from mmlight.data.decode import probe
 from mmlight.data.decode.audio import AudioSettings, load_audio
 from mmlight.data.decode.draw import Draws
@@ -41,7 +42,7 @@ def length(data: bytes) -> int:
 
 def fault(data: bytes, format: str = "WAV") -> str | None:
     # by the extension, of which check knows those that training reads by default
-    return probe.fault({"au": "wav", "sph": "wav"}.get(ENDINGS[format], ENDINGS[format]), data)
+    return faults.fault({"au": "wav", "sph": "wav"}.get(ENDINGS[format], ENDINGS[format]), data)
 
 
 @pytest.mark.parametrize(("format", "subtype"), KINDS)

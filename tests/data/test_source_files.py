@@ -6,7 +6,7 @@ import pytest
 from pack_data import pack_folder, pack_table
 
 from mmlight.__main__ import main
-from mmlight.data.packing.source_files import SourceFiles
+from mmlight.data.packing.source import SourceFiles
 from mmlight.errors import UserError
 
 

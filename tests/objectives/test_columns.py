@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmlight.objectives.columns import column_modalities, sides
+from mmlight.objectives.exchange import column_modalities, sides
 from mmlight.objectives.pairs import parse_pairs
 
 THREE = ("image", "text", "audio")

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from mmlight.objectives.unit_length import unit_length
+from mmlight.objectives.pair_objective import unit_length
 
 
 def test_equals_normalize_and_its_gradient():

@@ -9,7 +9,7 @@ import numpy as np
 from mmlight.batch import Batch
 from mmlight.callbacks.showing.box_pictures import draw_boxes
 from mmlight.callbacks.showing.media import send_pictures
-from mmlight.data.decode.orientation import as_stored
+from mmlight.data.decode.image_header import as_stored
 from mmlight.errors import UserError
 from mmlight.metrics.boxes import BoxEvaluation
 from mmlight.metrics.calibration import calibration_error, reliability_bins

@@ -11,8 +11,17 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from mmlight.batch import Modality
-from mmlight.data.decode import corruptions_audio, corruptions_image, corruptions_text
 from mmlight.data.decode.audio import Waveform
+from mmlight.data.decode.corruption_kinds import (
+    audio_noise,
+    blur,
+    case,
+    image_noise,
+    jpeg,
+    occlusion,
+    tempo,
+    typos,
+)
 from mmlight.data.decode.draw import Draws, Purpose
 from mmlight.errors import UserError, nearest
 
@@ -54,28 +63,28 @@ KINDS: dict[Modality, dict[str, Kind]] = {
             "standard deviation of Gaussian noise, where 1 is the range of pixels",
             0.0,
             10.0,
-            corruptions_image.noise,
+            image_noise,
         ),
         "blur": Kind(
             (0.0125, 0.0175, 0.0225, 0.0275, 0.035),
             "standard deviation of a Gaussian blur, where 1 is the shorter side",
             0.0,
             0.3,
-            corruptions_image.blur,
+            blur,
         ),
         "jpeg": Kind(
             (25, 18, 15, 10, 7),
             "quality of a JPEG file, 1 to 100",
             1,
             100,
-            corruptions_image.jpeg,
+            jpeg,
         ),
         "occlusion": Kind(
             (0.05, 0.1, 0.2, 0.3, 0.4),
             "share of the image that a grey rectangle covers",
             0.0,
             1.0,
-            corruptions_image.occlusion,
+            occlusion,
         ),
     },
     "audio": {
@@ -84,14 +93,14 @@ KINDS: dict[Modality, dict[str, Kind]] = {
             "signal-to-noise ratio in dB of pink noise",
             -60,
             100,
-            corruptions_audio.noise,
+            audio_noise,
         ),
         "tempo": Kind(
             (1.1, 1.2, 1.3, 1.4, 1.5),
             "factor by which a clip is faster or slower (as drawn) at the same pitch",
             1.0,
             4.0,
-            corruptions_audio.tempo,
+            tempo,
         ),
     },
     "text": {
@@ -100,14 +109,14 @@ KINDS: dict[Modality, dict[str, Kind]] = {
             "share of letters that are mistyped, at least one",
             0.0,
             1.0,
-            corruptions_text.typos,
+            typos,
         ),
         "case": Kind(
             (0.2, 0.4, 0.6, 0.8, 1.0),
             "share of words that are put into the other case",
             0.0,
             1.0,
-            corruptions_text.case,
+            case,
         ),
     },
 }

@@ -19,8 +19,7 @@ from torchvision.io import ImageReadMode, decode_image
 from mmlight.data.decode.boxes import BoxSet
 from mmlight.data.decode.draw import Draws
 from mmlight.data.decode.image_fit import Fitted, fit, jitter_color, random_fit
-from mmlight.data.decode.image_header import png_fault, read_head
-from mmlight.data.decode.orientation import read_orientation, upright
+from mmlight.data.decode.image_header import png_fault, read_head, read_orientation, upright
 from mmlight.errors import UserError
 
 Crop = Literal["random_resized", "center", "squash", "fit", "random_fit"]
@@ -335,7 +334,7 @@ def decode(data: bytes, *, channels: int = 3, max_pixels: int = 100_000_000) -> 
 
     JPEG, PNG and WebP go through torchvision (nearly three times as fast as Pillow), others
     through Pillow. Transparency is dropped, as Pillow's ``convert("RGB")`` does; 16-bit images
-    keep their upper 8 bits. Images are turned upright (see `mmlight.data.decode.orientation`).
+    keep their upper 8 bits. Images are turned upright (see `mmlight.data.decode.image_header`).
 
     Returns:
         (C, H, W) uint8 pixels.

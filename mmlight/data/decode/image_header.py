@@ -1,9 +1,23 @@
-"""Format, size and damage of an image, read from its bytes without decoding."""
+"""What an image's bytes say without decoding: format, size, damage, and which way up it is seen.
 
+Cameras store what the sensor saw and note how to turn it (EXIF's orientation, 1 to 8). Pixels are
+turned upright wherever an image is decoded; boxes are annotated in pixels of the image as stored,
+as pycocotools' and torchvision's readers have them, and turn with it.
+
+Shapes: C channels, H and W pixels, N boxes.
+"""
+
+import io
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from PIL import Image
+from torch import Tensor
+
+from mmlight.batch import TURNS
 
 
 @dataclass(frozen=True)
@@ -77,3 +91,131 @@ def _read_webp_head(data: bytes) -> Head | None:
     else:
         return None
     return Head("webp", width, height)
+
+
+_TAG, _SHORT = 0x0112, 3
+_MOST_CHUNKS = 10_000
+
+
+def read_orientation(data: bytes) -> int:
+    """Return the orientation of a JPEG, PNG, WebP or TIFF image; 1, as stored, without a tag."""
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        try:
+            with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+                return _known(image.getexif().get(_TAG, 1))
+        # Pillow raises what it likes about broken headers; whoever decodes it says so.
+        except Exception:
+            return 1
+    for block in _exif_blocks(data):
+        return _orientation_of(block.removeprefix(b"Exif\0\0"))
+    return 1
+
+
+def upright(pixels_CHW: Tensor, orientation: int) -> Tensor:
+    """Turn pixels from how they are stored to how they are to be seen."""
+    swap, mirror_x, mirror_y = TURNS[orientation]
+    if swap:
+        pixels_CHW = pixels_CHW.transpose(1, 2)
+    axes = [axis for axis, turned in ((2, mirror_x), (1, mirror_y)) if turned]
+    return pixels_CHW.flip(axes) if axes else pixels_CHW
+
+
+def as_stored(pixels_CHW: Tensor, orientation: int) -> Tensor:
+    """Turn pixels back to how they are stored."""
+    swap, mirror_x, mirror_y = TURNS[orientation]
+    axes = [axis for axis, turned in ((2, mirror_x), (1, mirror_y)) if turned]
+    pixels_CHW = pixels_CHW.flip(axes) if axes else pixels_CHW
+    return pixels_CHW.transpose(1, 2) if swap else pixels_CHW
+
+
+def turn_boxes(xyxy_N4: Tensor, orientation: int, *, height: int, width: int) -> Tensor:
+    """Turn boxes with their image.
+
+    Args:
+        xyxy_N4: corners in pixels of the image as stored.
+        orientation: of the image.
+        height: of the image upright.
+        width: likewise.
+    """
+    swap, mirror_x, mirror_y = TURNS[orientation]
+    left, top, right, bottom = xyxy_N4[:, [1, 0, 3, 2] if swap else [0, 1, 2, 3]].unbind(1)
+    turned_N4 = xyxy_N4.clone()
+    turned_N4[:, 0], turned_N4[:, 2] = (width - right, width - left) if mirror_x else (left, right)
+    turned_N4[:, 1], turned_N4[:, 3] = (
+        (height - bottom, height - top) if mirror_y else (top, bottom)
+    )
+    return turned_N4
+
+
+def _exif_blocks(data: bytes) -> Iterator[bytes]:
+    if data[:2] == b"\xff\xd8":
+        yield from _of_jpeg(data)
+    elif data[:4] == b"\x89PNG":
+        yield from _of_png(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        position = 12
+        for _ in range(_MOST_CHUNKS):
+            if position + 8 > len(data):
+                return
+            (size,) = struct.unpack_from("<I", data, position + 4)
+            if data[position : position + 4] == b"EXIF":
+                yield data[position + 8 : position + 8 + size]
+            position += 8 + size + size % 2
+
+
+def _of_jpeg(data: bytes) -> Iterator[bytes]:
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # padding before a marker
+            position += 1
+            continue
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker == 0xDA or length < 2:  # the scan begins: no headers come after it
+            return
+        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            yield data[position + 4 : position + 2 + length]
+        position += 2 + length
+
+
+def _of_png(data: bytes) -> Iterator[bytes]:
+    position = 8
+    for _ in range(_MOST_CHUNKS):
+        if position + 8 > len(data):
+            return
+        (size,) = struct.unpack_from(">I", data, position)
+        name, body = data[position + 4 : position + 8], data[position + 8 : position + 8 + size]
+        if name == b"eXIf":
+            yield body
+        elif name == b"zTXt" and body.startswith(b"Raw profile type exif\0"):
+            yield from _raw_profile(body)
+        position += 12 + size
+
+
+def _raw_profile(body: bytes) -> Iterator[bytes]:
+    """Yield what ImageMagick wrote before PNG had a chunk for it: lines of hexadecimal digits."""
+    try:
+        text = zlib.decompressobj().decompress(body[23:], 1 << 20)
+        yield bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+    except (zlib.error, ValueError):
+        return
+
+
+def _orientation_of(block: bytes) -> int:
+    """Read the tag from a TIFF header and its first directory."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None or len(block) < 8:
+        return 1
+    (start,) = struct.unpack_from(f"{order}I", block, 4)
+    if start + 2 > len(block):
+        return 1
+    (count,) = struct.unpack_from(f"{order}H", block, start)
+    for place in range(start + 2, min(start + 2 + 12 * count, len(block) - 11), 12):
+        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", block, place)
+        if tag == _TAG:
+            return _known(value) if kind == _SHORT else 1
+    return 1
+
+
+def _known(value: object) -> int:
+    return value if isinstance(value, int) and value in TURNS else 1

@@ -3,7 +3,6 @@
 import io
 import math
 import warnings
-from collections.abc import Sequence
 from typing import Literal
 
 from mmlight.data.decode.sound_file import SoundBytes
@@ -50,37 +49,3 @@ def duration_s(data: bytes) -> float:
         return info.frames / info.samplerate if info.frames >= 0 else math.nan
     except (OSError, ValueError, RuntimeError, ZeroDivisionError):
         return math.nan  # a bad sample: whoever decodes it counts and names it
-
-
-def fault(extension: str, data: bytes, *, class_names: Sequence[str] = ()) -> str | None:
-    """Decode a member completely and say in one line what is wrong with it, None if nothing is.
-
-    With the code and the default settings of training, so that nothing is good here that training
-    counts as bad. This needs torch; the other functions here do without.
-
-    Args:
-        extension: of the member.
-        data: its bytes.
-        class_names: what labels may be besides numbers below their number; empty for any number.
-    """
-    from mmlight.class_names import class_number
-    from mmlight.data.decode.audio import check_audio
-    from mmlight.data.decode.image import check_image
-    from mmlight.data.members import Contents, label_value
-    from mmlight.data.sample import BadMemberError
-
-    try:
-        match kind(extension):
-            case "image":
-                check_image(data)
-            case "audio":
-                check_audio(data)
-            case "text" | "json":
-                contents = Contents({extension: data})
-                contents.value(extension)
-                if extension.rpartition(".")[2] == "cls":
-                    class_number(label_value(contents, extension), class_names)
-    # Decoders raise what they like about broken bytes.
-    except Exception as error:
-        return BadMemberError(extension, error).reason
-    return None

@@ -7,10 +7,9 @@ validation set that lacks a class has other numbers: labels then go by name.
 import os
 from collections.abc import Iterable, Sequence
 
-from mmlight.class_names import read_names
+from mmlight.class_names import CLASS_NAMES, read_names
 from mmlight.data.labels.labels import Labels, OwnNumbers, is_numbered
 from mmlight.data.members import Members
-from mmlight.data.named_labels import CLASS_NAMES
 from mmlight.data.shards.paths import expand
 from mmlight.data.splits.split import Split
 from mmlight.errors import UserError

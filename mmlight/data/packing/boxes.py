@@ -12,12 +12,13 @@ import numpy as np
 from mmlight.data.packing.source import (
     Exclude,
     Source,
+    SourceFiles,
+    StoredFile,
     are_numbers,
     ending_of,
     key_of,
     order_classes,
 )
-from mmlight.data.packing.source_files import SourceFiles, StoredFile
 from mmlight.errors import UserError
 
 NO_AREA = "boxes without area in their picture"

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.class_names import read_names
-from mmlight.data.packing.box_table import read_box_table
 from mmlight.data.packing.coco import read_coco
-from mmlight.data.packing.conll import read_conll
 from mmlight.data.packing.folder import read_folder
-from mmlight.data.packing.lines import read_lines
 from mmlight.data.packing.source import Exclude, Source, write_names
-from mmlight.data.packing.table import read_table
+from mmlight.data.packing.table import read_box_table, read_table
+from mmlight.data.packing.text_files import read_conll, read_lines
 from mmlight.data.packing.voc import read_voc
 from mmlight.data.packing.write import DEFAULT_SAMPLES_PER_SHARD, pack
 from mmlight.data.shards.index_file import ShardIndex

@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.data.decode import probe
-from mmlight.data.packing.source import Exclude, Source, open_files, order_classes
-from mmlight.data.packing.source_files import SourceFiles, StoredFile
+from mmlight.data.packing.source import (
+    Exclude,
+    Source,
+    SourceFiles,
+    StoredFile,
+    open_files,
+    order_classes,
+)
 from mmlight.data.shards import tar
 from mmlight.data.shards.paths import natural_key
 from mmlight.errors import UserError

@@ -8,9 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from mmlight.data.json_text import parse_json
 from mmlight.errors import UserError, nearest
-from mmlight.text_file import encoding_of
+from mmlight.text_file import encoding_of, parse_json
 
 # Excel writes semicolons where the comma is that of decimals, and may name the separator first.
 _DELIMITERS = (",", ";", "\t", "|")

@@ -1,6 +1,7 @@
 """Packs samples into shards: equal samples give equal bytes, and all shards appear or none.
 
-What people have is turned into samples in `mmlight.data.packing`.
+To be shuffled, samples wait in a file, whatever their number: eight bytes of each stay in memory,
+and files that samples name are read when their turn comes.
 """
 
 import itertools
@@ -9,13 +10,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from mmlight.data.named_labels import CLASS_NAMES
-from mmlight.data.packing.shuffle import shuffled
-from mmlight.data.packing.source_files import StoredFile
+from mmlight.class_names import CLASS_NAMES
+from mmlight.data.order.cursor import permutation
+from mmlight.data.packing.source import StoredFile
 from mmlight.data.shards import index, tar
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.data.shards.seal import SealedWriter
@@ -156,3 +158,62 @@ def _encode(value: Any, where: str) -> bytes:
         return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}; give bytes, text, numbers, lists or dicts") from error
+
+
+_HEAD_BYTES = 8
+
+
+def shuffled(
+    samples: Iterable[Mapping[str, Any]],
+    *,
+    seed: int,
+    folder: Path,
+    encode: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """Yield samples in an order that the seed and their number decide.
+
+    Args:
+        samples: as `mmlight.data.packing.write.pack` takes them.
+        seed: of the order.
+        folder: where they wait; the file has no name there.
+        encode: turns the members of a sample into bytes, but for files that it names.
+    """
+    places = array("q")
+    sources: list[Any] = []
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for sample in samples:
+            places.append(file.tell())
+            _put(file, encode(sample), sources)
+        order = permutation(len(places), seed=seed, epoch=0, use=0, place=(0, 0))
+        for number in order:
+            file.seek(places[number])
+            yield _take(file, sources)
+
+
+def _put(file: IO[bytes], sample: Mapping[str, Any], sources: list[Any]) -> None:
+    head: dict[str, Any] = {}
+    bodies: list[bytes] = []
+    for name, value in sample.items():
+        if isinstance(value, StoredFile):
+            if value.source not in sources:
+                sources.append(value.source)
+            head[name] = [sources.index(value.source), str(value.path), value.where]
+        elif isinstance(value, bytes):
+            head[name] = len(value)
+            bodies.append(value)
+        else:
+            head[name] = value  # the key
+    text = json.dumps(head).encode()
+    file.write(len(text).to_bytes(_HEAD_BYTES, "little"))
+    file.writelines([text, *bodies])
+
+
+def _take(file: IO[bytes], sources: list[Any]) -> dict[str, Any]:
+    size = int.from_bytes(file.read(_HEAD_BYTES), "little")
+    sample: dict[str, Any] = {}
+    for name, value in json.loads(file.read(size)).items():
+        if isinstance(value, list):
+            source, path, where = value
+            value = StoredFile(sources[source], Path(path), where)
+        sample[name] = file.read(value) if isinstance(value, int) else value
+    return sample

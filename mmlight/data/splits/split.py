@@ -11,8 +11,7 @@ from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.data.shards.paths import expand
-from mmlight.data.splits.sorted_classes import classes_left_out
-from mmlight.data.splits.subset import choose
+from mmlight.data.splits.subset import choose, classes_left_out
 from mmlight.errors import UserError
 
 _log = logging.getLogger(__name__)

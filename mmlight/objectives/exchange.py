@@ -60,33 +60,33 @@ def fetch_columns(
     return gathered
 
 
-class Voyage:
-    """Brings columns and what belongs to them to this rank's rows, block after block.
+class RingBlocks:
+    """Blocks of columns, and what belongs to them, that come to this rank's rows one by one.
 
-    Where the ranks form a ring, each block visits all of them and comes home: whoever iterates
-    reads `cargo` and changes it in place, and after the loop it holds what belongs to this rank's
-    own columns again.
-    Otherwise there is one block, and nothing travels. Every rank iterates to the end.
+    Where the ranks form a ring, each block visits all of them and returns: whoever iterates reads
+    `held` and changes it in place, and after the loop it holds what belongs to this rank's own
+    columns again. Otherwise there is one block, and nothing is sent. Every rank iterates to the
+    end.
 
     Args:
-        fixed: what is only read, first in `cargo`; of one shape on all ranks. It does not come
-            home: that would be a message for nothing.
-        changing: what each rank adds to, behind it in `cargo`.
+        fixed: what is only read, first in `held`; of one shape on all ranks. It does not return:
+            that would be a message for nothing.
+        changing: what each rank adds to, behind it in `held`.
         ranks: how ranks meet.
     """
 
     def __init__(
         self, *, fixed: Sequence[Tensor], changing: Sequence[Tensor], ranks: Ranks
     ) -> None:
-        self.cargo = [*fixed, *changing]
+        self.held = [*fixed, *changing]
         self._num_fixed = len(fixed)
-        self._stops = comm.world_size() if ranks == "ring" else 1
+        self._num_blocks = comm.world_size() if ranks == "ring" else 1
 
     def __iter__(self) -> Iterator[int]:
         """Yield the number of the first column of each block among all columns."""
-        size = len(self.cargo[0])
-        for stop in range(self._stops):
-            yield (comm.rank() - stop) % self._stops * size if self._stops > 1 else 0
-            left = self._num_fixed if stop == self._stops - 1 else 0
-            if self._stops > 1 and left < len(self.cargo):
-                self.cargo = [*self.cargo[:left], *comm.shift(self.cargo[left:])]
+        size, last = len(self.held[0]), self._num_blocks - 1
+        for block in range(self._num_blocks):
+            yield (comm.rank() - block) % self._num_blocks * size if last else 0
+            sent = self._num_fixed if block == last else 0
+            if last and sent < len(self.held):
+                self.held = [*self.held[:sent], *comm.shift(self.held[sent:])]

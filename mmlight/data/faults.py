@@ -1,0 +1,154 @@
+"""What is wrong with samples: each member by itself, or a sample as an experiment reads it."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from mmlight.class_names import CLASS_NAMES, NoClassError, class_number, read_names
+from mmlight.data.decode.audio import check_audio
+from mmlight.data.decode.image import check_image
+from mmlight.data.decode.probe import kind
+from mmlight.data.members import Contents, Members, label_value, parse_source
+from mmlight.data.sample import (
+    BadMemberError,
+    Decoding,
+    MissingInputError,
+    SampleSet,
+    decode_sample,
+)
+from mmlight.errors import UserError
+
+# Samples in flight: their pixels wait in memory.
+_CHUNK = 64
+
+
+def fault(extension: str, data: bytes, *, class_names: Sequence[str] = ()) -> str | None:
+    """Decode a member completely and say in one line what is wrong with it, None if nothing is.
+
+    With the code and the default settings of training, so that nothing is good here that training
+    counts as bad.
+
+    Args:
+        extension: of the member.
+        data: its bytes.
+        class_names: what labels may be besides numbers below their number; empty for any number.
+    """
+    try:
+        match kind(extension):
+            case "image":
+                check_image(data)
+            case "audio":
+                check_audio(data)
+            case "text" | "json":
+                contents = Contents({extension: data})
+                contents.value(extension)
+                if extension.rpartition(".")[2] == "cls":
+                    class_number(label_value(contents, extension), class_names)
+    # Decoders raise what they like about broken bytes.
+    except Exception as error:
+        return BadMemberError(extension, error).reason
+    return None
+
+
+@dataclass
+class NamedLabels:
+    """Checks ``cls`` members, whose names may be known or not.
+
+    Where they are not known, texts are good if every label is one; beside numbers they are bad.
+
+    Attributes:
+        given: the names, where the user gives them; else those beside the shards.
+    """
+
+    given: Sequence[str] = ()
+    _beside: dict[Path, list[str]] = field(default_factory=dict)
+    _texts: list[tuple[str, str]] = field(default_factory=list)
+    _numbers: int = 0
+
+    def of(self, shard: Path) -> Sequence[str]:
+        """Return the names of the classes of a shard; none where they are not known."""
+        if self.given:
+            return self.given
+        folder = shard.parent
+        if folder not in self._beside:
+            path = folder / CLASS_NAMES
+            self._beside[folder] = read_names(str(path), what="") if path.is_file() else []
+        return self._beside[folder]
+
+    def fault(self, extension: str, data: bytes, *, names: Sequence[str], place: str) -> str | None:
+        """Say what is wrong with a member, None if nothing is or if only others will tell.
+
+        Args:
+            extension: of the member.
+            data: its bytes.
+            names: as `of` returns them.
+            place: where it is, for what `left` tells.
+        """
+        problem = fault(extension, data, class_names=names)
+        if extension.rpartition(".")[2] == "cls" and not names:
+            if problem and problem.startswith(NoClassError.__name__) and data.strip():
+                self._texts.append((place, problem))
+                return None
+            self._numbers += problem is None
+        return problem
+
+    def left(self) -> Iterator[tuple[str, str]]:
+        """Yield place and description of texts among numbers, when all members were seen."""
+        if self._numbers:
+            yield from sorted(self._texts)
+
+    def note(self) -> str | None:
+        """Return what to tell of labels that are all names."""
+        if not self._texts or self._numbers:
+            return None
+        place, problem = min(self._texts)
+        return f"labels are names ({place}: {problem.partition(': ')[2]})"
+
+
+def faults_of(
+    samples: SampleSet, decoding: Decoding, threads: Executor
+) -> Iterator[tuple[str, str]]:
+    """Yield where each sample lies that training would leave out or stop at, and why.
+
+    Args:
+        samples: the split's.
+        decoding: how the experiment decodes them.
+        threads: what decodes several at once.
+    """
+
+    def fault(number: int) -> str | None:
+        try:
+            decode_sample(samples, number, decoding, draws=None)
+            _check_whole_sounds(samples, number)
+        except MissingInputError as error:
+            return error.reason
+        except BadMemberError as error:
+            return f".{error}" if error.member else error.reason
+        except UserError as error:
+            return str(error)
+        return None
+
+    numbers = iter(range(len(samples)))
+    while chunk := list(islice(numbers, _CHUNK)):
+        for number, said in zip(chunk, threads.map(fault, chunk), strict=True):
+            if said is not None:
+                path, key = samples.corpus.origin(number)
+                yield f"{path}: {key}", said
+
+
+def _check_whole_sounds(samples: SampleSet, number: int) -> None:
+    """Decode what an evaluation leaves out of long sounds: training may draw any part."""
+    for extension, data in samples.corpus.read(
+        number, _sound_extensions(samples.members(number))
+    ).items():
+        try:
+            check_audio(data)
+        # Decoders raise what they like about broken bytes.
+        except Exception as error:
+            raise BadMemberError(extension, error) from error
+
+
+def _sound_extensions(members: Members) -> Sequence[str]:
+    return [parse_source(source)[0] for source in members.groups().get("audio", [])]

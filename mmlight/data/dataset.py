@@ -3,15 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
-import numpy as np
 import torch.utils.data
 
 from mmlight.batch import BadSample, Batch
 from mmlight.data.collate import Layout, collate
 from mmlight.data.decode.draw import Draws
-from mmlight.data.order.cursor import EvalOrder
+from mmlight.data.order.cursor import EvalOrder, TrainOrder
 from mmlight.data.sample import (
     BadMemberError,
     Decoding,
@@ -23,16 +21,6 @@ from mmlight.data.sample import (
 from mmlight.errors import UserError
 
 _MAX_REPLACEMENTS = 20
-
-
-class TrainOrder(Protocol):
-    """What `Order` and `Mixture` have in common."""
-
-    steps_per_epoch: int
-
-    def batch(self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """Return the sample numbers of one rank's batch."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ All randomness is raw Philox output, sorted: NumPy promises no stable results of
 
 import math
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -46,6 +47,43 @@ def permutation(
 def default_lanes(global_batch: int) -> int:
     """Return how many lanes an order has where nobody says."""
     return math.gcd(global_batch, _MAX_DEFAULT_LANES)
+
+
+class TrainOrder(Protocol):
+    """What `Order`, `Mixture` and `Bucketed` have in common."""
+
+    steps_per_epoch: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the order depends on besides its samples, batch and seed."""
+        ...
+
+    def check_world(self, world_size: int) -> None:
+        """Raise UserError unless `world_size` ranks can share the batches of this order."""
+        ...
+
+    def batch(self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
+        """Return the sample numbers of one rank's batch."""
+        ...
+
+
+def check_share(global_batch: int, world_size: int) -> None:
+    """Raise UserError unless `world_size` ranks can share a batch equally."""
+    if world_size < 1 or global_batch % world_size:
+        raise UserError(
+            f"{world_size} ranks can't share a global batch of {global_batch} equally; "
+            f"use one that is a multiple of {world_size}"
+        )
+
+
+def check_place(order: TrainOrder, epoch: int, step: int, *, rank: int, world_size: int) -> None:
+    """Refuse to look up a batch that `order` does not have."""
+    order.check_world(world_size)
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} of {world_size}")
+    if epoch < 0 or not 0 <= step < order.steps_per_epoch:
+        raise IndexError(f"epoch {epoch}, step {step} of {order.steps_per_epoch}")
 
 
 class Order:
@@ -102,13 +140,19 @@ class Order:
         self.steps_per_epoch = self.num_samples // global_batch
         self._sizes = sizes
         self._seed = seed
+        self._window = window
         self._per_lane = global_batch // self.num_lanes
         self._lane_length = self.steps_per_epoch * self._per_lane
         self._num_windows = -(-self._lane_length // window)
         self._epoch: _Epoch | None = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `TrainOrder`."""
+        return {"window": self._window, "num_lanes": self.num_lanes}
+
     def check_world(self, world_size: int) -> None:
-        """Raise UserError unless `world_size` ranks can share the batches of this order."""
+        """See `TrainOrder`."""
         if world_size < 1 or self.num_lanes % world_size:
             if world_size < 1 or self.global_batch % world_size:
                 remedy = f"use a global batch that is a multiple of {world_size}"
@@ -133,9 +177,7 @@ class Order:
         Returns:
             int64, ``global_batch / world_size`` sample numbers.
         """
-        self.check_world(world_size)
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size}")
+        check_place(self, epoch, step, rank=rank, world_size=world_size)
         lanes = self.num_lanes // world_size
         return self.steps(
             epoch, step, step + 1, lanes=range(rank * lanes, (rank + 1) * lanes)

@@ -10,10 +10,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
-from mmlight.data.order.cursor import Order
+from mmlight.data.order.cursor import Order, check_place, check_share
 from mmlight.errors import UserError
 
 # Longest pattern. Weights without a common denominator up to this are rounded to multiples of
@@ -23,7 +24,7 @@ _MAX_STREAM_LANES = 32
 
 
 class Mixture:
-    """Order of training over several sources; has the interface of `Order`.
+    """A `TrainOrder` over several sources.
 
     Sample numbers are those of a corpus that holds the sources' shards one source after another.
 
@@ -66,6 +67,7 @@ class Mixture:
         if min(sizes) < 1:
             raise UserError(f"source {sizes.index(min(sizes))} of the mixture has no samples")
         self.num_samples = sum(sizes)
+        self._window, self._samples_per_epoch = window, samples_per_epoch
         self.global_batch = global_batch
         epoch = self.num_samples if samples_per_epoch is None else samples_per_epoch
         self.steps_per_epoch = epoch // global_batch
@@ -88,13 +90,18 @@ class Mixture:
             for lanes in [min(_MAX_STREAM_LANES, sizes[number])]
         ]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `TrainOrder`."""
+        return {
+            "window": self._window,
+            "samples_per_epoch": self._samples_per_epoch,
+            "weights": self.weights,
+        }
+
     def check_world(self, world_size: int) -> None:
-        """Raise UserError unless `world_size` ranks can share a batch equally."""
-        if world_size < 1 or self.global_batch % world_size:
-            raise UserError(
-                f"{world_size} ranks can't share a global batch of {self.global_batch} equally; "
-                f"use one that is a multiple of {world_size}"
-            )
+        """See `TrainOrder`."""
+        check_share(self.global_batch, world_size)
 
     def counts(self, num_samples: int) -> list[int]:
         """Return how many of the first `num_samples` samples of training each source gives."""
@@ -103,11 +110,7 @@ class Mixture:
 
     def batch(self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """Return the sample numbers of one rank's batch; see `Order.batch`."""
-        self.check_world(world_size)
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size}")
-        if epoch < 0 or not 0 <= step < self.steps_per_epoch:
-            raise IndexError(f"epoch {epoch}, step {step} of {self.steps_per_epoch}")
+        check_place(self, epoch, step, rank=rank, world_size=world_size)
         size = self.global_batch // world_size
         start = (epoch * self.steps_per_epoch + step) * self.global_batch + rank * size
         sources = self._pattern[np.arange(start, start + size) % len(self._pattern)]

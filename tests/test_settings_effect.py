@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmlight.errors import UserError
 from mmlight.objectives.tiles import Similarities
 from mmlight.trainer.ema import Ema
 
@@ -217,3 +218,11 @@ def test_compiled_blocks_give_equal_losses_and_state_names(values, tmp_path):
     assert compiled.towers["image"].encoder.model.blocks[0]._compiled_call_impl is not None
     assert same == pytest.approx(losses, rel=1e-4)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_grad_cache_that_holds_the_whole_batch_is_refused(values, tmp_path):
+    batch = values["data"]["init_args"]["global_batch_size"]
+    with pytest.raises(UserError, match=f"grad_cache: {batch} has no effect on batches of {batch}"):
+        run(values, tmp_path, {f"{MODEL}grad_cache": batch})
+    task, _ = run(values, tmp_path, {f"{MODEL}grad_cache": batch - 1})
+    assert task.grad_cache == batch - 1

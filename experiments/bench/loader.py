@@ -64,8 +64,9 @@ from torchvision import transforms
 
 from mmlight.data.decode.image import ImageSettings, load_image
 from mmlight.data.members import Members
-from mmlight.data.module import ShardDataModule, Split
+from mmlight.data.module import ShardDataModule
 from mmlight.data.packing.write import pack
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.text.tokenizer import ByteTokenizer
 

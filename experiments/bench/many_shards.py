@@ -26,10 +26,11 @@ from pathlib import Path
 
 from mmlight.data.dataset import Rank
 from mmlight.data.members import Members
-from mmlight.data.module import ShardDataModule, Split
+from mmlight.data.module import ShardDataModule
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards.paths import expand
 from mmlight.data.shards.seal import SealedWriter
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.text.tokenizer import ByteTokenizer
 

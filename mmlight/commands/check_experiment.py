@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from mmlight.data.checks import count_what_is_there, what_is_there
 from mmlight.data.faults import faults_of
 from mmlight.data.module import ShardDataModule
-from mmlight.data.needed import count_what_is_there, what_is_there
 from mmlight.errors import UserError
 from mmlight.experiment.build import assemble
 from mmlight.terminal import say

@@ -10,12 +10,14 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from mmlight.batch import Batch
 from mmlight.costs.tally import Counted, Tally, Work
 from mmlight.errors import UserError
+from mmlight.optim.adamw import AdamWSettings
 from mmlight.tasks.task import Task
 
 _FEW = 2
@@ -31,6 +33,7 @@ class ModelSize:
         num_tensors: how many tensors these are.
         state_bytes: parameters and buffers.
         largest_block: parameters of the largest repeated block.
+        optimiser_bytes: what the optimiser keeps of the trained ones.
     """
 
     num_parameters: int
@@ -38,6 +41,7 @@ class ModelSize:
     num_tensors: int
     state_bytes: int
     largest_block: int
+    optimiser_bytes: float
 
 
 @dataclass
@@ -263,7 +267,27 @@ def _size_of(task: Task) -> ModelSize:
         num_tensors=len(trained),
         state_bytes=sum(t.nbytes for t in (*parameters, *task.buffers())),
         largest_block=max(blocks, default=0),
+        optimiser_bytes=_optimiser_bytes(task.optimizer_settings, trained),
     )
+
+
+def _optimiser_bytes(settings: AdamWSettings, trained: Sequence[Tensor]) -> float:
+    """Return the bytes of an optimiser's state after its first step, taken on shapes alone."""
+    adamw = 8.0 * sum(p.numel() for p in trained)  # two means
+    if settings.class_path is None:
+        return adamw
+    try:
+        with FakeTensorMode():
+            parameters = [nn.Parameter(torch.empty(p.shape)) for p in trained]
+            groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": 0.0}]
+            optimiser = settings.build(groups)
+            for parameter in parameters:
+                parameter.grad = torch.empty(parameter.shape)
+            optimiser.step()
+            kept = tree_leaves([dict(state) for state in optimiser.state.values()])
+            return float(sum(leaf.nbytes for leaf in kept if isinstance(leaf, Tensor)))
+    except (RuntimeError, NotImplementedError, TypeError):  # it looks at the gradients' values
+        return adamw
 
 
 def _autocast(precision: str) -> AbstractContextManager[Any]:

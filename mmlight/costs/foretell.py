@@ -1,5 +1,6 @@
 """Foretells what a training costs, from counted steps and a machine's rates."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mmlight.costs.counting import ModelSize, StepCount
@@ -7,10 +8,10 @@ from mmlight.costs.devices import Device, call_s
 from mmlight.costs.rates import Rates
 from mmlight.costs.tally import Counted
 
-# Bytes that an optimiser step moves for each trained parameter, in float32: AdamW reads the
-# parameter, its gradient and two means, and writes all but the gradient; clipping reads the
+# Bytes that an optimiser step moves for each trained parameter, in float32, beside its state, which
+# is read and written: the parameter is read and written, its gradient read; clipping reads the
 # gradients twice and writes them; an average reads the weights and itself and writes itself.
-_ADAMW_BYTES, _CLIP_BYTES, _EMA_BYTES = 28, 12, 12
+_STEP_BYTES, _CLIP_BYTES, _EMA_BYTES = 12, 12, 12
 # What Lightning's trainer adds to a step (experiments/bench/trainer_overhead.py).
 _TRAINER_S = 0.7e-3
 # On a CPU, freed memory stays with the process: glibc keeps blocks below 32 MiB for later ones,
@@ -139,6 +140,10 @@ def foretell(
     kwh = None
     if device is not None and device_hours is not None:
         kwh = device_hours * device.watts / 1000
+    needed = {share: memory(step, size, settings, share=share) for share in (1, num_devices)}
+    notes = [step.note] if step.note else []
+    if device is not None:
+        notes += _does_not_fit(needed, settings, device)
     return Foretold(
         flops_per_sample=step.counted.flops / step.num_samples,
         total_flops=total,
@@ -147,12 +152,30 @@ def foretell(
         hours=hours,
         device_hours=device_hours,
         kwh=kwh,
-        memory_ddp=memory(step, size, settings, share=1),
-        memory_fsdp=memory(step, size, settings, share=num_devices),
+        memory_ddp=needed[1],
+        memory_fsdp=needed[num_devices],
         sent_bytes=sent,
         communication_share=waited_s / step_s,
-        notes=[step.note] if step.note else [],
+        notes=notes,
     )
+
+
+def _does_not_fit(
+    needed: Mapping[int, Mapping[str, float]], settings: Settings, device: Device
+) -> list[str]:
+    """Say that the strategy needs more memory than the device has; nothing where it fits."""
+    share = settings.num_devices if settings.strategy == "fsdp" else 1
+    gib = {shared: sum(parts.values()) / 2**30 for shared, parts in needed.items()}
+    if gib[share] <= device.memory_gib:
+        return []
+    fsdp = gib[settings.num_devices]
+    remedy = "a smaller batch for each device, or model.grad_cache where the loss is contrastive"
+    if share == 1 and fsdp <= device.memory_gib:
+        remedy = f"--strategy fsdp, which needs {fsdp:,.1f} GiB"
+    return [
+        f"does not fit: {gib[share]:,.1f} GiB are needed with {settings.strategy}, a {device.name} "
+        f"has {device.memory_gib:,.1f} GiB; try {remedy}"
+    ]
 
 
 def memory(step: StepCount, size: ModelSize, settings: Settings, *, share: int) -> dict[str, float]:
@@ -162,7 +185,7 @@ def memory(step: StepCount, size: ModelSize, settings: Settings, *, share: int) 
         step: a step on one device.
         size: of the model.
         settings: of the training.
-        share: over how many devices parameters, gradients and the optimiser's means are shared
+        share: over how many devices parameters, gradients and the optimiser's state are shared
             out; 1 is DDP. Two of the largest blocks are then whole at once: the one at work and
             the one that comes.
     """
@@ -170,7 +193,7 @@ def memory(step: StepCount, size: ModelSize, settings: Settings, *, share: int) 
         "base": settings.base_bytes,
         "parameters": size.state_bytes / share,
         "gradients": 4.0 * size.num_trained / share,
-        "optimiser": 8.0 * size.num_trained / share,
+        "optimiser": size.optimiser_bytes / share,
         "activations and loss": step.counted.peak_bytes,
         # The one at work and the next.
         "data": 2 * step.batch_bytes,
@@ -203,8 +226,9 @@ def sent_bytes(size: ModelSize, settings: Settings) -> float:
 
 
 def _optimiser_bytes(size: ModelSize, settings: Settings) -> float:
-    per_parameter = _ADAMW_BYTES + _CLIP_BYTES * settings.clips + _EMA_BYTES * settings.has_ema
-    return per_parameter * size.num_trained / settings.accumulate
+    per_parameter = _STEP_BYTES + _CLIP_BYTES * settings.clips + _EMA_BYTES * settings.has_ema
+    moved = per_parameter * size.num_trained + 2 * size.optimiser_bytes
+    return moved / settings.accumulate
 
 
 def _optimiser_s(size: ModelSize, settings: Settings, rates: Rates) -> float:

@@ -11,11 +11,11 @@ import torch
 
 from mmlight.batch import Batch
 from mmlight.data.bad_samples import BadSamples
+from mmlight.data.checks import what_is_there
 from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
 from mmlight.data.decode.corruptions import Corruption
 from mmlight.data.loader import EvalLoader, TrainLoader
 from mmlight.data.module_checks import check_corruptions, check_mixture
-from mmlight.data.needed import what_is_there
 from mmlight.data.order.bucket import Bucketed, lengths_of
 from mmlight.data.order.cursor import EvalOrder, Order, TrainOrder
 from mmlight.data.order.mixture import Mixture

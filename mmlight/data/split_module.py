@@ -8,7 +8,12 @@ import lightning
 
 from mmlight.batch import Modality, Text
 from mmlight.class_names import given_names
-from mmlight.data.checks import check_members, without_absent_targets
+from mmlight.data.checks import (
+    check_members,
+    count_what_is_there,
+    only_read,
+    without_absent_targets,
+)
 from mmlight.data.collate import Layout, collate
 from mmlight.data.dataset import Rank
 from mmlight.data.decode.audio import AudioSettings
@@ -32,14 +37,13 @@ from mmlight.data.module_checks import (
     check_text_and_boxes,
     maps,
 )
-from mmlight.data.needed import count_what_is_there, only_read
 from mmlight.data.sample import Decoding, Sample, SampleSet
 from mmlight.data.splits.plain_files import FileCorpus, PredictSplit, file_members, find_samples
 from mmlight.data.splits.split import Indexes, Split, open_split
 from mmlight.data.text import MAX_CHARACTERS, TextSettings
-from mmlight.text.tokenizer import Tokenizer
 from mmlight.errors import UserError
 from mmlight.terminal import note
+from mmlight.text.tokenizer import Tokenizer
 
 
 class SplitDataModule(lightning.LightningDataModule):

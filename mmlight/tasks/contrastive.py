@@ -84,6 +84,20 @@ class Contrastive(Task):
         self.objective = self._make_objective()
         self.objective.build(tuple(self.tower_settings.given()))
 
+    def setup(self, stage: str) -> None:
+        """Refuse a `grad_cache` that no batch of this rank is larger than."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage != "fit" or self.grad_cache is None or not hasattr(data, "global_batch_size"):
+            return
+        captions = data.text.captions_per_sample if data.text is not None else 1
+        size = data.global_batch_size // self.trainer.world_size * captions
+        if self.grad_cache >= size:
+            raise UserError(
+                f"model.grad_cache: {self.grad_cache} has no effect on batches of {size} for each "
+                "process; give fewer samples, or leave it out"
+            )
+
     def after_step(self) -> None:
         """Clamp the temperature."""
         self.objective.after_step()

@@ -11,6 +11,8 @@ from mmlight.batch import Audio, Batch, Boxes, Images, Text
 from mmlight.costs.counting import ShapeCounter, first_samples, mean_count
 from mmlight.costs.tally import Tally
 from mmlight.data.module import ShardDataModule
+from mmlight.optim.adamw import AdamWSettings
+from mmlight.tasks.contrastive import Contrastive
 
 SIZE = 4
 
@@ -131,3 +133,18 @@ def test_first_samples_and_mean():
     counter = ShapeCounter(task, precision="32-true")
     one, two = counter.count(batch), counter.count(batch)
     assert mean_count([one, two]).counted.flops == pytest.approx(one.counted.flops)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bytes_each"),
+    [
+        ({}, 8),
+        ({"class_path": "torch.optim.SGD"}, 0),
+        ({"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9}}, 4),
+        ({"class_path": "torch.optim.NAdam"}, 8),
+    ],
+)
+def test_the_state_of_the_optimiser_that_is_configured_counts(settings, bytes_each):
+    task = Contrastive(towers=tiny.towers(), optimizer=AdamWSettings(**settings))
+    size = ShapeCounter(task, precision="32-true").size
+    assert size.optimiser_bytes == pytest.approx(bytes_each * size.num_trained, rel=0.01)

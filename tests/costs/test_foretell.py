@@ -21,7 +21,12 @@ RATES = Rates(
     call_s=1e-6,
 )
 SIZE = ModelSize(
-    num_parameters=1000, num_trained=800, num_tensors=10, state_bytes=4000, largest_block=100
+    num_parameters=1000,
+    num_trained=800,
+    num_tensors=10,
+    state_bytes=4000,
+    largest_block=100,
+    optimiser_bytes=6400,
 )
 SETTINGS = Settings(
     num_devices=1,
@@ -106,3 +111,14 @@ def test_two_measurements_are_joined_by_time():
     joined = between(RATES, twice)
     assert joined.matmul_flops == pytest.approx(1.5e9)
     assert joined.call_s == pytest.approx(2e-6)
+
+
+def test_what_does_not_fit_a_device_is_said():
+    large = replace(SIZE, state_bytes=30 * 2**30)
+    settings = replace(SETTINGS, num_devices=2)
+    device = find_device("rtx4090")
+    (note,) = foretell(step(), large, settings, device=device).notes
+    assert note.startswith("does not fit: 30.0 GiB are needed with ddp, a rtx4090 has 22.4 GiB")
+    assert "--strategy fsdp, which needs 15.0 GiB" in note
+    shared = replace(settings, strategy="fsdp")
+    assert foretell(step(), large, shared, device=device).notes == []

@@ -15,7 +15,8 @@ from shard_files import sound, write_tar
 from mmlight.batch import Batch
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
-from mmlight.data.module import ShardDataModule, Split
+from mmlight.data.module import ShardDataModule
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.text.tokenizer import ByteTokenizer
 

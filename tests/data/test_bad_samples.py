@@ -8,8 +8,8 @@ from multimodal import Recorder, shard, text_only, trainer, with_images
 from mmlight.batch import BadSample
 from mmlight.data.bad_samples import BadSamples
 from mmlight.data.members import Members
-from mmlight.data.module import Split
 from mmlight.data.shards.index import load_or_build
+from mmlight.data.splits.split import Split
 from mmlight.errors import UserError
 
 

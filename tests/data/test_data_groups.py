@@ -5,8 +5,8 @@ from collections import Counter
 from multimodal import shard, text_only
 
 from mmlight.data.members import Members
-from mmlight.data.module import Split
 from mmlight.data.splits.metadata import carry, count_values
+from mmlight.data.splits.split import Split
 
 
 def test_a_source_becomes_a_field_of_all_splits():

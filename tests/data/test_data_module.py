@@ -9,9 +9,9 @@ from shard_files import write_tar
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
-from mmlight.data.module import Split
 from mmlight.data.shards import index_file
 from mmlight.data.shards.index import load_or_build
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
 from mmlight.text.saved_tokenizer import tokenizer_from_state

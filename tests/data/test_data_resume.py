@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from multimodal import Recorder, shard, text_only, trainer
 
-from mmlight.data.module import Split
+from mmlight.data.splits.split import Split
 from mmlight.errors import UserError
 
 STEPS_PER_EPOCH = 5

@@ -9,8 +9,9 @@ from shard_files import png, sound, write_tar
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
-from mmlight.data.module import ShardDataModule, Split
+from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.plain_files import FileCorpus, PredictSplit, file_members, find_samples
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
 from mmlight.text.tokenizer import ByteTokenizer

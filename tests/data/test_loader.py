@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
-from mmlight.data.module import Split
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
 from mmlight.text.tokenizer import ByteTokenizer

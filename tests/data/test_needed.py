@@ -6,9 +6,9 @@ import soundfile
 from multimodal import jpeg
 from shard_files import write_tar
 
+from mmlight.data.checks import only_read, what_is_there
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
-from mmlight.data.needed import only_read, what_is_there
 from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError

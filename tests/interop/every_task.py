@@ -16,7 +16,8 @@ from mmlight.batch import Batch, Text
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
-from mmlight.data.module import ShardDataModule, Split
+from mmlight.data.module import ShardDataModule
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.lora import LoraSettings

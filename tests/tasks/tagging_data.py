@@ -6,7 +6,8 @@ import tarfile
 from functools import partial
 
 from mmlight.data.members import Members
-from mmlight.data.module import ShardDataModule, Split
+from mmlight.data.module import ShardDataModule
+from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.encoders.hf_text import HfText
 from mmlight.tasks.tagging import Tagging

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch.utils.data
 
@@ -41,34 +42,56 @@ class Refusal:
     message: str
 
 
-class TrainBatches(torch.utils.data.Dataset[Batch | Refusal]):
-    """Item `n` is this rank's batch of the n-th step of training, whatever came before.
+class _Batches(torch.utils.data.Dataset[Batch | Refusal]):
+    """Batches of one rank by number.
 
     Args:
         samples: the data set.
         order: order of its samples.
         decoding: how samples are decoded.
         layout: what batches hold.
-        seed: seed of crops, captions and replacements.
         rank: this process.
     """
 
     def __init__(
-        self,
-        samples: SampleSet,
-        *,
-        order: TrainOrder,
-        decoding: Decoding,
-        layout: Layout,
-        seed: int,
-        rank: Rank,
+        self, samples: SampleSet, *, order: Any, decoding: Decoding, layout: Layout, rank: Rank
     ) -> None:
         self.samples = samples
         self.order = order
         self.decoding = decoding
         self.layout = layout
-        self.seed = seed
         self.rank = rank
+
+    def _describe(self, number: int, error: BadMemberError, *, replaced_by: str = "") -> BadSample:
+        shard, key = self.samples.corpus.origin(number)
+        return BadSample(
+            shard=shard,
+            key=key,
+            member=error.member,
+            reason=error.reason,
+            replaced_by=replaced_by,
+            index=number,
+            missing=isinstance(error, MissingInputError),
+        )
+
+
+class TrainBatches(_Batches):
+    """Item `n` is this rank's batch of the n-th step of training, whatever came before.
+
+    Args:
+        samples: the data set.
+        order: order of its samples.
+        seed: seed of crops, captions and replacements.
+        settings: those of every set of batches: `decoding`, `layout` and `rank`.
+    """
+
+    order: TrainOrder
+
+    def __init__(
+        self, samples: SampleSet, *, order: TrainOrder, seed: int, **settings: Any
+    ) -> None:
+        super().__init__(samples, order=order, **settings)
+        self.seed = seed
 
     def __getitem__(self, number: int) -> Batch | Refusal:
         """Return a batch; bad samples in it are replaced and named in ``Batch.bad``."""
@@ -99,10 +122,10 @@ class TrainBatches(torch.utils.data.Dataset[Batch | Refusal]):
                 sample = decode_sample(self.samples, other, self.decoding, draws=draws)
             except BadMemberError:
                 continue
-            bad.append(describe(self.samples, number, first, replaced_by=sample.key))
+            bad.append(self._describe(number, first, replaced_by=sample.key))
             return sample
         if isinstance(first, MissingInputError):  # most samples may lack it; no row counts then
-            bad.append(describe(self.samples, number, first, replaced_by=""))
+            bad.append(self._describe(number, first))
             key, blank = self.samples.corpus.key(number), self.decoding.num_captions
             return Sample(number, key, blank_captions=blank, valid=False)
         raise UserError(
@@ -111,33 +134,13 @@ class TrainBatches(torch.utils.data.Dataset[Batch | Refusal]):
         )
 
 
-class EvalBatches(torch.utils.data.Dataset[Batch | Refusal]):
+class EvalBatches(_Batches):
     """Item `n` is this rank's n-th batch of an evaluation, with all captions of each sample.
 
     A bad sample leaves an empty row that is marked as not valid; it is named in ``Batch.bad``.
-
-    Args:
-        samples: the data set.
-        order: order of its samples.
-        decoding: how samples are decoded.
-        layout: what batches hold.
-        rank: this process.
     """
 
-    def __init__(
-        self,
-        samples: SampleSet,
-        *,
-        order: EvalOrder,
-        decoding: Decoding,
-        layout: Layout,
-        rank: Rank,
-    ) -> None:
-        self.samples = samples
-        self.order = order
-        self.decoding = decoding
-        self.layout = layout
-        self.rank = rank
+    order: EvalOrder
 
     def __getitem__(self, number: int) -> Batch | Refusal:
         """Return a batch."""
@@ -163,21 +166,5 @@ class EvalBatches(torch.utils.data.Dataset[Batch | Refusal]):
         try:
             return decode_sample(self.samples, number, self.decoding, draws=None)
         except BadMemberError as error:
-            bad.append(describe(self.samples, number, error, replaced_by=""))
+            bad.append(self._describe(number, error))
             return Sample(number, self.samples.corpus.key(number), valid=False)
-
-
-def describe(
-    samples: SampleSet, number: int, error: BadMemberError, *, replaced_by: str
-) -> BadSample:
-    """Return the record of a bad sample."""
-    shard, key = samples.corpus.origin(number)
-    return BadSample(
-        shard=shard,
-        key=key,
-        member=error.member,
-        reason=error.reason,
-        replaced_by=replaced_by,
-        index=number,
-        missing=isinstance(error, MissingInputError),
-    )

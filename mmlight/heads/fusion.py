@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mmlight.batch import Modality
 from mmlight.errors import UserError
 
+ByModality = Mapping[Modality, Tensor]
+
 
 class Fusion(nn.Module, ABC):
     """Turns each modality's features into one vector per sample.
@@ -28,7 +30,7 @@ class Fusion(nn.Module, ABC):
     takes_tokens: bool = False
     projections: nn.ModuleDict
 
-    def __init__(self, *, fusion_dim: int, modality_dropout: float) -> None:
+    def __init__(self, *, fusion_dim: int = 128, modality_dropout: float = 0.2) -> None:
         super().__init__()
         if fusion_dim < 1:
             raise UserError(f"model.fusion.fusion_dim: {fusion_dim} must be 1 or more")
@@ -42,30 +44,21 @@ class Fusion(nn.Module, ABC):
     def build(self, dims: Mapping[Modality, int]) -> None:
         """Create the layers for towers of these widths."""
         self.dims = dict(dims)
+        width = self.fusion_dim
+        self.projections = nn.ModuleDict(
+            {m: nn.Sequential(nn.LayerNorm(d), nn.Linear(d, width)) for m, d in dims.items()}
+        )
         self.create(dims)
 
     @abstractmethod
     def create(self, dims: Mapping[Modality, int]) -> None:
-        """Create the layers; what `build` does."""
-
-    def _projections(self) -> list[tuple[Modality, nn.Module]]:
-        return [(name, self.projections[name]) for name in self.dims]
+        """Create the layers behind the projections of the modalities."""
 
     @abstractmethod
-    def join(
-        self,
-        tokens: Mapping[Modality, Tensor],
-        masks: Mapping[Modality, Tensor],
-        present: Mapping[Modality, Tensor],
-    ) -> Tensor:
+    def join(self, tokens: ByModality, masks: ByModality, present: ByModality) -> Tensor:
         """Return vectors (B, F); what `forward` does after dropping modalities."""
 
-    def forward(
-        self,
-        tokens: Mapping[Modality, Tensor],
-        masks: Mapping[Modality, Tensor],
-        present: Mapping[Modality, Tensor],
-    ) -> Tensor:
+    def forward(self, tokens: ByModality, masks: ByModality, present: ByModality) -> Tensor:
         """Return one vector per sample, (B, F).
 
         Args:
@@ -86,28 +79,21 @@ class LateFusion(Fusion):
         modality_dropout: how often training hides a modality.
     """
 
-    def __init__(self, *, fusion_dim: int = 128, modality_dropout: float = 0.2) -> None:
-        super().__init__(fusion_dim=fusion_dim, modality_dropout=modality_dropout)
-
     def create(self, dims: Mapping[Modality, int]) -> None:
-        """Create a projection and a vector for "missing" of each modality, and the MLP."""
+        """Create a vector for "missing" of each modality, and the MLP."""
         width = self.fusion_dim
-        self.projections = nn.ModuleDict(
-            {m: nn.Sequential(nn.LayerNorm(d), nn.Linear(d, width)) for m, d in dims.items()}
-        )
         self.missing = nn.ParameterDict({m: nn.Parameter(torch.zeros(width)) for m in dims})
         self.mix = nn.Sequential(nn.Linear(len(dims) * width, width), nn.GELU())
 
-    def join(
-        self,
-        tokens: Mapping[Modality, Tensor],
-        masks: Mapping[Modality, Tensor],
-        present: Mapping[Modality, Tensor],
-    ) -> Tensor:
+    def join(self, tokens: ByModality, masks: ByModality, present: ByModality) -> Tensor:
         """Return vectors (B, F)."""
         parts = [
-            torch.where(present[name][:, None], projection(tokens[name][:, 0]), self.missing[name])
-            for name, projection in self._projections()
+            torch.where(
+                present[name][:, None],
+                self.projections[name](tokens[name][:, 0]),
+                self.missing[name],
+            )
+            for name in self.dims
         ]
         joined_BF: Tensor = self.mix(torch.cat(parts, dim=1))
         return joined_BF
@@ -148,11 +134,8 @@ class TransformerFusion(Fusion):
         self.fusion_dropout = fusion_dropout
 
     def create(self, dims: Mapping[Modality, int]) -> None:
-        """Create a projection and a vector "this is an image" of each modality, and the layers."""
+        """Create a vector "this is an image" of each modality, and the layers."""
         width = self.fusion_dim
-        self.projections = nn.ModuleDict(
-            {m: nn.Sequential(nn.LayerNorm(d), nn.Linear(d, width)) for m, d in dims.items()}
-        )
         self.kinds = nn.ParameterDict({m: nn.Parameter(torch.randn(width) * 0.02) for m in dims})
         self.readout = nn.Parameter(torch.randn(width) * 0.02)
         layer = nn.TransformerEncoderLayer(
@@ -168,18 +151,13 @@ class TransformerFusion(Fusion):
             layer, self.fusion_layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
         )
 
-    def join(
-        self,
-        tokens: Mapping[Modality, Tensor],
-        masks: Mapping[Modality, Tensor],
-        present: Mapping[Modality, Tensor],
-    ) -> Tensor:
+    def join(self, tokens: ByModality, masks: ByModality, present: ByModality) -> Tensor:
         """Return vectors (B, F)."""
         size = next(iter(present.values())).shape[0]
         joined = [self.readout.expand(size, 1, -1)]
         hidden = [torch.zeros(size, 1, dtype=torch.bool, device=self.readout.device)]
-        for name, projection in self._projections():
-            joined.append(projection(tokens[name]) + self.kinds[name])
+        for name in self.dims:
+            joined.append(self.projections[name](tokens[name]) + self.kinds[name])
             hidden.append(~(masks[name] & present[name][:, None]))
         out_BLF = self.layers(torch.cat(joined, dim=1), src_key_padding_mask=torch.cat(hidden, 1))
         vector_BF: Tensor = out_BLF[:, 0]

@@ -93,7 +93,17 @@ class LabelObjective(nn.Module, ABC):
         """Return each sample's loss, and what the sum of them is divided by."""
 
 
-class CrossEntropy(LabelObjective):
+class _Smoothed(LabelObjective):
+    """A loss whose targets may be smoothed."""
+
+    def __init__(self, *, label_smoothing: float = 0.0, class_weights: ClassWeights = None) -> None:
+        super().__init__(class_weights=class_weights)
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"objective.label_smoothing: {label_smoothing} must be in [0, 1)")
+        self.label_smoothing = label_smoothing
+
+
+class CrossEntropy(_Smoothed):
     """Softmax cross-entropy, weighted as in torch: by the classes' weights, which also divide.
 
     Args:
@@ -103,12 +113,6 @@ class CrossEntropy(LabelObjective):
 
     multi_label = False
 
-    def __init__(self, *, label_smoothing: float = 0.0, class_weights: ClassWeights = None) -> None:
-        super().__init__(class_weights=class_weights)
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"objective.label_smoothing: {label_smoothing} must be in [0, 1)")
-        self.label_smoothing = label_smoothing
-
     def terms(self, logits_BK: Tensor, target_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Return -sum_k w_k t_k log p_k, and the weight of the sample's own class."""
         smooth = self.label_smoothing
@@ -117,7 +121,7 @@ class CrossEntropy(LabelObjective):
         return -(smoothed_BK * self.weight_K * log_BK).sum(1), (target_BK * self.weight_K).sum(1)
 
 
-class BinaryCrossEntropy(LabelObjective):
+class BinaryCrossEntropy(_Smoothed):
     """Sigmoid cross-entropy of each class on its own, averaged over classes: for several labels.
 
     Args:
@@ -126,12 +130,6 @@ class BinaryCrossEntropy(LabelObjective):
     """
 
     multi_label = True
-
-    def __init__(self, *, label_smoothing: float = 0.0, class_weights: ClassWeights = None) -> None:
-        super().__init__(class_weights=class_weights)
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"objective.label_smoothing: {label_smoothing} must be in [0, 1)")
-        self.label_smoothing = label_smoothing
 
     def terms(self, logits_BK: Tensor, target_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean over classes, and 1."""

@@ -85,10 +85,6 @@ class BoxSamples:
         self._class_N.append(self._classes.setdefault(name, len(self._classes)))
         self._xyxy_N4.extend(xyxy)
 
-    def known(self, name: str) -> None:
-        """Note a class of which there need be no object."""
-        self._classes.setdefault(name, len(self._classes))
-
     def is_first_there(self) -> bool:
         """Return whether the first picture's file is where it is looked for."""
         return (self._folder / next(iter(self._pictures))).is_file()

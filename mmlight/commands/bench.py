@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mmlight.callbacks.measuring.step_clock import StepClock
 from mmlight.callbacks.showing.progress import Progress
-from mmlight.costs.memory import peak_bytes, resident_bytes
+from mmlight.costs.meters import peak_bytes, resident_bytes
 from mmlight.costs.rates import measure_matmul, measure_rates
 from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.errors import UserError

@@ -14,10 +14,9 @@ from rich.table import Table
 from mmlight.batch import Batch
 from mmlight.costs.batches import blank_batch
 from mmlight.costs.counting import ShapeCounter, StepCount, mean_count
-from mmlight.costs.devices import DEVICES, find_device
 from mmlight.costs.foretell import Foretold, Settings, foretell
-from mmlight.costs.memory import resident_bytes
-from mmlight.costs.rates import Rates, between, measure_rates
+from mmlight.costs.meters import resident_bytes
+from mmlight.costs.rates import DEVICES, Rates, between, find_device, measure_rates
 from mmlight.data.dataset import Rank, Refusal
 from mmlight.data.module import ShardDataModule
 from mmlight.data.order.cursor import default_lanes

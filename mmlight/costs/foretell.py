@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mmlight.costs.counting import ModelSize, StepCount
-from mmlight.costs.devices import Device, call_s
-from mmlight.costs.rates import Rates
+from mmlight.costs.rates import Device, Rates, call_s
 from mmlight.costs.tally import Counted
 
 # Bytes that an optimiser step moves for each trained parameter, in float32, beside its state, which

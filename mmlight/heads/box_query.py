@@ -21,12 +21,14 @@ from transformers.models.rt_detr.modeling_rt_detr import (
 from mmlight.batch import Boxes
 from mmlight.errors import UserError
 from mmlight.heads.box_head import BoxHead, Candidates
-from mmlight.heads.denoising import Layer, Noised, make_copies
 from mmlight.heads.feature_pyramid import FeaturePyramid, erase_padding
 from mmlight.heads.rt_detr_parts import (
+    Layer,
     MaskedAttention,
+    Noised,
     anchors,
     initialise,
+    make_copies,
     start_boxes,
     start_classes,
 )

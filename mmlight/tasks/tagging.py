@@ -14,7 +14,7 @@ from torch import Tensor
 from mmlight import comm
 from mmlight.batch import Batch, Modality, Text
 from mmlight.errors import UserError, nearest
-from mmlight.heads.per_token import PerToken
+from mmlight.heads.pooled import PerToken
 from mmlight.metrics.entities import EntityEvaluation
 from mmlight.metrics.span_f1 import OUTSIDE, as_bio
 from mmlight.optim.adamw import AdamWSettings

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmlight.batch import Audio, Batch
 from mmlight.errors import UserError
-from mmlight.heads.per_token import PerToken
+from mmlight.heads.pooled import PerToken
 from mmlight.metrics.ctc_decode import BeamDecoder, CtcDecoder, Decoded, GreedyDecoder
 from mmlight.metrics.ctc_lexicon import LexiconDecoder
 from mmlight.metrics.transcribed import SCORES, TranscribedEvaluation

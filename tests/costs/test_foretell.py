@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from mmlight.costs.counting import ModelSize, StepCount
-from mmlight.costs.devices import DEVICES, find_device
 from mmlight.costs.foretell import Settings, foretell, memory, sent_bytes
-from mmlight.costs.rates import Rates, between
+from mmlight.costs.rates import DEVICES, Rates, between, find_device
 from mmlight.costs.tally import Counted
 from mmlight.errors import UserError
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmlight.errors import UserError
-from mmlight.heads.per_token import PerToken
+from mmlight.heads.pooled import PerToken
 
 
 def test_each_token_is_classified_by_its_own_features():

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from mmlight.costs.energy import EnergyMeter
+from mmlight.costs.meters import EnergyMeter
 from mmlight.costs.step_parts import StepParts
 from mmlight.costs.tally import Tally
 

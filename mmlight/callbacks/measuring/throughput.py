@@ -10,8 +10,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from mmlight import comm
-from mmlight.costs.energy import EnergyMeter
-from mmlight.costs.memory import peak_bytes
+from mmlight.costs.meters import EnergyMeter, peak_bytes
 from mmlight.costs.rates import measure_matmul
 from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.costs.tally import Tally

@@ -4,13 +4,12 @@ import math
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmlight.data.packing.source import (
-    Exclude,
+    Given,
     Source,
     SourceFiles,
     StoredFile,
@@ -28,18 +27,14 @@ class BoxSamples:
     """Pictures and the objects in them; a picture without objects is a sample, too.
 
     Args:
-        files: reads the pictures.
-        folder: where their paths start from.
-        exclude: pictures to leave out.
+        files: reads the pictures; their paths start from its folder.
+        given: what else is said.
         where: begins messages.
     """
 
-    def __init__(
-        self, files: SourceFiles, *, folder: Path, exclude: Exclude | None, where: str
-    ) -> None:
+    def __init__(self, files: SourceFiles, given: Given, *, where: str) -> None:
         self._files = files
-        self._folder = folder
-        self._exclude = exclude or Exclude()
+        self._given = given
         self._where = where
         self._pictures: dict[str, int] = {}
         self._classes: dict[str, int] = {}
@@ -87,11 +82,10 @@ class BoxSamples:
 
     def is_first_there(self) -> bool:
         """Return whether the first picture's file is where it is looked for."""
-        return (self._folder / next(iter(self._pictures))).is_file()
+        return (self._files.folder / next(iter(self._pictures))).is_file()
 
     def finish(
         self,
-        class_names: Sequence[str] | None,
         *,
         ordered: Sequence[str] | None = None,
         extras: Callable[[int], dict[str, Any]] = lambda picture: {},
@@ -99,8 +93,7 @@ class BoxSamples:
         """Return the samples, in the order in which their pictures were noted.
 
         Args:
-            class_names: the order of the classes, where one is given.
-            ordered: else the order that the source has; by default the natural one.
+            ordered: the source's own order of the classes; by default the natural one.
             extras: further values of a picture's json.
 
         Raises:
@@ -108,7 +101,7 @@ class BoxSamples:
         """
         if not self._pictures:
             raise UserError(f"{self._where}: names no picture")
-        found = list(self._classes)
+        found, class_names = list(self._classes), self._given.class_names
         if are_numbers(found, class_names, where=self._where):
             numbers = [int(name) for name in found]
             self.result.class_names = list(class_names or ())
@@ -130,7 +123,7 @@ class BoxSamples:
         xyxy_N4 = np.frombuffer(self._xyxy_N4, np.float64).reshape(-1, 4)
         class_N = np.frombuffer(self._class_N, np.int32)
         for path, picture in self._pictures.items():
-            if self._exclude(path):
+            if self._given.exclude(path):
                 self.result.left_out["pictures by --exclude"] += 1
                 continue
             mine = order_N[first[picture] : first[picture + 1]]
@@ -139,14 +132,14 @@ class BoxSamples:
                 raise UserError(f"{self._where}: picture '{path}' has no ending such as .jpg")
             yield {
                 "__key__": key_of(path),
-                extension: StoredFile(self._files, self._folder / path, self._where),
+                extension: StoredFile(self._files, self._files.folder / path, self._where),
                 "json": {
                     "boxes": [[_short(value) for value in box] for box in xyxy_N4[mine].tolist()],
                     "labels": number_K[class_N[mine]].tolist(),
                     **extras(picture),
                 },
             }
-        self._exclude.check()
+        self._given.exclude.check()
 
 
 def _short(value: float) -> float | int:

@@ -1,25 +1,18 @@
 """COCO: one JSON file with images, annotations and categories, read one element at a time."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from mmlight.data.packing.boxes import BoxSamples
-from mmlight.data.packing.source import Exclude, Source, open_files
+from mmlight.data.packing.source import Given, Source
 from mmlight.data.packing.table_file import open_text
 from mmlight.errors import UserError
 from mmlight.text_file import unique_keys
 
 
-def read_coco(
-    path: Path,
-    *,
-    images: Path | None = None,
-    class_names: Sequence[str] | None = None,
-    exclude: Exclude | None = None,
-    also_from: Sequence[Path] = (),
-) -> Source:
+def read_coco(path: Path, given: Given) -> Source:
     """Return pictures with the objects in them: boxes as corners in pixels, class numbers.
 
     Classes are numbered in the order of their ids, without gaps. Crowds (`iscrowd`) are left out,
@@ -28,20 +21,14 @@ def read_coco(
 
     Args:
         path: the JSON file.
-        images: the folder of the pictures; by default the file's own.
-        class_names: the order of the classes; by default that of their ids.
-        exclude: pictures to leave out.
-        also_from: folders that links may lead into.
+        given: what else is said; classes have the order of their ids by default.
 
     Raises:
         UserError: a file that is not such a one.
     """
     where = f"file {path}"
-    folder = images or path.parent
-    if not folder.is_dir():
-        raise UserError(f"--images {folder}: is not a folder")
-    files = open_files(folder, also_from)
-    found = BoxSamples(files, folder=folder, exclude=exclude, where=where)
+    files = given.open_files(given.images or path.parent)
+    found = BoxSamples(files, given, where=where)
     try:
         names = _categories(path, where)
         sizes, pictures = _pictures(path, where, found)
@@ -56,9 +43,9 @@ def read_coco(
         raise UserError(f"{where}: {error}") from error
     if not found.is_first_there():
         raise UserError(
-            f"{where}: its pictures are not in {folder}; name their folder: --images FOLDER"
+            f"{where}: its pictures are not in {files.folder}; name their folder: --images FOLDER"
         )
-    return found.finish(class_names, ordered=list(names.values()))
+    return found.finish(ordered=list(names.values()))
 
 
 def _entries(path: Path, name: str) -> Any:

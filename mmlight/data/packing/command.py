@@ -2,13 +2,14 @@
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mmlight.class_names import read_names
 from mmlight.data.packing.coco import read_coco
 from mmlight.data.packing.folder import read_folder
-from mmlight.data.packing.source import Exclude, Source, write_names
+from mmlight.data.packing.source import Exclude, Given, Source, write_names
 from mmlight.data.packing.table import read_box_table, read_table
 from mmlight.data.packing.text_files import read_conll, read_lines
 from mmlight.data.packing.voc import read_voc
@@ -155,25 +156,26 @@ def _read(options: argparse.Namespace) -> Source:
         given["class_names"] = read_names(str(options.class_names), what="--class-names: ")
     if "exclude" in given:
         given["exclude"] = Exclude(options.exclude)
+    shared = Given(**{f.name: given.pop(f.name) for f in fields(Given) if f.name in given})
     match kind:
         case "a folder":
-            return read_folder(path, **given)
+            return read_folder(path, shared, **given)
         case "a table":
             members = dict(_parse_member(text) for text in options.member)
             if len(members) < len(options.member):
                 raise UserError("--member: each extension may come once")
             given |= {"members": members, "files": given.pop("file", [])}
             given.pop("member", None)
-            return read_table(path, folder=given.pop("images", None), **given)
+            return read_table(path, shared, **given)
         case "--label-from-file":
-            return read_lines(path, **given)
+            return read_lines(path, shared)
         case "--voc":
-            return read_voc(path, **given)
+            return read_voc(path, shared, **given)
         case "--coco":
-            return read_coco(path, **given)
+            return read_coco(path, shared)
         case "--boxes":
-            return read_box_table(path, **given)
-    return read_conll(path, **given)
+            return read_box_table(path, shared)
+    return read_conll(path, shared, **given)
 
 
 def _check(options: argparse.Namespace, kind: str) -> dict[str, Any]:

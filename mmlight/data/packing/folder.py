@@ -1,17 +1,17 @@
 """A folder of files: those of one name are a sample, and its first folder may be its class."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmlight.data.decode import probe
 from mmlight.data.packing.source import (
     Exclude,
+    Given,
     Source,
     SourceFiles,
     StoredFile,
-    open_files,
     order_classes,
 )
 from mmlight.data.shards import tar
@@ -22,14 +22,7 @@ from mmlight.errors import UserError
 _PART = re.compile(r"[a-z][a-z0-9_-]*")
 
 
-def read_folder(
-    folder: Path,
-    *,
-    label_from_folder: bool = False,
-    class_names: Sequence[str] | None = None,
-    exclude: Exclude | None = None,
-    also_from: Sequence[Path] = (),
-) -> Source:
+def read_folder(folder: Path, given: Given, *, label_from_folder: bool = False) -> Source:
     """Return the files below a folder as samples; files that differ only behind a dot are one.
 
     So ``cats/0001.jpg`` and ``cats/0001.txt`` become sample ``cats/0001`` with jpg and txt, as
@@ -38,20 +31,16 @@ def read_folder(
 
     Args:
         folder: where the files are, at any depth.
+        given: what else is said.
         label_from_folder: add the number of the first-level folder in sorted order as ``cls``, the
             layout of ImageNet. Two pictures of one name are two samples then; else they are
             refused.
-        class_names: the order of the classes, where it is not that of the folders.
-        exclude: files and folders to leave out.
-        also_from: folders that links may lead into; beside `folder` itself there are none.
 
     Raises:
         UserError: no such folder, or files that make no samples.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder")
-    source = open_files(folder, also_from)
-    files = _group(source, exclude or Exclude(), one_each=label_from_folder)
+    source = given.open_files(folder)
+    files = _group(source, given.exclude, one_each=label_from_folder)
     keys = sorted(files, key=natural_key)
     if not keys:
         raise UserError(f"{folder} holds no file with an extension")
@@ -60,7 +49,7 @@ def read_folder(
         if loose := [key for key in keys if "/" not in key]:
             raise UserError(f"'{loose[0]}' lies in no class folder of {folder}")
         found = {key.split("/")[0] for key in keys}
-        classes = order_classes(found, class_names, where=f"folder {folder}")
+        classes = order_classes(found, given.class_names, where=f"folder {folder}")
     number_of = {name: number for number, name in enumerate(classes)}
 
     def samples() -> Iterator[dict[str, Any]]:

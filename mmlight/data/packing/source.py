@@ -170,9 +170,35 @@ class Exclude:
                 raise UserError(f"--exclude '{pattern}' matches no file")
 
 
-def open_files(folder: Path, also_from: Sequence[Path]) -> SourceFiles:
-    """Return what reads files of a folder, none larger than a shard's members may be."""
-    return SourceFiles(folder, also_from=also_from, largest=index.DEFAULT_MAX_MEMBER_BYTES)
+@dataclass(frozen=True)
+class Given:
+    """What a user may say of any source, as far as it has an effect there.
+
+    Attributes:
+        class_names: the order of the classes; by default the source's own, else the natural one.
+        exclude: files to leave out, and rows that name them.
+        encoding: of text files; by default UTF-8, or what a byte-order mark says.
+        also_from: folders that links and paths may lead into, beside the source's own.
+        images: where paths that a file names start from; by default its own folder.
+    """
+
+    class_names: Sequence[str] | None = None
+    exclude: Exclude = field(default_factory=Exclude)
+    encoding: str | None = None
+    also_from: Sequence[Path] = ()
+    images: Path | None = None
+
+    def open_files(self, folder: Path) -> SourceFiles:
+        """Return what reads files of a folder, none larger than a shard's members may be.
+
+        Raises:
+            UserError: there is no such folder.
+        """
+        if not folder.is_dir():
+            what = f"--images {folder}:" if folder == self.images else f"{folder}"
+            raise UserError(f"{what} is not a folder")
+        largest = index.DEFAULT_MAX_MEMBER_BYTES
+        return SourceFiles(folder, also_from=self.also_from, largest=largest)
 
 
 def key_of(path: str) -> str:

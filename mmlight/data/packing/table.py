@@ -7,12 +7,11 @@ from typing import Any
 
 from mmlight.data.packing.boxes import BoxSamples
 from mmlight.data.packing.source import (
-    Exclude,
+    Given,
     Source,
     StoredFile,
     are_numbers,
     ending_of,
-    open_files,
     order_classes,
 )
 from mmlight.data.packing.table_file import column_names, read_rows
@@ -24,40 +23,31 @@ _NUMBER = re.compile(r"\s*([0-9]{1,10})(?:\.0*)?\s*")
 
 def read_table(
     table: Path,
+    given: Given,
     *,
     files: Iterable[str] = (),
     members: Mapping[str, str] | None = None,
     key: str | None = None,
     label: str | None = None,
-    class_names: Sequence[str] | None = None,
-    folder: Path | None = None,
-    exclude: Exclude | None = None,
-    encoding: str | None = None,
-    also_from: Sequence[Path] = (),
 ) -> Source:
     """Return the rows of a CSV, TSV, JSON-lines or parquet table as samples.
 
     Args:
         table: see `mmlight.data.packing.table_file.read_rows`.
+        given: what else is said.
         files: columns that hold paths of files. The file's own ending names the member, or what
             stands before: ``mask.png=mask``.
         members: extension to column, for columns that hold the content: ``{"txt": "caption"}``.
         key: column of unique sample keys; by default the number of the row.
         label: column of the class: numbers as they are, or names, which are numbered in natural
             order (`Source.class_names`); a row without one gets no ``cls``.
-        class_names: the order of the names, where it is another.
-        folder: where paths start from; the table's own by default.
-        exclude: rows whose files are left out.
-        encoding: see `mmlight.data.packing.table_file.read_rows`.
-        also_from: folders that paths and links may lead into, beside `folder`.
 
     Raises:
         UserError: no such columns, or none at all.
     """
-    members, exclude = dict(members or {}), exclude or Exclude()
+    members = dict(members or {})
     named = [_split(column) for column in files]
-    folder = folder or table.parent
-    source = open_files(folder, also_from)
+    source = given.open_files(given.images or table.parent)
     wanted = [column for _, column in named] + list(members.values())
     if not wanted:
         raise UserError(f"table {table}: name at least one column of files or members to pack")
@@ -65,12 +55,14 @@ def read_table(
     result = Source(())
     number_of: dict[str, int] = {}
     if label:
-        result.class_names, number_of = _names(table, label, class_names, encoding)
+        result.class_names, number_of = _names(table, label, given)
 
     def samples() -> Iterator[dict[str, Any]]:
-        for number, (where, row) in enumerate(read_rows(table, columns=wanted, encoding=encoding)):
+        for number, (where, row) in enumerate(
+            read_rows(table, columns=wanted, encoding=given.encoding)
+        ):
             paths = [(e, c, str(row[c])) for e, c in named if row[c] not in (None, "")]
-            if any(exclude(path) for _, _, path in paths):
+            if any(given.exclude(path) for _, _, path in paths):
                 result.left_out["rows by --exclude"] += 1
                 continue
             if key and row[key] in (None, ""):
@@ -81,7 +73,7 @@ def read_table(
                 extension = extension or ending_of(path)
                 if not extension:
                     raise UserError(f"{at}: '{path}' has no ending; name its member: EXT=COLUMN")
-                _add(sample, extension, StoredFile(source, folder / path, at), at)
+                _add(sample, extension, StoredFile(source, source.folder / path, at), at)
             for extension, column in members.items():
                 _add(sample, extension, row[column], where)
             if label and (text := _text(row[label])) is not None:
@@ -90,7 +82,7 @@ def read_table(
                 result.left_out["rows without any content"] += 1
                 continue
             yield sample
-        exclude.check()
+        given.exclude.check()
 
     result.samples = samples()
     return result
@@ -101,20 +93,18 @@ def _split(column: str) -> tuple[str, str]:
     return (extension.lower().removeprefix("."), name) if equals else ("", column)
 
 
-def _names(
-    table: Path, label: str, given: Sequence[str] | None, encoding: str | None
-) -> tuple[list[str], dict[str, int]]:
+def _names(table: Path, label: str, given: Given) -> tuple[list[str], dict[str, int]]:
     """Return the names of the classes, if they have any, and the number of each label."""
     found: dict[str, None] = {}
-    for _, row in read_rows(table, columns=[label], encoding=encoding):
+    for _, row in read_rows(table, columns=[label], encoding=given.encoding):
         if (text := _text(row[label])) is not None:
             found[text] = None
     where = f"table {table}, column '{label}'"
     if not found:
         raise UserError(f"{where} holds no label")
-    if are_numbers(found, given, where=where):
-        return list(given or ()), {text: int(text) for text in found}
-    names = order_classes(found, given, where=where)
+    if are_numbers(found, given.class_names, where=where):
+        return list(given.class_names or ()), {text: int(text) for text in found}
+    names = order_classes(found, given.class_names, where=where)
     return names, {name: number for number, name in enumerate(names)}
 
 
@@ -151,15 +141,7 @@ _NAMES = {
 _WITHOUT_NAMES = ("file", "left", "top", "right", "bottom", "class")
 
 
-def read_box_table(
-    table: Path,
-    *,
-    images: Path | None = None,
-    class_names: Sequence[str] | None = None,
-    exclude: Exclude | None = None,
-    encoding: str | None = None,
-    also_from: Sequence[Path] = (),
-) -> Source:
+def read_box_table(table: Path, given: Given) -> Source:
     """Return pictures with the objects in them: boxes as corners in pixels, class numbers.
 
     Rows of one picture need not follow one another. A row without a box says that its picture has
@@ -168,30 +150,23 @@ def read_box_table(
     Args:
         table: with columns such as filename, xmin, ymin, xmax, ymax, class, or width and height of
             the box in place of xmax and ymax.
-        images: where paths start from; by default the table's own folder.
-        class_names: the order of the classes; by default the natural one.
-        exclude: pictures to leave out.
-        encoding: of the table.
-        also_from: folders that paths and links may lead into.
+        given: what else is said.
 
     Raises:
         UserError: no such columns, or a row that is none.
     """
-    folder = images or table.parent
-    if not folder.is_dir():
-        raise UserError(f"--images {folder}: is not a folder")
-    names = column_names(table, encoding=encoding)
+    files = given.open_files(given.images or table.parent)
+    names = column_names(table, encoding=given.encoding)
     bare = len(names) == len(_WITHOUT_NAMES) and all(map(_is_coordinate, names[1:5]))
     column = dict(zip(_WITHOUT_NAMES, _WITHOUT_NAMES, strict=True)) if bare else _find(table, names)
     corners = [column["left"], column["top"]]
     is_corner = "right" in column and "bottom" in column
     corners += [column[n] for n in (("right", "bottom") if is_corner else ("width", "height"))]
-    files = open_files(folder, also_from)
-    found = BoxSamples(files, folder=folder, exclude=exclude, where=f"table {table}")
+    found = BoxSamples(files, given, where=f"table {table}")
     largest, count = 0.0, 0
     wanted = [column["file"], *corners, column["class"]]
-    given = list(_WITHOUT_NAMES) if bare else None
-    for where, row in read_rows(table, columns=wanted, encoding=encoding, names=given):
+    head = list(_WITHOUT_NAMES) if bare else None
+    for where, row in read_rows(table, columns=wanted, encoding=given.encoding, names=head):
         path = str(row[column["file"]] or "").strip()
         if not path:
             raise UserError(f"{where}: column '{column['file']}' is empty; it names the picture")
@@ -213,7 +188,7 @@ def read_box_table(
             f"table {table}: no coordinate is above 1: these are shares of the picture, but "
             "pixels are needed; multiply them by width and height"
         )
-    return found.finish(class_names)
+    return found.finish()
 
 
 def _find(table: Path, names: Sequence[str]) -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmlight.data.packing.source import Exclude, Source, open_files, order_classes
+from mmlight.data.packing.source import Given, Source, order_classes
 from mmlight.data.packing.table_file import open_text, told_encoding
 from mmlight.data.shards.paths import natural_key
 from mmlight.errors import UserError
@@ -20,7 +20,7 @@ _NO_WORD = re.compile(r"[0-9]+[-.][0-9]+")
 
 
 def read_conll(
-    path: Path, *, words: int | None = None, tags: int | None = None, encoding: str | None = None
+    path: Path, given: Given, *, words: int | None = None, tags: int | None = None
 ) -> Source:
     """Return a sample for each sentence: ``{"words": [...], "tags": [...]}`` as json.
 
@@ -29,16 +29,16 @@ def read_conll(
 
     Args:
         path: the file.
+        given: what else is said.
         words: number of the words' column, from 1; by default the first, or the second where the
             first numbers the words.
         tags: number of the tags' column, from 1; by default the last.
-        encoding: of the file; UTF-8 by default.
 
     Raises:
         UserError: no such file or column, or lines of different lengths.
     """
     with _told(path):
-        num_columns, is_numbered, tabs = _look(path, encoding)
+        num_columns, is_numbered, tabs = _look(path, given.encoding)
     where = f"file {path}"
     word_at = words if words is not None else (2 if is_numbered else 1)
     tag_at = tags if tags is not None else num_columns
@@ -52,7 +52,7 @@ def read_conll(
     result = Source(())
 
     def samples() -> Iterator[dict[str, Any]]:
-        with _told(path), open_text(path, encoding) as file:
+        with _told(path), open_text(path, given.encoding) as file:
             found: tuple[list[str], list[str]] = ([], [])
             number = 0
             for line_number, line in enumerate(file, start=1):
@@ -133,14 +133,7 @@ def _sample(number: int, words: list[str], tags: list[str]) -> dict[str, Any]:
     return {"__key__": f"{number:09d}", "json": {"words": words, "tags": tags}}
 
 
-def read_lines(
-    folder: Path,
-    *,
-    class_names: Sequence[str] | None = None,
-    exclude: Exclude | None = None,
-    encoding: str | None = None,
-    also_from: Sequence[Path] = (),
-) -> Source:
+def read_lines(folder: Path, given: Given) -> Source:
     """Return each line of a folder's text files as a sample: its text, and its file as the class.
 
     A class is named after its file, without the ending (``neg.txt``) or, where the files differ in
@@ -148,24 +141,18 @@ def read_lines(
 
     Args:
         folder: where the files are; those in folders below are passed over.
-        class_names: the order of the classes; by default the natural one.
-        exclude: files to leave out, such as a README.
-        encoding: of the files; UTF-8 by default.
-        also_from: folders that links may lead into.
+        given: what else is said.
 
     Raises:
         UserError: no such folder, fewer than two files, or one that is no text.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder")
-    exclude = exclude or Exclude()
-    source = open_files(folder, also_from)
+    source = given.open_files(folder)
     paths = sorted(
         (p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")),
         key=lambda path: natural_key(path.name),
     )
-    paths = [path for path in paths if not exclude(path.name)]
-    exclude.check()
+    paths = [path for path in paths if not given.exclude(path.name)]
+    given.exclude.check()
     if len(paths) < 2:
         raise UserError(f"{folder}: holds {len(paths)} files; a text file for each class is needed")
     for path in paths:
@@ -174,14 +161,14 @@ def read_lines(
     name_of = {p: p.suffix.removeprefix(".") if len(stems) == 1 else p.stem for p in paths}
     if len(set(name_of.values())) < len(paths):
         raise UserError(f"{folder}: two files have one name: {', '.join(p.name for p in paths)}")
-    classes = order_classes(name_of.values(), class_names, where=f"folder {folder}")
+    classes = order_classes(name_of.values(), given.class_names, where=f"folder {folder}")
     result = Source((), classes)
 
     def samples() -> Iterator[dict[str, Any]]:
         for path in paths:
             label = classes.index(name_of[path])
             try:
-                with open_text(path, encoding) as file:
+                with open_text(path, given.encoding) as file:
                     for number, line in enumerate(file, start=1):
                         text = line.strip("\r\n").removeprefix(MARK)
                         if not text.strip():

@@ -2,12 +2,11 @@
 
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
 from pathlib import Path
 
 from mmlight.data.decode import probe
 from mmlight.data.packing.boxes import BoxSamples
-from mmlight.data.packing.source import Exclude, Source, ending_of, open_files
+from mmlight.data.packing.source import Given, Source, ending_of
 from mmlight.data.shards.paths import natural_key
 from mmlight.errors import UserError, nearest
 from mmlight.text_file import MIB, read_text_file, split_lines
@@ -15,14 +14,7 @@ from mmlight.text_file import MIB, read_text_file, split_lines
 _LARGEST = 16 * MIB
 
 
-def read_voc(
-    folder: Path,
-    *,
-    split: str | None = None,
-    class_names: Sequence[str] | None = None,
-    exclude: Exclude | None = None,
-    also_from: Sequence[Path] = (),
-) -> Source:
+def read_voc(folder: Path, given: Given, *, split: str | None = None) -> Source:
     """Return pictures with the objects in them: boxes as corners in pixels, class numbers.
 
     VOC counts pixels from 1 and the last one belongs to the box: xmin and ymin are lowered by 1,
@@ -30,17 +22,15 @@ def read_voc(
 
     Args:
         folder: with JPEGImages and Annotations, or with both kinds of files in itself.
+        given: what else is said.
         split: takes the pictures that ImageSets/Main/SPLIT.txt names; by default all that have an
             annotation.
-        class_names: the order of the classes; by default the natural one.
-        exclude: pictures to leave out.
-        also_from: folders that links may lead into.
 
     Raises:
         UserError: no such folders or files, or an annotation that is none.
     """
     pictures, annotations = _folders(folder)
-    files = open_files(folder, also_from)
+    files = given.open_files(folder)
     by_stem: dict[str, str] = {}
     for name in sorted(os.listdir(pictures)):
         if probe.kind(ending_of(name)) == "image" and not name.startswith("."):
@@ -48,7 +38,7 @@ def read_voc(
             if stem in by_stem:
                 raise UserError(f"{pictures}: {by_stem[stem]} and {name} have one name; rename one")
             by_stem[stem] = name
-    found = BoxSamples(files, folder=folder, exclude=exclude, where=f"folder {folder}")
+    found = BoxSamples(files, given, where=f"folder {folder}")
     difficult: dict[int, list[int]] = {}
     for stem in _stems(folder, split, by_stem):
         path = annotations / f"{stem}.xml"
@@ -62,7 +52,6 @@ def read_voc(
         data = files.read(path, f"folder {folder}", most=_LARGEST)
         difficult[picture] = _read_objects(found, picture, path, data)
     return found.finish(
-        class_names,
         extras=lambda picture: {"difficult": marks} if any(marks := difficult[picture]) else {},
     )
 

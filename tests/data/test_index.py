@@ -269,7 +269,8 @@ def test_without_a_terminal_one_line_is_shown_and_only_when_building(tmp_path, c
 
 
 def test_data_floor_modules_import_no_torch():
-    names = "tar probe index index_file corpus cursor mixture shards write table shards_command"
+    names = "decode.probe order.cursor order.mixture shards.corpus shards.index shards.paths"
+    names += " shards.tar packing.write packing.table_file shards_command"
     code = "import sys\n" + "".join(f"import mmlight.data.{name}\n" for name in names.split())
     code += (
         "import json; print(json.dumps([m for m in ('torch', 'lightning') if m in sys.modules]))"

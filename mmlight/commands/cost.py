@@ -14,7 +14,7 @@ from rich.table import Table
 from mmlight.batch import Batch
 from mmlight.costs.batches import blank_batch
 from mmlight.costs.counting import ShapeCounter, StepCount, mean_count
-from mmlight.costs.foretell import Foretold, Settings, foretell
+from mmlight.costs.foretell import Foretold, TrainingSettings, foretell
 from mmlight.costs.meters import resident_bytes
 from mmlight.costs.rates import DEVICES, Rates, between, find_device, measure_rates
 from mmlight.data.dataset import Rank, Refusal
@@ -150,9 +150,9 @@ def foretell_experiment(
     num_steps = _num_steps(trainer, steps_per_epoch, accumulate)
     if num_steps is None:
         notes.append("how many samples there are is not known here: give --samples")
-    step, told = _mean_step(counter, seen.batches, num_steps=num_steps, accumulate=accumulate)
-    notes += told
-    settings = Settings(
+    step, changes = _mean_step(counter, seen.batches, num_steps=num_steps, accumulate=accumulate)
+    notes += changes
+    settings = TrainingSettings(
         num_devices=options.num_devices,
         strategy=options.strategy or _strategy(trainer),
         precision=precision,
@@ -202,7 +202,7 @@ def _mean_step(
     stages = [(a, b) for a, b in pairwise([*starts, max(end, starts[-1])]) if a < min(b, end)]
     if num_steps is None:  # only the last stage's share is not known: it is taken for all
         stages = stages[-1:]
-    counts, told = [], []
+    counts, changes = [], []
     for begin, _ in stages:
         counter.begin(begin // accumulate)
         counts.append(mean_count([counter.count(batch) for batch in batches]))
@@ -212,8 +212,10 @@ def _mean_step(
             f"{one.counted.flops / one.num_samples / 1e9:,.3f} from step {begin // accumulate:,}"
             for one, (begin, _) in zip(counts, stages, strict=True)
         ]
-        told.append(f"what is trained changes: GFLOP a sample {', '.join(parts)}; means are given")
-    return mean_count(counts, weights=weights), told
+        changes.append(
+            f"what is trained changes: GFLOP a sample {', '.join(parts)}; means are given"
+        )
+    return mean_count(counts, weights=weights), changes
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmlight.data.own.experiments import experiments
-from mmlight.data.own.look import Found, command, look
+from mmlight.data.own.look import FoundData, command, look
 from mmlight.errors import UserError, naming
 from mmlight.terminal import say
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         _write(options.folder / path, text)
     say(f"{options.folder}: {written} files of experiments, clusters, my_module.py")
     if found:
-        say(found.summary(), *(f"  {line}" for line in found.told))
+        say(found.summary(), *(f"  {line}" for line in found.lines))
         say(*(f"wrote {options.folder / path}" for path in own))
     say("next:", *(f"  {line}" for line in _next(options.folder, found, name, list(own))))
     return 0
@@ -102,7 +102,7 @@ def _write(path: Path, content: bytes | str) -> bool:
     return True
 
 
-def _next(folder: Path, found: Found | None, name: str, own: Sequence[str]) -> Iterator[str]:
+def _next(folder: Path, found: FoundData | None, name: str, own: Sequence[str]) -> Iterator[str]:
     if folder.resolve() != Path.cwd():
         yield f"cd {folder}"
     if found is None:

@@ -25,7 +25,7 @@ _BACKWARD = 2 / 3
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """What of an experiment its cost depends on, beside model and batch.
 
     Attributes:
@@ -91,7 +91,7 @@ class Foretold:
 def foretell(
     step: StepCount,
     size: ModelSize,
-    settings: Settings,
+    settings: TrainingSettings,
     *,
     rates: Rates | None = None,
     device: Device | None = None,
@@ -160,7 +160,7 @@ def foretell(
 
 
 def _does_not_fit(
-    needed: Mapping[int, Mapping[str, float]], settings: Settings, device: Device
+    needed: Mapping[int, Mapping[str, float]], settings: TrainingSettings, device: Device
 ) -> list[str]:
     """Say that the strategy needs more memory than the device has; nothing where it fits."""
     share = settings.num_devices if settings.strategy == "fsdp" else 1
@@ -177,7 +177,9 @@ def _does_not_fit(
     ]
 
 
-def memory(step: StepCount, size: ModelSize, settings: Settings, *, share: int) -> dict[str, float]:
+def memory(
+    step: StepCount, size: ModelSize, settings: TrainingSettings, *, share: int
+) -> dict[str, float]:
     """Return the bytes that a device holds at once, by use.
 
     Args:
@@ -210,7 +212,7 @@ def memory(step: StepCount, size: ModelSize, settings: Settings, *, share: int) 
     return parts
 
 
-def sent_bytes(size: ModelSize, settings: Settings) -> float:
+def sent_bytes(size: ModelSize, settings: TrainingSettings) -> float:
     """Return what each device sends in a step for parameters and gradients, by rings.
 
     DDP sums gradients in float32, 2 (W - 1) / W of their bytes. FSDP gathers parameters in forward
@@ -224,20 +226,20 @@ def sent_bytes(size: ModelSize, settings: Settings) -> float:
     return 2 * others * 4 * size.num_trained
 
 
-def _optimiser_bytes(size: ModelSize, settings: Settings) -> float:
+def _optimiser_bytes(size: ModelSize, settings: TrainingSettings) -> float:
     per_parameter = _STEP_BYTES + _CLIP_BYTES * settings.clips + _EMA_BYTES * settings.has_ema
     moved = per_parameter * size.num_trained + 2 * size.optimiser_bytes
     return moved / settings.accumulate
 
 
-def _optimiser_s(size: ModelSize, settings: Settings, rates: Rates) -> float:
+def _optimiser_s(size: ModelSize, settings: TrainingSettings, rates: Rates) -> float:
     # On a CPU, lists of tensors are worked on one by one.
     calls = (1 + 3 * settings.clips + settings.has_ema) * size.num_tensors / settings.accumulate
     return _optimiser_bytes(size, settings) / rates.move_bytes + calls * rates.call_s
 
 
 def _device_seconds(
-    counted: Counted, size: ModelSize, settings: Settings, *, device: Device, share: float
+    counted: Counted, size: ModelSize, settings: TrainingSettings, *, device: Device, share: float
 ) -> dict[str, float]:
     precision = "bf16" if settings.precision == "bf16-mixed" else "fp32"
     bandwidth = device.memory_gb_s * 1e9 * _BANDWIDTH

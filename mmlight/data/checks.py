@@ -143,9 +143,9 @@ def what_is_there(name: str, counts: Mapping[str, int]) -> str:
         name: the split.
         counts: of `count_what_is_there`.
     """
-    told = [f"{count:,} {kind}" for kind, count in counts.items() if kind != "samples"]
+    shown = [f"{count:,} {kind}" for kind, count in counts.items() if kind != "samples"]
     total = f"{name} {counts['samples']:,}"
-    return f"{total}: {', '.join(told)}" if told else total
+    return f"{total}: {', '.join(shown)}" if shown else total
 
 
 def count_what_is_there(samples: SampleSet) -> dict[str, int]:

@@ -154,8 +154,10 @@ def _join_text(samples: Sequence[Sample], settings: TextSettings) -> tuple[Text,
     texts = [sample.captions or [""] * sample.blank_captions for sample in samples]
     rows = [(row, text) for row, of_sample in enumerate(texts) for text in of_sample]
     captions = [text for _, text in rows]
-    meant = [
-        text for sample, own in zip(samples, texts, strict=True) for text in sample.meant or own
+    uncorrupted = [
+        text
+        for sample, own in zip(samples, texts, strict=True)
+        for text in sample.uncorrupted or own
     ]
     present_N = torch.tensor([bool(samples[row].captions) for row, _ in rows])
     encoding = settings.tokenizer.encode_batch(
@@ -172,8 +174,8 @@ def _join_text(samples: Sequence[Sample], settings: TextSettings) -> tuple[Text,
         mask_NL=mask_NL,
         present_N=present_N,
         item_N=torch.tensor([row for row, _ in rows]),
-        # of what was meant: captions that say the same stay equal under typing mistakes
-        caption_id_N=torch.tensor([caption_id(caption) for caption in meant]),
+        # of uncorrupted captions: those that say the same stay equal under typing mistakes
+        caption_id_N=torch.tensor([caption_id(caption) for caption in uncorrupted]),
         offset_NL2=None if encoding.offsets_NL2 is None else torch.from_numpy(encoding.offsets_NL2),
     )
     return text, captions

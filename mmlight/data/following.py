@@ -18,7 +18,7 @@ from mmlight.text.saved_tokenizer import tokenizer_from_state
 # Where the user's own setting counts but is worth a line: the tower sees other pixels than those it
 # was trained on. A wrong number of channels or sampling rate is refused elsewhere.
 _PROBES = ("A small red house, 1905.", "na\u00efve U.S. don't")
-_TOLD = ("size", "interpolation", "eval_crop", "crop_pct")
+_SAID = ("size", "interpolation", "eval_crop", "crop_pct")
 
 
 def follow_image(given: ImageSettings, wanted: Mapping[str, Any]) -> ImageSettings:
@@ -49,7 +49,7 @@ def image_differs(given: ImageSettings, wanted: Mapping[str, Any]) -> str | None
         wanted: what the image tower says.
     """
     wanted = _for_image(given, wanted)
-    names = [n for n in _TOLD if n in wanted and getattr(given, n) not in (None, wanted[n])]
+    names = [n for n in _SAID if n in wanted and getattr(given, n) not in (None, wanted[n])]
     # Without weights that were trained on images, a size is the only one that the model takes, and
     # it refuses others itself.
     if not names or "interpolation" not in wanted:

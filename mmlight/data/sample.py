@@ -43,7 +43,7 @@ class Sample:
         waveform: float32 samples.
         captions: one in training, all of them in evaluation.
         blank_captions: rows that stand for them where there are none.
-        meant: the captions before they were corrupted on purpose.
+        uncorrupted: the captions before they were corrupted on purpose.
         label: class number, -1 where there is none.
         fields: further values by name.
         valid: False for a row that only fills up a batch.
@@ -56,7 +56,7 @@ class Sample:
     waveform: Waveform | None = None
     captions: list[str] = field(default_factory=list)
     blank_captions: int = 1
-    meant: list[str] = field(default_factory=list)
+    uncorrupted: list[str] = field(default_factory=list)
     label: int = -1
     fields: dict[str, Any] = field(default_factory=dict)
     valid: bool = True
@@ -219,7 +219,7 @@ def decode_sample(
     if captions and draws:
         captions = _drawn(captions, decoding.num_captions, draws=draws("text"))
     sample.captions = [clean_caption(text, decoding.clean) for text, _ in captions]
-    sample.meant = sample.captions
+    sample.uncorrupted = sample.captions
     if decoding.corruptor is not None:
         _corrupt(sample, [text for text, _ in captions], decoding, decoding.corruptor)
 

@@ -139,8 +139,8 @@ def _check(options: argparse.Namespace) -> int:
     for place, problem in labels.left():
         say(f"bad: {place}: {problem}")
         num_bad += 1
-    if told := labels.note():
-        say(told)
+    if note := labels.note():
+        say(note)
     verdict = f"{num_bad} problem{'s' * (num_bad != 1)}" if num_bad else "all good"
     say(f"{len(paths):,} shards, {num_samples:,} samples: {verdict}")
     return 1 if num_bad else 0

@@ -204,16 +204,16 @@ class SplitDataModule(lightning.LightningDataModule):
             Lines that say where the user's own settings are not those of a tower.
         """
         image, audio = self._given
-        told = []
+        lines = []
         if image is not None:
             wanted = towers.get("image", {})
             self.image = follow_image(image, wanted)
-            told.append(image_differs(image, wanted))
+            lines.append(image_differs(image, wanted))
         if audio is not None:
             self.audio = follow_audio(audio, towers.get("audio", {}))
         if self.text is not None:
-            told.append(text_differs(self.text, towers.get("text", {})))
-        return [line for line in told if line is not None]
+            lines.append(text_differs(self.text, towers.get("text", {})))
+        return [line for line in lines if line is not None]
 
     def preprocessing(self) -> dict[str, Any]:
         """Return how inputs are prepared, as plain values that a checkpoint can hold."""

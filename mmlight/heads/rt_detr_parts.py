@@ -186,17 +186,17 @@ def make_copies(
         {"class_labels": label_G[place], "boxes": box_G4[place]}
         for label_G, box_G4, place in zip(boxes.label_BG, box_BG4, places, strict=True)
     ]
-    query_BND, reference_BN4, attention_QQ, told = get_contrastive_denoising_training_group(
+    query_BND, reference_BN4, attention_QQ, meta = get_contrastive_denoising_training_group(
         targets=targets,
         num_classes=embed.num_embeddings - 1,
         num_queries=num_queries,
         class_embed=embed,
         num_denoising_queries=num_copies,
     )
-    groups = int(told["dn_num_group"])
+    groups = int(meta["dn_num_group"])
     pairs = [
         (numbers, place.repeat(groups))
-        for numbers, place in zip(told["dn_positive_idx"], places, strict=True)
+        for numbers, place in zip(meta["dn_positive_idx"], places, strict=True)
     ]
     assert isinstance(attention_QQ, torch.Tensor)
     return Copies(query_BND, reference_BN4, attention_QQ, pairs, groups)

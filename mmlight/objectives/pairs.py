@@ -141,7 +141,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Presence:
     """Which samples of all ranks have which modality, and which belong together.
 
     Attributes:
@@ -195,7 +195,7 @@ def gather_rows(
     positives: Positives,
     alone: bool = False,
     each: int = 1,
-) -> Rows:
+) -> Presence:
     """Collect masks and groups of all ranks, in one message; every rank calls it.
 
     Args:
@@ -253,7 +253,7 @@ def gather_rows(
     table_BC = torch.stack(columns, dim=1)
     table_GC = table_BC if alone else comm.gather(table_BC)
     grouped = positives != "sample" or each > 1
-    return Rows(
+    return Presence(
         present={m: table_GC[:, i].bool() for i, m in enumerate(modalities)},
         group_G=number_groups(table_GC[:, -1], table_GC[:, -2].bool()) if grouped else None,
         start=0 if alone else comm.rank() * size,

@@ -172,4 +172,4 @@ def test_columns_are_known_by_what_they_hold(folder):
         *(str(table), "--file", "file", "--member", "txt=what"),
         *("--label", "kind of thing", "--shuffle-seed", "0"),
     ]
-    assert found.told[-1] == "all.csv: not used: id"
+    assert found.lines[-1] == "all.csv: not used: id"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mmlight.costs.counting import ModelSize, StepCount
-from mmlight.costs.foretell import Settings, foretell, memory, sent_bytes
+from mmlight.costs.foretell import TrainingSettings, foretell, memory, sent_bytes
 from mmlight.costs.rates import DEVICES, Rates, between, find_device
 from mmlight.costs.tally import Counted
 from mmlight.errors import UserError
@@ -27,7 +27,7 @@ SIZE = ModelSize(
     largest_block=100,
     optimiser_bytes=6400,
 )
-SETTINGS = Settings(
+SETTINGS = TrainingSettings(
     num_devices=1,
     strategy="ddp",
     precision="32-true",

@@ -172,7 +172,7 @@ def test_a_caption_of_20_mb_is_cut_before_it_is_cleaned(tmp_path):
     whole = "héllo wörld & some "
     assert sample.captions[0].startswith(whole * 4000) and len(sample.captions[0]) < 100_000
     short = decode_sample(samples, 0, replace(decoding, max_characters=12), draws=None)
-    assert short.captions == short.meant == ["héllo wörld"]
+    assert short.captions == short.uncorrupted == ["héllo wörld"]
     assert decode_sample(samples, 1, decoding, draws=None).captions == []
 
 

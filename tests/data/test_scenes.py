@@ -5,8 +5,8 @@ from mmlight.data.scenes.scene import (
     MAX_EVAL_SAMPLES,
     SHAPES,
     SPLITS,
-    Draws,
     Meaning,
+    SceneRandom,
     Thing,
     class_names,
     eval_meanings,
@@ -82,9 +82,9 @@ def test_class_number_is_the_place_of_the_first_objects_name():
 
 
 def test_draws_are_pinned_and_differ_between_samples_splits_and_seeds():
-    assert [Draws(0, split=0, sample=0).below(1000) for _ in range(2)] == [11, 11]
+    assert [SceneRandom(0, split=0, sample=0).below(1000) for _ in range(2)] == [11, 11]
     firsts = {
-        Draws(seed, split=split, sample=sample).uniform(0, 1)
+        SceneRandom(seed, split=split, sample=sample).uniform(0, 1)
         for seed in range(3)
         for split in range(len(SPLITS))
         for sample in range(3)
@@ -93,13 +93,13 @@ def test_draws_are_pinned_and_differ_between_samples_splits_and_seeds():
 
 
 def test_streams_of_neighbouring_samples_do_not_overlap():
-    one, two = (Draws(0, split=0, sample=sample).noise(20_000) for sample in (0, 1))
+    one, two = (SceneRandom(0, split=0, sample=sample).noise(20_000) for sample in (0, 1))
     windows = {one[i : i + 8].tobytes() for i in range(0, 20_000 - 8)}
     assert not [i for i in range(0, 20_000 - 8, 8) if two[i : i + 8].tobytes() in windows]
 
 
 def test_order_is_a_permutation_and_noise_is_centred():
-    draws = Draws(5, split=1, sample=2)
+    draws = SceneRandom(5, split=1, sample=2)
     assert sorted(draws.order(50)) == list(range(50))
     noise = draws.noise(100, 100)
     assert noise.shape == (100, 100) and abs(noise.mean()) < 0.02 and noise.min() < -0.99

@@ -10,12 +10,12 @@ import soundfile
 from PIL import Image
 
 from mmlight.__main__ import main as mmlight
-from mmlight.data.scenes.shards import Settings, make
+from mmlight.data.scenes.shards import SceneSettings, make
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards.paths import expand
 
-SMALL = Settings(samples=300, eval_samples=8)
+SMALL = SceneSettings(samples=300, eval_samples=8)
 
 
 def _digests(folder):
@@ -48,8 +48,8 @@ def test_bytes_do_not_depend_on_the_number_of_processes(made, tmp_path):
 
 
 def test_another_seed_makes_other_samples_in_every_split(made, tmp_path):
-    make(tmp_path / "s", settings=Settings(8, 8, seed=1), workers=1, progress=False)
-    make(tmp_path / "t", settings=Settings(8, 8, seed=2), workers=1, progress=False)
+    make(tmp_path / "s", settings=SceneSettings(8, 8, seed=1), workers=1, progress=False)
+    make(tmp_path / "t", settings=SceneSettings(8, 8, seed=2), workers=1, progress=False)
     one, two = _digests(tmp_path / "s"), _digests(tmp_path / "t")
     assert [name for name in one if one[name] == two[name]] == ["classnames.txt"]
 
@@ -128,7 +128,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path, capsys):
 
 
 def test_a_lost_shard_is_noticed(tmp_path, capsys):
-    make(tmp_path / "out", settings=Settings(4, 4), workers=1, progress=False)
+    make(tmp_path / "out", settings=SceneSettings(4, 4), workers=1, progress=False)
     (tmp_path / "out/val/00000.tar").unlink()
     error = _refused(capsys, tmp_path / "out", "--samples", 4, "--eval-samples", 4)
     assert "val/00000.tar" in error
@@ -149,11 +149,11 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr("mmlight.data.scenes.shards.soundfile.write", fail)
     with pytest.raises(OSError, match="disk full"):
-        make(tmp_path / "out", settings=Settings(4, 4), workers=1, progress=False)
+        make(tmp_path / "out", settings=SceneSettings(4, 4), workers=1, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "out").mkdir()
-    assert make(tmp_path / "out", settings=Settings(4, 4), workers=1, progress=False)
+    assert make(tmp_path / "out", settings=SceneSettings(4, 4), workers=1, progress=False)
     assert (tmp_path / "out/test/00000.tar").is_file()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mmlight.data.scenes.image import IMAGE_SIZE, draw
-from mmlight.data.scenes.scene import SHAPES, Draws, Meaning, Thing, train_meanings
+from mmlight.data.scenes.scene import SHAPES, Meaning, SceneRandom, Thing, train_meanings
 
 MEANINGS = train_meanings(num_val=1, seed=0)
 
@@ -11,7 +11,7 @@ MEANINGS = train_meanings(num_val=1, seed=0)
 def scenes():
     made = []
     for sample in range(300):
-        draws = Draws(0, split=0, sample=sample)
+        draws = SceneRandom(0, split=0, sample=sample)
         meaning = MEANINGS[draws.below(len(MEANINGS))]
         made.append((meaning, draw(meaning, draws)))
     return made
@@ -39,7 +39,7 @@ def _opacity_of_first(meaning, *, sample):
     red, blue = (
         draw(Meaning(Thing(colour, meaning.first.shape), second, meaning.relation), draws)
         for colour in (0, 5)
-        for draws in [Draws(0, split=0, sample=sample)]
+        for draws in [SceneRandom(0, split=0, sample=sample)]
     )
     assert red.boxes == blue.boxes
     change = np.abs(red.pixels.astype(int) - blue.pixels).sum(axis=2)
@@ -71,7 +71,7 @@ def test_each_shape_fills_its_own_part_of_its_box():
 
 
 def test_a_scene_is_a_pure_function_of_its_meaning_and_draws():
-    one, same = (draw(MEANINGS[5], Draws(1, split=0, sample=2)) for _ in range(2))
-    other = draw(MEANINGS[5], Draws(1, split=0, sample=3))
+    one, same = (draw(MEANINGS[5], SceneRandom(1, split=0, sample=2)) for _ in range(2))
+    other = draw(MEANINGS[5], SceneRandom(1, split=0, sample=3))
     assert np.array_equal(one.pixels, same.pixels) and one.boxes == same.boxes
     assert not np.array_equal(one.pixels, other.pixels)

@@ -5,7 +5,7 @@ import pytest
 from shard_files import text_shard
 
 from mmlight.data.packing.write import pack
-from mmlight.data.scenes.shards import Settings, make
+from mmlight.data.scenes.shards import SceneSettings, make
 from mmlight.data.shards import seal
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards_command import main
@@ -108,7 +108,7 @@ def test_other_readers_say_nothing_of_the_seal(packed):
 
 
 def test_scenes_are_sealed(tmp_path):
-    make(tmp_path / "scenes", settings=Settings(8, 8), workers=1, progress=False)
+    make(tmp_path / "scenes", settings=SceneSettings(8, 8), workers=1, progress=False)
     for split in ("train", "val", "test"):
         (index,) = load_or_build([tmp_path / "scenes" / split / "00000.tar"], progress=False)
         assert index.num_ignored == 0

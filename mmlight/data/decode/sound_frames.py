@@ -67,8 +67,8 @@ def complete_flac(data: bytes) -> bytes:
     """
     if len(data) < 42 or data[4] & 0x7F:  # STREAMINFO comes first
         return data
-    (told,) = struct.unpack_from(">Q", data, 18)
-    if told & 0xF_FFFF_FFFF:
+    (stated,) = struct.unpack_from(">Q", data, 18)
+    if stated & 0xF_FFFF_FFFF:
         return data
     largest = struct.unpack_from(">H", data, 10)[0]
     audio = data[:-128] if data[-128:-125] == b"TAG" else data
@@ -82,7 +82,7 @@ def complete_flac(data: bytes) -> bytes:
             continue  # these bytes stand within a frame
         if _crc(frame, _CRC16, bits=16):
             break
-        return data[:18] + struct.pack(">Q", told | header) + data[26:]
+        return data[:18] + struct.pack(">Q", stated | header) + data[26:]
     raise ValueError("cut short: the last FLAC frame is not whole")
 
 
@@ -160,14 +160,14 @@ def complete_mp3(data: bytes) -> bytes:
     first = _frame(data, start)
     if first is None or first.layer != 3:
         return data  # free bit rates, junk in front, layers I and II: the decoder finds its way
-    told, num_bytes = _told_length(data, start, first)
-    if told is not None and num_bytes and start + num_bytes <= len(data):
+    stated, num_bytes = _stated_length(data, start, first)
+    if stated is not None and num_bytes and start + num_bytes <= len(data):
         return data
     num_frames = sum(1 for _ in _frames(data, start))
-    if told is None:
+    if stated is None:
         return data[:start] + _length_frame(data, start, num_frames) + data[start:]
-    if num_frames < told:  # some encoders count the frame of the header itself
-        raise ValueError(f"cut short: {num_frames} of {told} MP3 frames")
+    if num_frames < stated:  # some encoders count the frame of the header itself
+        raise ValueError(f"cut short: {num_frames} of {stated} MP3 frames")
     return data
 
 
@@ -236,7 +236,7 @@ def _is_like(data: bytes, position: int, start: int) -> bool:
     )
 
 
-def _told_length(data: bytes, start: int, first: _Frame) -> tuple[int | None, int]:
+def _stated_length(data: bytes, start: int, first: _Frame) -> tuple[int | None, int]:
     """Return the number of frames and bytes that a Xing or VBRI header tells; None without one."""
     for place in (start + 4 + first.side_info, start + 6 + first.side_info):
         if data[place : place + 4] in (b"Xing", b"Info") and place + 16 <= len(data):

@@ -55,7 +55,7 @@ def labels_of(
         own = OwnNumbers(os.path.join(folder, CLASS_NAMES), own_names, numbers[folder])
         if not own.is_same:
             folders[folder] = own
-            lines.append(_told(f"data.{split_of[folder]}", own, known.names))
+            lines.append(_renumbered(f"data.{split_of[folder]}", own, known.names))
     return Labels(known.names, folders, sealed=bool(class_names)), lines
 
 
@@ -125,7 +125,7 @@ def _folders(split: Split) -> Iterable[str]:
     return [folder for folder in folders if os.path.isfile(os.path.join(folder, CLASS_NAMES))]
 
 
-def _told(where: str, own: OwnNumbers, names: Sequence[str]) -> str:
+def _renumbered(where: str, own: OwnNumbers, names: Sequence[str]) -> str:
     moved = [
         f"{number} is '{name}', there {theirs if theirs is not None else 'no class'}"
         for number, (name, theirs) in enumerate(zip(own.names, own.numbers, strict=True))

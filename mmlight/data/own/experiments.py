@@ -5,7 +5,7 @@ from typing import Any
 
 from mmlight import yaml_text
 from mmlight.data.decode import probe
-from mmlight.data.own.look import Found, command
+from mmlight.data.own.look import FoundData, command
 from mmlight.data.own.tables import Modality
 
 _TOWERS: dict[Modality, str] = {
@@ -17,7 +17,7 @@ _RATE_HZ = 16000  # of the tower of sounds
 _HELD_OUT = {"fold:5": 0}
 
 
-def experiments(found: Found, *, name: str) -> dict[str, str]:
+def experiments(found: FoundData, *, name: str) -> dict[str, str]:
     """Return the files to write, by path within the folder to begin in.
 
     Args:
@@ -34,11 +34,11 @@ def experiments(found: Found, *, name: str) -> dict[str, str]:
     return files
 
 
-def _shards(found: Found, name: str, split: str) -> str:
+def _shards(found: FoundData, name: str, split: str) -> str:
     return str(found.shards[split].resolve()) if found.shards else f"data/{name}/{split}"
 
 
-def _data_file(found: Found, name: str) -> str:
+def _data_file(found: FoundData, name: str) -> str:
     splits: dict[str, Any] = {
         split: {"shards": _shards(found, name, split)} for split in (found.shards or found.packs)
     }
@@ -73,12 +73,12 @@ def _data_file(found: Found, name: str) -> str:
     )
 
 
-def _num_trained(found: Found) -> int:
+def _num_trained(found: FoundData) -> int:
     held_out = "val" not in (found.shards or found.packs)
     return found.sizes["train"] * (4 if held_out else 5) // 5
 
 
-def _batch_size(found: Found) -> int:
+def _batch_size(found: FoundData) -> int:
     """Return a batch that leaves at least four steps an epoch, however few samples there are."""
     return int(2 ** max(1, min(6, int(math.log2(max(_num_trained(found), 8) / 4)))))
 
@@ -87,20 +87,20 @@ def _pack(arguments: list[str], out: str) -> list[str]:
     return [arguments[0], out, *arguments[1:]]
 
 
-def _names_folder(found: Found, name: str) -> str:
+def _names_folder(found: FoundData, name: str) -> str:
     if not found.shards:
         return f"data/{name}/train"
     folders = [found.path, *found.shards.values()]
     return str(next(f for f in folders if (f / "classnames.txt").is_file()).resolve())
 
 
-def _seconds(found: Found) -> float:
+def _seconds(found: FoundData) -> float:
     example = found.example.get("audio")
     known = probe.duration_s(example.read_bytes()) if example else math.nan
     return min(10.0, max(1.0, math.ceil(known))) if math.isfinite(known) else 5.0
 
 
-def _classifier(found: Found, name: str, inputs: list[Modality]) -> str:
+def _classifier(found: FoundData, name: str, inputs: list[Modality]) -> str:
     data: dict[str, Any] = {}
     if unread := [m for m in found.members if m not in inputs]:
         data = {"data": {"init_args": {"members": dict.fromkeys(unread), **dict.fromkeys(unread)}}}
@@ -119,7 +119,7 @@ def _classifier(found: Found, name: str, inputs: list[Modality]) -> str:
     )
 
 
-def _contrastive(found: Found, name: str) -> str:
+def _contrastive(found: FoundData, name: str) -> str:
     modalities = list(found.members)
     first, second = modalities[:2]
     return _experiment(
@@ -137,7 +137,7 @@ def _contrastive(found: Found, name: str) -> str:
 
 
 def _experiment(
-    found: Found,
+    found: FoundData,
     name: str,
     purpose: str,
     path: str,

@@ -30,7 +30,7 @@ _TAKEN = (
 
 
 @dataclass
-class Found:
+class FoundData:
     """What lies in a place.
 
     Attributes:
@@ -41,7 +41,7 @@ class Found:
         sizes: samples of each split.
         packs: arguments of ``mmlight shards pack`` for each split, without where to.
         shards: of each split, where they are shards already.
-        told: further lines on what was seen.
+        lines: further lines on what was seen.
         example: a file of each modality.
     """
 
@@ -52,7 +52,7 @@ class Found:
     sizes: dict[str, int] = field(default_factory=dict)
     packs: dict[str, list[str]] = field(default_factory=dict)
     shards: dict[str, Path] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
     example: dict[Modality, Path] = field(default_factory=dict)
 
     def summary(self) -> str:
@@ -62,7 +62,7 @@ class Found:
         return f"{self.path}: {sizes} samples: {kinds}{', labels' if self.has_labels else ''}"
 
 
-def look(path: Path) -> Found:
+def look(path: Path) -> FoundData:
     """Look into a folder, a table or a shard; nothing is decoded or written.
 
     Raises:
@@ -106,10 +106,10 @@ def _in_splits(inside: Iterable[Path], suffix: str) -> dict[str, list[Path]]:
     return {split: files for split, files in found.items() if files}
 
 
-def _shards(path: Path, splits: Mapping[str, list[Path]]) -> Found:
+def _shards(path: Path, splits: Mapping[str, list[Path]]) -> FoundData:
     import tarfile
 
-    found = Found(path)
+    found = FoundData(path)
     counts: Counter[str] = Counter()
     for split, files in splits.items():
         folder = files[0].parent
@@ -128,7 +128,7 @@ def _shards(path: Path, splits: Mapping[str, list[Path]]) -> Found:
             raise UserError(f"--data {path}: {files[0]}: {error}") from error
         # `mmlight shards index` tells how many; here only the first shard is read.
         found.sizes[split] = len(keys) * len(files)
-        found.told.append(f"{split}: {len(files):,} shards, {len(keys):,} samples in the first")
+        found.lines.append(f"{split}: {len(files):,} shards, {len(keys):,} samples in the first")
     _sort_members(found, counts)
     found.has_labels = "cls" in counts
     names = [folder / "classnames.txt" for folder in (path, *found.shards.values())]
@@ -136,8 +136,8 @@ def _shards(path: Path, splits: Mapping[str, list[Path]]) -> Found:
     return _checked(found)
 
 
-def _tables(path: Path, tables: Mapping[str, Path]) -> Found:
-    found = Found(path)
+def _tables(path: Path, tables: Mapping[str, Path]) -> FoundData:
+    found = FoundData(path)
     counts: Counter[str] = Counter()
     for split, table in tables.items():
         columns: Columns = look_into(table)
@@ -148,15 +148,15 @@ def _tables(path: Path, tables: Mapping[str, Path]) -> Found:
         if columns.text:
             counts["txt"] += columns.num_rows
         found.has_labels = found.has_names = columns.label is not None
-        found.told += [f"{table.name}: {line}" for line in columns.told()]
+        found.lines += [f"{table.name}: {line}" for line in columns.lines()]
         for kind, file in columns.examples.items():
             found.example.setdefault(kind, file)
     _sort_members(found, counts)
     return _checked(found)
 
 
-def _files(path: Path) -> Found:
-    found = Found(path)
+def _files(path: Path) -> FoundData:
+    found = FoundData(path)
     counts: Counter[str] = Counter()
     tops = [p for p in sorted(path.iterdir(), key=_natural) if p.is_dir()]
     tops = [p for p in tops if not p.name.startswith(".")]
@@ -187,7 +187,7 @@ def _files(path: Path) -> Found:
             options.insert(0, "--label-from-folder")
             shown = ", ".join(f"{name} {number:,}" for name, number in islice(classes.items(), 6))
             more = f" and {len(classes) - 6} more" if len(classes) > 6 else ""
-            found.told.append(f"{split}: {len(classes)} class folders: {shown}{more}")
+            found.lines.append(f"{split}: {len(classes)} class folders: {shown}{more}")
         found.has_labels = found.has_names = labelled
         found.sizes[split] = len(keys)
         found.packs[split] = [str(root), *options]
@@ -202,14 +202,14 @@ def _walk(root: Path) -> Iterable[Path]:
             yield Path(folder, name)
 
 
-def _sort_members(found: Found, counts: Counter[str]) -> None:
+def _sort_members(found: FoundData, counts: Counter[str]) -> None:
     for modality in _MODALITIES:
         own = [e for e, _ in counts.most_common() if probe.kind(e) == modality and e != "cls"]
         if own:
             found.members[modality] = own
 
 
-def _checked(found: Found) -> Found:
+def _checked(found: FoundData) -> FoundData:
     if not found.has_labels and len(found.members) < 2:
         only = ", ".join(found.members) or "nothing"
         raise UserError(

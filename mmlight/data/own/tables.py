@@ -56,7 +56,7 @@ class Columns:
         words += [word for folder in self.also_from for word in ("--also-from", str(folder))]
         return [*words, "--shuffle-seed", "0"]
 
-    def told(self) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
         """Yield lines on what was found."""
         for kind, column in self.files.items():
             yield f"column {column}: paths ({kind})"

@@ -63,7 +63,7 @@ class BoxSamples:
             picture: the number of its picture.
             xyxy: its corners, pixels.
             name: its class.
-            size: of the picture, if it is told: what lies outside is no box.
+            size: of the picture, if it is known: what lies outside is no box.
             where: what names it; messages begin with it.
 
         Raises:

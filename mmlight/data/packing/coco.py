@@ -16,7 +16,7 @@ def read_coco(path: Path, given: Given) -> Source:
     """Return pictures with the objects in them: boxes as corners in pixels, class numbers.
 
     Classes are numbered in the order of their ids, without gaps. Crowds (`iscrowd`) are left out,
-    segmentations and key points are not packed; both is told. The file is read in parts: memory
+    segmentations and key points are not packed; both is said. The file is read in parts: memory
     grows with pictures and boxes, not with polygons.
 
     Args:

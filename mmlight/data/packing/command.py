@@ -150,8 +150,8 @@ def _read(options: argparse.Namespace) -> Source:
     given = _check(options, kind)
     wants_folder = kind in ("a folder", "--label-from-file", "--voc")
     if wants_folder != path.is_dir():
-        told = "a folder, not a file" if path.is_dir() else "a file, not a folder"
-        raise UserError(f"{kind}: {path} is {told}")
+        wanted = "a folder, not a file" if path.is_dir() else "a file, not a folder"
+        raise UserError(f"{kind}: {path} is {wanted}")
     if "class_names" in given:
         given["class_names"] = read_names(str(options.class_names), what="--class-names: ")
     if "exclude" in given:

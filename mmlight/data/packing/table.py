@@ -201,9 +201,9 @@ def _find(table: Path, names: Sequence[str]) -> dict[str, str]:
     needed = [("file",), ("left",), ("top",), ("right", "width"), ("bottom", "height"), ("class",)]
     for roles in needed:
         if not any(role in found for role in roles):
-            told = " or ".join(f"{_NAMES[role][0]}" for role in roles)
+            asked = " or ".join(f"{_NAMES[role][0]}" for role in roles)
             raise UserError(
-                f"--boxes: table {table} has no column '{told}'; it has {', '.join(names)}"
+                f"--boxes: table {table} has no column '{asked}'; it has {', '.join(names)}"
             )
     return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.data.packing.source import Given, Source, order_classes
-from mmlight.data.packing.table_file import open_text, told_encoding
+from mmlight.data.packing.table_file import encoding_fault, open_text
 from mmlight.data.shards.paths import natural_key
 from mmlight.errors import UserError
 from mmlight.text_file import MARK
@@ -37,7 +37,7 @@ def read_conll(
     Raises:
         UserError: no such file or column, or lines of different lengths.
     """
-    with _told(path):
+    with _named_errors(path):
         num_columns, is_numbered, tabs = _look(path, given.encoding)
     where = f"file {path}"
     word_at = words if words is not None else (2 if is_numbered else 1)
@@ -52,7 +52,7 @@ def read_conll(
     result = Source(())
 
     def samples() -> Iterator[dict[str, Any]]:
-        with _told(path), open_text(path, given.encoding) as file:
+        with _named_errors(path), open_text(path, given.encoding) as file:
             found: tuple[list[str], list[str]] = ([], [])
             number = 0
             for line_number, line in enumerate(file, start=1):
@@ -81,7 +81,7 @@ def read_conll(
     return result
 
 
-class _told:
+class _named_errors:
     """Says in one line what keeps a file from being read."""
 
     def __init__(self, path: Path) -> None:
@@ -95,7 +95,7 @@ class _told:
             said = f"can't be read: {error.strerror or error}"
             raise UserError(f"file {self._path} {said}") from error
         if isinstance(error, UnicodeError):
-            raise UserError(f"file {self._path}: {told_encoding(error)}") from error
+            raise UserError(f"file {self._path}: {encoding_fault(error)}") from error
 
 
 def _look(path: Path, encoding: str | None) -> tuple[int, bool, bool]:
@@ -177,7 +177,7 @@ def read_lines(folder: Path, given: Given) -> Source:
                         key = f"{name_of[path].replace('.', '_')}/{number:07d}"
                         yield {"__key__": key, "txt": text, "cls": label}
             except UnicodeError as error:
-                raise UserError(f"file {path}: {told_encoding(error)}") from error
+                raise UserError(f"file {path}: {encoding_fault(error)}") from error
 
     result.samples = samples()
     return result

@@ -104,7 +104,8 @@ def _read_objects(found: BoxSamples, picture: int, path: Path, data: bytes) -> l
     except (ET.ParseError, ValueError, LookupError) as error:
         raise UserError(f"{path}: is no XML: {error}") from error
     size = root.find("size")
-    told = (_number(size, "width"), _number(size, "height")) if size is not None else None
+    sides = [_number(size, side) for side in ("width", "height")]
+    known = (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else None
     marks: list[int] = []
     for number, item in enumerate(root.iter("object"), start=1):
         where = f"{path}, object {number}"
@@ -115,7 +116,6 @@ def _read_objects(found: BoxSamples, picture: int, path: Path, data: bytes) -> l
             lacks = "name" if not name else "bndbox with xmin, ymin, xmax and ymax"
             raise UserError(f"{where}: has no {lacks}")
         left, top, right, bottom = (float(value) for value in corners if value is not None)
-        known = (int(told[0]), int(told[1])) if told and told[0] and told[1] else None
         before = found.result.left_out.total()
         found.add(
             picture,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mmlight.data.scenes.scene import RELATIONS, SHAPES, Draws, Meaning, Thing
+from mmlight.data.scenes.scene import RELATIONS, SHAPES, Meaning, SceneRandom, Thing
 
 IMAGE_SIZE = 64
 # Drawn at this multiple and box-filtered: Pillow's polygons have hard edges.
@@ -81,7 +81,7 @@ _OUTLINES = {
 _MAX_TURN = {"circle": 180, "ring": 180, "square": 20, "triangle": 25, "star": 36, "cross": 20}
 
 
-def _background(draws: Draws) -> NDArray[np.float32]:
+def _background(draws: SceneRandom) -> NDArray[np.float32]:
     """Return float32 (H, W, 3): a dull colour, coarse and middling blotches, a gradient."""
     base = draws.uniform(45, 140) + 14 * draws.noise(3)
     picture = np.broadcast_to(base, (IMAGE_SIZE, IMAGE_SIZE, 3)).astype(np.float32)
@@ -95,7 +95,7 @@ def _background(draws: Draws) -> NDArray[np.float32]:
     return picture + (slope_x * ramp[None, :] + slope_y * ramp[:, None])[..., None]
 
 
-def _place(meaning: Meaning, draws: Draws) -> list[tuple[float, float, float]]:
+def _place(meaning: Meaning, draws: SceneRandom) -> list[tuple[float, float, float]]:
     """Return (x, y, radius) in pixels of both objects, apart from each other and inside."""
     radii = [draws.uniform(7.5, 11.5) for _ in range(2)]
     # The outlines reach to 1.15 of the radius, turned ones included.
@@ -113,7 +113,7 @@ def _place(meaning: Meaning, draws: Draws) -> list[tuple[float, float, float]]:
     return list(zip(across, along, radii, strict=True))
 
 
-def _mask(thing: Thing, *, x: float, y: float, radius: float, draws: Draws) -> Image.Image:
+def _mask(thing: Thing, *, x: float, y: float, radius: float, draws: SceneRandom) -> Image.Image:
     name = SHAPES[thing.shape]
     turn = np.radians(_MAX_TURN.get(name, 30) * draws.uniform(-1, 1))
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
@@ -125,7 +125,7 @@ def _mask(thing: Thing, *, x: float, y: float, radius: float, draws: Draws) -> I
     return large.reduce(OVERSAMPLING)
 
 
-def draw(meaning: Meaning, draws: Draws) -> Drawn:
+def draw(meaning: Meaning, draws: SceneRandom) -> Drawn:
     """Draw `meaning` with random places, sizes, turns, shades and background."""
     picture = _background(draws)
     boxes = []

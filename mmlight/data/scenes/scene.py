@@ -21,7 +21,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-class Draws:
+class SceneRandom:
     """Random numbers as a pure function of (seed, split, sample).
 
     They come from raw Philox bits: NumPy may change what its distributions return, never those.
@@ -141,7 +141,7 @@ MAX_EVAL_SAMPLES = len(_meanings(held_out=True))
 def eval_meanings(split: Split, *, count: int, seed: int) -> list[Meaning]:
     """Return `count` different meanings for ``val`` (training's objects) or ``test``."""
     pool = _meanings(held_out=split == "test")
-    order = Draws(seed, split=SPLITS.index(split), sample=2**63).order(len(pool))
+    order = SceneRandom(seed, split=SPLITS.index(split), sample=2**63).order(len(pool))
     return [pool[i] for i in order[:count]]
 
 

@@ -30,8 +30,8 @@ from mmlight.data.scenes.scene import (
     RELATIONS,
     SHAPES,
     SPLITS,
-    Draws,
     Meaning,
+    SceneRandom,
     Split,
     Thing,
     class_names,
@@ -53,7 +53,7 @@ def _describe(thing: Thing, box: tuple[int, int, int, int]) -> dict[str, Any]:
     }
 
 
-def members(meaning: Meaning, draws: Draws, *, split: Split) -> dict[str, bytes]:
+def members(meaning: Meaning, draws: SceneRandom, *, split: Split) -> dict[str, bytes]:
     """Return the members of a sample by extension: jpg, txt, flac, cls and json."""
     drawn = draw(meaning, draws)
     picture = io.BytesIO()
@@ -93,7 +93,7 @@ def members(meaning: Meaning, draws: Draws, *, split: Split) -> dict[str, bytes]
 
 def main(argv: Sequence[str]) -> int:
     """Run ``mmlight scenes``."""
-    defaults = Settings()
+    defaults = SceneSettings()
     parser = argparse.ArgumentParser(
         prog="mmlight scenes",
         description="Make the quickstart's data set: pictures of two coloured shapes, sentences "
@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: at least 1 process is needed")
-    settings = Settings(samples=args.samples, eval_samples=args.eval_samples, seed=args.seed)
+    settings = SceneSettings(samples=args.samples, eval_samples=args.eval_samples, seed=args.seed)
     made = make(args.out, settings=settings, workers=args.workers, progress=sys.stderr.isatty())
     sizes = ", ".join(f"{split} {settings.count(split)}" for split in SPLITS)
     say(f"{args.out}: {sizes} scenes" if made else f"{args.out}: already there ({sizes} scenes)")
@@ -137,7 +137,7 @@ _SETTINGS_FILE = "scenes.json"
 
 
 @dataclass(frozen=True)
-class Settings:
+class SceneSettings:
     """All that decides what the data set holds.
 
     Attributes:
@@ -179,7 +179,7 @@ class Shard:
     stop: int
 
 
-def shards(settings: Settings, *, folder: Path) -> list[Shard]:
+def shards(settings: SceneSettings, *, folder: Path) -> list[Shard]:
     """Return the shards of all splits."""
     return [
         Shard(folder / split / f"{number:05d}.tar", split, start, min(start + SAMPLES_PER_SHARD, n))
@@ -189,19 +189,19 @@ def shards(settings: Settings, *, folder: Path) -> list[Shard]:
     ]
 
 
-def _meanings(split: Split, settings: Settings) -> list[Meaning]:
+def _meanings(split: Split, settings: SceneSettings) -> list[Meaning]:
     if split == "train":
         return train_meanings(num_val=settings.eval_samples, seed=settings.seed)
     return eval_meanings(split, count=settings.eval_samples, seed=settings.seed)
 
 
-def write_shard(shard: Shard, settings: Settings) -> int:
+def write_shard(shard: Shard, settings: SceneSettings) -> int:
     """Write one shard, a pure function of its arguments, and return its number of samples."""
     meanings = _meanings(shard.split, settings)
     number = SPLITS.index(shard.split)
     with naming(shard.path), SealedWriter(shard.path) as tar:
         for sample in range(shard.start, shard.stop):
-            draws = Draws(settings.seed, split=number, sample=sample)
+            draws = SceneRandom(settings.seed, split=number, sample=sample)
             drawn = draws.below(len(meanings)) if shard.split == "train" else sample
             parts = members(meanings[drawn], draws, split=shard.split)
             for extension, content in parts.items():
@@ -209,7 +209,7 @@ def write_shard(shard: Shard, settings: Settings) -> int:
     return shard.stop - shard.start
 
 
-def _written(settings: Settings, *, folder: Path, workers: int) -> Iterator[int]:
+def _written(settings: SceneSettings, *, folder: Path, workers: int) -> Iterator[int]:
     todo = shards(settings, folder=folder)
     workers = min(workers, len(todo))
     if workers == 1:
@@ -227,7 +227,7 @@ def _written(settings: Settings, *, folder: Path, workers: int) -> Iterator[int]
         yield from pool.map(write_shard, todo, [settings] * len(todo))
 
 
-def _is_made(out: Path, settings: Settings) -> bool:
+def _is_made(out: Path, settings: SceneSettings) -> bool:
     """Tell whether `out` holds this very data set; refuse a folder that holds anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -252,7 +252,7 @@ def _is_made(out: Path, settings: Settings) -> bool:
     return True
 
 
-def make(out: Path, *, settings: Settings, workers: int, progress: bool = True) -> bool:
+def make(out: Path, *, settings: SceneSettings, workers: int, progress: bool = True) -> bool:
     """Make the data set in the folder `out`, which appears only when it is whole.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmlight.data.scenes.scene import Draws
+from mmlight.data.scenes.scene import SceneRandom
 
 SAMPLE_RATE_HZ = 8000
 _LEXICON = {
@@ -116,7 +116,7 @@ def _ring(
     return total[:length].astype(np.float32)
 
 
-def say(transcript: str, draws: Draws) -> NDArray[np.int16]:
+def say(transcript: str, draws: SceneRandom) -> NDArray[np.int16]:
     """Say `transcript` in a random voice: pitch, pace, length of throat, noise and loudness.
 
     Returns:

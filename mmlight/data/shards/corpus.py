@@ -15,7 +15,7 @@ import numpy as np
 
 from mmlight.data.shards import index
 from mmlight.data.shards.index_file import DamagedIndexError, ShardIndex
-from mmlight.data.shards.index_rows import Rows
+from mmlight.data.shards.index_rows import IndexRows
 from mmlight.data.shards.shard_file import ChecksumError, OpenShard
 from mmlight.errors import UserError
 
@@ -190,12 +190,12 @@ class Corpus:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def _tables(self) -> Iterator[tuple[Rows, Any]]:
+    def _tables(self) -> Iterator[tuple[IndexRows, Any]]:
         """Yield each shard's index and which of its rows are kept."""
         for shard, kept in enumerate(self._kept):
             yield self._load(shard), slice(None) if kept is None else kept
 
-    def _load(self, shard: int) -> Rows:
+    def _load(self, shard: int) -> IndexRows:
         try:
             return self.shards[shard].rows()
         except DamagedIndexError:
@@ -211,10 +211,10 @@ class Corpus:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._open_files: OrderedDict[int, OpenShard] = OrderedDict()
-        self._loaded: OrderedDict[int, Rows] = OrderedDict()
+        self._loaded: OrderedDict[int, IndexRows] = OrderedDict()
         self._loaded_bytes = 0
 
-    def _rows(self, shard: int) -> Rows:
+    def _rows(self, shard: int) -> IndexRows:
         if self._process != os.getpid():
             self._reset()
         with self._lock:
@@ -239,7 +239,7 @@ class Corpus:
             return file
 
 
-def _members(rows: Rows, row: int) -> list[tuple[str, int, int, int]]:
+def _members(rows: IndexRows, row: int) -> list[tuple[str, int, int, int]]:
     """Return (extension, offset, size, crc32) of a sample's members."""
     part = slice(rows.start[row], rows.start[row + 1])
     names = (rows.extensions[i] for i in rows.extension[part])
@@ -247,7 +247,7 @@ def _members(rows: Rows, row: int) -> list[tuple[str, int, int, int]]:
     return list(zip(names, *columns, strict=True))
 
 
-def _count(rows: Rows, kept: np.ndarray) -> dict[str, int]:
+def _count(rows: IndexRows, kept: np.ndarray) -> dict[str, int]:
     """Return how many of some rows have a member with each extension."""
     is_kept = np.zeros(len(rows.start) - 1, bool)
     is_kept[kept] = True

@@ -202,7 +202,9 @@ def _unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"shard {path} can't be read: {error.strerror or error}")
 
 
-def _tabulate(path: Path, samples: list[tar.Sample], extensions: list[str]) -> dict[str, list[Any]]:
+def _tabulate(
+    path: Path, samples: list[tar.TarSample], extensions: list[str]
+) -> dict[str, list[Any]]:
     """Read every member and arrange what the index says of samples and members."""
     number = {extension: i for i, extension in enumerate(extensions)}
     of_samples = ("members_each", "duration_s", "width", "height")

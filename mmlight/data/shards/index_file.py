@@ -1,6 +1,6 @@
 """The file that holds one shard's index: its place, its format, how it is written and read.
 
-A head of 24 bytes, a summary as JSON, and the columns of `Rows` one after another. Summary and
+A head of 24 bytes, a summary as JSON, and the columns of `IndexRows` one after another. Summary and
 columns bear a checksum each, so that asking what is in a shard reads one block of it, and damage is
 found before any of it is used. Nothing in it is unpickled, and no number in it decides how much
 memory is taken: the columns must fill the file exactly.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.data.shards import index_rows
-from mmlight.data.shards.index_rows import Counts, Rows
+from mmlight.data.shards.index_rows import Counts, IndexRows
 from mmlight.errors import UserError
 
 FORMAT = 2
@@ -69,7 +69,7 @@ class ShardIndex:
     num_key_bytes: int
     rows_crc32: int
 
-    def rows(self) -> Rows:
+    def rows(self) -> IndexRows:
         """Read the index of every sample.
 
         Raises:

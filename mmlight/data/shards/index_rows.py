@@ -20,7 +20,7 @@ _COLUMNS = {
 }
 
 
-class Keys(Sequence[str]):
+class SampleKeys(Sequence[str]):
     """Sample keys, kept as the bytes of all and where each ends."""
 
     def __init__(self, text: bytes, ends: np.ndarray) -> None:
@@ -43,7 +43,7 @@ class Keys(Sequence[str]):
 
 
 @dataclass(frozen=True)
-class Rows:
+class IndexRows:
     """The samples of one shard; members of sample `i` are entries ``start[i]:start[i + 1]``.
 
     Attributes:
@@ -60,7 +60,7 @@ class Rows:
         num_bytes: memory that all this takes.
     """
 
-    keys: Keys
+    keys: SampleKeys
     extensions: tuple[str, ...]
     start: np.ndarray
     extension: np.ndarray
@@ -92,7 +92,7 @@ def to_bytes(keys: Sequence[str], columns: Mapping[str, Sequence[float]]) -> tup
 
     Args:
         keys: of the samples.
-        columns: the values of `Rows`, with `members_each` of the samples in place of `start`.
+        columns: the values of `IndexRows`, with `members_each` of the samples in place of `start`.
     """
     texts = [key.encode("utf-8", "backslashreplace") for key in keys]
     given = {"key_bytes_each": [len(text) for text in texts], **columns}
@@ -103,7 +103,7 @@ def to_bytes(keys: Sequence[str], columns: Mapping[str, Sequence[float]]) -> tup
 
 def from_bytes(
     content: bytes, counts: Counts, *, extensions: Sequence[str], shard_bytes: int
-) -> Rows:
+) -> IndexRows:
     """Return rows from their bytes.
 
     Raises:
@@ -132,8 +132,8 @@ def from_bytes(
     )
     if not is_sound:
         raise ValueError("it points outside the shard")
-    return Rows(
-        keys=Keys(content[place:], ends),
+    return IndexRows(
+        keys=SampleKeys(content[place:], ends),
         extensions=tuple(extensions),
         start=start,
         num_bytes=len(content) + start.nbytes + ends.nbytes,

@@ -48,7 +48,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TarSample:
     """Consecutive members that share a key; `members` maps extension to member."""
 
     key: str
@@ -74,7 +74,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def read_samples(shard: Path, *, max_member_bytes: int) -> tuple[list[Sample], int]:
+def read_samples(shard: Path, *, max_member_bytes: int) -> tuple[list[TarSample], int]:
     """Read all headers of a tar file and group its members into samples.
 
     Args:
@@ -87,7 +87,7 @@ def read_samples(shard: Path, *, max_member_bytes: int) -> tuple[list[Sample], i
     Raises:
         UserError: the file is damaged, compressed, no tar, or breaks the rules for samples.
     """
-    samples: list[Sample] = []
+    samples: list[TarSample] = []
     first_offset: dict[str, int] = {}
     num_ignored = 0
     for member, typeflag in _walk(shard):
@@ -110,7 +110,7 @@ def read_samples(shard: Path, *, max_member_bytes: int) -> tuple[list[Sample], i
                 remedy = "pack it again with the members of a sample side by side, keys unique"
                 raise _refusal(shard, member.offset, what, remedy=remedy)
             first_offset[key] = member.offset
-            samples.append(Sample(key, {}))
+            samples.append(TarSample(key, {}))
         if extension in samples[-1].members:
             what = f"sample '{key}' has two members '.{extension}'"
             remedy = "pack it again with one of them renamed"

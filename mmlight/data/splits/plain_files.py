@@ -141,8 +141,8 @@ class FileCorpus(Corpus):
             digest.update(f"{sample.key}\0{sample.text}\0".encode("utf-8", "surrogateescape"))
             for path in sample.files.values():
                 try:
-                    told = os.stat(path)
-                    digest.update(f"{told.st_size} {told.st_mtime_ns}\0".encode())
+                    status = os.stat(path)
+                    digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
                 except OSError:
                     digest.update(b"missing\0")
         return digest.hexdigest()
@@ -206,7 +206,7 @@ def _expand(patterns: Sequence[str], kinds: dict[str, Modality], *, where: str) 
             elif _ending(path) in kinds:
                 yield path
             else:
-                raise UserError(f"{where}: {path} is none of {_told(kinds)}")
+                raise UserError(f"{where}: {path} is none of {_readable(kinds)}")
         elif found := sorted(glob.glob(path, recursive=True), key=natural_key):
             yield from _expand(found, kinds, where=where)
         else:
@@ -229,7 +229,7 @@ def _expand_list(path: str, kinds: dict[str, Modality], *, where: str) -> Iterat
         elif _ending(entry) in kinds:
             yield entry  # if it is not there, its row says so
         else:
-            raise UserError(f"{where}: {path} names {line}, which is none of {_told(kinds)}")
+            raise UserError(f"{where}: {path} names {line}, which is none of {_readable(kinds)}")
 
 
 def _walk(top: str, kinds: dict[str, Modality], *, where: str) -> Iterator[str]:
@@ -247,10 +247,12 @@ def _walk(top: str, kinds: dict[str, Modality], *, where: str) -> Iterator[str]:
                 others[_ending(name)] += 1
     left = ", ".join(f"{n} .{ending}" for ending, n in others.most_common(_MAX_NAMED))
     if not count:
-        raise UserError(f"{where}: folder {top} holds none of {_told(kinds)}; it has {left or 0}")
+        raise UserError(
+            f"{where}: folder {top} holds none of {_readable(kinds)}; it has {left or 0}"
+        )
     if others:
-        told = one_line(f"{top}: {left}")
-        _log.warning("%s: left out files of other kinds in %s", where, told)
+        left_out = one_line(f"{top}: {left}")
+        _log.warning("%s: left out files of other kinds in %s", where, left_out)
 
 
 def _each(paths: list[str], kinds: dict[str, Modality]) -> list[PlainSample]:
@@ -304,5 +306,5 @@ def _ending(path: str) -> str:
     return os.path.splitext(path)[1].lower().removeprefix(".")
 
 
-def _told(kinds: dict[str, Modality]) -> str:
+def _readable(kinds: dict[str, Modality]) -> str:
     return "what this model reads: " + ", ".join(f".{ending}" for ending in kinds)

@@ -17,7 +17,7 @@ from mmlight.data.decode.draw import Draws
 from mmlight.data.decode.image import ImageSettings, decode, fit_image, load_image
 from mmlight.data.decode.image_fit import Fitted
 from mmlight.data.decode.image_header import read_orientation, turn_boxes
-from mmlight.data.labels.labels import Labels
+from mmlight.data.labels import Labels
 from mmlight.data.members import Contents, Members, parse_source
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.shard_file import ChecksumError

@@ -20,7 +20,7 @@ from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.corruptions import Corruption, corruptor
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.following import follow_audio, follow_image, image_differs, text_differs
-from mmlight.data.labels.checks import (
+from mmlight.data.label_checks import (
     SeenLabels,
     check_box_labels,
     check_label_lists,
@@ -28,8 +28,7 @@ from mmlight.data.labels.checks import (
     field_values,
     label_counts,
 )
-from mmlight.data.labels.class_order import labels_of
-from mmlight.data.labels.labels import Labels
+from mmlight.data.labels import Labels
 from mmlight.data.members import Members
 from mmlight.data.module_checks import (
     check_corruptions,
@@ -38,6 +37,7 @@ from mmlight.data.module_checks import (
     maps,
 )
 from mmlight.data.sample import Decoding, Sample, SampleSet
+from mmlight.data.splits.class_order import labels_of
 from mmlight.data.splits.plain_files import FileCorpus, PredictSplit, file_members, find_samples
 from mmlight.data.splits.split import Indexes, Split, open_split
 from mmlight.data.text import MAX_CHARACTERS, TextSettings
@@ -161,7 +161,7 @@ class SplitDataModule(lightning.LightningDataModule):
         return {name: self._there[name] for name in self._samples}
 
     def label_counts(self, split: str, num_classes: int, *, field: str | None = None) -> list[int]:
-        """Return the number of samples with each label (see `mmlight.data.labels.checks`)."""
+        """Return the number of samples with each label (see `mmlight.data.label_checks`)."""
         return label_counts(
             self._samples[split],
             num_classes,
@@ -191,7 +191,7 @@ class SplitDataModule(lightning.LightningDataModule):
             check_label_lists(parts, field, names=names, num_classes=num_classes, where=where)
 
     def field_values(self, split: str, field: str, *, most: int) -> Iterator[Any]:
-        """Yield a further field of some samples (see `mmlight.data.labels.checks`)."""
+        """Yield a further field of some samples (see `mmlight.data.label_checks`)."""
         return field_values(self._samples[split], field, most=most)
 
     def follow(self, towers: Mapping[Modality, Mapping[str, Any]]) -> list[str]:

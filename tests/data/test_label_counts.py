@@ -5,7 +5,7 @@ import json
 import pytest
 from shard_files import write_tar
 
-from mmlight.data.labels.checks import label_counts
+from mmlight.data.label_checks import label_counts
 from mmlight.data.members import Members
 from mmlight.data.sample import SampleSet
 from mmlight.data.shards.corpus import Corpus

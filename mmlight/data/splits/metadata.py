@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmlight.data.checks import check_keys
-from mmlight.data.labels.labels import Labels
+from mmlight.data.labels import Labels
 from mmlight.data.members import Contents, Members, parse_source
 from mmlight.data.sample import SampleSet
 from mmlight.data.shards.corpus import Corpus

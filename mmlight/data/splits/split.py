@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmlight.data.labels.labels import Labels
+from mmlight.data.labels import Labels
 from mmlight.data.members import Members
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from mmlight.class_names import CLASS_NAMES, read_names
-from mmlight.data.labels.labels import Labels, OwnNumbers, is_numbered
+from mmlight.data.labels import Labels, OwnNumbers, is_numbered
 from mmlight.data.members import Members
 from mmlight.data.shards.paths import expand
 from mmlight.data.splits.split import Split

@@ -7,7 +7,7 @@ from typing import Any
 from mmlight.class_names import NoClassError, class_numbers
 from mmlight.data.checks import MAX_LOOKED_AT, spread
 from mmlight.data.decode.boxes import box_class
-from mmlight.data.labels.labels import Labels
+from mmlight.data.labels import Labels
 from mmlight.data.members import Contents, Members, parse_source
 from mmlight.data.sample import SampleSet
 from mmlight.data.shards.corpus import Corpus

@@ -1,1 +1,0 @@
-"""What labels mean, and whether they name classes."""

@@ -177,6 +177,9 @@ class ShardDataModule(SplitDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: two numbers, and what must be the same to continue from it."""
+        # Here and not in a loader's state: Lightning stores rank 0's alone, and restores it only at
+        # the first `setup_data`, which a schedule that asks for `estimated_stepping_batches` brings
+        # on too early (Lightning issue 20550: the epoch began anew in silence).
         if self._order is None:
             return {}
         epoch, step = divmod(self._position.next_batch(), self._order.steps_per_epoch)

@@ -221,6 +221,7 @@ def _meet(
                 positive_B[part][tile.own_rows] += logits_RS.diagonal(tile.own)
             else:
                 positive_B[part] += torch.mul(logits_RS, positive_RS, out=spare_RS).sum(1)
+            # A running maximum costs 2 % of forward; a fixed shift would overflow or lose digits.
             largest_R = rows.raise_to(part, seen[0])
             largest_S = columns.raise_to(tile.columns, seen[1])
             torch.sub(logits_RS, largest_R[:, None], out=spare_RS)

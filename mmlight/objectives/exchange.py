@@ -47,6 +47,8 @@ def fetch_columns(
     Every rank calls it; a gather is one collective for all modalities, and a second one where
     samples have several captions. Gradients flow back.
     """
+    # Gathered without gradients, the towers' would be 1 / W of what they should be beside the
+    # temperature's: Adam hides that, clipping and weight decay don't.
     own = {m: features[m] for m in columns}
     if ranks != "gather" or not comm.is_distributed():
         return own

@@ -65,6 +65,7 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
 def _expand_all(patterns: Sequence[str], base: Path) -> Iterator[tuple[str, Path]]:
     for pattern in patterns:
         pattern = os.fspath(pattern).strip()
+        # `pipe:` would run a shell, and members be unpickled (webdataset issue 490).
         if _SCHEME.match(pattern) or "::" in pattern:
             raise UserError(
                 f"shards '{pattern}': only local shards are supported; give the path of a file, "

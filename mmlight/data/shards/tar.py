@@ -1,8 +1,9 @@
 """Walks the headers of a tar file and groups its members into samples, refusing damage.
 
 A tar stream ends in silence at the first header it can't read, so a damaged shard merely looks
-shorter. Here each of these is an error with the offset: a bad checksum, a file cut at a header or
-inside a member, a missing end-of-archive marker, data behind the marker.
+shorter (webdataset 1.0.2 gave 2 of 10 samples, and no exception). Here each of these is an error
+with the offset: a bad checksum, a file cut at a header or inside a member, a missing end-of-archive
+marker, data behind the marker.
 """
 
 import os

@@ -24,38 +24,17 @@ _LANES = 16
 _CONVS = ("convolution", "convolution_backward", "_slow_conv2d_forward", "conv_depthwise3d")
 _NORMS = ("norm", "pool")
 _MATHS = (
-    *(
-        "gelu",
-        "exp",
-        "log",
-        "sigmoid",
-        "silu",
-        "tanh",
-        "erf",
-        "softmax",
-        "softplus",
-        "pow",
-        "rsqrt",
-    ),
-    *("logsumexp", "_fft", "mish", "hardswish", "sin", "cos", "ctc", "gru", "lstm"),
-)
+    "gelu exp log sigmoid silu tanh erf softmax softplus pow rsqrt logsumexp _fft mish "
+    "hardswish sin cos ctc gru lstm"
+).split()
 _RANDOMS = ("bernoulli", "native_dropout", "rand", "normal_", "uniform_", "multinomial")
 # They return views or plain numbers, and move nothing.
 _FREE = (
-    *("view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "split"),
-    *("unsqueeze", "squeeze", "detach", "alias", "as_strided", "unbind", "_local_scalar_dense"),
-    *("split_with_sizes", "chunk", "diagonal", "is_same_size", "lift_fresh", "empty", "new_empty"),
-    *("empty_like", "_reshape_alias", "real", "view_as_real", "empty_strided", "sym_size", "size"),
-    *(
-        "new_empty_strided",
-        "unfold",
-        "set",
-        "resize",
-        "_version",
-        "is_pinned",
-        "_nested_get_values",
-    ),
-)
+    "view _unsafe_view t transpose permute expand slice select split unsqueeze squeeze detach "
+    "alias as_strided unbind _local_scalar_dense split_with_sizes chunk diagonal is_same_size "
+    "lift_fresh empty new_empty empty_like _reshape_alias real view_as_real empty_strided "
+    "sym_size size new_empty_strided unfold set resize _version is_pinned _nested_get_values"
+).split()
 
 
 @dataclass

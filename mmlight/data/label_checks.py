@@ -75,7 +75,7 @@ def check_labels(
             label = replace(labels, sealed=False).of(corpus, number, contents, source)
             first.setdefault(label, number)
         except UserError as error:
-            raise UserError(f"{where}: {_named(corpus, number)}: {error}") from error
+            raise UserError(f"{where}: {corpus.named(number)}: {error}") from error
         except NoClassError as error:
             unnamed.append((number, str(error)))
         except (OSError, ValueError):
@@ -85,13 +85,13 @@ def check_labels(
         number, reason = unnamed[0]
         raise UserError(
             f"{where}: {len(unnamed)} of {looked_at} samples have a label that is no class; "
-            f"{_named(corpus, number)}: {reason}"
+            f"{corpus.named(number)}: {reason}"
         )
     first.pop(-1, None)
     if not first:
         return SeenLabels()
     highest = max(first)
-    seen = SeenLabels(min(first), highest, _named(corpus, first[highest]))
+    seen = SeenLabels(min(first), highest, corpus.named(first[highest]))
     if labels.sealed:
         seen.check(len(labels.names), where=where, noun="class names")
     return seen
@@ -133,9 +133,9 @@ def check_label_lists(
                 highest = max(class_numbers(value, names), default=-1)
             except ValueError as error:
                 raise UserError(
-                    f"{where}, field '{name}': {_named(corpus, number)}: {error}"
+                    f"{where}, field '{name}': {corpus.named(number)}: {error}"
                 ) from error
-            SeenLabels(highest=highest, sample=_named(corpus, number)).check(
+            SeenLabels(highest=highest, sample=corpus.named(number)).check(
                 num_classes, where=f"{where}, field '{name}':"
             )
     is_mask = [isinstance(one, list) and len(one) == num_classes > 2 for one in lists]
@@ -168,7 +168,7 @@ def check_box_labels(
             listed = Contents(corpus.read(number, [extension])).value(source)
             listed = labels.of_boxes(corpus, number, listed)
         except UserError as error:
-            raise UserError(f"{where}: {_named(corpus, number)}: {error}") from error
+            raise UserError(f"{where}: {corpus.named(number)}: {error}") from error
         except (OSError, ValueError):
             continue  # a bad sample: it is counted when its turn comes
         if isinstance(listed, list):
@@ -179,14 +179,9 @@ def check_box_labels(
         try:
             box_class(label, class_names)
         except UserError as error:
-            raise UserError(f"{where}: {_named(corpus, seen[label])}: {error}") from error
+            raise UserError(f"{where}: {corpus.named(seen[label])}: {error}") from error
         except ValueError:
             continue  # a bad sample, too
-
-
-def _named(corpus: Corpus, number: int) -> str:
-    path, key = corpus.origin(number)
-    return f"sample {key} of {path}"
 
 
 def label_counts(
@@ -230,13 +225,13 @@ def label_counts(
                 value = Contents(raw).value(source)
                 found = [] if value is None else sorted(set(class_numbers(value, class_names)))
         except UserError as error:
-            raise UserError(f"{samples.named(number)}: {error}") from error
+            raise UserError(f"{samples.corpus.named(number)}: {error}") from error
         except ValueError:
             continue  # a bad sample: it is counted when its turn comes
         for label in found:
             if label >= num_classes:
                 raise UserError(
-                    f"{samples.named(number)} has label {label}, but there are "
+                    f"{samples.corpus.named(number)} has label {label}, but there are "
                     f"{num_classes} classes (labels count from 0)"
                 )
             if label >= 0:

@@ -110,11 +110,6 @@ class SampleSet:
         """Return the mapping that holds for a sample."""
         return self.parts[bisect_right(self._starts, number) - 1][1]
 
-    def named(self, number: int) -> str:
-        """Return how messages name a sample: its key and its shard."""
-        path, key = self.corpus.origin(number)
-        return f"sample {key} of {path}"
-
     def neighbours(self, number: int) -> range:
         """Return the numbers of all samples of the same corpus."""
         part = bisect_right(self._starts, number) - 1
@@ -325,7 +320,7 @@ def _label(samples: SampleSet, number: int, contents: Contents, source: str, lab
     try:
         return labels.of(samples.corpus, number, contents, source)
     except UserError as error:
-        raise UserError(f"{samples.named(number)}: {error}") from error
+        raise UserError(f"{samples.corpus.named(number)}: {error}") from error
 
 
 def _attempt(member: str, decode: Callable[[], T]) -> T:

@@ -109,6 +109,11 @@ class Corpus:
         shard, row = self.locate(sample)
         return str(self.shards[shard].path), self._rows(shard).keys[row]
 
+    def named(self, sample: int) -> str:
+        """Return how messages name a sample: its key and its shard."""
+        path, key = self.origin(sample)
+        return f"sample {key} of {path}"
+
     def extensions(self) -> dict[str, int]:
         """Return how many samples have a member with each extension."""
         total: Counter[str] = Counter()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmlight.batch import Modality
+from mmlight.batch import MODALITIES, Modality
 from mmlight.class_names import plain_number
 from mmlight.data.decode import probe
 from mmlight.data.decode.boxes import BoxFormat
@@ -92,10 +92,9 @@ class Members:
 
     def modalities(self) -> tuple[Modality, ...]:
         """Return the modalities that are mapped, in the order image, text, audio."""
-        modalities: tuple[Modality, ...] = ("image", "text", "audio")
         return tuple(
             name
-            for name in modalities
+            for name in MODALITIES
             if getattr(self, name) is not None or (name == "text" and self.class_captions)
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning
 
-from mmlight.batch import Modality, Text
+from mmlight.batch import MODALITIES, Modality, Text
 from mmlight.class_names import given_names
 from mmlight.data.checks import (
     check_members,
@@ -265,9 +265,8 @@ class SplitDataModule(lightning.LightningDataModule):
     def _layout(self, name: str) -> Layout:
         all_members = [members for _, members in self._samples[name].parts]
         mapped = {modality for members in all_members for modality in members.modalities()}
-        order: tuple[Modality, ...] = ("image", "text", "audio")
         return Layout(
-            modalities=tuple(modality for modality in order if modality in mapped),
+            modalities=tuple(modality for modality in MODALITIES if modality in mapped),
             labels=any(members.label is not None for members in all_members),
             fields=tuple(dict.fromkeys(name for m in all_members for name in m.fields)),
             image=self.image,

@@ -19,7 +19,7 @@ from mmlight.errors import UserError
 from mmlight.objectives.exchange import RingBlocks
 from mmlight.objectives.pair_objective import PairObjective, Part
 from mmlight.objectives.pairs import Samples
-from mmlight.objectives.tiles import Running, Similarities, Sums, Tiling, maxima
+from mmlight.objectives.tiles import Running, Similarities, Tiling, maxima
 
 
 class Clip(PairObjective):
@@ -86,11 +86,16 @@ class Clip(PairObjective):
         tiling: Tiling,
         first_is_row: bool,
     ) -> Part:
-        """Return this rank's part of both cross entropies; see `PairObjective.part`."""
+        """Return this rank's part of both cross entropies; see `PairObjective.part`.
+
+        A row's is taken against the uniform distribution over its positives. Backward adds the
+        gradients of all columns that meet this rank's rows, also of those whose loss another rank
+        counts, so all ranks call it with the same incoming gradient.
+        """
         scale = self.log_scale[number].exp()
-        sums = infonce(row_BD, column_CD, scale, samples=samples, tiling=tiling)
+        loss, hits = _InfoNce.apply(row_BD, column_CD, scale, samples, tiling)
         divisor = 2 * samples.valid_G.sum().clamp(min=1)
-        return Part(loss=sums.loss / divisor, accuracy=sums.hits / divisor)
+        return Part(loss=loss / divisor, accuracy=hits / divisor)
 
     def learned(self) -> dict[str, Tensor]:
         """Return the scales, 1 / temperature."""
@@ -100,27 +105,6 @@ class Clip(PairObjective):
     def after_step(self) -> None:
         """Clamp log_scale to [0, ln max_scale], as open_clip does."""
         self.log_scale.clamp_(0.0, self._max_log_scale)
-
-
-def infonce(
-    row_BD: Tensor, column_CD: Tensor, scale: Tensor, *, samples: Samples, tiling: Tiling
-) -> Sums:
-    """Return the cross entropies of this rank's samples in both directions, summed.
-
-    A row's is taken against the uniform distribution over its positives. Every rank calls it and
-    its backward, and all with the same incoming gradient, for each adds the gradients of all
-    columns that meet its rows, also of those whose loss another rank counts.
-
-    Args:
-        row_BD: unit-length features of one modality of this rank's samples.
-        column_CD: those of the other modality: (G, D) of all ranks if `tiling.ranks` is gather,
-            else (B, D) of this rank.
-        scale: 0-d, what similarities are multiplied by.
-        samples: which samples count, and which are positives.
-        tiling: size, precision and the way to the other ranks.
-    """
-    loss, hits = _InfoNce.apply(row_BD, column_CD, scale, samples, tiling)
-    return Sums(loss=loss, hits=hits)
 
 
 class _InfoNce(torch.autograd.Function):

@@ -19,7 +19,7 @@ from mmlight.errors import UserError
 from mmlight.objectives.exchange import RingBlocks
 from mmlight.objectives.pair_objective import PairObjective, Part
 from mmlight.objectives.pairs import Samples
-from mmlight.objectives.tiles import Running, Similarities, Sums, Tiling, maxima
+from mmlight.objectives.tiles import Running, Similarities, Tiling, maxima
 
 
 class SigLip(PairObjective):
@@ -77,18 +77,17 @@ class SigLip(PairObjective):
         tiling: Tiling,
         first_is_row: bool,
     ) -> Part:
-        """Return the sum over this rank's rows and all columns; see `PairObjective.part`."""
-        sums = pair_sigmoid(
-            row_BD,
-            column_CD,
-            self.log_scale[number].exp(),
-            self.bias[number],
-            samples=samples,
-            tiling=tiling,
-            hits_of="rows" if first_is_row else "columns",
-        )
+        """Return the sum over this rank's rows and all columns; see `PairObjective.part`.
+
+        Without gradients (evaluation, frozen towers) none are computed.
+        """
+        inputs = (row_BD, column_CD, self.log_scale[number].exp(), self.bias[number])
+        # needs_input_grad says True of parameters under no_grad too.
+        with_grad = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+        hits_of = "rows" if first_is_row else "columns"
+        loss, hits = _PairSigmoid.apply(*inputs, samples, tiling, hits_of, with_grad)
         divisor = samples.valid_G.sum().clamp(min=1)
-        return Part(loss=sums.loss / divisor, accuracy=sums.hits / divisor)
+        return Part(loss=loss / divisor, accuracy=hits / divisor)
 
     def learned(self) -> dict[str, Tensor]:
         """Return the scales and biases."""
@@ -96,38 +95,6 @@ class SigLip(PairObjective):
 
 
 Side = Literal["rows", "columns"]
-
-
-def pair_sigmoid(
-    row_BD: Tensor,
-    column_CD: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    *,
-    samples: Samples,
-    tiling: Tiling,
-    hits_of: Side,
-) -> Sums:
-    """Return the sum of -log sigmoid(+-(scale * similarity + bias)) over this rank's rows.
-
-    Every rank calls it, and its backward with the same incoming gradient (see `infonce`). Without
-    gradients (evaluation, frozen towers) none are computed.
-
-    Args:
-        row_BD: unit-length features of one modality of this rank's samples.
-        column_CD: those of the other modality: (G, D) of all ranks if `tiling.ranks` is gather,
-            else (B, D) of this rank.
-        scale: 0-d, what similarities are multiplied by.
-        bias: 0-d, what is then added.
-        samples: which samples count, and which are positives.
-        tiling: size, precision and the way to the other ranks.
-        hits_of: whether `Sums.hits` counts samples as rows or as columns.
-    """
-    inputs = (row_BD, column_CD, scale, bias)
-    # needs_input_grad says True of parameters under no_grad too.
-    with_grad = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    loss, hits = _PairSigmoid.apply(*inputs, samples, tiling, hits_of, with_grad)
-    return Sums(loss=loss, hits=hits)
 
 
 @dataclass(frozen=True)

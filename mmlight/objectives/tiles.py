@@ -30,19 +30,6 @@ class Tiling:
 
 
 @dataclass(frozen=True)
-class Sums:
-    """Sums over what this rank counts: its rows, and its own samples among the columns.
-
-    Attributes:
-        loss: 0-d.
-        hits: 0-d, detached: how many have a positive as their most similar one.
-    """
-
-    loss: Tensor
-    hits: Tensor
-
-
-@dataclass(frozen=True)
 class Tile:
     """Where a tile lies.
 

@@ -87,7 +87,7 @@ class Contrastive(Task):
     def setup(self, stage: str) -> None:
         """Refuse a `grad_cache` that no batch of this rank is larger than."""
         super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         if stage != "fit" or self.grad_cache is None or not hasattr(data, "global_batch_size"):
             return
         captions = data.text.captions_per_sample if data.text is not None else 1

@@ -27,6 +27,14 @@ class Candidates:
     score_BQ: Tensor
     label_BQ: Tensor
 
+    @classmethod
+    def best(cls, score_BAK: Tensor, xyxy_BA4: Tensor, *, limit: int) -> "Candidates":
+        """Return the places and classes of the highest scores, at most `limit`."""
+        num_classes = score_BAK.shape[2]
+        score_BQ, place_BQ = score_BAK.flatten(1).topk(min(limit, score_BAK[0].numel()), dim=1)
+        position_BQ4 = (place_BQ // num_classes)[..., None].expand(-1, -1, 4)
+        return cls(xyxy_BA4.gather(1, position_BQ4), score_BQ, place_BQ % num_classes)
+
 
 class BoxHead(nn.Module, ABC):
     """Finds objects in the feature maps of an image tower.

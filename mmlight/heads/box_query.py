@@ -122,7 +122,6 @@ class BoxQuery(BoxHead):
 
     def build(self, *, in_dims: Sequence[int], in_strides: Sequence[int], num_classes: int) -> None:
         """Create projections, encoder, query selection and decoder."""
-        self.num_classes = num_classes
         dim = self.dim
         config: Any = RTDetrConfig(**self._config_args)
         self.uses = self.strides
@@ -235,13 +234,7 @@ class BoxQuery(BoxHead):
         height, width = outputs.canvas
         scale_4 = score_BQK.new_tensor([width, height, width, height])
         xyxy_BQ4 = box_convert(box_BQ4.float(), "cxcywh", "xyxy") * scale_4
-        score_BQ, place_BQ = score_BQK.flatten(1).topk(min(limit, score_BQK[0].numel()), dim=1)
-        query_BQ4 = (place_BQ // self.num_classes)[..., None].expand(-1, -1, 4)
-        return Candidates(
-            xyxy_BQ4=xyxy_BQ4.gather(1, query_BQ4),
-            score_BQ=score_BQ,
-            label_BQ=place_BQ % self.num_classes,
-        )
+        return Candidates.best(score_BQK, xyxy_BQ4, limit=limit)
 
     def _levels(self, maps: Sequence[Tensor], area_B2: Tensor) -> list[Tensor]:
         if self.pyramid is not None:

@@ -129,14 +129,7 @@ class DenseBoxes(BoxHead):
         quality_BA1 = outputs.quality_BA.sigmoid()[..., None]
         score_BAK = (outputs.logit_BAK.sigmoid() * quality_BA1).sqrt()
         score_BAK = score_BAK.masked_fill(~outputs.real_BA[..., None], 0)
-        num_classes = score_BAK.shape[2]
-        score_BQ, place_BQ = score_BAK.flatten(1).topk(min(limit, score_BAK[0].numel()), dim=1)
-        position_BQ4 = (place_BQ // num_classes)[..., None].expand(-1, -1, 4)
-        return Candidates(
-            xyxy_BQ4=outputs.xyxy_BA4.gather(1, position_BQ4),
-            score_BQ=score_BQ,
-            label_BQ=place_BQ % num_classes,
-        )
+        return Candidates.best(score_BAK, outputs.xyxy_BA4, limit=limit)
 
     def _tower(self) -> nn.Sequential:
         layers: list[nn.Module] = []

@@ -21,6 +21,7 @@ from mmlight.insight.robustness import (
 )
 from mmlight.metrics.calibration import calibration_error, reliability_bins
 from mmlight.metrics.labelled import LabelledEvaluation
+from mmlight.runs.plan.pictures import plot_robustness
 from mmlight.runs.plan.robustness_report import (
     CLEAN,
     Measured,
@@ -29,7 +30,6 @@ from mmlight.runs.plan.robustness_report import (
     write_robustness,
 )
 from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
-from mmlight.runs.plots.robustness import plot_robustness
 from mmlight.runs.show.report import write_report
 from mmlight.scores import chosen_direction, chosen_metric, format_value
 from mmlight.terminal import Terminal

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmlight.errors import UserError
 from mmlight.runs.plan.optuna_search import OptunaSearch
+from mmlight.runs.plan.pictures import plot_sweep
 from mmlight.runs.plan.processes import Command, last_line, run_one
 from mmlight.runs.plan.results import (
     Result,
@@ -19,7 +20,6 @@ from mmlight.runs.plan.results import (
 )
 from mmlight.runs.plan.status import jobs_now, read_results
 from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
-from mmlight.runs.plots.sweep import plot_sweep
 from mmlight.runs.run.folder import RUN_ID, RunFolder
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.runs.run.scan import ScannedRun

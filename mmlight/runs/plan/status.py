@@ -98,7 +98,7 @@ def record_results(
         results = read_results(sweep, folder, queue=queue, search=search)
         write_results(folder, results, sweep)
         if not any(r.state in ("new", "waiting", "running") for r in results):
-            from mmlight.runs.plots.sweep import plot_sweep  # loads matplotlib
+            from mmlight.runs.plan.pictures import plot_sweep  # loads matplotlib
 
             plot_sweep(results, sweep, folder.path / "sweep.png")
     return results

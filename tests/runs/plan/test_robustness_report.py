@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mmlight.runs.plan.pictures import plot_robustness
 from mmlight.runs.plan.robustness_report import (
     GroupScores,
     Measured,
@@ -16,7 +17,6 @@ from mmlight.runs.plan.robustness_report import (
     write_robustness,
 )
 from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
-from mmlight.runs.plots.robustness import plot_robustness
 from mmlight.runs.run.folder import RunFolder
 from mmlight.runs.show.report import write_report
 

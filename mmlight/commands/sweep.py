@@ -9,11 +9,11 @@ from mmlight import yaml_text
 from mmlight.commands.sweep_array import submit_sweep
 from mmlight.errors import UserError
 from mmlight.files import write_text
+from mmlight.runs.plan.configs import wandb_config
 from mmlight.runs.plan.local import arguments, conclude, run_here
 from mmlight.runs.plan.results import SweepFolder
 from mmlight.runs.plan.status import jobs_now, progress, record_results
 from mmlight.runs.plan.sweep import Sweep, load, trial_runs
-from mmlight.runs.plan.wandb_agents import wandb_config
 from mmlight.runs.run.lock import RunLock
 from mmlight.runs.slurm.profile import take_changes
 from mmlight.signals import Interrupted

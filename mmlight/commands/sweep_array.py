@@ -14,8 +14,8 @@ from mmlight import yaml_text
 from mmlight.errors import UserError
 from mmlight.files import write_text
 from mmlight.runs.code.sources import read_sources
+from mmlight.runs.plan.configs import freeze, place
 from mmlight.runs.plan.local import described
-from mmlight.runs.plan.member_config import freeze, place
 from mmlight.runs.plan.optuna_search import OptunaSearch
 from mmlight.runs.plan.results import SweepFolder, read_run
 from mmlight.runs.plan.status import jobs_now, progress, read_results, record_results, run_state

@@ -12,7 +12,7 @@ import yaml
 
 from mmlight.__main__ import main
 from mmlight.commands import sweep_array
-from mmlight.runs.plan.member_config import freeze
+from mmlight.runs.plan.configs import freeze
 from mmlight.runs.plan.optuna_search import OptunaSearch
 from mmlight.runs.plan.results import SweepFolder
 from mmlight.runs.plan.status import main as status_main

@@ -92,10 +92,8 @@ class Sweep:
     @property
     def varied(self) -> list[str]:
         """The keys with more than one value; the others are settings of every run."""
-        one = [
-            k for k, p in self.parameters.items() if isinstance(p, Choices) and len(p.values) < 2
-        ]
-        return [key for key in self.parameters if key not in one] or list(self.parameters)
+        many = [k for k, p in self.parameters.items() if isinstance(p, Range) or len(p.values) > 1]
+        return many or list(self.parameters)
 
     def grid(self) -> list[dict[str, Any]]:
         """Return every combination; the last parameter varies fastest."""
@@ -173,42 +171,47 @@ def load(path: Path) -> Sweep:
         UserError: a key that is missing, unknown or out of its range.
     """
     given = compose.read(path)
+    try:
+        sweep = _sweep(given, folder=path.parent)
+        _check(sweep)
+    except UserError as error:
+        raise UserError(f"sweep file {path}: {error}") from None
+    return sweep
 
-    def refuse(said: str) -> UserError:
-        return UserError(f"sweep file {path}: {said}")
 
+def _sweep(given: Mapping[str, Any], *, folder: Path) -> Sweep:
     for key in given:
         if key not in _KEYS:
-            raise refuse(f"unknown key `{key}`{nearest(str(key), _KEYS)}")
+            raise UserError(f"unknown key `{key}`{nearest(str(key), _KEYS)}")
     for key in ("experiment", "parameters", "metric"):
         if not given.get(key):
-            raise refuse(f"`{key}` is not set, but required")
-    experiment = Path(os.path.normpath(path.parent / str(given["experiment"])))
+            raise UserError(f"`{key}` is not set, but required")
+    experiment = Path(os.path.normpath(folder / str(given["experiment"])))
     if not experiment.is_file():
-        raise refuse(f"experiment: there is no file {experiment}")
+        raise UserError(f"experiment: there is no file {experiment}")
     metric = str(given["metric"])
     if not isinstance(given["parameters"], dict):
-        raise refuse("parameters: must be keys with values, such as model.init_args.x: [1, 2]")
+        raise UserError("parameters: must be keys with values, such as model.init_args.x: [1, 2]")
     seeds = [] if given.get("seeds") is None else given["seeds"]
     if not isinstance(seeds, list):
-        raise refuse(f"seeds: {seeds!r} must be a list of whole numbers, such as [0, 1, 2]")
+        raise UserError(f"seeds: {seeds!r} must be a list of whole numbers, such as [0, 1, 2]")
     way = given.get("direction") or known_direction(metric)
     if way is None:
         hint = misspelled(metric)
-        raise refuse(f"direction: set it to max or min; the name '{metric}'{hint} does not tell")
-    sweep = Sweep(
+        raise UserError(f"direction: set it to max or min; the name '{metric}'{hint} does not tell")
+    others = ("searcher", "trials", "value", "seed", "prune")
+    return Sweep(
         experiment=experiment,
-        parameters={key: _parameter(key, v, refuse) for key, v in given["parameters"].items()},
+        parameters={key: _parameter(key, v) for key, v in given["parameters"].items()},
         metric=metric,
         direction=way,
-        searcher=given.get("searcher", "random"),
-        trials=given.get("trials"),
-        value=given.get("value", "final"),
         seeds=tuple(seeds),
-        seed=given.get("seed", 0),
-        prune=given.get("prune", False),
         given={key: given[key] for key in _KEYS if key in given},
+        **{key: given[key] for key in others if key in given},
     )
+
+
+def _check(sweep: Sweep) -> None:
     for key, allowed in (
         ("searcher", get_args(Searcher)),
         ("direction", ("min", "max")),
@@ -216,47 +219,42 @@ def load(path: Path) -> Sweep:
         ("prune", (True, False)),
     ):
         if getattr(sweep, key) not in allowed:
-            said = ", ".join(str(option) for option in allowed)
-            raise refuse(f"{key}: {getattr(sweep, key)!r} must be one of {said}")
-    _check_numbers(sweep, refuse)
-    return sweep
-
-
-def _check_numbers(sweep: Sweep, refuse: Any) -> None:
+            options = ", ".join(map(str, allowed))
+            raise UserError(f"{key}: {getattr(sweep, key)!r} must be one of {options}")
     if not isinstance(sweep.seed, int) or sweep.seed < 0:
-        raise refuse(f"seed: {sweep.seed!r} must be a whole number of 0 or more")
+        raise UserError(f"seed: {sweep.seed!r} must be a whole number of 0 or more")
     if not all(type(seed) is int for seed in sweep.seeds):
-        raise refuse(f"seeds: {list(sweep.seeds)} must be whole numbers, such as [0, 1, 2]")
+        raise UserError(f"seeds: {list(sweep.seeds)} must be whole numbers, such as [0, 1, 2]")
     if len(set(sweep.seeds)) < len(sweep.seeds):
-        raise refuse(f"seeds: {list(sweep.seeds)} names one twice")
+        raise UserError(f"seeds: {list(sweep.seeds)} names one twice")
     if sweep.searcher == "grid":
-        ranges = [
-            k for k, p in sweep.parameters.items() if isinstance(p, Range) and p.scale != "int"
-        ]
-        if ranges:
-            raise refuse(f"parameters.{ranges[0]}: a grid needs a list of values, or `int`")
+        for key, p in sweep.parameters.items():
+            if isinstance(p, Range) and p.scale != "int":
+                raise UserError(f"parameters.{key}: a grid needs a list of values, or `int`")
         if sweep.trials is not None:
-            raise refuse("trials: has no effect on a grid, which tries every combination")
+            raise UserError("trials: has no effect on a grid, which tries every combination")
     elif not isinstance(sweep.trials, int) or sweep.trials < 1:
-        raise refuse(f"trials: {sweep.trials!r} must be a whole number of 1 or more")
+        raise UserError(f"trials: {sweep.trials!r} must be a whole number of 1 or more")
     if sweep.prune and sweep.searcher != "optuna":
-        raise refuse("prune: true has an effect only with `searcher: optuna`")
+        raise UserError("prune: true has an effect only with `searcher: optuna`")
     if sweep.prune and len(sweep.seeds) > 1:
-        raise refuse("prune: true needs one seed; a combination is judged by the mean of its seeds")
+        raise UserError(
+            "prune: true needs one seed; a combination is judged by the mean of its seeds"
+        )
     if not sweep.metric.startswith(("val/", "test/", "train/")):
-        raise refuse(f"metric: '{sweep.metric}' has no stage; write val/{sweep.metric}")
+        raise UserError(f"metric: '{sweep.metric}' has no stage; write val/{sweep.metric}")
 
 
-def _parameter(key: Any, value: Any, refuse: Any) -> Parameter:
+def _parameter(key: Any, value: Any) -> Parameter:
     where = f"parameters.{key}"
     if not isinstance(key, str):
-        raise refuse(f"{where}: must be a key of the configuration, such as model.init_args.x")
+        raise UserError(f"{where}: must be a key of the configuration, such as model.init_args.x")
     if isinstance(value, list):
         if not value:
-            raise refuse(f"{where}: has no values")
+            raise UserError(f"{where}: has no values")
         return Choices(tuple(value))
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in _RANGES:
-        raise refuse(
+        raise UserError(
             f"{where}: must be a list of values or one of {{uniform: [0, 1]}}, "
             f"{{log_uniform: [1.0e-5, 1.0e-3]}}, {{int: [1, 8]}}, not {value!r}"
         )
@@ -265,13 +263,13 @@ def _parameter(key: Any, value: Any, refuse: Any) -> Parameter:
         # YAML takes 1e-5, which has no dot, for a text.
         low, high = (float(bound) for bound in bounds)
     except (TypeError, ValueError):
-        raise refuse(f"{where}.{scale}: {bounds!r} must be two numbers") from None
+        raise UserError(f"{where}.{scale}: {bounds!r} must be two numbers") from None
     if not low < high:
-        raise refuse(f"{where}.{scale}: {bounds!r}: the first must be below the second")
+        raise UserError(f"{where}.{scale}: {bounds!r}: the first must be below the second")
     if scale == "log_uniform" and low <= 0:
-        raise refuse(f"{where}.log_uniform: {bounds!r}: both must be above 0")
+        raise UserError(f"{where}.log_uniform: {bounds!r}: both must be above 0")
     if scale == "int" and not (low.is_integer() and high.is_integer()):
-        raise refuse(f"{where}.int: {bounds!r} must be whole numbers")
+        raise UserError(f"{where}.int: {bounds!r} must be whole numbers")
     return Range(low, high, scale)
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from mmlight import compose
 from mmlight.errors import UserError
+from mmlight.runs.plan.configs import wandb_config
 from mmlight.runs.plan.pictures import plot_sweep
 from mmlight.runs.plan.results import (
     Result,
@@ -19,7 +20,6 @@ from mmlight.runs.plan.results import (
     write_results,
 )
 from mmlight.runs.plan.sweep import TrialRun, load, trial_runs
-from mmlight.runs.plan.wandb_agents import wandb_config
 
 LR = "model.init_args.optimizer.lr"
 GIVEN = {

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from mmlight.compose import expand
-from mmlight.runs.plan.member_config import freeze, place
+from mmlight.runs.plan.configs import freeze, place
 
 CONFIG = {
     "seed_everything": 0,

@@ -191,6 +191,16 @@ class Text(_Movable):
     caption_id_N: Tensor
     offset_NL2: Tensor | None = None
 
+    def first_rows(self, size: int) -> Tensor:
+        """Return the number of the first caption of each of `size` samples, (B,).
+
+        Every sample has at least one: one without a text has a row that is not present.
+        """
+        rows_N = torch.arange(self.item_N.shape[0], device=self.item_N.device)
+        return rows_N.new_full((size,), rows_N.shape[0]).scatter_reduce(
+            0, self.item_N, rows_N, reduce="amin"
+        )
+
     def lengths(self) -> list[int] | None:
         """Return the number of real tokens of each caption; None where a mask has holes.
 
@@ -304,6 +314,19 @@ class Batch(_Movable):
         for name in MODALITIES:
             if getattr(self, name) is not None:
                 yield name
+
+    def with_first_text(self) -> "Batch":
+        """Return the batch with the first caption of each sample; itself where it has no more."""
+        text = self.text
+        if text is None or text.item_N.shape[0] == self.size:
+            return self
+        first_B = text.first_rows(self.size)
+        one_each = replace(
+            text._map(lambda rows: rows[first_B]),
+            item_N=torch.arange(self.size, device=text.item_N.device),
+        )
+        captions = [self.captions[row] for row in first_B.tolist()]
+        return replace(self, text=one_each, captions=captions)
 
     def present(self, modality: Modality) -> Tensor:
         """Return the bool mask of rows that have `modality` ((B,), for text (N,))."""

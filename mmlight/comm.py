@@ -184,6 +184,20 @@ def sum_with_grad(x: Tensor) -> Tensor:
     return _Sum.apply(x) if is_distributed() else x
 
 
+def mean_over_ranks(total: Tensor, count: Tensor, *, least: float = 1.0) -> Tensor:
+    """Return the mean of a loss over the samples of all ranks, with its exact gradient.
+
+    Every rank calls it, also one without samples; a lone process gets its own mean. Ranks may have
+    different numbers of samples, which the mean of their gradients alone would weigh wrongly.
+
+    Args:
+        total: this rank's sum, with its gradient.
+        count: what this rank adds to the divisor; it gets no gradient.
+        least: the smallest divisor, where nothing counts.
+    """
+    return sum_with_grad(total) / all_reduce_sum(count).clamp(min=least)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

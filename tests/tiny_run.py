@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from mmlight.batch import Audio, Batch, Images, Text
-from mmlight.metrics.evaluation import Evaluation
+from mmlight.metrics.retrieved import RetrievalEvaluation
 from mmlight.tasks.logged import log_to_all
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -173,7 +173,7 @@ class TinyTask(pl.LightningModule):
                     captions += [c for c, k in zip(batch.captions, keep, strict=True) if k]
             features[name], items[name] = torch.cat(f).numpy(), torch.cat(i).numpy()
         samples = np.array(sorted(labels))
-        self.evaluation = Evaluation(
+        self.evaluation = RetrievalEvaluation(
             stage=stage,
             samples_S=samples,
             keys=[f"shard/{i:04d}" for i in samples],

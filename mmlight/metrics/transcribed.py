@@ -11,7 +11,7 @@ import numpy as np
 
 SCORES = (
     *("wer", "wer_substitutions", "wer_deletions", "wer_insertions"),
-    *("cer", "sentence_error"),
+    *("cer", "sentence_error", "loss", "num_impossible"),
 )
 
 
@@ -128,24 +128,32 @@ class TranscribedEvaluation:
 
 
 def transcript_scores(evaluation: TranscribedEvaluation) -> dict[str, float]:
-    """Return the scores of a set; none where it has no word.
+    """Return the scores of a set; no rate where it has no word.
 
     - ``wer``: edits between words over words said, of the whole set (not the mean of the samples'
       rates, in which short samples weigh more); may exceed 1;
     - ``wer_substitutions``, ``wer_deletions``, ``wer_insertions``: its three parts;
     - ``cer``: the same as ``wer``, for characters;
-    - ``sentence_error``: share of samples with any error.
+    - ``sentence_error``: share of samples with any error;
+    - ``loss``: mean per symbol, of clips that have frames enough;
+    - ``num_impossible``: clips with too few frames for their transcript, which have no loss.
     """
+    scores: dict[str, float] = {}
     words = sum(evaluation.word_edits(), Edits())
-    if not words.length:
-        return {}
-    characters = sum(evaluation.character_edits(), Edits())
-    wrong = sum(a != b for a, b in zip(evaluation.said, evaluation.heard, strict=True))
-    return {
-        "wer": words.total / words.length,
-        "wer_substitutions": words.substitutions / words.length,
-        "wer_deletions": words.deletions / words.length,
-        "wer_insertions": words.insertions / words.length,
-        "cer": characters.total / characters.length,
-        "sentence_error": wrong / len(evaluation.said),
-    }
+    if words.length:
+        characters = sum(evaluation.character_edits(), Edits())
+        wrong = sum(a != b for a, b in zip(evaluation.said, evaluation.heard, strict=True))
+        scores = {
+            "wer": words.total / words.length,
+            "wer_substitutions": words.substitutions / words.length,
+            "wer_deletions": words.deletions / words.length,
+            "wer_insertions": words.insertions / words.length,
+            "cer": characters.total / characters.length,
+            "sentence_error": wrong / len(evaluation.said),
+        }
+    possible_S = np.isfinite(evaluation.loss_S)
+    if possible_S.any():
+        scores["loss"] = float(evaluation.loss_S[possible_S].mean())
+    if evaluation.keys:
+        scores["num_impossible"] = float((~possible_S).sum())
+    return scores

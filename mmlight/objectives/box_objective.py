@@ -49,8 +49,8 @@ def joined(parts: Mapping[str, Tensor], *, divisor: Tensor, weights: Mapping[str
         divisor: this rank's count, at least 1 in total.
         weights: of the parts.
     """
-    sums = comm.sum_with_grad(torch.stack(list(parts.values())))
-    sums = sums / comm.all_reduce_sum(divisor.to(sums.dtype)).clamp(min=1)
+    sums = torch.stack(list(parts.values()))
+    sums = comm.mean_over_ranks(sums, divisor.to(sums.dtype))
     values = dict(zip(parts, sums, strict=True))
     value = torch.stack([weights[name] * part for name, part in values.items()]).sum()
     return Loss(value, {f"{name}_loss": part.detach() for name, part in values.items()})

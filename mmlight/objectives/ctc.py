@@ -49,11 +49,8 @@ class Ctc(nn.Module):
         # Not a product: what does not count may be infinite.
         loss_B = torch.where(used_B, loss_B / target.length_B.clamp(min=1), 0.0)
         impossible = (counted_B & ~used_B).sum()
-        count, num_impossible = comm.all_reduce_sum(
-            torch.stack([used_B.sum(), impossible]).to(loss_B.dtype)
-        )
-        value = comm.sum_with_grad(loss_B.sum()) / count.clamp(min=1)
-        return Loss(value, {"impossible": num_impossible})
+        value = comm.mean_over_ranks(loss_B.sum(), used_B.sum())
+        return Loss(value, {"impossible": comm.all_reduce_sum(impossible.to(loss_B.dtype))})
 
 
 def clip_losses(logits_BLK: Tensor, frames_B: Tensor, target: Transcripts, *, blank: int) -> Tensor:

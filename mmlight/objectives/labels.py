@@ -83,10 +83,10 @@ class LabelObjective(nn.Module, ABC):
             logits_BK = logits_BK.float()
         parts_B, weights_B = self.terms(logits_BK, target_BK.to(logits_BK.dtype))
         counted = counted_B.to(parts_B.dtype)
-        total = comm.all_reduce_sum((weights_B * counted).sum())
+        weight = (weights_B * counted).sum()
         # Masked by `where`: a sample without labels may have an infinite loss.
         parts = torch.where(counted_B, parts_B, parts_B.new_zeros(()))
-        return comm.sum_with_grad(parts.sum()) / total.clamp(min=torch.finfo(total.dtype).tiny)
+        return comm.mean_over_ranks(parts.sum(), weight, least=torch.finfo(weight.dtype).tiny)
 
     @abstractmethod
     def terms(self, logits_BK: Tensor, target_BK: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ Shapes as in `mmlight.batch`: B samples, L tokens, D feature width, K classes.
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,10 @@ from mmlight.metrics.labelled import (
     label_scores,
 )
 from mmlight.objectives.labels import CrossEntropy, LabelObjective
-from mmlight.optim.adamw import AdamWSettings
-from mmlight.optim.schedule import Schedule
-from mmlight.tasks.answers import AnswerStore
-from mmlight.tasks.first_text import with_first_text
+from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.mixing import Mixing
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
-from mmlight.tasks.tuning import Tuning
 
 # What a fusion takes, by modality: tokens (B, L, D), their mask (B, L), who has it (B,).
 Features = dict[Modality, tuple[Tensor, Tensor, Tensor]]
@@ -44,7 +40,6 @@ class Classification(Task):
 
     Args:
         towers: the encoders; one or more.
-        tuning: how much of them is trained, and how fast.
         num_classes: K; None takes the number of the data's `class_names`.
         fusion: how several towers are joined, `mmlight.heads.fusion.LateFusion` or
             `TransformerFusion`; None is late fusion.
@@ -54,9 +49,7 @@ class Classification(Task):
         label_field: the field of the data that lists a sample's class numbers or names, for
             several labels; one class per sample is in the data's `label`.
         mixing: mixup and CutMix in training; None is off.
-        optimizer: AdamW's settings, or those of another class.
-        schedule: the learning rate over the steps.
-        compile: `blocks` compiles each repeated block of the towers.
+        settings: of every task, see `mmlight.tasks.task.Task`.
 
     Raises:
         UserError: settings that contradict each other or do not fit the data.
@@ -66,20 +59,15 @@ class Classification(Task):
         self,
         *,
         towers: Towers,
-        tuning: Tuning = Tuning(),  # noqa: B008  (never mutated)
         num_classes: int | None = None,
         fusion: Callable[[], Fusion] | None = None,
         head: PooledHeadSettings = PooledHeadSettings(),  # noqa: B008
         objective: Callable[[], LabelObjective] = CrossEntropy,
         label_field: str | None = None,
         mixing: Mixing | None = None,
-        optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008
-        schedule: Schedule = Schedule(),  # noqa: B008
-        compile: Literal["none", "blocks"] = "none",
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            towers=towers, tuning=tuning, optimizer=optimizer, schedule=schedule, compile=compile
-        )
+        super().__init__(towers=towers, **settings)
         names = list(towers.given())
         if not names:
             raise UserError("model.towers is empty; classification needs one of image, text, audio")
@@ -95,8 +83,6 @@ class Classification(Task):
         self._make_objective = objective
         self.label_field = label_field
         self.mixing = mixing
-        self.evaluation: LabelledEvaluation | None
-        self._stores: dict[tuple[Modality, ...], AnswerStore] = {}
 
     @property
     def class_names(self) -> list[str]:
@@ -151,7 +137,7 @@ class Classification(Task):
 
     def features(self, batch: Batch) -> Features:
         """Encode what a batch carries, one text per sample."""
-        batch = with_first_text(batch)
+        batch = batch.with_first_text()
         wants_tokens = self.fusion is not None and self.fusion.takes_tokens
         found: Features = {}
         for name in self.tower_settings.given():
@@ -249,33 +235,39 @@ class Classification(Task):
         prefixes = ["", *(f"{'_'.join(subset)}/" for subset in self._subsets()[1:])]
         return {prefix + name for prefix in prefixes for name in names}
 
-    def on_validation_epoch_start(self) -> None:
-        """Start empty stores, one for each subset of the modalities."""
-        captions = shown_names(self.class_names)
-        self._stores = {s: AnswerStore(captions) for s in self._subsets()}
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the answers."""
+    def keep(self, batch: Batch) -> Kept:
+        """Keep the answers from every subset of the modalities."""
         features = self.features(batch)
-        labels = self.labels(batch)
-        for subset, store in self._stores.items():
-            store.add(batch, self.classify(features, only=subset), labels)
+        logits = {
+            "/".join(subset): self.classify(features, only=subset).float()
+            for subset in self._subsets()
+        }
+        return Kept(
+            {"samples": Rows(logits | sample_columns(batch) | {"label": self.labels(batch)})}
+        )
 
-    def on_validation_epoch_end(self) -> None:
-        """Score the whole set."""
-        self._score("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Start empty stores."""
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the answers."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Score the whole set."""
-        self._score("test")
+    def score(self, tables: dict[str, Table], *, stage: Stage) -> Scored:
+        """Score the answers from all modalities, then those from each subset."""
+        table = tables["samples"]
+        labels = table["label"].numpy()
+        evaluations = [
+            LabelledEvaluation(
+                stage=stage,
+                samples_S=table.sample_N.numpy(),
+                keys=table["key"],
+                logits_SK=table["/".join(subset)].numpy(),
+                labels_S=labels if labels.ndim == 1 else None,
+                targets_SK=labels if labels.ndim == 2 else None,
+                class_names=shown_names(self.class_names),
+                fields=table.fields(),
+            )
+            for subset in self._subsets()
+        ]
+        values = label_scores(evaluations[0])
+        for subset, evaluation in list(zip(self._subsets(), evaluations, strict=True))[1:]:
+            of_subset = label_scores(evaluation)
+            values |= {f"{'_'.join(subset)}/{name}": value for name, value in of_subset.items()}
+        return Scored(values, evaluations[0])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return for each sample its label, or labels, and the probability of every class.
@@ -304,17 +296,6 @@ class Classification(Task):
     def _subsets(self) -> list[tuple[Modality, ...]]:
         names = tuple(self.tower_settings.given())
         return [s for count in range(len(names), 0, -1) for s in combinations(names, count)]
-
-    def _score(self, stage: str) -> None:
-        self.evaluation = None
-        for number, (subset, store) in enumerate(self._stores.items()):
-            gathered = store.gather(stage)
-            prefix = f"{stage}/" if number == 0 else f"{stage}/{'_'.join(subset)}/"
-            # Every rank holds the same scores: nothing to reduce.
-            self.log_dict({f"{prefix}{n}": v for n, v in label_scores(gathered).items()})
-            if number == 0 and self.trainer.is_global_zero:
-                self.evaluation = gathered
-        self._stores = {}
 
     def _targets(self, value: Any, key: str) -> list[int]:
         if value is None:

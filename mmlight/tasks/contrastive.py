@@ -5,7 +5,7 @@ Shapes as in `mmlight.batch`: B samples, N captions, D joint width.
 
 from collections.abc import Callable
 from itertools import permutations
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +13,15 @@ from torch import Tensor
 
 from mmlight.batch import Batch, Modality
 from mmlight.errors import UserError
-from mmlight.metrics.evaluation import Evaluation
+from mmlight.metrics.retrieved import SCORES, RetrievalEvaluation, score_pairs
 from mmlight.objectives.clip import Clip
 from mmlight.objectives.objective import Loss, Objective
-from mmlight.optim.adamw import AdamWSettings
-from mmlight.optim.schedule import Schedule
-from mmlight.tasks.first_text import first_rows, with_first_text
+from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table
 from mmlight.tasks.grad_cache import encode_in_chunks
-from mmlight.tasks.mean_loss import MeanLoss
-from mmlight.tasks.retrieval_scores import SCORES, FeatureStore, score_pairs
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
-from mmlight.tasks.tuning import Tuning
+
+_SAMPLES = "samples"  # a table beside those of the modalities
 
 
 class Contrastive(Task):
@@ -32,15 +29,12 @@ class Contrastive(Task):
 
     Args:
         towers: one tower per modality; at least two.
-        tuning: how much of the towers is trained, and how fast.
         embed_dim: width D of the joint space.
         grad_cache: towers compute this many samples at a time and again in backward, so that
             memory holds the activations of so many, while the loss sees the whole batch
             (arXiv 2101.06983). Exact, but for batch norms, and a quarter to a third slower.
         objective: the loss, `mmlight.objectives.clip.Clip` or `mmlight.objectives.siglip.SigLip`.
-        optimizer: AdamW's settings, or those of another class.
-        schedule: the learning rate over the steps.
-        compile: `blocks` compiles each repeated block of the towers (torch.compile).
+        settings: of every task, see `mmlight.tasks.task.Task`.
 
     Raises:
         UserError: fewer than two towers, or a tower that does not fit the data.
@@ -53,17 +47,12 @@ class Contrastive(Task):
         self,
         *,
         towers: Towers,
-        tuning: Tuning = Tuning(),  # noqa: B008  (never mutated)
         embed_dim: int = 512,
         grad_cache: int | None = None,
         objective: Callable[[], Objective] = Clip,
-        optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008  (never mutated)
-        schedule: Schedule = Schedule(),  # noqa: B008
-        compile: Literal["none", "blocks"] = "none",
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            towers=towers, tuning=tuning, optimizer=optimizer, schedule=schedule, compile=compile
-        )
+        super().__init__(towers=towers, **settings)
         if len(towers.given()) < 2:
             raise UserError(
                 f"model.towers names {list(towers.given()) or 'none'}; a contrastive task needs "
@@ -74,9 +63,6 @@ class Contrastive(Task):
         self.embed_dim = embed_dim
         self.grad_cache = grad_cache
         self._make_objective = objective
-        self.evaluation: Evaluation | None
-        self._store: FeatureStore | None = None
-        self._losses = MeanLoss()
 
     def build(self) -> None:
         """Create the towers and the objective."""
@@ -146,30 +132,47 @@ class Contrastive(Task):
         pairs = permutations(self.tower_settings.given(), 2)
         return {"loss", *(f"{a}_to_{b}/{score}" for a, b in pairs for score in SCORES)}
 
-    def on_validation_epoch_start(self) -> None:
-        """Start an empty store of features."""
-        self._store = FeatureStore(tuple(self.tower_settings.given()))
-        self._losses = MeanLoss()
+    def keep(self, batch: Batch) -> Kept:
+        """Keep the features of every sample; callbacks get them too (zero-shot)."""
+        features = self.predict_step(batch, 0)
+        # On every rank, whatever its rows: the objective is a collective.
+        encode, one_each = first_captions(batch, features)
+        loss = self.objective(encode, one_each)
+        present = [one_each.present(m) for m in one_each.modalities() if m in self.towers]
+        # A pair takes two; a sample without one is nobody's positive.
+        is_paired_B = torch.stack(present).sum(0) > 1
+        tables = {str(name): self._rows(batch, name, x_ND) for name, x_ND in features.items()}
+        label_B = batch.label_B
+        if label_B is None:
+            label_B = torch.full_like(batch.index_B, -1)
+        return Kept(
+            {_SAMPLES: Rows({"key": batch.keys, "label": label_B}), **tables},
+            loss=(loss.value, is_paired_B & one_each.valid_B),
+            outputs={str(name): x_ND for name, x_ND in features.items()},
+        )
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Keep the features of every sample; return them for callbacks (zero-shot)."""
-        return self._evaluation_step(batch)
+    def _rows(self, batch: Batch, name: Modality, features_ND: Tensor) -> Rows:
+        columns: dict[str, Column] = {"feature": features_ND.float()}
+        row_N = None
+        if name == "text" and batch.text is not None:
+            columns["caption"] = batch.captions
+            row_N = batch.text.item_N
+        return Rows(columns, row_N=row_N, keep_N=batch.present(name))
 
-    def on_validation_epoch_end(self) -> None:
-        """Score every ordered pair of modalities over the whole set and all ranks."""
-        self._evaluation_end("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Start an empty store of features."""
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Do what `validation_step` does, on the test set."""
-        return self._evaluation_step(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Score the test set."""
-        self._evaluation_end("test")
+    def score(self, tables: dict[str, Table], *, stage: Stage) -> Scored:
+        """Score every ordered pair of modalities."""
+        samples, label_S = tables[_SAMPLES], tables[_SAMPLES]["label"].numpy()
+        rows = {name: tables[name] for name in self.tower_settings.given() if name in tables}
+        evaluation = RetrievalEvaluation(
+            stage=stage,
+            samples_S=samples.sample_N.numpy(),
+            keys=samples["key"],
+            features={name: table["feature"].numpy() for name, table in rows.items()},
+            items={name: table.sample_N.numpy() for name, table in rows.items()},
+            captions=rows["text"]["caption"] if "text" in rows else [],
+            labels_S=label_S if (label_S >= 0).any() else None,
+        )
+        return Scored(score_pairs(evaluation, device=self.device), evaluation)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[Modality, Tensor]:
         """Return unit-length features of each modality that the batch carries."""
@@ -178,28 +181,6 @@ class Contrastive(Task):
             for name in batch.modalities()
             if name in self.towers
         }
-
-    def _evaluation_step(self, batch: Batch) -> dict[str, Any]:
-        assert self._store is not None
-        features = self.predict_step(batch, 0)
-        self._store.add(batch, features)
-        # On every rank, whatever its rows: the objective is a collective.
-        encode, one_each = first_captions(batch, features)
-        loss = self.objective(encode, one_each)
-        present = [one_each.present(m) for m in one_each.modalities() if m in self.towers]
-        # A pair takes two; a sample without one is nobody's positive.
-        is_paired_B = torch.stack(present).sum(0) > 1
-        self._losses.add(loss.value, is_paired_B & one_each.valid_B)
-        return {str(name): value for name, value in features.items()}
-
-    def _evaluation_end(self, stage: str) -> None:
-        assert self._store is not None
-        gathered = self._store.gather()
-        self._store = None
-        scores = score_pairs(gathered, device=self.device) | self._losses.scores()
-        # Every rank holds the same scores: nothing to reduce.
-        self.log_dict({f"{stage}/{name}": value for name, value in scores.items()})
-        self.evaluation = gathered.as_evaluation(stage) if self.trainer.is_global_zero else None
 
 
 def first_captions(
@@ -214,6 +195,6 @@ def first_captions(
     text = batch.text
     if text is None:
         return features.__getitem__, batch
-    first_B = first_rows(text, batch.size)
+    first_B = text.first_rows(batch.size)
     selected = features | {"text": features["text"][first_B]} if "text" in features else features
-    return selected.__getitem__, with_first_text(batch)
+    return selected.__getitem__, batch.with_first_text()

@@ -4,8 +4,7 @@ Shapes as in `mmlight.batch`: B samples, G boxes; Q candidates, K classes.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -19,13 +18,9 @@ from mmlight.metrics.boxes import SCORES, BoxEvaluation, BoxList, box_scores, ch
 from mmlight.objectives.box_match import BoxMatchLoss
 from mmlight.objectives.box_objective import BoxObjective
 from mmlight.objectives.dense_boxes import DenseBoxLoss
-from mmlight.optim.adamw import AdamWSettings
-from mmlight.optim.schedule import Schedule
-from mmlight.tasks.box_store import BoxStore
-from mmlight.tasks.mean_loss import MeanLoss
+from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
-from mmlight.tasks.tuning import Tuning
 
 # Candidates of an image that enter the removal of overlaps.
 _MOST_CANDIDATES = 1000
@@ -37,7 +32,6 @@ class Detection(Task):
 
     Args:
         towers: the image encoder, which must have feature maps.
-        tuning: how much of it is trained, and how fast.
         head: `mmlight.heads.dense_boxes.DenseBoxes` learns from little data;
             `mmlight.heads.box_query.BoxQuery` is of the DETR family.
         objective: the head's loss, `mmlight.objectives.dense_boxes.DenseBoxLoss` or
@@ -46,9 +40,7 @@ class Detection(Task):
         nms_iou: of two boxes of a class that overlap by more, the worse is dropped; None takes 0.6
             for a dense head. Queries have no such duplicates to drop.
         max_boxes: most detections of an image.
-        optimizer: AdamW's settings, or those of another class.
-        schedule: the learning rate over the steps.
-        compile: `blocks` compiles each repeated block of the tower.
+        settings: of every task, see `mmlight.tasks.task.Task`.
 
     Raises:
         UserError: settings that contradict each other or do not fit the data.
@@ -60,19 +52,14 @@ class Detection(Task):
         self,
         *,
         towers: Towers,
-        tuning: Tuning = Tuning(),  # noqa: B008  (never mutated)
         head: Callable[[], BoxHead] = DenseBoxes,
         objective: Callable[[], BoxObjective] | None = None,
         least_score: float = 0.05,
         nms_iou: float | None = None,
         max_boxes: int = 100,
-        optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008
-        schedule: Schedule = Schedule(),  # noqa: B008
-        compile: Literal["none", "blocks"] = "none",
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            towers=towers, tuning=tuning, optimizer=optimizer, schedule=schedule, compile=compile
-        )
+        super().__init__(towers=towers, **settings)
         if list(towers.given()) != ["image"]:
             raise UserError(
                 f"model.towers names {list(towers.given()) or 'none'}; detection needs image alone"
@@ -88,9 +75,6 @@ class Detection(Task):
         self.least_score = least_score
         self.nms_iou = nms_iou
         self.max_boxes = max_boxes
-        self.evaluation: BoxEvaluation | None
-        self._store: BoxStore | None = None
-        self._losses = MeanLoss()
 
     @property
     def class_names(self) -> list[str]:
@@ -176,29 +160,39 @@ class Detection(Task):
         of_classes = (f"class/{name}/{ap}" for name in self.class_names for ap in ("ap", "ap50"))
         return {"loss", *SCORES, *of_classes}
 
-    def on_validation_epoch_start(self) -> None:
-        """Start an empty store."""
-        self._store, self._losses = BoxStore(), MeanLoss()
+    def keep(self, batch: Batch) -> Kept:
+        """Keep what is found and what is there, in pixels of the images as stored."""
+        images = _images(batch)
+        outputs = self.detect(images)
+        columns: dict[str, Column] = {
+            "key": batch.keys,
+            "found": self.found(images, outputs),
+            "wanted": annotated_boxes(batch),
+            "size": [(int(h), int(w)) for h, w in images.viewed().original_B2.tolist()],
+        }
+        loss = (self._loss(batch, outputs).value, self._counted(batch))
+        return Kept({"samples": Rows(columns)}, loss=loss)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep what is found and what is there."""
-        self._evaluation_step(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Score the whole set."""
-        self._score("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Start an empty store."""
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep what is found and what is there."""
-        self._evaluation_step(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Score the whole set."""
-        self._score("test")
+    def score(self, tables: dict[str, Table], *, stage: Stage) -> Scored:
+        """Score the detections of the whole set."""
+        table, captions = tables["samples"], shown_names(self.class_names)
+        known = [row for row, boxes in enumerate(table["wanted"]) if boxes is not None]
+        scored = box_scores(
+            [table["found"][row] for row in known],
+            [table["wanted"][row] for row in known],
+            class_names=captions,
+        )
+        evaluation = BoxEvaluation(
+            stage=stage,
+            samples_S=table.sample_N.numpy(),
+            keys=table["key"],
+            found=table["found"],
+            wanted=table["wanted"],
+            sizes=table["size"],
+            class_names=captions,
+            precision_KR=scored.precision_KR,
+        )
+        return Scored(scored.values, evaluation)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return for each image its boxes in pixels of the image as stored, best first."""
@@ -255,30 +249,26 @@ class Detection(Task):
     def _counted(self, batch: Batch) -> Tensor:
         return _boxes(batch).present_B & batch.valid_B & batch.present("image")
 
-    def _evaluation_step(self, batch: Batch) -> None:
-        assert self._store is not None
-        images = _images(batch)
-        outputs = self.detect(images)
-        self._losses.add(self._loss(batch, outputs).value, self._counted(batch))
-        self._store.add(batch, self.found(images, outputs))
 
-    def _score(self, stage: str) -> None:
-        assert self._store is not None
-        captions = shown_names(self.class_names)
-        gathered = self._store.gather(stage, class_names=captions)
-        self._store = None
-        known = [row for row, boxes in enumerate(gathered.wanted) if boxes is not None]
-        scored = box_scores(
-            [gathered.found[row] for row in known],
-            [boxes for boxes in gathered.wanted if boxes is not None],
-            class_names=captions,
+def annotated_boxes(batch: Batch) -> list[BoxList | None]:
+    """Return each sample's annotated boxes in pixels of its image as stored; None without any.
+
+    Those of a batch that knows how they were annotated are taken as they were.
+    """
+    boxes = batch.boxes
+    if boxes is None:
+        return [None] * batch.size
+    restored_BG4 = _images(batch).viewed().restore(boxes.xyxy_BG4).cpu()
+    mask_BG, label_BG = boxes.mask_BG.cpu(), boxes.label_BG.cpu()
+    return [
+        BoxList(
+            boxes.annotated[row] if boxes.annotated else restored_BG4[row][mask_BG[row]].numpy(),
+            label_BG[row][mask_BG[row]].numpy(),
         )
-        # Every rank holds the same scores: nothing to reduce.
-        values = scored.values | self._losses.scores()
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
-        self.evaluation = None
-        if self.trainer.is_global_zero:
-            self.evaluation = replace(gathered, precision_KR=scored.precision_KR)
+        if is_present
+        else None
+        for row, is_present in enumerate(boxes.present_B.tolist())
+    ]
 
 
 def _canvas(images: Images) -> tuple[int, int]:

@@ -5,8 +5,9 @@ Shapes as in `mmlight.batch`: B samples, N texts, L tokens, W words of one text,
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,15 +16,12 @@ from mmlight import comm
 from mmlight.batch import Batch, Modality, Text
 from mmlight.errors import UserError, nearest
 from mmlight.heads.pooled import PerToken
-from mmlight.metrics.entities import EntityEvaluation
-from mmlight.metrics.span_f1 import OUTSIDE, as_bio
-from mmlight.optim.adamw import AdamWSettings
-from mmlight.optim.schedule import Schedule
+from mmlight.metrics.entities import OUTSIDE, EntityEvaluation, as_bio, spans_of
 from mmlight.saved.checkpoint import CHECKPOINT_KEY
-from mmlight.tasks.tag_scores import TaggedText, TagStore, read_tags
+from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table
+from mmlight.tasks.tagged_text import TaggedText, entities, entity_scores, read_tags
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
-from mmlight.tasks.tuning import Tuning
 from mmlight.text.words import WordSpan, first_tokens, joined_spans, learn_rule, read_rule
 
 _IGNORED = -100
@@ -56,16 +54,11 @@ class Tagging(Task):
         words: field of the data with the words of each sample.
         tags: field of the data with a tag for each word: BIO, IOB1, IOBES, BILOU, or plain types.
         dropout: share of the features set to zero before the head, in training.
-        tuning: how much of the tower is trained, and how fast.
-        optimizer: AdamW's settings, or those of another class.
-        schedule: the learning rate over the steps.
-        compile: `blocks` compiles each repeated block of the tower (torch.compile).
+        settings: of every task, see `mmlight.tasks.task.Task`.
 
     Raises:
         UserError: other towers than one for text, or types that are missing or named twice.
     """
-
-    evaluation: EntityEvaluation | None
 
     def __init__(
         self,
@@ -75,14 +68,9 @@ class Tagging(Task):
         words: str = "words",
         tags: str = "tags",
         dropout: float = 0.1,
-        tuning: Tuning = Tuning(),  # noqa: B008  (never mutated)
-        optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008
-        schedule: Schedule = Schedule(),  # noqa: B008
-        compile: Literal["none", "blocks"] = "none",
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            towers=towers, tuning=tuning, optimizer=optimizer, schedule=schedule, compile=compile
-        )
+        super().__init__(towers=towers, **settings)
         if list(towers.given()) != ["text"]:
             raise UserError(
                 f"model.towers names {', '.join(towers.given()) or 'none'}; tagging takes exactly "
@@ -96,7 +84,6 @@ class Tagging(Task):
         self._words_field = words
         self._tags_field = tags
         self._dropout = dropout
-        self._store: TagStore | None = None
 
     def build(self) -> None:
         """Create the tower and the head."""
@@ -138,9 +125,8 @@ class Tagging(Task):
         text = _text_of(batch)
         label_NL = torch.full(text.token_ids_NL.shape, _IGNORED)
         for row, sentence in self._sentences(batch):
-            for place, tag in zip(sentence.first_W, sentence.gold, strict=True):
-                if place >= 0:
-                    label_NL[row, place] = self._number_of[tag]
+            for place, number in self._true(sentence):
+                label_NL[row, place] = number
         count = (label_NL != _IGNORED).sum().to(self.device)
         loss = F.cross_entropy(
             self.logits(text).flatten(0, 1),
@@ -148,8 +134,7 @@ class Tagging(Task):
             ignore_index=_IGNORED,
             reduction="sum",
         )
-        # DDP takes the mean of the ranks' gradients; they have different numbers of words.
-        loss = loss * comm.world_size() / comm.all_reduce_sum(count).clamp(min=1)
+        loss = comm.mean_over_ranks(loss, count)
         self.log_gated({"train/loss": loss.detach()})
         return loss
 
@@ -159,49 +144,58 @@ class Tagging(Task):
         scores = {f"{p}{score}" for p in prefixes for score in ("precision", "recall", "f1")}
         return scores | {"loss", "words_unseen"}
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin to count."""
-        self._store = TagStore(self.types)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the entities of a batch."""
-        assert self._store is not None
-        text = _text_of(batch)
-        logits_NLK = self.logits(text).cpu()
+    def keep(self, batch: Batch) -> Kept:
+        """Keep the tags of each text whose true tags are known."""
+        logits_NLK = self.logits(_text_of(batch)).cpu()
+        columns: dict[str, list[Any]] = {
+            name: [] for name in ("key", "tagged", "words", "gold", "losses")
+        }
+        rows = []
         for row, sentence in self._sentences(batch):
-            tagged = read_tags(
-                batch.captions[row], sentence.spans, sentence.first_W, logits_NLK[row], self.tags
-            )
-            true = [
-                (place, self._number_of[tag])
-                for place, tag in zip(sentence.first_W, sentence.gold, strict=True)
-                if place >= 0
-            ]
             log_p_LK = logits_NLK[row].log_softmax(-1)
-            self._store.add(
-                tagged,
-                sample=int(batch.index_B[row]),
-                key=batch.keys[row],
-                words=sentence.words,
-                gold=sentence.gold,
-                losses=[-float(log_p_LK[place, number]) for place, number in true],
+            values = (
+                batch.keys[row],
+                read_tags(
+                    batch.captions[row],
+                    sentence.spans,
+                    sentence.first_W,
+                    logits_NLK[row],
+                    self.tags,
+                ),
+                sentence.words,
+                sentence.gold,
+                [-float(log_p_LK[place, number]) for place, number in self._true(sentence)],
             )
+            rows.append(row)
+            for column, value in zip(columns.values(), values, strict=True):
+                column.append(value)
+        row_N = torch.tensor(rows, dtype=torch.int64, device=batch.index_B.device)
+        return Kept({"samples": Rows(columns, row_N=row_N)})
 
-    def on_validation_epoch_end(self) -> None:
-        """Score the whole set over all ranks."""
-        self._finish("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin to count."""
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Do what `validation_step` does, on the test set."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Score the test set."""
-        self._finish("test")
+    def score(self, tables: dict[str, Table], *, stage: Stage) -> Scored:
+        """Score the entities of the whole set."""
+        table = tables["samples"]
+        values = entity_scores(
+            table["tagged"],
+            words=table["words"],
+            gold=table["gold"],
+            losses=table["losses"],
+            types=self.types,
+        )
+        losses, tagged = table["losses"], table["tagged"]
+        evaluation = EntityEvaluation(
+            stage=stage,
+            samples_S=table.sample_N.numpy(),
+            keys=table["key"],
+            texts=[text.text for text in tagged],
+            gold=[
+                entities(text.text, text.words, spans_of(tags))
+                for text, tags in zip(tagged, table["gold"], strict=True)
+            ],
+            found=[text.found() for text in tagged],
+            loss_S=np.array([sum(x) / len(x) if x else 0.0 for x in losses], dtype=np.float32),
+        )
+        return Scored(values, evaluation)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return the entities of each text, with their places in it.
@@ -230,21 +224,20 @@ class Tagging(Task):
         """Return the first token's features and the tag of each word."""
         tokens_NLD = self.tower("text").encoder(_text_of(batch), tokens=True).tokens_BLD
         found = [
-            (row, place, self._number_of[tag])
+            (row, place, number)
             for row, sentence in self._sentences(batch)
-            for place, tag in zip(sentence.first_W, sentence.gold, strict=True)
-            if place >= 0
+            for place, number in self._true(sentence)
         ]
         row_M, place_M, tag_M = torch.tensor(found, dtype=torch.int64).view(-1, 3).unbind(1)
         return {"text": (tokens_NLD[row_M, place_M], tag_M)}
 
-    def _finish(self, stage: str) -> None:
-        assert self._store is not None
-        store, self._store = self._store, None
-        # Every rank holds the same scores: nothing to reduce.
-        self.log_dict({f"{stage}/{name}": value for name, value in store.compute().items()})
-        evaluation = store.evaluation(stage)
-        self.evaluation = evaluation if self.trainer.is_global_zero else None
+    def _true(self, sentence: _Sentence) -> list[tuple[int, int]]:
+        """Return the first token of each word that has one, and the number of its true tag."""
+        return [
+            (place, self._number_of[tag])
+            for place, tag in zip(sentence.first_W, sentence.gold, strict=True)
+            if place >= 0
+        ]
 
     def _sentences(self, batch: Batch) -> Iterator[tuple[int, _Sentence]]:
         """Yield the texts whose tags are known, with their rows."""

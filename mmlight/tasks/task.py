@@ -8,7 +8,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
-import lightning
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
@@ -32,17 +31,31 @@ from mmlight.saved.checkpoint import (
 )
 from mmlight.saved.description import describe_call
 from mmlight.saved.rebuild import rebuild
+from mmlight.tasks.evaluation import Evaluated
 from mmlight.tasks.finite_steps import FiniteSteps
-from mmlight.tasks.first_text import with_first_text
 from mmlight.tasks.logged import log_to_all
-from mmlight.tasks.tower import Tower, Towers
-from mmlight.tasks.tower_checks import check_tower_fits
+from mmlight.tasks.tower import Tower, Towers, check_tower_fits
 from mmlight.tasks.trained import TrainedParts
 from mmlight.tasks.tuning import Tuning
 from mmlight.terminal import note
 
 
-class Task(lightning.LightningModule):
+class _Described:
+    """Remembers its arguments, for checkpoints.
+
+    A class of its own: jsonargparse would take a task's arguments from a `__new__` of `Task`.
+    """
+
+    _given: ClassVar[dict[str, Any]]
+
+    def __new__(cls, **kwargs: Any) -> Self:
+        """Remember the arguments."""
+        made = super().__new__(cls)
+        object.__setattr__(made, "_given", kwargs)
+        return made
+
+
+class Task(_Described, Evaluated):
     """Towers, head, objective and metrics, trained together.
 
     Subclasses build their modules in `build` (called once, from `configure_model`, so that
@@ -59,7 +72,6 @@ class Task(lightning.LightningModule):
     Attributes:
         preprocessing: how the data prepares inputs; plain values, kept in checkpoints.
         data: the data module, which follows the towers; the trainer's, where there is one.
-        evaluation: what callbacks make pictures and tables of after an evaluation, on rank 0.
         trained: which parameters are trained at which step.
         targets: what it learns from besides labels and fields: ``boxes``, or a modality without a
             tower, such as the text of transcripts. The data decodes and asks for nothing else.
@@ -71,7 +83,6 @@ class Task(lightning.LightningModule):
     targets: ClassVar[tuple[str, ...]] = ()
     takes_captions: ClassVar[bool] = False
     job_type: ClassVar[Literal["pretrain", "finetune"]] = "finetune"
-    _given: ClassVar[dict[str, Any]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Keep the signature of a training step, which Lightning would inspect in each step."""
@@ -80,19 +91,13 @@ class Task(lightning.LightningModule):
             step: Any = cls.training_step
             step.__signature__ = inspect.signature(step)
 
-    def __new__(cls, **kwargs: Any) -> Self:
-        """Remember the arguments, for checkpoints."""
-        task = super().__new__(cls)
-        object.__setattr__(task, "_given", kwargs)
-        return task
-
     def __init__(
         self,
         *,
         towers: Towers,
-        tuning: Tuning,
-        optimizer: AdamWSettings,
-        schedule: Schedule,
+        tuning: Tuning = Tuning(),  # noqa: B008  (never mutated)
+        optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008
+        schedule: Schedule = Schedule(),  # noqa: B008
         compile: Literal["none", "blocks"] = "none",
     ) -> None:
         super().__init__()
@@ -104,7 +109,6 @@ class Task(lightning.LightningModule):
         self.compile_mode = compile
         self.preprocessing: dict[str, Any] | None = None
         self.data: Any = None
-        self.evaluation: Any = None
         self.trained: TrainedParts | None = None
         self._built = False
         self._seed = 0
@@ -177,7 +181,7 @@ class Task(lightning.LightningModule):
 
     def probe_rows(self, batch: Batch) -> dict[Modality, tuple[Tensor, Tensor]]:
         """Return what a probe learns from: features (M, D) and classes (M,) of each tower."""
-        batch = with_first_text(batch)
+        batch = batch.with_first_text()
         assert batch.label_B is not None
         rows: dict[Modality, tuple[Tensor, Tensor]] = {}
         for name in batch.modalities():

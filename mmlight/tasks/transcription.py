@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,16 +18,12 @@ from mmlight.errors import UserError
 from mmlight.heads.pooled import PerToken
 from mmlight.metrics.ctc_decode import BeamDecoder, CtcDecoder, Decoded, GreedyDecoder
 from mmlight.metrics.ctc_lexicon import LexiconDecoder
-from mmlight.metrics.transcribed import SCORES, TranscribedEvaluation
+from mmlight.metrics.transcribed import SCORES, TranscribedEvaluation, transcript_scores
 from mmlight.objectives.ctc import Ctc, clip_losses
-from mmlight.optim.adamw import AdamWSettings
-from mmlight.optim.schedule import Schedule
 from mmlight.saved.description import describe_call
-from mmlight.tasks.first_text import with_first_text
+from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
-from mmlight.tasks.transcript_scores import TranscriptRow, TranscriptStore, scores_of
-from mmlight.tasks.tuning import Tuning
 from mmlight.terminal import one_line
 from mmlight.text.symbols import Symbols, Transcripts, symbols_of
 
@@ -61,17 +58,13 @@ class Transcription(Task):
             `mmlight.metrics.ctc_decode.BeamDecoder`, or, with a word n-gram model,
             `mmlight.metrics.ctc_lexicon.LexiconDecoder`.
         dropout: share of the features set to zero before the head, in training.
-        tuning: how much of the tower is trained, and how fast.
-        optimizer: AdamW's settings, or those of another class.
-        schedule: the learning rate over the steps.
-        compile: `blocks` compiles each repeated block of the tower (torch.compile).
+        settings: of every task, see `mmlight.tasks.task.Task`.
 
     Raises:
         UserError: other towers than one for audio, or one without frames.
     """
 
     targets = ("text",)
-    evaluation: TranscribedEvaluation | None
     symbols: Symbols
 
     def __init__(
@@ -80,14 +73,9 @@ class Transcription(Task):
         towers: Towers,
         decoder: Callable[[], CtcDecoder] = GreedyDecoder,
         dropout: float = 0.1,
-        tuning: Tuning = Tuning(),  # noqa: B008  (never mutated)
-        optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008
-        schedule: Schedule = Schedule(),  # noqa: B008
-        compile: Literal["none", "blocks"] = "none",
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            towers=towers, tuning=tuning, optimizer=optimizer, schedule=schedule, compile=compile
-        )
+        super().__init__(towers=towers, **settings)
         if list(towers.given()) != ["audio"]:
             raise UserError(
                 f"model.towers names {', '.join(towers.given()) or 'none'}; transcription takes "
@@ -95,7 +83,6 @@ class Transcription(Task):
             )
         self.decoder = decoder()
         self._dropout = dropout
-        self._store: TranscriptStore | None = None
         self._warned: set[str] = set()
 
     def build(self) -> None:
@@ -164,16 +151,11 @@ class Transcription(Task):
 
     def score_names(self) -> set[str]:
         """Return the names of all scores."""
-        return {"loss", "num_impossible", *SCORES}
+        return set(SCORES)
 
-    def on_validation_epoch_start(self) -> None:
-        """Start an empty store."""
-        self._store = TranscriptStore()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def keep(self, batch: Batch) -> Kept:
         """Keep what was said and heard."""
-        assert self._store is not None
-        batch = with_first_text(batch)
+        batch = batch.with_first_text()
         audio = _audio_of(batch)
         target, known_B = self._targets(batch)
         self._is_cut(audio, batch)
@@ -181,37 +163,30 @@ class Transcription(Task):
         loss_B = clip_losses(
             emissions.logits_BLK, emissions.frames_B, target, blank=self.objective.blank
         ) / target.length_B.clamp(min=1)
-        losses = loss_B.masked_fill(target.frames_needed() > emissions.frames_B, torch.nan).tolist()
+        is_impossible_B = target.frames_needed() > emissions.frames_B
         decoded = self.transcribe(emissions)
-        for row in (known_B & batch.valid_B).nonzero()[:, 0].tolist():
-            heard = decoded[row]
-            self._store.add(
-                int(batch.index_B[row]),
-                TranscriptRow(
-                    key=batch.keys[row],
-                    said=self.symbols.comparable(batch.captions[row]),
-                    heard=self._text(heard),
-                    score=heard.log_probability,
-                    loss=losses[row],
-                    fields={name: values[row] for name, values in batch.fields.items()},
-                ),
-            )
+        columns: dict[str, Column] = {
+            "said": [self.symbols.comparable(caption) for caption in batch.captions],
+            "heard": [self._text(one) for one in decoded],
+            "score": [one.log_probability for one in decoded],
+            "loss": loss_B.masked_fill(is_impossible_B, torch.nan).tolist(),
+        }
+        return Kept({"samples": Rows(columns | sample_columns(batch), keep_N=known_B)})
 
-    def on_validation_epoch_end(self) -> None:
-        """Score the whole set over all ranks."""
-        self._finish("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Start an empty store."""
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Do what `validation_step` does, on the test set."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Score the test set."""
-        self._finish("test")
+    def score(self, tables: dict[str, Table], *, stage: Stage) -> Scored:
+        """Score the transcripts of the whole set."""
+        table = tables["samples"]
+        evaluation = TranscribedEvaluation(
+            stage=stage,
+            samples_S=table.sample_N.numpy(),
+            keys=table["key"],
+            said=table["said"],
+            heard=table["heard"],
+            score_S=np.array(table["score"], dtype=np.float64),
+            loss_S=np.array(table["loss"], dtype=np.float64),
+            fields=table.fields(),
+        )
+        return Scored(transcript_scores(evaluation), evaluation)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return the transcript of each clip and the decoder's log-probability of it."""
@@ -224,13 +199,6 @@ class Transcription(Task):
             }
             for row in batch.valid_B.nonzero()[:, 0].tolist()
         ]
-
-    def _finish(self, stage: str) -> None:
-        assert self._store is not None
-        evaluation, self._store = self._store.gather(stage), None
-        # Every rank holds the same scores: nothing to reduce.
-        self.log_dict({f"{stage}/{name}": value for name, value in scores_of(evaluation).items()})
-        self.evaluation = evaluation if self.trainer.is_global_zero else None
 
     def _text(self, decoded: Decoded) -> str:
         return " ".join(self.symbols.text(decoded.symbols).split())

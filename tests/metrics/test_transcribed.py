@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from torchmetrics.functional.text import char_error_rate, word_error_rate
@@ -75,3 +77,9 @@ def test_rates_are_those_of_torchmetrics_over_the_whole_set():
 
 def test_a_set_without_words_has_no_scores():
     assert transcript_scores(evaluation([], [])) == {}
+
+
+def test_clips_with_too_few_frames_are_counted_and_have_no_loss():
+    given = replace(evaluation(["a", "b", "c"], ["a", "b", ""]), loss_S=np.array([1, 3, np.nan]))
+    scores = transcript_scores(given)
+    assert scores["loss"] == 2.0 and scores["num_impossible"] == 1

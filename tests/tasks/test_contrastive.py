@@ -9,13 +9,13 @@ from torch.utils.data import DataLoader
 
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
+from mmlight.metrics.retrieved import SCORES
 from mmlight.objectives.clip import Clip
 from mmlight.saved.checkpoint import check_same_model
 from mmlight.tasks.contrastive import first_captions
-from mmlight.tasks.retrieval_scores import SCORES, FeatureStore, score_pairs
+from mmlight.tasks.evaluation import evaluate
 from mmlight.tasks.task import load_task
-from mmlight.tasks.tower import Towers, TowerSettings
-from mmlight.tasks.tower_checks import check_tower_fits
+from mmlight.tasks.tower import Towers, TowerSettings, check_tower_fits
 
 
 def gradients(task, batch):
@@ -120,21 +120,25 @@ def test_first_captions_keeps_one_row_for_each_sample():
 
 
 def test_scores_count_all_captions_and_leave_out_fillers():
-    store = FeatureStore(("image", "text"))
+    task = tiny.task()
     batch = tiny.batch(4, captions=2)
     batch = replace(batch, valid_B=torch.tensor([True, True, True, False]))
     eye = torch.eye(4)
-    store.add(batch, {"image": eye, "text": eye.repeat_interleave(2, 0)})
-    gathered = store.gather()
-    assert gathered.rows["text"].features_ND.shape == (6, 4)
-    assert gathered.captions == batch.captions[:6]
-    scores = score_pairs(gathered, device=torch.device("cpu"))
-    assert {f"image_to_text/{name}" for name in SCORES} <= tiny.task().score_names()
+    task.predict_step = lambda *_: {
+        "image": eye,
+        "text": eye.repeat_interleave(2, 0),
+        "audio": eye,
+    }
+    scores = evaluate(task, [batch])
+    assert task.evaluation.features["text"].shape == (6, 4)
+    assert task.evaluation.captions == batch.captions[:6]
+    assert {f"image_to_text/{name}" for name in SCORES} <= task.score_names()
+    assert scores.pop("loss") > 0
     assert {name.rpartition("/")[2] for name in scores} <= set(SCORES)
     assert scores["image_to_text/recall_at_1"] == 1.0
     assert scores["text_to_image/median_rank"] == 1.0
     assert scores["text_to_image/chance_recall_at_1"] == pytest.approx(1 / 3)
-    assert gathered.as_evaluation("val").samples_S.tolist() == [100, 101, 102]
+    assert task.evaluation.samples_S.tolist() == [100, 101, 102]
 
 
 def test_a_last_batch_of_one_sample_does_not_halve_the_loss(tmp_path):

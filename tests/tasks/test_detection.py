@@ -24,7 +24,8 @@ from mmlight.heads.dense_boxes import DenseBoxes
 from mmlight.objectives.box_match import BoxMatchLoss
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
-from mmlight.tasks.box_store import BoxStore
+from mmlight.tasks.detection import annotated_boxes
+from mmlight.tasks.evaluation import evaluate
 from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 
@@ -161,10 +162,8 @@ def test_fillers_and_what_nobody_annotated_are_left_out():
         valid_B=torch.tensor([True, True, False]),
         boxes=replace(batch.boxes, present_B=torch.tensor([True, False, True])),
     )
-    store = BoxStore()
-    with torch.no_grad():
-        store.add(batch, task.found(batch.image, task.detect(batch.image)))
-    gathered = store.gather("val", class_names=NAMES)
+    evaluate(task, [batch])
+    gathered = task.evaluation
     assert gathered.keys == ["s/0", "s/1"] and gathered.sizes == [(128, 192)] * 2
     assert gathered.wanted[1] is None
     assert np.allclose(gathered.wanted[0].xyxy_N4, batch.boxes.xyxy_BG4[0].numpy() * 2)
@@ -183,10 +182,7 @@ def test_objects_are_scored_as_they_were_annotated(tmp_path):
         num_workers=0,
     )
     data.setup("validate")
-    store = BoxStore()
-    for batch in data.val_dataloader():
-        store.add(batch, [None] * batch.size)
-    wanted = store.gather("val", class_names=NAMES).wanted
+    wanted = [boxes for batch in data.val_dataloader() for boxes in annotated_boxes(batch)]
     for number in range(3):
         assert wanted[number].xyxy_N4.tolist() == box_data.squares(number)[1]
 

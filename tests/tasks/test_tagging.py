@@ -15,7 +15,8 @@ from mmlight import comm
 from mmlight.encoders.hf_text import HfText
 from mmlight.errors import UserError
 from mmlight.runs.run.metrics_log import read_rows
-from mmlight.tasks.tag_scores import TaggedText, TagStore
+from mmlight.tasks.evaluation import evaluate as evaluate_task
+from mmlight.tasks.tagged_text import TaggedText, entity_scores
 from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
@@ -41,11 +42,8 @@ def task(monkeypatch):
 
 @torch.no_grad()
 def evaluate(task, *given):
-    """What the task logs of these batches, and its store."""
-    task.on_validation_epoch_start()
-    for number, batch in enumerate(given):
-        task.validation_step(batch, number)
-    return task._store.compute(), task._store.evaluation("val")
+    """The scores of these batches, and what is left for pictures."""
+    return evaluate_task(task, given), task.evaluation
 
 
 class Oracle(torch.nn.Module):
@@ -306,16 +304,18 @@ def test_a_learned_pooling_is_left_out():
 
 
 def test_nothing_evaluated_has_no_score():
-    assert TagStore(["a", "b"]).compute() == {"words_unseen": 0}
+    none = entity_scores([], words=[], gold=[], losses=[], types=["a", "b"])
+    assert none == {"words_unseen": 0}
 
 
 def test_a_type_that_does_not_occur_has_no_score_and_one_only_found_no_recall():
-    store = TagStore(["person", "place", "thing"])
     words = ["Ann", "Rome"]
     spans = joined_spans(words)
     tagged = TaggedText("Ann Rome", spans, ["B-person", "B-place"], [1.0, 1.0], 0)
-    store.add(tagged, sample=0, key="0", words=words, gold=["B-person", "O"], losses=[0.5])
-    values = store.compute()
+    types = ["person", "place", "thing"]
+    values = entity_scores(
+        [tagged], words=[words], gold=[["B-person", "O"]], losses=[[0.5]], types=types
+    )
     every = [
         kind + s for kind in ("person/", "surface_", "") for s in ("f1", "precision", "recall")
     ]

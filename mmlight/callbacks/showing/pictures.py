@@ -13,8 +13,8 @@ from mmlight.data.decode.image_header import as_stored
 from mmlight.errors import UserError
 from mmlight.metrics.boxes import BoxEvaluation
 from mmlight.metrics.calibration import calibration_error, reliability_bins
-from mmlight.metrics.evaluation import Evaluation
 from mmlight.metrics.labelled import LabelledEvaluation, confusion_matrix
+from mmlight.metrics.retrieved import RetrievalEvaluation
 from mmlight.runs.plots.curves import plot_curves
 from mmlight.runs.plots.examples import (
     Example,
@@ -183,7 +183,7 @@ class Pictures(pl.Callback):
             send_pictures(
                 trainer, draw_boxes(evaluation, folder, pixels=pixels, most=self.num_queries)
             )
-        if not isinstance(evaluation, Evaluation):
+        if not isinstance(evaluation, RetrievalEvaluation):
             return  # other tasks draw what is theirs elsewhere
         data: Any = getattr(trainer, "datamodule", None)
         audio = getattr(data, "audio", None)
@@ -197,7 +197,7 @@ class Pictures(pl.Callback):
 
     def draw(
         self,
-        evaluation: Evaluation,
+        evaluation: RetrievalEvaluation,
         folder: Path,
         *,
         class_names: list[str] | None = None,
@@ -264,7 +264,7 @@ class Pictures(pl.Callback):
         return [*drawn, *([joint] if joint else [])]
 
     def _joint_space(
-        self, evaluation: Evaluation, folder: Path, *, class_names: list[str] | None
+        self, evaluation: RetrievalEvaluation, folder: Path, *, class_names: list[str] | None
     ) -> Path | None:
         count = len(evaluation.samples_S)
         spread = np.linspace(0, count - 1, min(count, self.num_projected), dtype=int)

@@ -1,10 +1,8 @@
 import random
 
 import pytest
-from ranks import run_ranks
 
-from mmlight import comm
-from mmlight.metrics.span_f1 import Span, SpanCounts, as_bio, scores, spans_of
+from mmlight.metrics.entities import Span, SpanCounts, as_bio, scores, spans_of
 
 TYPES = ["person", "place", "work"]
 
@@ -137,26 +135,3 @@ def test_scores_equal_a_slow_reference_on_random_tags():
     expected = reference_scores(sentences, surface=True)
     assert (surface.precision, surface.recall, surface.f1) == pytest.approx(expected)
     assert 0.2 < surface.f1 != result.entities.f1
-
-
-def _rank_scores():
-    rank = comm.rank()
-    sentences = [
-        (["Rome"], ["B-place"], ["B-place"]),
-        (["Ann", "Lee"], ["B-person", "I-person"], ["B-person", "O"]),
-        (["Rome"], ["B-place"], ["O"]),
-        (["Lima"], ["O"], ["B-place"]),
-    ]
-    mine = sentences if comm.world_size() == 1 else sentences[rank::2]
-    result = count(mine)
-    return {
-        "f1": result.entities.f1,
-        "surface": result.surface.f1,
-        "gold": result.entities.num_gold,
-    }
-
-
-def test_scores_are_equal_on_one_and_two_processes(tmp_path):
-    one = _rank_scores()
-    assert one["gold"] == 3
-    assert run_ranks(_rank_scores, world_size=2, folder=tmp_path) == [one, one]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mmlight.costs.counting import ModelSize, StepCount
-from mmlight.costs.rates import Device, Rates, call_s
+from mmlight.costs.rates import CALL_S, Device, Rates
 from mmlight.costs.tally import Counted
 
 # Bytes that an optimiser step moves for each trained parameter, in float32, beside its state, which
@@ -253,5 +253,5 @@ def _device_seconds(
         "memory traffic": moved / bandwidth,
         "optimiser": _optimiser_bytes(size, settings) / shared / bandwidth,
     }
-    parts["launching"] = max(counted.num_calls * call_s() - sum(parts.values()), 0.0)
+    parts["launching"] = max(counted.num_calls * CALL_S - sum(parts.values()), 0.0)
     return parts

@@ -215,7 +215,7 @@ def _wait(device: torch.device) -> None:
 
 
 # How many operations a second a GPU can be given by one Python process that does not compile.
-_CALL_S = 6e-6
+CALL_S = 6e-6
 
 
 @dataclass(frozen=True)
@@ -269,8 +269,3 @@ def find_device(name: str) -> Device | None:
         known = ", ".join(["cpu", *DEVICES])
         raise UserError(f"--device {name}: known are {known}{nearest(name, DEVICES)}")
     return DEVICES[name]
-
-
-def call_s() -> float:
-    """Return the host's seconds for each operation on a GPU."""
-    return _CALL_S

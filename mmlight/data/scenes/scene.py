@@ -17,8 +17,8 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "heart", "ring", "moo
 RELATIONS = ("left", "above")
 HELD_OUT_DIAGONALS = (0, 3)
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SceneSplit = Literal["train", "val", "test"]
+SPLITS: tuple[SceneSplit, ...] = ("train", "val", "test")
 
 
 class SceneRandom:
@@ -138,7 +138,7 @@ def _meanings(*, held_out: bool) -> list[Meaning]:
 MAX_EVAL_SAMPLES = len(_meanings(held_out=True))
 
 
-def eval_meanings(split: Split, *, count: int, seed: int) -> list[Meaning]:
+def eval_meanings(split: SceneSplit, *, count: int, seed: int) -> list[Meaning]:
     """Return `count` different meanings for ``val`` (training's objects) or ``test``."""
     pool = _meanings(held_out=split == "test")
     order = SceneRandom(seed, split=SPLITS.index(split), sample=2**63).order(len(pool))

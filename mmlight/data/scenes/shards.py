@@ -32,7 +32,7 @@ from mmlight.data.scenes.scene import (
     SPLITS,
     Meaning,
     SceneRandom,
-    Split,
+    SceneSplit,
     Thing,
     class_names,
     eval_meanings,
@@ -53,7 +53,7 @@ def _describe(thing: Thing, box: tuple[int, int, int, int]) -> dict[str, Any]:
     }
 
 
-def members(meaning: Meaning, draws: SceneRandom, *, split: Split) -> dict[str, bytes]:
+def members(meaning: Meaning, draws: SceneRandom, *, split: SceneSplit) -> dict[str, bytes]:
     """Return the members of a sample by extension: jpg, txt, flac, cls and json."""
     drawn = draw(meaning, draws)
     picture = io.BytesIO()
@@ -164,7 +164,7 @@ class SceneSettings:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: from 0 to 2**63 - 1 work")
 
-    def count(self, split: Split) -> int:
+    def count(self, split: SceneSplit) -> int:
         """Return the number of scenes of `split`."""
         return self.samples if split == "train" else self.eval_samples
 
@@ -174,7 +174,7 @@ class Shard:
     """One file to write: samples `start` to `stop` of a split."""
 
     path: Path
-    split: Split
+    split: SceneSplit
     start: int
     stop: int
 
@@ -189,7 +189,7 @@ def shards(settings: SceneSettings, *, folder: Path) -> list[Shard]:
     ]
 
 
-def _meanings(split: Split, settings: SceneSettings) -> list[Meaning]:
+def _meanings(split: SceneSplit, settings: SceneSettings) -> list[Meaning]:
     if split == "train":
         return train_meanings(num_val=settings.eval_samples, seed=settings.seed)
     return eval_meanings(split, count=settings.eval_samples, seed=settings.seed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from mmlight.batch import MODALITIES, Audio, Batch, Images, Modality, Text, View
+from mmlight.batch import Audio, Batch, Images, Modality, Text, View
 from mmlight.errors import UserError
 from mmlight.heads.dense_boxes import DenseOutputs
 from mmlight.tasks.classification import Classification
@@ -206,8 +206,3 @@ def _boxes(task: Detection) -> Callable[[Batch], tuple[Tensor, ...]]:
 def _text(batch: Batch) -> Text:
     assert batch.text is not None
     return batch.text
-
-
-def modalities_of(graph: Graph) -> list[Modality]:
-    """Return the modalities whose inputs a graph takes."""
-    return [name for name in MODALITIES if _OF_MODALITY[name][0] in graph.inputs]

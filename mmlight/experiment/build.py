@@ -133,7 +133,7 @@ class Experiment:
                 self.settings,
                 self.folder,
                 config=self.config,
-                job_type=self.task.job_type,
+                task=self.task,
             )
             self.record = watchers.record
             if callbacks is None:

@@ -25,6 +25,7 @@ from mmlight.experiment.messages import first_sentence
 from mmlight.experiment.parser import CALLBACKS
 from mmlight.runs.run.folder import RunFolder
 from mmlight.signals import is_wanted
+from mmlight.tasks.task import Task
 from mmlight.trainer.checkpoints import CheckpointSettings
 from mmlight.trainer.ddp import Ddp
 from mmlight.trainer.fsdp import Fsdp
@@ -63,7 +64,7 @@ def make_watchers(
     run: RunFolder,
     *,
     config: dict[str, Any],
-    job_type: JobType,
+    task: Task,
 ) -> Watchers:
     """Return what records and watches a run, as its settings say.
 
@@ -72,7 +73,7 @@ def make_watchers(
         settings: the configuration, with classes built.
         run: the run's folder.
         config: the configuration as plain values.
-        job_type: what kind of job W&B lists a training as.
+        task: what is trained or evaluated.
     """
     own: RunSettings = settings["run"]
     checkpoint: CheckpointSettings = settings["checkpoint"]
@@ -80,7 +81,7 @@ def make_watchers(
         run,
         verb=verb,
         config=config,
-        wandb=_wandb(own, run, config, job_type if verb == "fit" else "eval"),
+        wandb=_wandb(own, run, config, task.job_type if verb == "fit" else "eval"),
         tensorboard=own.tensorboard,
         ckpt_path=settings.get("ckpt_path"),
     )
@@ -102,7 +103,9 @@ def make_watchers(
     if verb == "fit":
         guard = Guard(run, of_job=hands_on(own) is not False)
         # Checkpoints are written from the guard on: what they hold is noted before.
-        callbacks += [OwedValidation(), guard, *checkpoint.callbacks(run.checkpoints)]
+        directions = task.metrics.directions()
+        kept = checkpoint.callbacks(run.checkpoints, directions=directions)
+        callbacks += [OwedValidation(), guard, *kept]
     return Watchers(callbacks, record, guard)
 
 

@@ -15,6 +15,7 @@ from mmlight.heads.dense_boxes import DenseOutputs
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.detection import Detection
+from mmlight.tasks.regression import Regression
 from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.task import Task
 from mmlight.tasks.transcription import Transcription
@@ -146,6 +147,8 @@ def _graphs(task: Task) -> list[Graph]:
         inputs += tuple(f"{modality}_present" for modality in given)
     if isinstance(task, Classification):
         return [_whole(task, inputs, ("logits",), lambda batch: (task.logits(batch),))]
+    if isinstance(task, Regression):
+        return [_whole(task, inputs, ("values",), lambda batch: (task.values(batch),))]
     if isinstance(task, Tagging):
         return [_whole(task, inputs, ("tag_logits",), lambda batch: (task.logits(_text(batch)),))]
     if isinstance(task, Transcription):

@@ -14,8 +14,6 @@ from torch import Tensor
 from mmlight.batch import Batch, Modality
 from mmlight.class_names import class_numbers, shown_names
 from mmlight.errors import UserError
-from mmlight.heads.fusion import Fusion, LateFusion
-from mmlight.heads.pooled import PooledHead, PooledHeadSettings
 from mmlight.metrics.labelled import (
     MULTI_LABEL_SCORES,
     ONE_LABEL_SCORES,
@@ -25,14 +23,11 @@ from mmlight.metrics.labelled import (
 from mmlight.objectives.labels import CrossEntropy, LabelObjective
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.mixing import Mixing
-from mmlight.tasks.task import Task
+from mmlight.tasks.pooled import PooledTask
 from mmlight.tasks.tower import Towers
 
-# What a fusion takes, by modality: tokens (B, L, D), their mask (B, L), who has it (B,).
-Features = dict[Modality, tuple[Tensor, Tensor, Tensor]]
 
-
-class Classification(Task):
+class Classification(PooledTask):
     """Gives each sample one class, or any number of them.
 
     Several towers are joined by a fusion, which samples that lack a modality pass too; evaluation
@@ -41,15 +36,12 @@ class Classification(Task):
     Args:
         towers: the encoders; one or more.
         num_classes: K; None takes the number of the data's `class_names`.
-        fusion: how several towers are joined, `mmlight.heads.fusion.LateFusion` or
-            `TransformerFusion`; None is late fusion.
-        head: the layers behind the features.
         objective: `mmlight.objectives.labels.CrossEntropy` for one class per sample,
             `BinaryCrossEntropy` for any number.
         label_field: the field of the data that lists a sample's class numbers or names, for
             several labels; one class per sample is in the data's `label`.
         mixing: mixup and CutMix in training; None is off.
-        settings: of every task, see `mmlight.tasks.task.Task`.
+        settings: `fusion`, `head`, and those of every task; see `mmlight.tasks.pooled.PooledTask`.
 
     Raises:
         UserError: settings that contradict each other or do not fit the data.
@@ -60,8 +52,6 @@ class Classification(Task):
         *,
         towers: Towers,
         num_classes: int | None = None,
-        fusion: Callable[[], Fusion] | None = None,
-        head: PooledHeadSettings = PooledHeadSettings(),  # noqa: B008
         objective: Callable[[], LabelObjective] = CrossEntropy,
         label_field: str | None = None,
         mixing: Mixing | None = None,
@@ -69,17 +59,11 @@ class Classification(Task):
     ) -> None:
         super().__init__(towers=towers, **settings)
         names = list(towers.given())
-        if not names:
-            raise UserError("model.towers is empty; classification needs one of image, text, audio")
-        if fusion is not None and len(names) == 1:
-            raise UserError(f"model.fusion has no effect with the {names[0]} tower alone")
         if mixing is not None and "text" in names:
             raise UserError("model.mixing: texts cannot be mixed; leave it out")
         if mixing is not None and mixing.cutmix_alpha and names != ["image"]:
             raise UserError("model.mixing.cutmix_alpha: only images are cut; use mixup_alpha")
         self._num_classes = num_classes
-        self._make_fusion = fusion or LateFusion
-        self.head_settings = head
         self._make_objective = objective
         self.label_field = label_field
         self.mixing = mixing
@@ -107,20 +91,7 @@ class Classification(Task):
 
     def build(self) -> None:
         """Create towers, fusion, head and objective."""
-        self.build_towers()
-        given = self.tower_settings.given()
-        dims = {name: self.tower(name).encoder.out_dim for name in given}
-        self.fusion: Fusion | None = None
-        if len(given) > 1:
-            self.fusion = self._make_fusion()
-            if self.fusion.takes_tokens:
-                dims = {
-                    name: getattr(self.tower(name).encoder, "token_dim", dim)
-                    for name, dim in dims.items()
-                }
-            self.fusion.build(dims)
-        in_dim = self.fusion.fusion_dim if self.fusion is not None else next(iter(dims.values()))
-        self.head = PooledHead(self.head_settings, in_dim=in_dim, num_classes=self.num_classes)
+        self.build_pooled(out_dim=self.num_classes)
         self.objective = self._make_objective()
         if self.objective.multi_label != (self.label_field is not None):
             raise UserError(
@@ -135,57 +106,9 @@ class Classification(Task):
                 counts_K = data.label_counts("train", self.num_classes, field=self.label_field)
         self.objective.build(self.num_classes, counts_K=counts_K)
 
-    def features(self, batch: Batch) -> Features:
-        """Encode what a batch carries, one text per sample."""
-        batch = batch.with_first_text()
-        wants_tokens = self.fusion is not None and self.fusion.takes_tokens
-        found: Features = {}
-        for name in self.tower_settings.given():
-            part = getattr(batch, name)
-            if part is None:
-                continue
-            encoded = self.tower(name).encoder(part, tokens=wants_tokens)
-            tokens_BLD, mask_BL = encoded.tokens_BLD, encoded.mask_BL
-            if not wants_tokens:
-                tokens_BLD = encoded.pooled_BD[:, None]
-                mask_BL = torch.ones_like(tokens_BLD[..., 0], dtype=torch.bool)
-            found[name] = (tokens_BLD, mask_BL, batch.present(name))
-        if not found:
-            raise UserError(
-                f"the data has none of the modalities of the model: "
-                f"{', '.join(self.tower_settings.given())}"
-            )
-        return found
-
-    def classify(self, features: Features, *, only: tuple[Modality, ...] | None = None) -> Tensor:
-        """Return logits (B, K).
-
-        Args:
-            features: as `features` returns them.
-            only: the modalities that may be used; None means all.
-        """
-        if self.fusion is None:
-            ((tokens_B1D, _, _),) = features.values()
-            logits_BK: Tensor = self.head(tokens_B1D[:, 0])
-            return logits_BK
-        size = next(iter(features.values()))[2].shape[0]
-        tokens, masks, present = {}, {}, {}
-        for name in self.tower_settings.given():
-            if name in features:
-                tokens[name], masks[name], present[name] = features[name]
-            else:  # the data as a whole lacks it
-                dim = self.fusion.dims[name]
-                tokens[name] = torch.zeros(size, 1, dim, device=self.device)
-                masks[name] = torch.ones(size, 1, dtype=torch.bool, device=self.device)
-                present[name] = torch.zeros(size, dtype=torch.bool, device=self.device)
-            if only is not None and name not in only:
-                present[name] = torch.zeros_like(present[name])
-        logits_BK = self.head(self.fusion(tokens, masks, present))
-        return logits_BK
-
     def logits(self, batch: Batch) -> Tensor:
         """Return logits (B, K) of a batch, with gradients."""
-        return self.classify(self.features(batch))
+        return self.head_outputs(self.features(batch))
 
     def labels(self, batch: Batch) -> Tensor:
         """Return class numbers (B,), -1 without one; with several labels targets (B, K) of 0, 1.
@@ -239,7 +162,7 @@ class Classification(Task):
         """Keep the answers from every subset of the modalities."""
         features = self.features(batch)
         logits = {
-            "/".join(subset): self.classify(features, only=subset).float()
+            "/".join(subset): self.head_outputs(features, only=subset).float()
             for subset in self._subsets()
         }
         return Kept(
@@ -268,6 +191,18 @@ class Classification(Task):
             of_subset = label_scores(evaluation)
             values |= {f"{'_'.join(subset)}/{name}": value for name, value in of_subset.items()}
         return Scored(values, evaluations[0])
+
+    def answers(self, tables: dict[str, Table]) -> tuple[Tensor, Tensor]:
+        """Return logits (S, K), and class numbers (S,) or targets (S, K), of labelled samples."""
+        table = tables["samples"]
+        labels = table["label"]
+        known_S = labels >= 0 if labels.ndim == 1 else (labels >= 0).all(1)
+        return table["/".join(self._subsets()[0])][known_S], labels[known_S]
+
+    def example_answers(self) -> tuple[Tensor, Tensor]:
+        """Return a sample of each class."""
+        logits_KK = torch.eye(self.num_classes)
+        return logits_KK, logits_KK.long() if self.objective.multi_label else logits_KK.argmax(1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return for each sample its label, or labels, and the probability of every class.

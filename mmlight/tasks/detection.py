@@ -6,6 +6,8 @@ Shapes as in `mmlight.batch`: B samples, G boxes; Q candidates, K classes.
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -194,6 +196,19 @@ class Detection(Task):
         )
         return Scored(scored.values, evaluation)
 
+    def answers(self, tables: dict[str, Table]) -> tuple[list[Any], list[Any]]:
+        """Return detections and annotated boxes: ``boxes``, ``labels`` and ``scores`` of each."""
+        table = tables["samples"]
+        pairs = zip(table["found"], table["wanted"], strict=True)
+        known = [(found, wanted) for found, wanted in pairs if wanted is not None]
+        return [_as_tensors(found) for found, _ in known], [_as_tensors(w) for _, w in known]
+
+    def example_answers(self) -> tuple[list[Any], list[Any]]:
+        """Return one image with one box."""
+        box_14, label_1 = np.array([[0.0, 0.0, 2.0, 2.0]]), np.zeros(1, np.int64)
+        found, wanted = BoxList(box_14, label_1, np.ones(1)), BoxList(box_14, label_1)
+        return [_as_tensors(found)], [_as_tensors(wanted)]
+
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return for each image its boxes in pixels of the image as stored, best first."""
         found = self.found(_images(batch), self.detect(_images(batch)))
@@ -248,6 +263,17 @@ class Detection(Task):
 
     def _counted(self, batch: Batch) -> Tensor:
         return _boxes(batch).present_B & batch.valid_B & batch.present("image")
+
+
+def _as_tensors(boxes: BoxList) -> dict[str, Tensor]:
+    """Return boxes as torchmetrics takes them."""
+    found = {
+        "boxes": torch.from_numpy(np.asarray(boxes.xyxy_N4, np.float32).reshape(-1, 4)),
+        "labels": torch.from_numpy(boxes.label_N),
+    }
+    if boxes.score_N is not None:
+        found["scores"] = torch.from_numpy(np.asarray(boxes.score_N, np.float32))
+    return found
 
 
 def annotated_boxes(batch: Batch) -> list[BoxList | None]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmlight import comm
 from mmlight.batch import Batch
+from mmlight.tasks.extra_metrics import ExtraMetrics
 
 Stage = Literal["val", "test"]
 Column = Tensor | Sequence[Any]
@@ -181,11 +182,13 @@ class Evaluated(lightning.LightningModule):
 
     Attributes:
         evaluation: what callbacks make pictures and tables of after an evaluation, on rank 0.
+        metrics: scores by torchmetrics besides its own.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.evaluation: Any = None
+        self.metrics = ExtraMetrics({})
         self._gatherer = Gatherer()
 
     def keep(self, batch: Batch) -> Kept:
@@ -204,8 +207,23 @@ class Evaluated(lightning.LightningModule):
         """
         return Scored({})
 
+    def answers(self, tables: dict[str, Table]) -> tuple[Any, Any] | None:
+        """Return predictions and targets for `metrics`, as `torchmetrics.Metric.update` takes them.
+
+        None, as of a task that does not say it: it has no further metrics.
+
+        Args:
+            tables: the rows of all ranks.
+        """
+        return None
+
+    def example_answers(self) -> tuple[Any, Any] | None:
+        """Return a few answers of the same kind, which metrics are tried on before training."""
+        return None
+
     def begin_evaluation(self) -> None:
-        """Forget what was kept."""
+        """Forget what was kept; refuse metrics that cannot take what the task gives."""
+        self.metrics.check(self.example_answers, task=type(self).__name__)
         self._gatherer = Gatherer()
 
     def evaluate_batch(self, batch: Batch) -> Any:
@@ -220,10 +238,12 @@ class Evaluated(lightning.LightningModule):
         self.evaluation = None
         if gatherer.is_empty:
             return {}
-        scored = self.score(gatherer.tables(), stage=stage)
+        tables = gatherer.tables()
+        scored = self.score(tables, stage=stage)
         if comm.rank() == 0:
             self.evaluation = scored.evaluation
-        return scored.values | gatherer.loss()
+        more = self.metrics.scores(self.answers(tables)) if self.metrics else {}
+        return scored.values | gatherer.loss() | more
 
     def on_validation_epoch_start(self) -> None:
         """Begin an evaluation."""

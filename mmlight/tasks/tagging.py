@@ -197,6 +197,21 @@ class Tagging(Task):
         )
         return Scored(values, evaluation)
 
+    def answers(self, tables: dict[str, Table]) -> tuple[Tensor, Tensor]:
+        """Return the number of the found and of the true tag of each word (`self.tags`)."""
+        table = tables["samples"]
+        found = [text.tags for text in table["tagged"]]
+        of_found, of_gold = (
+            torch.tensor([self._number_of[tag] for tags in texts for tag in tags])
+            for texts in (found, table["gold"])
+        )
+        return of_found, of_gold
+
+    def example_answers(self) -> tuple[Tensor, Tensor]:
+        """Return a word of each tag."""
+        number_K = torch.arange(len(self.tags))
+        return number_K, number_K
+
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return the entities of each text, with their places in it.
 

@@ -3,7 +3,7 @@
 import inspect
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from mmlight import comm
 from mmlight.batch import Batch, Modality
@@ -32,6 +33,7 @@ from mmlight.saved.checkpoint import (
 from mmlight.saved.description import describe_call
 from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.evaluation import Evaluated
+from mmlight.tasks.extra_metrics import ExtraMetrics
 from mmlight.tasks.finite_steps import FiniteSteps
 from mmlight.tasks.logged import log_to_all
 from mmlight.tasks.tower import Tower, Towers, check_tower_fits
@@ -68,6 +70,9 @@ class Task(_Described, Evaluated):
         optimizer: AdamW's settings, or those of another class.
         schedule: the learning rate over the steps.
         compile: `blocks` compiles each repeated block of the towers.
+        metrics: further scores by name, of torchmetrics:
+            ``{f_beta: {class_path: torchmetrics.classification.FBetaScore, init_args: {...}}}`` is
+            logged as ``val/f_beta``. A checkpoint keeps none of them.
 
     Attributes:
         preprocessing: how the data prepares inputs; plain values, kept in checkpoints.
@@ -99,9 +104,13 @@ class Task(_Described, Evaluated):
         optimizer: AdamWSettings = AdamWSettings(),  # noqa: B008
         schedule: Schedule = Schedule(),  # noqa: B008
         compile: Literal["none", "blocks"] = "none",
+        metrics: dict[str, Callable[[], Metric]] | None = None,
     ) -> None:
         super().__init__()
-        self.description = describe_call(type(self), self._given)
+        self.metrics = ExtraMetrics(metrics or {})
+        # Metrics are no part of the model: no checkpoint names their classes.
+        given = {name: value for name, value in self._given.items() if name != "metrics"}
+        self.description = describe_call(type(self), given)
         self.tower_settings = towers
         self.tuning = tuning
         self.optimizer_settings = optimizer
@@ -231,6 +240,7 @@ class Task(_Described, Evaluated):
         """Refuse settings without effect, and a DDP that would wait for what does not come."""
         assert self.trained is not None
         self.trained.check_effect()
+        self.metrics.check(self.example_answers, task=type(self).__name__)
         text = getattr(getattr(self.trainer, "datamodule", None), "text", None)
         if text is not None and text.captions_per_sample > 1 and not self.takes_captions:
             raise UserError(

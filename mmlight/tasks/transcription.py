@@ -188,6 +188,14 @@ class Transcription(Task):
         )
         return Scored(transcript_scores(evaluation), evaluation)
 
+    def answers(self, tables: dict[str, Table]) -> tuple[list[str], list[str]]:
+        """Return what was heard and what was said."""
+        return tables["samples"]["heard"], tables["samples"]["said"]
+
+    def example_answers(self) -> tuple[list[str], list[str]]:
+        """Return two transcripts of two words."""
+        return ["a b", "a b"], ["a b", "a c"]
+
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return the transcript of each clip and the decoder's log-probability of it."""
         decoded = self.transcribe(self.emissions(_audio_of(batch)))

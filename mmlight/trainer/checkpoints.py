@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -283,16 +283,24 @@ class CheckpointSettings:
         """Return what writes them."""
         return BackgroundCheckpointIO() if self.asynchronous else AtomicCheckpointIO()
 
-    def _mode(self, monitor: str) -> Direction:
+    def _mode(self, monitor: str, directions: Mapping[str, Direction]) -> Direction:
         given, known = self.monitor_mode, known_direction(monitor)
         if given and known and given != known:
             kept = "largest" if given == "max" else "smallest"
             note(f"checkpoint.monitor_mode: {given} keeps the {kept} {monitor}, which is the worst")
         remedy = "set checkpoint.monitor_mode to max or min"
-        return chosen_direction(monitor, given=given, remedy=remedy)
+        of_metric = directions.get(monitor.partition("/")[2])
+        return chosen_direction(monitor, given=given or of_metric, remedy=remedy)
 
-    def callbacks(self, folder: Path) -> list[ModelCheckpoint]:
-        """Return the callbacks that do it."""
+    def callbacks(
+        self, folder: Path, *, directions: Mapping[str, Direction] | None = None
+    ) -> list[ModelCheckpoint]:
+        """Return the callbacks that do it.
+
+        Args:
+            folder: where checkpoints are written.
+            directions: which way scores are better whose names do not say it, without their stage.
+        """
         minutes = self.every_n_minutes
         newest = Newest(
             dirpath=folder,
@@ -311,7 +319,7 @@ class CheckpointSettings:
             filename="best-{step:08d}",
             auto_insert_metric_name=False,
             monitor=self.monitor,
-            mode=self._mode(self.monitor),
+            mode=self._mode(self.monitor, directions or {}),
             save_top_k=self.keep_best,
             save_on_train_epoch_end=False,
         )

@@ -36,7 +36,8 @@ def check_monitor(
     houses = {type(part).__module__.partition(".")[0] for part in (pl_module, *callbacks)}
     if stage != "val" or told is None or houses - {"mmlight", "lightning"}:
         return  # classes of others log what they like, also those derived from ours
-    known = {f"val/{score}" for score in told}
+    more: set[str] = getattr(getattr(pl_module, "metrics", None), "names", set())
+    known = {f"val/{score}" for score in {*told, *more}}
     for callback in callbacks:
         own = getattr(callback, "score_names", lambda _: ())(pl_module)
         known |= {f"val/{score}" for score in own}

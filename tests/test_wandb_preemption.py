@@ -13,7 +13,7 @@ import cli_data
 import pytest
 from wandb_recorder import recorder
 
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import AXES, read_rows
 from mmlight.runs.wandb.file import count_rows
 
@@ -50,7 +50,7 @@ def last_step(run: Path) -> int:
 def attempt(experiment, run, mode, server, *, at=None, how=None, down_at=None):
     """Train until step `at` is logged, then end the process as `how` says."""
     arguments = ["fit", "-c", experiment, "--run.wandb", mode, "--run.id", run.name]
-    if RunFolder(run).newest_checkpoint() is not None:
+    if Run(run).newest_checkpoint() is not None:
         arguments += ["--ckpt_path", "last"]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MMLIGHT_", "WANDB_"))}
     process = subprocess.Popen(
@@ -91,7 +91,7 @@ def preempt(experiment, run, mode, server):
 
 
 def check(server, run):
-    own = RunFolder(run).wandb_id()
+    own = Run(run).wandb_id()
     assert list(server.runs()) == [own]
     told, rows = server.runs()[own], server.history(own)
     expected = read_rows(run / "metrics.jsonl")
@@ -147,7 +147,7 @@ def test_three_preemptions_offline_sync_to_one_run(server, experiment, tmp_path)
     segments = sorted((run / "wandb").glob("offline-run-*"))
     # One for each attempt, but for one whose process was killed before any row was on the disk.
     assert len(segments) in (3, 4) and server.runs() == {}
-    assert count_rows(run / "wandb", run_id=RunFolder(run).wandb_id()) > STEPS
+    assert count_rows(run / "wandb", run_id=Run(run).wandb_id()) > STEPS
     wandb = Path(sys.executable).with_name("wandb")
     subprocess.run(
         [wandb, "sync", "--yes", *segments],
@@ -162,9 +162,9 @@ def test_rows_that_a_lost_node_had_not_delivered_are_sent_on_resume(server, expe
     run = tmp_path / "runs" / "tiny" / "online2"
     attempt(experiment, run, "online", server, at=20, how="node lost", down_at=4)
     server.is_down.unlink()
-    rows = server.history(RunFolder(run).wandb_id())  # W&B's SDK sends every 15 s: maybe none
+    rows = server.history(Run(run).wandb_id())  # W&B's SDK sends every 15 s: maybe none
     arrived = max((row["trainer/global_step"] for row in rows), default=0)
-    checkpoint = int(RunFolder(run).newest_checkpoint().stem.removeprefix("step-"))
+    checkpoint = int(Run(run).newest_checkpoint().stem.removeprefix("step-"))
     assert arrived < checkpoint  # training won't make these rows again
     attempt(experiment, run, "online", server)
     check(server, run)

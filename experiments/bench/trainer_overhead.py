@@ -55,7 +55,7 @@ from mmlight.encoders.encoder import Block, Encoded, Encoder
 from mmlight.experiment.messages import quieten
 from mmlight.experiment.trainer import look_for_the_driver_once
 from mmlight.optim.groups import weight_decay_groups
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.trainer.checkpoints import AtomicCheckpointIO, CheckpointSettings
@@ -181,7 +181,7 @@ def trained(num_steps: int, folder: Path, *, own: bool = True, every: int = 10) 
     """
     # The last step's checkpoint is left out.
     clock = Clock(num_steps // 10, num_steps - 1)
-    run = RunFolder.create(folder, name="overhead", run_id=str(time.monotonic_ns()))
+    run = Run.create(folder, name="overhead", run_id=str(time.monotonic_ns()))
     record = Record(run, verb="fit", config={"seed_everything": 0})
     callbacks = [
         *(Progress(), record, TokenCount(), Throughput()),

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 
 from mmlight.errors import UserError
 from mmlight.runs.run.find import find
-from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.run.state import jobs_of, state_of
-from mmlight.runs.run.submission import CANCELLED
 from mmlight.runs.slurm import client
 from mmlight.terminal import say
 
@@ -28,9 +26,9 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if not client.is_here("scancel"):
         raise UserError(client.MISSING.format("scancel"))
-    runs = [ScannedRun(find(name, root=options.root).path) for name in options.runs]
+    runs = [find(name, root=options.root) for name in options.runs]
     others = [run.label for run in runs if run.submission is None]
-    queue = jobs_of([run.submission for run in runs if run.submission])
+    queue = jobs_of(runs)
     for run in runs:
         if run.submission is None:
             continue
@@ -39,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
             say(f"{run.label} has ended already: {state}")
             continue
         # First: the job script looks for it before it hands a run on.
-        (run.path / CANCELLED).touch()
+        run.cancelled.touch()
         active = [job for job in run.jobs if queue and job in queue and queue[job].is_active]
         client.cancel(active)
         say(f"{run.label}: cancelled job {', '.join(active)}")

@@ -6,10 +6,10 @@ from datetime import datetime
 from pathlib import Path
 
 from mmlight.errors import UserError
+from mmlight.runs.run.find import find_all
+from mmlight.runs.show.compare.grids import settings_grid
 from mmlight.runs.show.compare.run import ComparedRun, read_run
-from mmlight.runs.show.compare.select import select
 from mmlight.runs.show.compare.settings import group, ranked, resolve_metrics
-from mmlight.runs.show.compare.table import settings_grid, terminal
 from mmlight.runs.show.compare.write import write_comparison
 from mmlight.terminal import Terminal, note
 
@@ -63,16 +63,15 @@ def main(argv: Sequence[str]) -> int:
     metrics = resolve_metrics(runs, options.metric)
     settings = ranked(group(runs, ignore=options.ignore), metrics[0])
     console = Terminal()
-    grid = settings_grid(settings, metrics, most=_MOST_SETTINGS)
-    console.print(terminal(grid, width=console.width))
+    console.print(settings_grid(settings, metrics, most=_MOST_SETTINGS))
     if left := list(settings[0].differs)[_MOST_SETTINGS:]:
         console.print(
             f"{len(left)} more settings differ (the page has all): {', '.join(left[:4])}, ..."
         )
     unfinished = [run for run in runs if not run.is_finished]
     if unfinished:
-        told = ", ".join(f"{run.label} ({run.state})" for run in unfinished)
-        console.print(f"not finished: {told}", soft_wrap=True)
+        shown = ", ".join(f"{run.label} ({run.state})" for run in unfinished)
+        console.print(f"not finished: {shown}", soft_wrap=True)
     out = options.out or Path(options.root) / "comparisons" / f"{datetime.now():%Y%m%d-%H%M%S}"
     written = write_comparison(settings, metrics, out)
     console.print(
@@ -86,9 +85,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _read(options: argparse.Namespace) -> list[ComparedRun]:
     runs, damaged = [], []
-    for path in select(options.runs, root=options.root):
+    for run in find_all(options.runs, root=options.root):
         try:
-            runs.append(read_run(path))
+            runs.append(read_run(run))
         except UserError as error:
             damaged.append(error)
     if damaged and not runs:

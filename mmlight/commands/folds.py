@@ -20,7 +20,8 @@ from mmlight.runs.plan.cross_validation import (
     read_results,
     run_folds,
 )
-from mmlight.runs.run.folder import RunFolder, agreed_id
+from mmlight.runs.run.folder import Run
+from mmlight.runs.run.ids import agreed_id
 from mmlight.runs.run.lock import RunLock
 from mmlight.signals import Interrupted
 from mmlight.terminal import Terminal
@@ -144,13 +145,13 @@ def _open(config: dict[str, Any], default_name: str, *, resume: bool) -> FoldsFo
     settings = config["run"]
     name = settings["name"] or default_name
     if not resume:
-        run = RunFolder.create(settings["root"], name=name, run_id=settings["id"])
+        run = Run.create(settings["root"], name=name, run_id=settings["id"])
         if FoldsFolder(run).plan.exists():
             raise UserError(f"folds: {run.path} has been begun; --resume goes on with it")
         return FoldsFolder(run)
     root = Path(settings["root"])
     known = settings["id"] or agreed_id(os.environ)
-    found = RunFolder(root / name / known) if known else newest(root, name=name)
+    found = Run(root / name / known) if known else newest(root, name=name)
     if found is None or not FoldsFolder(found).plan.exists():
         where = found.path if found is not None else root / name
         raise UserError(f"folds: nothing to go on with in {where}; leave out --resume")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.run.find import find
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.logs import log_files, rank_of
-from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.run.state import State, jobs_of, state_of
 from mmlight.terminal import note, say_text
 
@@ -38,21 +38,21 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rank", type=int, metavar="N", help="only what this rank has printed")
     parser.add_argument("--root", default="runs", help="the folder of all runs (default: runs)")
     options = parser.parse_args(argv)
-    path = find(options.run, root=options.root).path
-    printer = Printer(path, rank=options.rank)
+    run = find(options.run, root=options.root)
+    printer = Printer(run.path, rank=options.rank)
     printer.skip(options.lines)
     printer.print_new()
     if options.follow:
         try:
-            follow(printer, lambda: _state(path))
+            follow(printer, lambda: _state(run))
         except KeyboardInterrupt:
             return 130
         return 0
     if not printer.offsets:
-        state = _state(path)
+        state = _state(run)
         if not state.is_active:
-            raise UserError(f"{path.parent.name}/{path.name} has printed nothing: it is {state}")
-        note(f"{path.parent.name}/{path.name} has printed nothing yet: it is {state}")
+            raise UserError(f"{run.label} has printed nothing: it is {state}")
+        note(f"{run.label} has printed nothing yet: it is {state}")
     return 0
 
 
@@ -102,14 +102,14 @@ class Printer:
 
     def _wanted(self, path: Path, text: str) -> str:
         """Return the whole lines of the wanted rank; the begin of another waits for its end."""
-        run = ScannedRun(self.run).submission
+        run = Run(self.run).submission
         if self._rank is None or (run is not None and run.nodes * run.tasks_per_node == 1):
             return text
         *lines, self._begun[path] = (self._begun[path] + text).split("\n")
         return "".join(f"{line}\n" for line in lines if rank_of(line) == self._rank)
 
     def _files(self) -> list[Path]:
-        return log_files(self.run, ScannedRun(self.run).jobs)
+        return log_files(self.run, Run(self.run).jobs)
 
 
 def _decoder() -> IncrementalNewlineDecoder:
@@ -143,10 +143,6 @@ def follow(
         time.sleep(poll_s)
 
 
-def _state(path: Path) -> State:
-    run = ScannedRun(path)
-    return state_of(run, jobs_of([run.submission] if run.submission else [], missing=_pass))
-
-
-def _pass(missing: str) -> None:
-    """The run's folder tells enough."""
+def _state(run: Run) -> State:
+    new = Run(run.path)
+    return state_of(new, jobs_of([new], missing=lambda why: None))  # the folder tells enough

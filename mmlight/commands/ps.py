@@ -4,24 +4,24 @@ import argparse
 import getpass
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
+from mmlight.runs.run.find import all_runs
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.heartbeats import step_age
-from mmlight.runs.run.scan import ScannedRun, run_folders
-from mmlight.runs.run.state import STYLES, State, jobs_of, planned_steps, seconds_left, state_of
-from mmlight.runs.show.columns import Column, fitting_width, show
-from mmlight.runs.slurm.client import QueuedJob
+from mmlight.runs.run.state import STYLES, Queue, State, jobs_of, state_of
+from mmlight.runs.show.grid import FORMATS, Column, Grid
 from mmlight.runs.slurm.durations import readable
-from mmlight.scores import format_value, main_metric, value_of
+from mmlight.scores import format_value
 from mmlight.terminal import Terminal, note, say
 
 _RECENT_S = 24 * 3600.0
 # Nobody reads thousands of rows, and to make them takes longer than all else.
 _MOST_ENDED = 200
 _COLUMNS = (
-    *(Column("run"), Column("state", styles=STYLES), Column("job"), Column("step", right=True)),
-    *(Column("ago", right=True), Column("left", right=True), Column("restarts", right=True)),
+    *(Column("run"), Column("state", styles=STYLES), Column("job")),
+    *(Column(name, align="right") for name in ("step", "ago", "left", "restarts")),
     *(Column("last", wraps=True), Column("why", wraps=True)),
 )
 _ORDER = ("running", "ending", "waiting", "failed", "stopped", "unknown", "cancelled", "finished")
@@ -42,6 +42,9 @@ def main(argv: Sequence[str]) -> int:
     whose.add_argument("--user", help="only runs of this user")
     parser.add_argument("--partition", help="only runs whose job is, or was, in this partition")
     parser.add_argument("--wandb", action="store_true", help="show each run's address at W&B")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="table", help="how they are shown (default: table)"
+    )
     parser.add_argument(
         "--watch",
         nargs="?",
@@ -75,10 +78,13 @@ def _seconds(text: str) -> float:
 
 
 def _show(options: argparse.Namespace) -> None:
-    runs = _runs(options.root, options.names)
+    names: Sequence[str | None] = options.names or [None]
+    runs = [run for name in names for run in all_runs(options.root, name=name)]
     if user := getpass.getuser() if options.me else options.user:
         runs = [run for run in runs if run.user == user]
-    queue = jobs_of([r.submission for r in runs if r.submission], missing=_tell)
+    queue = jobs_of(
+        runs, missing=lambda said: note(f"{said}: states are what the run folders tell")
+    )
     since = 0.0 if options.all else time.time() - _RECENT_S
     # Of a run that SLURM does not know and nothing was heard of for a day, the state is not asked.
     runs = [run for run in runs if run.submission or _last_seen(run) > since]
@@ -96,48 +102,36 @@ def _show(options: argparse.Namespace) -> None:
     hidden = set() if options.all else set(sorted(ended, key=_last_seen)[:-_MOST_ENDED])
     stated = [(run, state) for run, state in stated if run not in hidden]
     stated.sort(key=lambda pair: (_ORDER.index(pair[1].word), -pair[0].touched_at))
-    # On a terminal the last two columns take several lines; in a file or a pipe a run is a line.
-    console = Terminal()
-    rows = [_row(run, state, metric=options.metric) for run, state in stated]
-    columns: tuple[Column, ...] = _COLUMNS
-    if options.wandb:
-        # An address in two parts can't be copied.
-        columns = (*_COLUMNS, Column("W&B"))
-        rows = [(*row, run.wandb_url or "") for row, (run, _) in zip(rows, stated, strict=True)]
-    show(columns, rows, console, width=fitting_width(console))
+    # On a terminal the last two columns take several lines; an address in two can't be copied.
+    columns = (*_COLUMNS, *([Column("W&B")] if options.wandb else []))
+    rows = [
+        (*_row(run, state, metric=options.metric), *([run.wandb_url] if options.wandb else []))
+        for run, state in stated
+    ]
+    Grid(columns, tuple(rows)).print(options.format, title=f"Runs in {options.root}")
     if hidden:
         note(f"{len(hidden):,} more runs ended within a day: --all shows them")
 
 
-def _partitions(run: ScannedRun, queue: Mapping[str, QueuedJob] | None) -> Sequence[str]:
+def _partitions(run: Run, queue: Queue) -> Sequence[str]:
     """Return the partitions that a run's newest job may run in, or ran in."""
     job = (queue or {}).get(run.jobs[-1]) if run.jobs else None
     if job is not None:
         return job.partition.split(",")
-    told = (run.provenance or {}).get("job")
-    return [str(told.get("partition"))] if isinstance(told, dict) else []
+    recorded = (run.provenance or {}).get("job")
+    return [str(recorded.get("partition"))] if isinstance(recorded, dict) else []
 
 
-def _last_seen(run: ScannedRun) -> float:
+def _last_seen(run: Run) -> float:
     return max(run.touched_at, run.ended_at)
 
 
-def _runs(root: str, names: Sequence[str]) -> list[ScannedRun]:
-    only: Sequence[str | None] = names or [None]
-    paths = (path for name in only for path in run_folders(root, name=name))
-    return [ScannedRun(path) for path in paths]
-
-
-def _tell(missing: str) -> None:
-    note(f"{missing}: states are what the run folders tell")
-
-
-def _row(run: ScannedRun, state: State, *, metric: str | None) -> tuple[str, ...]:
+def _row(run: Run, state: State, *, metric: str | None) -> tuple[str, ...]:
     return (
         run.label,
         state.word,
         run.jobs[-1] if run.jobs else "",
-        _steps(run),
+        f"{run.step}/{run.planned_steps}" if run.planned_steps else str(run.step),
         _ago(run, state),
         _left(run, state),
         str(run.attempts.restarts or ""),
@@ -146,12 +140,7 @@ def _row(run: ScannedRun, state: State, *, metric: str | None) -> tuple[str, ...
     )
 
 
-def _steps(run: ScannedRun) -> str:
-    total = planned_steps(run)
-    return f"{run.step}/{total}" if total else str(run.step)
-
-
-def _ago(run: ScannedRun, state: State) -> str:
+def _ago(run: Run, state: State) -> str:
     """Return how long ago a run got on."""
     if state.word != "running":
         return ""
@@ -161,18 +150,17 @@ def _ago(run: ScannedRun, state: State) -> str:
     return "" if age is None else readable(age)
 
 
-def _left(run: ScannedRun, state: State) -> str:
+def _left(run: Run, state: State) -> str:
     # Of a run that stands still, nobody knows.
-    seconds = seconds_left(run) if state.word == "running" and not state.why else None
+    seconds = run.seconds_left if state.word == "running" and not state.why else None
     return "" if seconds is None else readable(seconds)
 
 
-def _last(run: ScannedRun, *, metric: str | None) -> str:
+def _last(run: Run, *, metric: str | None) -> str:
     """Return the metric asked for, or the training loss and what the run is known by."""
-    values = run.final if run.is_summed_up else run.final | run.last_metrics()
-    main = main_metric(values, monitor=run.monitor)
+    main = run.main_metric
     wanted = [metric] if metric else ["train/loss", *([main] if main else [])]
-    found = {name: value_of(name, values) for name in wanted}
+    found = {name: run.value(name) for name in wanted}
     said = [
         f"{n.removeprefix('train/')} {format_value(n, v)}"
         for n, v in found.items()

@@ -24,7 +24,8 @@ from mmlight.runs.code.recorded import (
 )
 from mmlight.runs.plan.processes import Command, Ended, ends_on_term, run_one
 from mmlight.runs.run.find import find
-from mmlight.runs.run.folder import RUN_ID, RunFolder
+from mmlight.runs.run.folder import Run
+from mmlight.runs.run.ids import RUN_ID
 from mmlight.terminal import Terminal, agrees, say
 
 _POLL_S = 0.5
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
             f"{recorded.config['trainer'].get('log_every_n_steps') or 50} steps"
         )
     console = Terminal(soft_wrap=True)
-    again = RunFolder(run.path.resolve().with_name(f"{run.id}-again-{secrets.token_hex(2)}"))
+    again = Run(run.path.resolve().with_name(f"{run.id}-again-{secrets.token_hex(2)}"))
     arguments = _arguments(recorded, again, check=options.check)
     say(*describe(recorded, arguments))
     if not options.yes and not _is_agreed():
@@ -94,7 +95,7 @@ class _Watch:
     def __init__(
         self,
         recorded: Recorded,
-        again: RunFolder,
+        again: Run,
         *,
         losses: list[Logged],
         check: int | None,
@@ -117,7 +118,7 @@ class _Watch:
         return read_losses(self.again.metrics_jsonl)[: len(self.losses)]
 
     def show_differences(self) -> None:
-        if not self._shown and self.again.provenance.exists():
+        if not self._shown and self.again.provenance_json.exists():
             self._shown = True
             _show_differences(differences_after(self.recorded, self.again), self._console)
 
@@ -135,7 +136,7 @@ def _is_agreed() -> bool:
     return agrees("Run this?")
 
 
-def _arguments(recorded: Recorded, again: RunFolder, *, check: int | None) -> list[str]:
+def _arguments(recorded: Recorded, again: Run, *, check: int | None) -> list[str]:
     nodes = int(recorded.config["trainer"].get("num_nodes") or 1)
     if nodes > 1:
         raise UserError(
@@ -143,7 +144,7 @@ def _arguments(recorded: Recorded, again: RunFolder, *, check: int | None) -> li
             "only; submit its config.yaml from its commit instead"
         )
     arguments = [
-        *("fit", "-c", str(recorded.run.config.resolve())),
+        *("fit", "-c", str(recorded.run.config_yaml.resolve())),
         *(f"--run.root={again.path.parents[1]}", f"--run.name={again.name}"),
         f"--run.id={again.id}",
     ]
@@ -156,7 +157,7 @@ def _arguments(recorded: Recorded, again: RunFolder, *, check: int | None) -> li
 
 def _run(
     recorded: Recorded,
-    again: RunFolder,
+    again: Run,
     arguments: list[str],
     *,
     paths: Sequence[Path],

@@ -12,8 +12,7 @@ from mmlight.compose import diff
 from mmlight.errors import UserError
 from mmlight.runs.code.sources import read_sources
 from mmlight.runs.run.find import find
-from mmlight.runs.run.folder import RunFolder
-from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.signature import signature
 from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.run.submission import Submission
@@ -50,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     add("--root", default="runs", help="the folder of all runs (default: runs)")
     given, changes = profile.take_changes(argv)
     options, rest = parser.parse_known_args(given)
-    run = ScannedRun(find(options.run, root=options.root).path)
+    run = find(options.run, root=options.root)
     before = run.submission
     if before is None:
         flag = next((f"--cluster.{key}" for key in changes), "--new-code")
@@ -62,11 +61,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"{client.MISSING.format('sbatch')}; go on with it here: {shlex.join(_here(run, rest))}"
         )
-    state = state_of(run, jobs_of([before]))
+    state = state_of(run, jobs_of([run]))
     if state.is_active:
         raise UserError(f"{run.label} is {state}: there is nothing to resume")
-    config = _config(before.config, rest)
-    if state.word == "finished" and not _is_longer(config, _read(before.config)["trainer"]):
+    saved = _read(before.config)
+    config = _changed(saved, before.config, rest)
+    if state.word == "finished" and not _is_longer(config, saved):
         raise UserError(
             f"{run.label} is {state}: there is nothing to resume; --trainer.max_steps N makes it "
             "longer"
@@ -92,14 +92,15 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _go_on_here(run: ScannedRun, arguments: Sequence[str]) -> int:
+def _go_on_here(run: Run, arguments: Sequence[str]) -> int:
     """Train on in this process."""
-    config = run.path / "config.yaml"
+    config = run.config_yaml
     verb = (run.provenance or {}).get("verb", "fit")
     if not config.is_file() or verb != "fit":
         what = "never got to its first step" if not config.is_file() else f"is of `{verb}`"
         raise UserError(f"{run.label} {what}: there is no training to go on with")
-    longer = _is_longer(_config(str(config), arguments), _read(str(config))["trainer"])
+    saved = _read(str(config))
+    longer = _is_longer(_changed(saved, str(config), arguments), saved)
     if state_of(run, None).word == "finished" and not longer:
         raise UserError(
             f"{run.label} has finished: there is nothing to resume; --trainer.max_steps N makes it "
@@ -107,20 +108,20 @@ def _go_on_here(run: ScannedRun, arguments: Sequence[str]) -> int:
         )
     from mmlight.commands import train  # loads torch
 
-    begun = RunFolder(run.path).newest_checkpoint() is not None
+    begun = run.newest_checkpoint() is not None
     first = (run.provenance or {}).get("ckpt_path")
     checkpoint = str(first) if first and not begun else "auto"
     return train.main([*_here(run, arguments)[1:-1], checkpoint])
 
 
-def _config(path: str, arguments: Sequence[str]) -> dict[str, Any]:
-    values = _read(path)
+def _changed(saved: dict[str, Any], path: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration with changes of its length, and of what it runs on."""
     if not arguments:
-        return values
+        return saved
     from mmlight.experiment.parser import resolve  # loads torch
 
     changed, _ = resolve(["fit", "-c", path, *arguments])
-    made_longer = _with_length(values, changed)
+    made_longer = _with_length(saved, changed)
     if signature(changed) != signature(made_longer):
         keys = ", ".join(list(diff(made_longer, changed))[:3])
         raise UserError(
@@ -128,10 +129,10 @@ def _config(path: str, arguments: Sequence[str]) -> dict[str, Any]:
             f"{shlex.join(arguments)} begins that"
         )
     for key in _LENGTH:
-        old, new = (config["trainer"].get(key) for config in (values, changed))
+        old, new = (config["trainer"].get(key) for config in (saved, changed))
         if old != new and not _is_more(new, old):
             raise UserError(f"trainer.{key}: {new} is not more than {old}: no run is made shorter")
-    if _is_longer(changed, values["trainer"]):
+    if _is_longer(changed, saved):
         note("a schedule that goes by the whole length (cosine) goes on as that of the longer run")
     return changed
 
@@ -148,8 +149,8 @@ def _with_length(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[st
     return {**values, "trainer": {**values["trainer"], **length}}
 
 
-def _is_longer(config: Mapping[str, Any], trainer: Mapping[str, Any]) -> bool:
-    return any(config["trainer"].get(key) != trainer.get(key) for key in _LENGTH)
+def _is_longer(config: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    return any(config["trainer"].get(key) != saved["trainer"].get(key) for key in _LENGTH)
 
 
 def _is_more(new: Any, old: Any) -> bool:
@@ -160,7 +161,7 @@ def _is_more(new: Any, old: Any) -> bool:
 
 
 def _code(
-    before: Submission, run: ScannedRun, config: Mapping[str, Any], *, new: bool
+    before: Submission, run: Run, config: Mapping[str, Any], *, new: bool
 ) -> tuple[Path | None, tuple[Path, ...]]:
     """Return where Python imports mmlight from, and where the user's own code."""
     if new:
@@ -179,8 +180,8 @@ def _code(
     return Path(before.snapshot) if before.snapshot else None, own
 
 
-def _here(run: ScannedRun, more: Sequence[str]) -> list[str]:
-    config = run.path / ("config.yaml" if run.submission is None else "submitted.yaml")
+def _here(run: Run, more: Sequence[str]) -> list[str]:
+    config = run.config_yaml if run.submission is None else run.submitted_yaml
     path = run.path if len(run.path.parents) > 1 else run.path.absolute()
     words = ["mmlight", "fit", "-c", str(config), "--run.root", str(path.parents[1])]
     return [*words, *more, "--run.name", run.name, "--run.id", run.id, "--ckpt_path", "auto"]

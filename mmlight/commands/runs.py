@@ -1,20 +1,21 @@
 """``mmlight runs``: which runs there are."""
 
 import argparse
-import csv
-import sys
 import time
 from collections.abc import Sequence
+from fnmatch import fnmatch
 
 from mmlight.errors import UserError, nearest
-from mmlight.runs.run.listing import Condition, ListedRun, check_key, list_runs, metric_names
-from mmlight.runs.run.state import STYLES
-from mmlight.runs.show.columns import Column, fitting_width, show
+from mmlight.runs.run.filters import Condition, check_key, filtered, metric_names
+from mmlight.runs.run.find import all_runs
+from mmlight.runs.run.folder import Run
+from mmlight.runs.run.state import STYLES, Queue, jobs_of, state_of
+from mmlight.runs.show.grid import FORMATS, Column, Grid
+from mmlight.runs.slurm.durations import readable
 from mmlight.scores import direction, format_value
-from mmlight.terminal import Terminal, note, one_line, say
+from mmlight.terminal import note, say
 
 _SHOWN = 40
-_UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,32 +56,88 @@ def main(argv: Sequence[str]) -> int:
     only.add_argument(
         "-q", "--quiet", action="store_true", help="only NAME/ID, as other commands take them"
     )
-    only.add_argument("--csv", action="store_true", help="as CSV, with all digits")
+    only.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="table",
+        help="csv has all runs and metrics with all digits (default: %(default)s)",
+    )
+    only.add_argument(
+        "--csv", action="store_const", const="csv", dest="format", help="short for --format csv"
+    )
     parser.add_argument("--root", default="runs", help="the folder of all runs (default: runs)")
     options = parser.parse_args(argv)
-    runs = list_runs(
-        options.root,
-        names=options.names,
-        states=options.status,
-        conditions=[Condition.parse(text) for text in options.where],
-        missing=note,
-    )
+    conditions = [Condition.parse(text) for text in options.where]
+    named = [run for run in all_runs(options.root) if _is_named(run, options.names)]
+    runs = sorted(filtered(named, conditions), key=lambda run: run.touched_at)
+    queue = jobs_of(runs, missing=note)
+    if options.status:
+        runs = [run for run in runs if state_of(run, queue).word in options.status]
     for key in options.show:
         check_key(runs, key, flag=f"--show {key}")
     if options.metric:
         runs = _by_metric(runs, options.metric)
     if options.quiet:
         say(*(run.label for run in runs))
-    elif options.csv:
-        _print_csv(runs, options)
+    elif options.format == "csv":
+        _all_digits(runs, queue, options).print("csv")
     elif not runs:
         say(f"no such run in {options.root}")
     else:
-        _print_table(runs, options)
+        shown = runs
+        if not options.all and len(runs) > _SHOWN:
+            shown = runs[:_SHOWN] if options.metric else runs[-_SHOWN:]
+        _grid(shown, queue, options).print(options.format, title=f"Runs in {options.root}")
+        if len(shown) < len(runs):
+            which = "best" if options.metric else "last"
+            note(f"the {which} {len(shown)} of {len(runs):,} runs; --all shows all")
     return 0
 
 
-def _by_metric(runs: list[ListedRun], metric: str) -> list[ListedRun]:
+def _grid(runs: list[Run], queue: Queue, options: argparse.Namespace) -> Grid:
+    metric = options.metric
+    columns = (
+        *(Column("run"), Column("state", styles=STYLES), Column("steps", align="right")),
+        *(Column(key, align="right") for key in options.show),
+        Column(metric or "score", align="right" if metric else "left", wraps=True),
+        Column("ago", align="right"),
+    )
+    rows = [
+        (
+            run.label,
+            state_of(run, queue).word,
+            f"{run.step:,}",
+            *(_text(run.setting(key)) for key in options.show),
+            _score(run, metric),
+            readable(max(0.0, time.time() - run.touched_at)),
+        )
+        for run in runs
+    ]
+    return Grid(columns, tuple(rows))
+
+
+def _all_digits(runs: list[Run], queue: Queue, options: argparse.Namespace) -> Grid:
+    metrics = [options.metric] if options.metric else metric_names(runs)
+    names = ["run", "state", "steps", *options.show, *metrics]
+    rows = [
+        (
+            *(run.label, state_of(run, queue).word, run.step),
+            *(_text(run.setting(key)) for key in options.show),
+            *(run.value(name) for name in metrics),
+        )
+        for run in runs
+    ]
+    return Grid(tuple(map(Column, names)), tuple(rows))
+
+
+def _is_named(run: Run, names: Sequence[str]) -> bool:
+    return not names or any(
+        fnmatch(run.label, name if "/" in name else f"{name}/*") or name in (run.id, run.label)
+        for name in names
+    )
+
+
+def _by_metric(runs: list[Run], metric: str) -> list[Run]:
     found = [(run, value) for run in runs if (value := run.value(metric)) is not None]
     if runs and not found:
         names = metric_names(runs)
@@ -89,55 +146,13 @@ def _by_metric(runs: list[ListedRun], metric: str) -> list[ListedRun]:
     modes = ((run.setting(keys[0]), run.setting(keys[1])) for run, _ in found)
     sign = -1 if direction(metric, modes=modes) == "max" else 1
 
-    def place(pair: tuple[ListedRun, float]) -> tuple[bool, float]:
+    def place(pair: tuple[Run, float]) -> tuple[bool, float]:
         return (pair[1] != pair[1], sign * pair[1])
 
     return [run for run, _ in sorted(found, key=place)]
 
 
-def _print_table(runs: list[ListedRun], options: argparse.Namespace) -> None:
-    shown = runs
-    if not options.all and len(runs) > _SHOWN:
-        shown = runs[:_SHOWN] if options.metric else runs[-_SHOWN:]
-    metric = options.metric or "score"
-    columns = [
-        Column("run"),
-        Column("state", styles=STYLES),
-        Column("steps", right=True),
-        *(Column(key, right=True) for key in options.show),
-        Column(metric, right=bool(options.metric), wraps=True),
-        Column("ago", right=True),
-    ]
-    rows = [
-        (
-            run.label,
-            run.state,
-            f"{run.scanned.step:,}",
-            *(_text(run.setting(key)) for key in options.show),
-            _score(run, options.metric),
-            _ago(run.scanned.touched_at),
-        )
-        for run in shown
-    ]
-    console = Terminal(soft_wrap=not sys.stdout.isatty())
-    show(columns, rows, console, width=fitting_width(console))
-    if len(shown) < len(runs):
-        which = "best" if options.metric else "last"
-        console.print(f"the {which} {len(shown)} of {len(runs):,} runs; --all shows all")
-
-
-def _print_csv(runs: list[ListedRun], options: argparse.Namespace) -> None:
-    metrics = [options.metric] if options.metric else metric_names(runs)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(map(one_line, ["run", "state", "steps", *options.show, *metrics]))
-    for run in runs:
-        shown = [_text(run.setting(key)) for key in options.show]
-        values = ["" if (v := run.value(name)) is None else v for name in metrics]
-        cells = [run.label, run.state, run.scanned.step, *shown, *values]
-        writer.writerow([one_line(c) if isinstance(c, str) else c for c in cells])
-
-
-def _score(run: ListedRun, metric: str | None) -> str:
+def _score(run: Run, metric: str | None) -> str:
     name = metric or run.main_metric
     found = run.value(name) if name is not None else None
     if name is None or found is None:
@@ -148,9 +163,3 @@ def _score(run: ListedRun, metric: str | None) -> str:
 
 def _text(value: object) -> str:
     return "-" if value is None else str(value)
-
-
-def _ago(moment: float) -> str:
-    seconds = max(0.0, time.time() - moment)
-    unit, size = next((u for u in _UNITS if seconds >= u[1]), _UNITS[-1])
-    return f"{seconds / size:.0f} {unit}"

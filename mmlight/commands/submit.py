@@ -10,8 +10,8 @@ from pathlib import Path
 from mmlight.errors import UserError
 from mmlight.runs.code.sources import Sources, read_sources
 from mmlight.runs.run.find import find
-from mmlight.runs.run.folder import checked
-from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.folder import Run
+from mmlight.runs.run.ids import checked
 from mmlight.runs.run.signature import signature
 from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm import client, profile
@@ -124,14 +124,14 @@ def prepare(
     return launch, sources
 
 
-def launched_before(run: Path) -> list[ScannedRun]:
+def launched_before(run: Path) -> list[Run]:
     """Return the runs of the same experiment, the first one and those with a number behind."""
     found = [run, *(run.with_name(f"{run.name}-{n}") for n in range(2, 1000))]
     there = []
     for path in found:
         if not path.exists():
             break
-        there.append(ScannedRun(path))
+        there.append(Run(path))
     return there
 
 
@@ -141,13 +141,13 @@ def numbered(launch: Launch, number: int) -> Launch:
     return replace(launch, run=run if number == 1 else run.with_name(f"{run.name}-{number}"))
 
 
-def _launched(run: ScannedRun) -> str:
+def _launched(run: Run) -> str:
     if run.submission is None:
         return (
             f"{run.path} exists, but was never submitted: remove it, or launch another run of the "
             "same experiment with --again"
         )
-    state = state_of(run, jobs_of([run.submission], missing=note))
+    state = state_of(run, jobs_of([run], missing=note))
     is_over = state.is_active or state.word == "finished"
     further = "" if is_over else f"`mmlight resume {run.label}` goes on with it, "
     return (
@@ -156,7 +156,7 @@ def _launched(run: ScannedRun) -> str:
     )
 
 
-def _show(launch: Launch, *, known: Sequence[ScannedRun]) -> int:
+def _show(launch: Launch, *, known: Sequence[Run]) -> int:
     script = launch.script()
     say_text(script)
     sys.stdout.flush()

@@ -32,10 +32,10 @@ from mmlight.experiment.checkpoint import choose, tested_checkpoint
 from mmlight.experiment.messages import find_mistake
 from mmlight.experiment.parser import Parsed, parse
 from mmlight.experiment.trainer import hands_on, make_trainer, make_watchers
-from mmlight.runs.run.console_log import kept_console
-from mmlight.runs.run.folder import RunFolder
-from mmlight.runs.run.interrupted import note_interrupt
+from mmlight.runs.run.ckpt_path import note_interrupt
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.lock import RunLock
+from mmlight.runs.run.logs import kept_console
 from mmlight.runs.run.webhook import post
 from mmlight.runs.slurm.job import is_ours, job_name
 from mmlight.saved.checkpoint import check_whole
@@ -67,7 +67,7 @@ class Experiment:
         record: writes what happens into the run's folder.
     """
 
-    folder: RunFolder
+    folder: Run
     trainer: Trainer
     record: Record
 
@@ -194,9 +194,7 @@ class Experiment:
             found = chosen.checkpoint
         else:
             found = find_saved(asked, key="--ckpt_path") if asked not in (None, AUTO) else None
-            self.folder = RunFolder.create(
-                root, name=name, run_id=settings["id"], config=self.config
-            )
+            self.folder = Run.create(root, name=name, run_id=settings["id"], config=self.config)
         self._is_new_run = not any(self.folder.path.iterdir())
         # Without SLURM the first process on each node believes to be rank 0.
         if os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")) == "0":

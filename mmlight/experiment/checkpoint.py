@@ -6,9 +6,8 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.experiment.arguments import AUTO, BEST, LAST
-from mmlight.runs.run.best import best_checkpoint
-from mmlight.runs.run.folder import RunFolder
-from mmlight.runs.run.last import last_run, told_of
+from mmlight.runs.run.ckpt_path import best_checkpoint, describe_last, last_run
+from mmlight.runs.run.folder import Run
 from mmlight.signals import is_first_rank
 from mmlight.terminal import say
 
@@ -22,7 +21,7 @@ class Chosen:
         checkpoint: one of its checkpoints.
     """
 
-    run: RunFolder
+    run: Run
     checkpoint: Path
 
 
@@ -59,11 +58,11 @@ def choose(asked: str | None, *, verb: str, root: str, name: str) -> Chosen | No
     run = last_run(root, name=name)
     if asked == BEST:
         best = best_checkpoint(run)
-        checkpoint, told = best.path, f"{run.name}/{run.id}: {best.told}"
+        checkpoint, told = best.path, f"{run.label}: {best}"
     else:
         newest = run.newest_checkpoint()
         assert newest is not None, "it would not have been chosen"
-        checkpoint, told = newest, told_of(run, newest)
+        checkpoint, told = newest, describe_last(run, newest)
     if is_first_rank(os.environ):
         say(f"--ckpt_path {asked}: {told}")
     return Chosen(run, checkpoint)
@@ -88,7 +87,7 @@ def check_test_with(asked: str, *, test: bool, monitor: str | None) -> None:
         )
 
 
-def tested_checkpoint(run: RunFolder, asked: str) -> str | None:
+def tested_checkpoint(run: Run, asked: str) -> str | None:
     """Return the checkpoint that the test set is scored with; None for the weights as they are.
 
     Every rank may call it.
@@ -104,5 +103,5 @@ def tested_checkpoint(run: RunFolder, asked: str) -> str | None:
         return None
     best = best_checkpoint(run, key=f"run.test_with: {BEST}")
     if is_first_rank(os.environ):
-        say(f"test with {best.told}")
+        say(f"test with {best}")
     return str(best.path)

@@ -23,7 +23,7 @@ from mmlight.errors import UserError
 from mmlight.experiment.checkpoint import check_test_with
 from mmlight.experiment.messages import first_sentence
 from mmlight.experiment.parser import CALLBACKS
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.signals import is_wanted
 from mmlight.tasks.task import Task
 from mmlight.trainer.checkpoints import CheckpointSettings
@@ -61,7 +61,7 @@ def hands_on(settings: RunSettings) -> bool | None:
 def make_watchers(
     verb: str,
     settings: Namespace,
-    run: RunFolder,
+    run: Run,
     *,
     config: dict[str, Any],
     task: Task,
@@ -110,7 +110,7 @@ def make_watchers(
 
 
 def _wandb(
-    settings: RunSettings, run: RunFolder, config: dict[str, Any], job_type: JobType
+    settings: RunSettings, run: Run, config: dict[str, Any], job_type: JobType
 ) -> WandbRun | None:
     if settings.wandb == "off":
         return None
@@ -132,7 +132,7 @@ def _wandb(
 
 def make_trainer(
     settings: Namespace,
-    run: RunFolder,
+    run: Run,
     *,
     callbacks: Sequence[Callback],
     loggers: Sequence[Any],

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from mmlight.errors import UserError
-from mmlight.runs.run.best import best_checkpoint
-from mmlight.runs.run.folder import RunFolder
-from mmlight.runs.run.last import own_starts
+from mmlight.runs.run.ckpt_path import best_checkpoint, own_starts
+from mmlight.runs.run.folder import Run
 from mmlight.saved.parts import is_sharded
 
 
@@ -30,7 +29,7 @@ def find_saved(given: str, *, key: str) -> Path:
         raise UserError(
             f"{key}: {given}: no such run folder, checkpoint or exported folder{_of_a_hub(key)}"
         )
-    run = RunFolder(folder)
+    run = Run(folder)
     if not run.checkpoints.is_dir():
         saved = [start for start in own_starts(folder) if start.newest_checkpoint() is not None]
         run = saved[-1] if saved else run

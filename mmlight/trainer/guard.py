@@ -17,8 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mmlight import signals
 from mmlight.errors import UserError
 from mmlight.runs.run.attempts import append_event
-from mmlight.runs.run.find import go_on_command
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.slurm.job import is_ours, job_name
 from mmlight.terminal import note, say
 from mmlight.trainer.agreement import Agreement
@@ -47,7 +46,7 @@ class Guard(pl.Callback):
         of_job: whether USR1 and TERM are its business too; else Lightning handles these.
     """
 
-    def __init__(self, run: RunFolder, *, of_job: bool = True) -> None:
+    def __init__(self, run: Run, *, of_job: bool = True) -> None:
         self.run = run
         self._of_job = of_job
         self.handed_on: str | None = None
@@ -176,7 +175,7 @@ class Guard(pl.Callback):
             if self.handed_on is not None:
                 say(f"stopped at step {trainer.global_step:,}, saved ({self.handed_on})")
             if self.handed_on == signals.INT:
-                say(f"to go on: {go_on_command(self.run)}")
+                say(f"to go on: {self.run.resume_command}")
 
     def exit_code(self, *, is_wanted: bool) -> int:
         """Return 0, or another code where a training was stopped and nobody goes on with it.

@@ -17,7 +17,7 @@ import torch
 
 from mmlight.errors import UserError
 from mmlight.runs.run.attempts import append_event
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.heartbeats import Beat, Stall, read_beats, remove_beat, stall, write_beat
 from mmlight.runs.slurm.job import job_name
 from mmlight.terminal import say
@@ -51,7 +51,7 @@ class Heartbeat(pl.Callback):
         UserError: it is not more than 0.
     """
 
-    def __init__(self, run: RunFolder, *, stall_minutes: float | None = None) -> None:
+    def __init__(self, run: Run, *, stall_minutes: float | None = None) -> None:
         if stall_minutes is not None and not stall_minutes > 0:
             raise UserError(f"run.stall_minutes {stall_minutes:g} must be more than 0")
         self.run = run
@@ -157,7 +157,7 @@ class Heartbeat(pl.Callback):
                 found = found or Stall(f"no step for {still_s:.0f} s", None)
                 if dumped_at is None:
                     dumped_at = now
-                    self._dump(found.told)
+                    self._dump(found.text)
                 # Others may see it a beat later, and write then; the first of them tells.
                 patience_s = 3 * self._every_s + (0 if self._is_first(beats) else 60)
                 if now - dumped_at >= patience_s:
@@ -209,7 +209,7 @@ class Heartbeat(pl.Callback):
         if self._is_first(beats):
             with suppress(OSError):
                 about = {"stalled": True, **({"node": found.host} if found.host else {})}
-                reason = f"failed: stalled: {found.told}"
+                reason = f"failed: stalled: {found.text}"
                 append_event(self.run.path, "end", step=self._step, reason=reason, **about)
         for beat in beats:
             if beat.host == _host() and _is_stopped(beat.pid):

@@ -7,14 +7,14 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from mmlight.errors import UserError
-from mmlight.runs.run.folder import RunFolder, step_of
+from mmlight.runs.run.folder import Run, step_of
 from mmlight.saved.checkpoint import check_whole
 from mmlight.terminal import one_line
 
 _log = logging.getLogger(__name__)
 
 
-def find_whole(run: RunFolder) -> Path | None:
+def find_whole(run: Run) -> Path | None:
     """Return the newest checkpoint of this very run that is whole; None where there is none.
 
     Damaged ones are passed over with a warning and, on rank 0, renamed to ``.NAME.damaged``, since
@@ -58,7 +58,7 @@ def put_later_aside(folder: Path, *, step: int) -> None:
         _warn(f"training begins at step {step:,}; later checkpoints in {folder} are now {names}")
 
 
-def clean(run: RunFolder) -> None:
+def clean(run: Run) -> None:
     """Remove what killed processes left half written.
 
     Args:

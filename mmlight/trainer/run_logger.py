@@ -9,7 +9,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import MetricsLog
 from mmlight.trainer.axes import Axes
 
@@ -21,7 +21,7 @@ class RunLogger(Logger):
         run: the folder.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__()
         self.run = run
         self._axes: Axes | None = None

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmlight import comm
 from mmlight.errors import UserError
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import read_checkpoint
 from mmlight.terminal import note
 
@@ -29,7 +29,7 @@ class SkippedSteps(pl.Callback):
         most: steps in a row.
     """
 
-    def __init__(self, run: RunFolder, *, most: int) -> None:
+    def __init__(self, run: Run, *, most: int) -> None:
         self.run, self.most = run, most
         self._before = self._told = self._seen_step = self._first_step = 0
         self._statistics: list[tuple[Tensor, Tensor]] = []

@@ -77,10 +77,11 @@ def test_mistakes_are_said_in_a_line(root, capsys):
 
 
 def test_an_experiment_that_has_logged_nothing_is_refused(tmp_path):
+    from mmlight.runs.run.folder import Run
     from mmlight.runs.show.compare.run import read_run
     from mmlight.runs.show.compare.settings import resolve_metrics
 
-    run = read_run(write_run(tmp_path / "x" / "one", config={}, rows=[], status=None))
+    run = read_run(Run(write_run(tmp_path / "x" / "one", config={}, rows=[], status=None)))
     with pytest.raises(UserError, match="logged anything"):
         resolve_metrics([run], [])
 

@@ -88,7 +88,7 @@ def test_a_thousand_runs_are_listed_within_half_a_second(tmp_path, monkeypatch, 
     began = time.process_time()
     assert main(["runs", "--where", "part3.key5=5"]) == 0
     assert time.process_time() - began < 0.5
-    assert "the last 40 of 1,000 runs" in capsys.readouterr().out
+    assert "the last 40 of 1,000 runs" in capsys.readouterr().err
     began = time.process_time()
     assert main(["ps", "--all"]) == 0
     assert time.process_time() - began < 0.6

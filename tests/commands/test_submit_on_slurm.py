@@ -9,7 +9,7 @@ import pytest
 from slurm_cluster import wait_for
 
 from mmlight.runs.run.attempts import read_attempts
-from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm import client
 
@@ -64,8 +64,8 @@ def submit(lab, mmlight):
 
 
 def state(path):
-    run = ScannedRun(path)
-    return state_of(run, jobs_of([run.submission]))
+    run = Run(path)
+    return state_of(run, jobs_of([run]))
 
 
 def test_two_nodes_train_to_the_end(submit, mmlight, slurm):
@@ -106,11 +106,11 @@ def test_again_launches_another_run_of_the_same(submit, mmlight, slurm):
 
 def test_cancelled_run_saves_and_resumes_where_it_was(submit, mmlight, slurm):
     run, job, _ = submit("--trainer.max_steps=30")
-    wait_for(lambda: ScannedRun(run).step >= 3, seconds=600, what="three steps made")
+    wait_for(lambda: Run(run).step >= 3, seconds=600, what="three steps made")
     assert f"cancelled job {job}" in mmlight("cancel", run.name)
     slurm.wait(job, "CANCELLED")
     assert state(run).word == "cancelled"
-    made = ScannedRun(run).step
+    made = Run(run).step
     assert made < 30
     assert "has ended already: cancelled" in mmlight("cancel", run.name)
     # Another learning rate is another experiment; another number of nodes is not.

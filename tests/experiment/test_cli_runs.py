@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from mmlight.interop.embedder import Embedder
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.wandb.file import read_segment
 
 
@@ -223,7 +223,7 @@ def test_offline_wandb_keeps_the_run_and_its_nested_config_in_the_folder(
     assert code == 0
     run = cli_data.only_run(tmp_path / "runs")
     (log,) = (run / "wandb").glob("offline-run-*/*.wandb")
-    assert log.name == f"run-{RunFolder(run).wandb_id()}.wandb"
+    assert log.name == f"run-{Run(run).wandb_id()}.wandb"
     config = {}
     # W&B's own process writes the file, a little later where the machine is busy.
     deadline = time.monotonic() + 30
@@ -241,7 +241,7 @@ def _wandb_config(log: Path) -> dict:
     for data in read_segment(log).records:
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
-        for update in (record.run.config, record.config):
+        for update in (record.run.config_yaml, record.config):
             for item in update.update:
                 config[item.key or item.nested_key[0]] = json.loads(item.value_json)
     return config

@@ -9,7 +9,7 @@ import weights_data
 from lightning.pytorch.callbacks import Callback
 
 from mmlight.errors import UserError
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.trainer.skipped_steps import SkippedSteps
 
@@ -39,7 +39,7 @@ class Spoiled(Callback):
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_a_step_is_left_out_and_training_goes_on(values, accumulated, tmp_path, capsys):
     values = cli_data.changed(values, {"trainer.accumulate_grad_batches": accumulated})
-    spoiled, skipped = Spoiled({2, 3}), SkippedSteps(RunFolder(tmp_path), most=2)
+    spoiled, skipped = Spoiled({2, 3}), SkippedSteps(Run(tmp_path), most=2)
     task = cli_data.fit(values, tmp_path, callbacks=[skipped, spoiled])
     found = spoiled.weights
     assert torch.equal(found[2], found[4]) and not torch.equal(found[4], found[5])
@@ -49,13 +49,13 @@ def test_a_step_is_left_out_and_training_goes_on(values, accumulated, tmp_path, 
 
 
 def test_too_many_in_a_row_stop_it(values, tmp_path):
-    callbacks = [SkippedSteps(RunFolder(tmp_path), most=2), Spoiled({1, 2, 3})]
+    callbacks = [SkippedSteps(Run(tmp_path), most=2), Spoiled({1, 2, 3})]
     with pytest.raises(UserError, match=r"in 3 steps in a row, up to step 4 .*no good checkpoint"):
         cli_data.fit(values, tmp_path, callbacks=callbacks)
 
 
 def test_a_training_without_any_finite_step_is_not_finished(values, tmp_path):
-    callbacks = [SkippedSteps(RunFolder(tmp_path), most=10), Spoiled(range(9))]
+    callbacks = [SkippedSteps(Run(tmp_path), most=10), Spoiled(range(9))]
     with pytest.raises(UserError, match=r"in 6 steps in a row"):
         cli_data.fit(values, tmp_path, callbacks=callbacks)
 

@@ -14,7 +14,7 @@ import cli_data
 from slurm_cluster import Cluster, wait_for
 
 from mmlight.runs.run.attempts import Attempts, read_attempts
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.profile import Profile
@@ -30,7 +30,7 @@ class Job:
     """One run as a job of SLURM."""
 
     cluster: Cluster
-    run: RunFolder
+    run: Run
     id: str
 
     def attempts(self) -> Attempts:
@@ -165,7 +165,7 @@ class Lab:
             changes: of the experiment, with ``__`` for dots.
         """
         data = self.prepare()
-        run = RunFolder(self.folder / "my runs" / "tiny" / run_id)
+        run = Run(self.folder / "my runs" / "tiny" / run_id)
         values = cli_data.changed(
             cli_data.experiment(data, run.path.parent.parent),
             {

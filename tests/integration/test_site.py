@@ -17,8 +17,7 @@ from integration.preemption import Lab
 from slurm_cluster import wait_for
 
 from mmlight.runs.run.attempts import read_attempts
-from mmlight.runs.run.folder import RunFolder
-from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.profile import Profile
@@ -91,9 +90,9 @@ def test_a_package_of_ones_own_trains_as_it_was_submitted(lab, slurm):
     (own / "src/myproj/net.py").write_text("raise SystemExit('edited while it waited')")
     client.run("scontrol", "release", job)
     slurm.wait(job, "COMPLETED", seconds=400)
-    run = RunFolder(lab / "runs" / label)
+    run = Run(lab / "runs" / label)
     assert "MINE IS 2" in (run.path / f"slurm/{job}.out").read_text()
-    (recorded,) = json.loads(run.provenance.read_text())["own_code"]
+    (recorded,) = json.loads(run.provenance_json.read_text())["own_code"]
     assert (recorded["commit"], recorded["top"]) == (commit, str(own))
     assert '+    print("MINE IS", 2, flush=True)' in run.own_patch(0).read_text()
 
@@ -102,7 +101,7 @@ def test_a_setup_that_fails_ends_the_run_with_its_line(submit, slurm):
     run, job, _ = submit("--cluster.setup", "['source /opt/nosuch/env.sh']")
     told = slurm.wait(job, "FAILED")
     assert told["ExitCode"] == "2:0" and told["Restarts"] == "0"
-    state = state_of(ScannedRun(run), jobs_of([ScannedRun(run).submission]))
+    state = state_of(Run(run), jobs_of([Run(run)]))
     assert (state.word, state.why) == (
         "failed",
         "setup failed with exit code 1: source /opt/nosuch/env.sh",
@@ -139,7 +138,7 @@ def test_a_stopped_run_of_a_script_of_ones_own_is_not_done(lab, slurm):
         options=[*options, f"--dependency=afterok:{job}", "--kill-on-invalid-dep=no"],
     )
     run = lab / "runs/slow/one"
-    wait_for(lambda: ScannedRun(run).step >= 3, seconds=400, what="three steps")
+    wait_for(lambda: Run(run).step >= 3, seconds=400, what="three steps")
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
     assert slurm.wait(job, "FAILED", "COMPLETED")["ExitCode"] == "75:0"
     assert read_attempts(run).events[-1]["hand_on"]
@@ -156,7 +155,7 @@ def test_a_run_waits_for_another_over_its_jobs_and_is_made_longer(lab, submit, s
     client.cancel([one])
     slurm.wait(one, "CANCELLED")
     assert cli_data.run_in_process("resume", first.name, "--cluster.sbatch", "[]") == 0
-    new = ScannedRun(first).jobs[-1]
+    new = Run(first).jobs[-1]
     assert new != one and f"afterok:{new}" in slurm.job(two)["Dependency"]
     slurm.wait(two, "COMPLETED", "FAILED", seconds=600)
     ends = [read_attempts(run).events[-1] for run in (first, second)]
@@ -166,7 +165,7 @@ def test_a_run_waits_for_another_over_its_jobs_and_is_made_longer(lab, submit, s
     assert cli_data.run_in_process("resume", first.name, "--trainer.max_steps=3") == 2
     assert "3 is not more than 4" in capsys.readouterr().err
     assert cli_data.run_in_process("resume", first.name, "--trainer.max_steps=6") == 0
-    slurm.wait(ScannedRun(first).jobs[-1], "COMPLETED", "FAILED", seconds=400)
+    slurm.wait(Run(first).jobs[-1], "COMPLETED", "FAILED", seconds=400)
     assert sorted(cli_data.losses(first)) == [1, 2, 3, 4, 5, 6]
     assert read_attempts(first).finished
 

@@ -12,7 +12,7 @@ from tasks import tiny
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from mmlight.errors import UserError
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import Saved, read_checkpoint, read_saved
 from mmlight.saved.checksums import file_checksum, write_list
 from mmlight.saved.exported import write_export
@@ -194,7 +194,7 @@ def test_two_hundred_damages_of_a_folder(written, tmp_path, write):
 
 @pytest.mark.parametrize("kind", ["bit of a record", "header of zeros", "cut", "appended"])
 def test_auto_takes_the_one_before_and_names_the_damaged(written, file, tmp_path, caplog, kind):
-    run = RunFolder.create(tmp_path / "runs", name="n", run_id="a")
+    run = Run.create(tmp_path / "runs", name="n", run_id="a")
     run.checkpoints.mkdir(exist_ok=True)
     before = run.checkpoints / "step-00000001.ckpt"
     newest = run.checkpoints / "step-00000002.ckpt"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, model_checkpoint
 
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.trainer.checkpoints import (
     AtomicCheckpointIO,
     BackgroundCheckpointIO,
@@ -115,7 +115,7 @@ def test_clock_says_when_to_save(values, minutes, steps, tmp_path):
 
 def test_best_are_kept_beside_the_newest(values, tmp_path):
     values = cli_data.changed(values, {"trainer.max_steps": 20})
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     kept = names(
         values,
         run.checkpoints,
@@ -237,7 +237,7 @@ def test_training_from_an_earlier_checkpoint_does_not_leave_the_later_ones_in_it
     values, tmp_path
 ):
     values = cli_data.changed(values, {"trainer.max_steps": 10, "trainer.limit_val_batches": 0})
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     options = {"keep": 3, "every_n_steps": 2}
     train(values, run.checkpoints, batches=7, **options)
     earlier = run.checkpoints / "step-00000002.ckpt"

@@ -8,7 +8,7 @@ from tiny_run import TinyData, TinyTask
 
 from mmlight.callbacks.recording.record import Record
 from mmlight.errors import UserError
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.trainer.early_stopping import EarlyStopping
 
 VALUES = (0.2, 0.5, 0.51, 0.4, 0.505, 0.3, 0.6)
@@ -81,7 +81,7 @@ def test_resumed_run_stops_at_the_same_step(tmp_path, capsys):
 
 @pytest.mark.parametrize("step", [7, 8])  # 8: the validation of that step is in the log alone
 def test_validation_after_the_checkpoint_of_its_step_is_counted(tmp_path, step):
-    runs = [RunFolder(tmp_path / "runs/tiny/a"), RunFolder(tmp_path / "runs/tiny/a")]
+    runs = [Run(tmp_path / "runs/tiny/a"), Run(tmp_path / "runs/tiny/a")]
     fit(EarlyStopping("val/accuracy", patience=2), tmp_path / "a", max_steps=9, run=runs[0])
     checkpoint = next((tmp_path / "a").glob(f"*step={step}.*"))
     resumed = EarlyStopping("val/accuracy", patience=2)

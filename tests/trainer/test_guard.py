@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mmlight import signals
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.trainer.checkpoints import CheckpointSettings
 from mmlight.trainer.ema import Ema
 from mmlight.trainer.guard import Guard
@@ -81,7 +81,7 @@ def train(values, run, *, send=None, every_n_steps=None):
 
 @pytest.fixture(scope="module")
 def whole(values, tmp_path_factory):
-    run = RunFolder(tmp_path_factory.mktemp("whole"))
+    run = Run(tmp_path_factory.mktemp("whole"))
     losses, validations, reason = train(values, run)
     assert (len(losses), sorted(validations), reason) == (STEPS, [5, 10], None)
     return losses, validations
@@ -92,7 +92,7 @@ def whole(values, tmp_path_factory):
 def test_run_told_to_stop_at_any_step_goes_on_bit_for_bit(
     values, whole, step, every_n_steps, tmp_path
 ):
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     losses, validations, reason = train(
         values, run, send=Send(step - 1), every_n_steps=every_n_steps
     )
@@ -110,7 +110,7 @@ def test_run_told_to_stop_at_any_step_goes_on_bit_for_bit(
 def test_ctrl_c_saves_between_two_steps_and_goes_on_bit_for_bit(
     values, whole, validating, tmp_path
 ):
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     send = Send(5 if validating else 4, number=signal.SIGINT, validating=validating)
     losses, validations, reason = train(values, run, send=send)
     assert (len(losses), validations, reason) == (5, {}, "INT")
@@ -123,7 +123,7 @@ def test_ctrl_c_saves_between_two_steps_and_goes_on_bit_for_bit(
 @pytest.mark.parametrize("every_n_steps", [None, 5])
 @pytest.mark.parametrize("step", [5, 10])
 def test_validation_that_is_broken_off_is_made_up_for(values, whole, step, every_n_steps, tmp_path):
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     send = Send(step, number=signal.SIGTERM, validating=True)
     losses, validations, reason = train(values, run, send=send, every_n_steps=every_n_steps)
     assert (len(losses), reason) == (step, "TERM")

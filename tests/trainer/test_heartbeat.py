@@ -11,7 +11,7 @@ from tiny_run import TinyData, TinyTask
 
 from mmlight.errors import UserError
 from mmlight.runs.run.attempts import read_attempts
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.heartbeats import read_beats
 from mmlight.trainer import heartbeat
 from mmlight.trainer.heartbeat import STALLED, Heartbeat
@@ -49,7 +49,7 @@ def fit(run, look, **settings):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(heartbeat, "_EVERY_S", 0.1)
-    return RunFolder.create(tmp_path, name="tiny", run_id="1")
+    return Run.create(tmp_path, name="tiny", run_id="1")
 
 
 def test_a_training_tells_where_it_is(run):

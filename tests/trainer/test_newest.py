@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import CHECKPOINT_KEY
 from mmlight.saved.parts import META
 from mmlight.trainer.newest import clean, find_whole, put_later_aside
@@ -15,7 +15,7 @@ from mmlight.trainer.newest import clean, find_whole, put_later_aside
 
 @pytest.fixture
 def run(tmp_path):
-    run = RunFolder(tmp_path / "name" / "id")
+    run = Run(tmp_path / "name" / "id")
     run.checkpoints.mkdir(parents=True)
     return run
 
@@ -45,7 +45,7 @@ def cut(path):
 
 def test_run_without_a_checkpoint_starts_afresh(run, caplog):
     assert find_whole(run) is None
-    assert find_whole(RunFolder(run.path.parent / "other")) is None
+    assert find_whole(Run(run.path.parent / "other")) is None
     assert warnings(caplog) == []
 
 

@@ -5,7 +5,7 @@ import json
 import cli_data
 import pytest
 
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import read_checkpoint
 from mmlight.saved.locate import find_saved
 from mmlight.tasks.task import load_task
@@ -69,14 +69,14 @@ def test_sharded_then_averaged_then_sharded_equals_one_process(tmp_path):
             *("--trainer.devices", "2", "--trainer.max_steps", str(steps)),
             *("--trainer.strategy", strategy, *resume),
         )
-        newest = RunFolder(two).newest_checkpoint()
+        newest = Run(two).newest_checkpoint()
         assert newest.name == f"step-{steps:08d}.ckpt"
         assert newest.is_dir() == (strategy == "fsdp")
         assert not list(newest.parent.glob(".*.part"))
     wanted = cli_data.losses(one)
     assert sorted(wanted) == list(range(1, STEPS + 1))
     assert cli_data.losses(two) == {s: pytest.approx(v, abs=1e-5) for s, v in wanted.items()}
-    ours, theirs = (read_checkpoint(RunFolder(run).newest_checkpoint()) for run in (one, two))
+    ours, theirs = (read_checkpoint(Run(run).newest_checkpoint()) for run in (one, two))
     for key in ("state_dict", "optimizer_states", "ema", "lr_schedulers"):
         same(ours[key], theirs[key])
     final, other = (json.loads((run / "summary.json").read_text())["final"] for run in (one, two))

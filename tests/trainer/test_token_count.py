@@ -3,7 +3,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_run import TinyData, TinyTask
 
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.trainer.run_logger import RunLogger
 from mmlight.trainer.token_count import TokenCount
@@ -13,7 +13,7 @@ TOKENS = 8
 
 
 def train(folder, *, steps, ckpt_path=None):
-    run = RunFolder(folder / "tiny" / "one")
+    run = Run(folder / "tiny" / "one")
     logger, count = RunLogger(run), TokenCount()
     trainer = Trainer(
         accelerator="cpu",

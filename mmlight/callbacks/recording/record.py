@@ -21,12 +21,12 @@ from mmlight.callbacks.recording.tensorboard_run import TensorBoardRun
 from mmlight.callbacks.recording.wandb_run import SentPatch, WandbRun
 from mmlight.files import read_json, write_json, write_text
 from mmlight.runs.code import provenance
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_entries, read_rows
 from mmlight.runs.run.signature import setting
 from mmlight.runs.run.summary import best_values, final_values, typical_samples_per_s
+from mmlight.runs.show.final_scores import format_table
 from mmlight.runs.show.report import write_report
-from mmlight.runs.show.table import format_table
 from mmlight.runs.slurm.job import describe_job
 from mmlight.signals import Interrupted
 from mmlight.tasks.task import Task
@@ -54,7 +54,7 @@ class Record(pl.Callback):
 
     def __init__(
         self,
-        run: RunFolder,
+        run: Run,
         *,
         verb: str,
         config: dict[str, Any],
@@ -89,7 +89,7 @@ class Record(pl.Callback):
         """
         if not trainer.is_global_zero:
             return
-        summary = json.loads(self.run.summary.read_text())
+        summary = json.loads(self.run.summary_json.read_text())
         for logger in self._loggers:
             if isinstance(logger, WandbRun):
                 if self._verb == "fit":
@@ -128,7 +128,7 @@ class Record(pl.Callback):
                 logger.attach(trainer)
         if not trainer.is_global_zero:
             return
-        write_text(self.run.config, yaml_text.dump(self._config))
+        write_text(self.run.config_yaml, yaml_text.dump(self._config))
         fingerprint = getattr(_data(trainer), "fingerprint", None)
         if fingerprint is not None:
             self._data["fingerprint"] = fingerprint()
@@ -152,7 +152,7 @@ class Record(pl.Callback):
             "seed": self._config.get("seed_everything"),
             "setting": setting(self._config),
         }
-        write_json(self.run.provenance, described)
+        write_json(self.run.provenance_json, described)
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
                 logger.describe({**described, "patch": self._short_patch(logger.patch)})
@@ -207,7 +207,7 @@ class Record(pl.Callback):
         path = Path(self._ckpt_path).resolve() if self._ckpt_path else None
         if path is None or not path.is_relative_to(self.run.path.resolve()):
             return str(path) if path else None
-        return (read_json(self.run.provenance) or {}).get("ckpt_path")
+        return (read_json(self.run.provenance_json) or {}).get("ckpt_path")
 
     def _write(self, trainer: pl.Trainer, *, status: str, error: str | None) -> None:
         if not trainer.is_global_zero:
@@ -246,7 +246,7 @@ class Record(pl.Callback):
             "checkpoints": _checkpoints(trainer, self.run),
             **self._provenance,
         }
-        write_json(self.run.summary, summary)
+        write_json(self.run.summary_json, summary)
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
                 logger.summarise(_listed(summary))
@@ -302,7 +302,7 @@ def _peak_memory_mb() -> dict[str, float]:
     return peak
 
 
-def _checkpoints(trainer: pl.Trainer, run: RunFolder) -> dict[str, str | None]:
+def _checkpoints(trainer: pl.Trainer, run: Run) -> dict[str, str | None]:
     """Paths relative to the run folder, which may be moved."""
 
     def relative(path: str | Path | None) -> str | None:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from mmlight.errors import UserError
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.trainer.axes import Axes
 
 
@@ -24,7 +24,7 @@ class TensorBoardRun(TensorBoardLogger):
         UserError: TensorBoard is not installed.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: Run) -> None:
         if find_spec("tensorboard") is None:
             raise UserError(
                 "run.tensorboard: true needs TensorBoard: pip install 'mmlight[tensorboard]'"

@@ -16,9 +16,8 @@ from typing_extensions import override
 
 from mmlight import signals
 from mmlight.files import plain, write_text
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import AXES
-from mmlight.runs.run.scan import WANDB_URL
 from mmlight.runs.wandb.file import count_rows, mark_sent, mend
 from mmlight.runs.wandb.sent_rows import SentRows
 from mmlight.terminal import note
@@ -45,7 +44,7 @@ class WandbRun(WandbLogger):
 
     Args:
         run: the folder; name and id together become the run's name. The run's id in W&B is the
-            folder's own (`RunFolder.wandb_id`). Its address there is kept in `wandb-url`.
+            folder's own (`Run.wandb_id`). Its address there is kept in `wandb-url`.
         mode: ``online``, or ``offline`` to keep everything in the run folder.
         config: the resolved configuration, as nested dictionaries.
         project: the W&B project.
@@ -60,7 +59,7 @@ class WandbRun(WandbLogger):
 
     def __init__(
         self,
-        run: RunFolder,
+        run: Run,
         *,
         mode: Literal["online", "offline"],
         config: Mapping[str, Any],
@@ -130,7 +129,7 @@ class WandbRun(WandbLogger):
                 self._next_row = stored
             if self._mode == "online" and run.url:
                 with suppress(OSError):
-                    write_text(self.run.path / WANDB_URL, f"{run.url}\n")
+                    write_text(self.run.wandb_url_file, f"{run.url}\n")
             self._sent.keep(run.starting_step if self._next_row is None else stored)
         return self._experiment
 

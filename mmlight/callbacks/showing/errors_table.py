@@ -18,7 +18,7 @@ from mmlight.metrics.mistakes import find_mistakes
 from mmlight.runs.plots.examples import Example
 from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
 from mmlight.runs.plots.thumbnail import image_thumbnail, sound_thumbnail
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.stage_rows import write_stage_rows
 from mmlight.runs.show.sounds import flac
 
@@ -71,7 +71,7 @@ class ErrorsTable(pl.Callback):
         if not trainer.is_global_zero or evaluation is None:
             return
         found = find_mistakes(evaluation, most=self.num_samples)
-        run, stage = RunFolder(Path(trainer.default_root_dir)), evaluation.stage
+        run, stage = Run(Path(trainer.default_root_dir)), evaluation.stage
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         rate = data.audio.rate_hz if data.audio is not None else None
         towers = tuple(task.tower_settings.given())

@@ -16,7 +16,7 @@ from mmlight.insight.settings import (
     Method,
     require_captum,
 )
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.stage_rows import write_stage_rows
 
 
@@ -136,7 +136,7 @@ class Explain(pl.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         given = task.tower_settings.given()
         rows: list[dict[str, Any]] = []
-        run = RunFolder(Path(trainer.default_root_dir))
+        run = Run(Path(trainer.default_root_dir))
         for modality in MODALITIES:
             if modality not in given or modality not in (self.modalities or given):
                 continue

@@ -27,7 +27,7 @@ from mmlight.runs.plots.joint_space import plot_joint_space
 from mmlight.runs.plots.labelled import plot_confusion
 from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
 from mmlight.runs.plots.similarity import plot_similarity
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.runs.show.sounds import keep_sounds
 
@@ -142,7 +142,7 @@ class Pictures(pl.Callback):
     @staticmethod
     def _draw_curves(trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
-            run = RunFolder(Path(trainer.default_root_dir))
+            run = Run(Path(trainer.default_root_dir))
             curves = plot_curves(read_rows(run.metrics_jsonl), run.plots / "curves.png")
             if curves is not None:
                 send_pictures(trainer, [curves])
@@ -171,7 +171,7 @@ class Pictures(pl.Callback):
         evaluation: Any = getattr(pl_module, "evaluation", None)
         if not trainer.is_global_zero or evaluation is None:
             return
-        folder = RunFolder(Path(trainer.default_root_dir)).plots
+        folder = Run(Path(trainer.default_root_dir)).plots
         if isinstance(evaluation, LabelledEvaluation):
             send_pictures(trainer, draw_labelled(evaluation, folder))
         if isinstance(evaluation, BoxEvaluation):

@@ -13,7 +13,7 @@ from typing import Any
 from mmlight.files import read_json, write_bytes, write_text
 from mmlight.runs.code.git import Git, read_git
 from mmlight.runs.code.sources import OwnCode, code_folder, import_folder, read_own_code
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 
 PACKAGES = (
     "mmlight torch torchvision torchaudio lightning torchmetrics transformers tokenizers timm "
@@ -46,7 +46,7 @@ def collect(
     git = read_git(code_folder())
     own = read_own_code(config, ours=import_folder(code_folder()))
     if patch is not None:
-        run = RunFolder(patch.parent)
+        run = Run(patch.parent)
         _keep_first(run, git, own)
         for old in run.path.glob("git-own-*.patch"):
             if not old.stem.endswith("-first"):
@@ -73,10 +73,10 @@ def collect(
     }
 
 
-def _keep_first(run: RunFolder, git: Git | None, own: Sequence[OwnCode]) -> None:
-    if not run.provenance.exists() or run.first_provenance.exists():
+def _keep_first(run: Run, git: Git | None, own: Sequence[OwnCode]) -> None:
+    if not run.provenance_json.exists() or run.first_provenance.exists():
         return
-    before = read_json(run.provenance) or {}
+    before = read_json(run.provenance_json) or {}
     recorded = [before.get("git"), *(before.get("own_code") or ())]
     if _states(recorded) != _states([git.described() if git else None, *_described(own)]):
         patches = [(run.patch, run.first_patch)]
@@ -85,7 +85,7 @@ def _keep_first(run: RunFolder, git: Git | None, own: Sequence[OwnCode]) -> None
         for patch, first in patches:
             if patch.exists():
                 write_bytes(first, patch.read_bytes())
-        write_bytes(run.first_provenance, run.provenance.read_bytes())
+        write_bytes(run.first_provenance, run.provenance_json.read_bytes())
 
 
 def _described(own: Sequence[OwnCode]) -> list[dict[str, Any]]:

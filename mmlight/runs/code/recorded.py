@@ -20,7 +20,7 @@ from mmlight.errors import UserError
 from mmlight.files import read_json
 from mmlight.runs.code.provenance import ENVIRONMENT, package_versions
 from mmlight.runs.code.sources import named_modules
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHOWN = 8
@@ -55,7 +55,7 @@ class Recorded:
         is_first: whether other code has gone on with the run since; this is of its first start.
     """
 
-    run: RunFolder
+    run: Run
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     ckpt_path: str | None
@@ -96,14 +96,14 @@ def read_recorded(path: Path) -> Recorded:
     Raises:
         UserError: it is no run folder, or that of an evaluation.
     """
-    run = RunFolder(path)
-    for file in (run.config, run.provenance):
+    run = Run(path)
+    for file in (run.config_yaml, run.provenance_json):
         if not file.is_file():
             raise UserError(
                 f"run {path}: has no {file.name}; give a run's folder, such as runs/NAME/ID"
             )
     is_first = run.first_provenance.exists()
-    record = run.first_provenance if is_first else run.provenance
+    record = run.first_provenance if is_first else run.provenance_json
     provenance = read_json(record)
     if provenance is None:
         raise UserError(f"run {path}: its {record.name} is damaged; it cannot be run again")
@@ -118,11 +118,11 @@ def read_recorded(path: Path) -> Recorded:
             raise UserError(f"run {run.path}: its provenance names no folder of own code: {own!r}")
         if "commit" in own:
             _check_git(run, own)
-    config = compose.read(run.config)
+    config = compose.read(run.config_yaml)
     return Recorded(run, config, provenance, provenance.get("ckpt_path"), is_first)
 
 
-def _check_git(run: RunFolder, git: Any) -> None:
+def _check_git(run: Run, git: Any) -> None:
     """Refuse what git would take for an option, and a folder outside of the work tree."""
     commit, prefix = (
         (git.get("commit"), git.get("prefix", "")) if isinstance(git, dict) else ("", "")
@@ -142,9 +142,9 @@ def differences_before(recorded: Recorded) -> list[Difference]:
     return _differences(before, now)
 
 
-def differences_after(recorded: Recorded, again: RunFolder) -> list[Difference]:
+def differences_after(recorded: Recorded, again: Run) -> list[Difference]:
     """Return what else differs, once the other run has written its own record: place and data."""
-    provenance = read_json(again.provenance) or {}
+    provenance = read_json(again.provenance_json) or {}
     found = _differences(
         *({k: p.get(k) for k in _PLACE} for p in (recorded.provenance, provenance))
     )

@@ -15,7 +15,8 @@ from mmlight import compose
 from mmlight.errors import UserError
 from mmlight.files import read_json, write_json
 from mmlight.runs.plan.processes import Command, ends_on_term, last_line, run_all
-from mmlight.runs.run.folder import RUN_ID, RunFolder
+from mmlight.runs.run.folder import Run
+from mmlight.runs.run.ids import RUN_ID
 from mmlight.scores import format_value, main_metric
 
 _MAX_SHOWN_FOLDS = 6
@@ -64,7 +65,7 @@ class FoldsFolder:
         run: the folder.
     """
 
-    run: RunFolder
+    run: Run
 
     @property
     def path(self) -> Path:
@@ -89,9 +90,9 @@ class FoldsFolder:
         """What a fold's run printed."""
         return self.path / f"{fold}.log"
 
-    def fold_run(self, fold: str) -> RunFolder:
+    def fold_run(self, fold: str) -> Run:
         """The run of a fold."""
-        return RunFolder(self.path.parent / f"{self.run.id}-{fold}")
+        return Run(self.path.parent / f"{self.run.id}-{fold}")
 
     def command(self, fold: str) -> Command:
         """What starts a fold's run, or goes on with it."""
@@ -127,7 +128,7 @@ class FoldsFolder:
             )
 
 
-def newest(root: Path, *, name: str) -> RunFolder | None:
+def newest(root: Path, *, name: str) -> Run | None:
     """Return the cross-validation of an experiment that was begun last.
 
     Args:
@@ -135,17 +136,17 @@ def newest(root: Path, *, name: str) -> RunFolder | None:
         name: the experiment's name.
     """
     found = sorted((root / name).glob("*/plan.json"), key=lambda p: (p.stat().st_mtime_ns, p))
-    return RunFolder(found[-1].parent) if found else None
+    return Run(found[-1].parent) if found else None
 
 
-def read_result(planned: FoldResult, run: RunFolder) -> FoldResult:
+def read_result(planned: FoldResult, run: Run) -> FoldResult:
     """Return how a fold did, from its run's summary.
 
     Args:
         planned: the fold as planned.
         run: its run.
     """
-    summary = read_json(run.summary)
+    summary = read_json(run.summary_json)
     if summary is None:
         return planned
     return replace(

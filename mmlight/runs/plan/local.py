@@ -20,9 +20,9 @@ from mmlight.runs.plan.results import (
 )
 from mmlight.runs.plan.status import jobs_now, read_results
 from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
-from mmlight.runs.run.folder import RUN_ID, RunFolder
+from mmlight.runs.run.folder import Run
+from mmlight.runs.run.ids import RUN_ID
 from mmlight.runs.run.metrics_log import read_rows
-from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.run.state import state_of
 from mmlight.scores import format_value
 from mmlight.terminal import Terminal
@@ -55,7 +55,7 @@ def launch(
         Whether the run was stopped.
     """
     command = arguments(run, sweep, folder)
-    if RunFolder(folder.run_path(run)).newest_checkpoint() is not None:
+    if Run(folder.run_path(run)).newest_checkpoint() is not None:
         command += ["--ckpt_path", "last"]
     # An id of this process's own surroundings (a SLURM job) is not the run's.
     started = Command(command, environment={RUN_ID: run.id}, log=folder.log(run))
@@ -180,7 +180,7 @@ def _pruner(
 ) -> Callable[[], bool]:
     if search is None or not sweep.prune:
         return lambda: False
-    log, seen = RunFolder(folder.run_path(run)).metrics_jsonl, set[int]()
+    log, seen = Run(folder.run_path(run)).metrics_jsonl, set[int]()
 
     def should_stop() -> bool:
         rows = [r for r in read_rows(log) if sweep.metric in r and r["step"] not in seen]
@@ -199,7 +199,7 @@ def described(sweep: Sweep, values: Mapping[str, Any]) -> str:
 
 
 def _check_idle(folder: SweepFolder) -> None:
-    scanned = [ScannedRun(path.parent) for path in folder.path.glob("*/submission.json")]
+    scanned = [Run(path.parent) for path in folder.path.glob("*/submission.json")]
     queue = jobs_now(folder)
     active = [run for run in scanned if state_of(run, queue).is_active]
     if active:

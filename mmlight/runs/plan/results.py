@@ -17,7 +17,7 @@ from mmlight.errors import UserError, nearest
 from mmlight.files import csv_text, warn_once, write_text
 from mmlight.runs.plan.processes import last_line
 from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
-from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.folder import Run
 from mmlight.scores import format_value
 
 State = Literal["new", "waiting", "running", "finished", "pruned", "failed", "stopped", "cancelled"]
@@ -126,7 +126,7 @@ def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep) -> Result:
     """
     result = Result(number=run.number, values=run.values, state="new")
     path = folder.run_path(run)
-    summary = ScannedRun(path).summary
+    summary = Run(path).summary
     if summary is None:
         if not path.exists() and (log := folder.log(run)).exists():  # a mistake leaves no folder
             return replace(result, state="failed", error=last_line(log))

@@ -10,7 +10,7 @@ from rich.console import Group as Lines
 from rich.table import Table
 
 from mmlight.files import csv_text, write_json, write_text
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.scores import format_value
 
 CLEAN = "clean"
@@ -151,7 +151,7 @@ class Robustness:
         return {f"robustness/{name}": value for name, value in found.items()}
 
 
-def write_robustness(report: Robustness, run: RunFolder) -> None:
+def write_robustness(report: Robustness, run: Run) -> None:
     """Write ``robustness.json`` and ``robustness.csv`` (a line per evaluation and per group)."""
     worst = report.worst_group()
     write_json(

@@ -19,7 +19,7 @@ from mmlight.runs.plan.results import (
 )
 from mmlight.runs.plan.results import State as Word
 from mmlight.runs.plan.sweep import Sweep, TrialRun, load, trial_runs
-from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.state import State, jobs_of, state_of
 from mmlight.runs.slurm.client import QueuedJob
 from mmlight.scores import format_value
@@ -70,10 +70,8 @@ def jobs_now(folder: SweepFolder) -> Mapping[str, QueuedJob] | None:
     Args:
         folder: of the sweep.
     """
-    runs = (ScannedRun(path.parent) for path in folder.path.glob("*/submission.json"))
-    submitted = [run.submission for run in runs]
     try:
-        return jobs_of([submission for submission in submitted if submission])
+        return jobs_of([Run(p.parent) for p in folder.path.glob("*/submission.json")])
     except UserError:
         return None
 
@@ -83,7 +81,7 @@ def run_state(
 ) -> State | None:
     """Return the state of one run; None where it was never begun nor submitted."""
     path = folder.run_path(run)
-    return state_of(ScannedRun(path), queue) if path.exists() else None
+    return state_of(Run(path), queue) if path.exists() else None
 
 
 def record_results(

@@ -1,36 +1,68 @@
-"""A run's folder, ``runs/<name>/<id>/``: one per run, shared by all its ranks and restarts."""
+"""A run: its folder, ``runs/<name>/<id>/``, and what lies in it, read when it is asked for.
+
+One folder per run, shared by all its ranks and restarts. Whatever a run's files hold, the other
+runs are shown: what cannot be read is named, once, and is as if it were not there.
+"""
 
 import json
 import os
 import re
 import secrets
+import shlex
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import count
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import yaml
+from mmlight.files import warn_once, write_text
+from mmlight.runs.run.attempts import ATTEMPTS, Attempts, attempts_in
+from mmlight.runs.run.config_text import look_up
+from mmlight.runs.run.heartbeats import Beat, read_beats
+from mmlight.runs.run.ids import agree_on, checked, choose_id
+from mmlight.runs.run.metrics_log import LogTail, read_rows
+from mmlight.runs.run.submission import CANCELLED, FILE, Submission
+from mmlight.scores import main_metric, value_of
+from mmlight.text_file import read_regular
 
-from mmlight.errors import UserError
-from mmlight.files import write_text
-from mmlight.runs.run.attempts import ATTEMPTS
-from mmlight.runs.run.signature import signature
-from mmlight.runs.slurm.job import job_name
-
-RUN_ID = "MMLIGHT_RUN_ID"
-_OWNER = "MMLIGHT_RUN_OWNER"
 _STEP = re.compile(r"-(\d+)(?:-v\d+)?\.ckpt$")
 _VERSION = re.compile(r"-v\d+\.ckpt$")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_JOB = re.compile(r"\d+(_\d+)?")
+# A run's folder holds one of these.
+_SIGNS = frozenset((FILE, "summary.json", "metrics.jsonl", "config.yaml"))
+# Of a file that is read whole.
+_LARGEST = 1 << 24
+_DECODER = json.JSONDecoder()
+
+
+class _Path:
+    """A file or a folder of a run, there or not.
+
+    Args:
+        name: what it is called in the run's folder.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, run: None, owner: type) -> "_Path": ...
+
+    @overload
+    def __get__(self, run: "Run", owner: type) -> Path: ...
+
+    def __get__(self, run: "Run | None", owner: type) -> "Path | _Path":
+        return self if run is None else run.path / self._name
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """Where everything of one run lies.
+class Run:
+    """A run: where everything of it lies, and what its files say.
+
+    A path (`summary_json`) may lead nowhere yet. What a file says (`summary`) is read once: who
+    waits for something new asks a new `Run`.
 
     Attributes:
         path: the folder, ``root/name/id``.
@@ -38,7 +70,46 @@ class RunFolder:
     """
 
     path: Path
-    of: "RunFolder | None" = None
+    of: "Run | None" = None
+
+    # The resolved configuration, which runs again as it stands.
+    config_yaml = _Path("config.yaml")
+    # The same, of a run that was given to SLURM and has not begun.
+    submitted_yaml = _Path("submitted.yaml")
+    # The log of metrics, a line per entry, which all tables and plots are made of.
+    metrics_jsonl = _Path("metrics.jsonl")
+    # A table of it with one line per step.
+    metrics_csv = _Path("metrics.csv")
+    # What came out, and of what.
+    summary_json = _Path("summary.json")
+    # What ran: code, packages, machine, data; and what the code had uncommitted.
+    provenance_json = _Path("provenance.json")
+    patch = _Path("git.patch")
+    # The same of what ran first, where other code has gone on with the run since.
+    first_provenance = _Path("provenance-first.json")
+    first_patch = _Path("git-first.patch")
+    # The page that shows all of it.
+    report = _Path("report.html")
+    # What `mmlight robustness` found.
+    robustness = _Path("robustness.json")
+    checkpoints = _Path("checkpoints")
+    # The folder of pictures.
+    plots = _Path("plots")
+    # What answers rest on, a line per sample and method.
+    explanations = _Path("explanations.jsonl")
+    # What a classifier got wrong, a line per sample; and their pictures and sounds.
+    mistakes_jsonl = _Path("mistakes.jsonl")
+    mistakes = _Path("mistakes")
+    # The samples that were left out, a line each.
+    bad_samples = _Path("bad_samples.jsonl")
+    # Each start and end, and what the job made of it (`mmlight.runs.run.attempts`).
+    attempts_jsonl = _Path(ATTEMPTS)
+    # A marker: a user cancelled the run, and no job may bring it back.
+    cancelled = _Path(CANCELLED)
+    # Its address at W&B.
+    wandb_url_file = _Path("wandb-url")
+    # The folder of embeddings that `mmlight predict` writes.
+    embeddings = _Path("embeddings")
 
     @classmethod
     def create(
@@ -48,7 +119,7 @@ class RunFolder:
         name: str,
         run_id: str | None = None,
         config: Mapping[str, Any] | None = None,
-    ) -> "RunFolder":
+    ) -> "Run":
         """Make the folder of this run, or open it where this run has one already.
 
         The id is, first come first served: `run_id`; the environment's ``MMLIGHT_RUN_ID``;
@@ -67,21 +138,20 @@ class RunFolder:
                 without anything to agree on.
         """
         folder = Path(root) / checked("name", name)
-        known = run_id or agreed_id(os.environ)
-        if known is None:
-            if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                raise UserError(
-                    f"{os.environ['WORLD_SIZE']} processes were started without a common run id; "
-                    f"set {RUN_ID} to the same value for all of them, or start torchrun with "
-                    "--rdzv-id"
-                )
-            known = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        if config is not None and run_id is None and known == job_name(os.environ):
-            known = next(path.name for path in runs_of_job(folder, known) if _is_of(path, config))
-        run = cls(folder / checked("id", known))
+        run = cls(folder / checked("id", run_id or choose_id(folder, config)))
         run.path.mkdir(parents=True, exist_ok=True)
         agree_on(run.id)
         return run
+
+    def below(self, verb: str) -> "Run":
+        """Make a folder below this run for an evaluation of it, which then overwrites nothing.
+
+        Args:
+            verb: ``validate``, ``test`` or ``predict``.
+        """
+        folder = Run(self.path / verb, of=self)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @property
     def id(self) -> str:
@@ -93,55 +163,17 @@ class RunFolder:
         """The experiment's name."""
         return self.of.name if self.of else self.path.parent.name
 
-    def below(self, verb: str) -> "RunFolder":
-        """Make a folder below this run for an evaluation of it, which then overwrites nothing.
-
-        Args:
-            verb: ``validate``, ``test`` or ``predict``.
-        """
-        folder = RunFolder(self.path / verb, of=self)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        return folder
+    @property
+    def label(self) -> str:
+        """What people call it: ``NAME/ID``."""
+        return f"{self.name}/{self.id}"
 
     @property
-    def config(self) -> Path:
-        """The resolved configuration, which runs again as it stands."""
-        return self.path / "config.yaml"
-
-    @property
-    def metrics_csv(self) -> Path:
-        """A table with one line per step."""
-        return self.path / "metrics.csv"
-
-    @property
-    def metrics_jsonl(self) -> Path:
-        """The log of metrics, a line per entry: what all tables and plots are made of."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def summary(self) -> Path:
-        """What came out, and of what."""
-        return self.path / "summary.json"
-
-    @property
-    def provenance(self) -> Path:
-        """What ran: code, packages, machine, data."""
-        return self.path / "provenance.json"
-
-    @property
-    def patch(self) -> Path:
-        """What the code had uncommitted."""
-        return self.path / "git.patch"
-
-    @property
-    def first_provenance(self) -> Path:
-        """What ran first, where other code has gone on with the run since."""
-        return self.path / "provenance-first.json"
-
-    @property
-    def first_patch(self) -> Path:
-        """What that code had uncommitted."""
-        return self.path / "git-first.patch"
+    def resume_command(self) -> str:
+        """The command that goes on with it, as it is typed here."""
+        root = self.path.parents[1]
+        words = ["mmlight", "resume", self.label]
+        return shlex.join(words if root == Path("runs") else [*words, "--root", str(root)])
 
     def own_patch(self, number: int, *, first: bool = False) -> Path:
         """Return what a repository of the user's own had uncommitted.
@@ -151,61 +183,6 @@ class RunFolder:
             first: that of the first start, where other code has gone on with the run since.
         """
         return self.path / f"git-own-{number}{'-first' if first else ''}.patch"
-
-    @property
-    def report(self) -> Path:
-        """The page that shows all of it."""
-        return self.path / "report.html"
-
-    @property
-    def robustness(self) -> Path:
-        """What `mmlight robustness` found."""
-        return self.path / "robustness.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def plots(self) -> Path:
-        """The folder of pictures."""
-        return self.path / "plots"
-
-    @property
-    def explanations(self) -> Path:
-        """What answers rest on, a line per sample and method."""
-        return self.path / "explanations.jsonl"
-
-    @property
-    def mistakes_jsonl(self) -> Path:
-        """What a classifier got wrong, a line per sample."""
-        return self.path / "mistakes.jsonl"
-
-    @property
-    def mistakes(self) -> Path:
-        """The folder of those samples' pictures and sounds."""
-        return self.path / "mistakes"
-
-    @property
-    def bad_samples(self) -> Path:
-        """The samples that were left out, a line each."""
-        return self.path / "bad_samples.jsonl"
-
-    @property
-    def attempts(self) -> Path:
-        """Each start and end, and what the job made of it (`mmlight.runs.run.attempts`)."""
-        return self.path / ATTEMPTS
-
-    @property
-    def cancelled(self) -> Path:
-        """A marker: a user cancelled the run, and no job may bring it back."""
-        return self.path / "cancelled"
-
-    @property
-    def embeddings(self) -> Path:
-        """The folder of embeddings that `mmlight predict` writes."""
-        return self.path / "embeddings"
 
     def wandb_id(self) -> str:
         """Return the run's id in W&B, which this folder has alone; it is drawn at the first call.
@@ -246,6 +223,242 @@ class RunFolder:
         newest = self.newest_checkpoint()
         return step_of(newest) if newest is not None else 0
 
+    @cached_property
+    def config_text(self) -> str:
+        """The configuration that it ran with, or will; empty where there is none."""
+        for name in ("config.yaml", "submitted.yaml"):
+            if (data := self._read(name)) is not None:
+                return data.decode(errors="replace")
+        return ""
+
+    def setting(self, key: str) -> Any:
+        """Return a value of its configuration; None where there is none.
+
+        Args:
+            key: see `mmlight.runs.run.config_text.look_up`.
+        """
+        return look_up(self.config_text, key)
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any] | None:
+        """What came out (`summary.json`); None where there is none, or half of one."""
+        text = self._summary_text
+        return None if text is None else self._object("summary.json", text)
+
+    @cached_property
+    def provenance(self) -> Mapping[str, Any] | None:
+        """Of what it was made (`provenance.json`); None where there is none, or half of one."""
+        data = self._read("provenance.json")
+        return None if data is None else self._object("provenance.json", data)
+
+    @cached_property
+    def status(self) -> str | None:
+        """How it ended, as the summary has it."""
+        found = self._part_of_summary("status")
+        return str(found) if found else None
+
+    @cached_property
+    def submission(self) -> Submission | None:
+        """How it was given to SLURM; None where it was not, or where that cannot be read."""
+        if (data := self._read(FILE)) is None:
+            return None
+        values = self._object(FILE, data)
+        try:
+            return None if values is None else Submission.parse(values)
+        except (ValueError, TypeError, KeyError):
+            self._left_out(FILE)
+            return None
+
+    @cached_property
+    def attempts(self) -> Attempts:
+        """How its processes began and ended."""
+        data = self._read(ATTEMPTS)
+        return Attempts(()) if data is None else attempts_in(data.decode(errors="replace"))
+
+    @cached_property
+    def monitor(self) -> str | None:
+        """What its best checkpoint is chosen by (`checkpoint.monitor`)."""
+        if (text := self._summary_text) is not None:
+            # Those of earlier versions lack it: 10,000 configurations would take seconds to read.
+            found = self._part_of_summary("monitor") if '"monitor"' in text else None
+        elif self.submission is not None:
+            found = self.submission.monitor
+        else:
+            found = self.setting("checkpoint.monitor")
+        return found if isinstance(found, str) else None
+
+    @cached_property
+    def user(self) -> str | None:
+        """Whose it is: who submitted it, else the folder's owner; None where that has no name."""
+        if self.submission is not None:
+            return self.submission.user
+        try:
+            return self.path.owner()
+        except (KeyError, OSError):
+            return None
+
+    @property
+    def wandb_url(self) -> str | None:
+        """Its address at W&B; None where it never got through."""
+        data = self._read(self.wandb_url_file.name)
+        return data.decode(errors="replace").strip() or None if data else None
+
+    @property
+    def jobs(self) -> list[str]:
+        """Its jobs, the newest last: those submitted, and those that a job submitted after it."""
+        events = self.attempts.events
+        later = [str(e["job"]) for e in events if e["event"] == "resubmitted" and "job" in e]
+        first = self.submission.jobs if self.submission else ()
+        jobs = {job for job in (*first, *later) if _JOB.fullmatch(job)}
+        # Job ids rise; a task of an array stands by its array's.
+        return sorted(jobs, key=lambda job: [int(part) for part in job.split("_")])
+
+    @cached_property
+    def log(self) -> LogTail:
+        """The last rows of the log of metrics."""
+        return LogTail(lambda most: self._read("metrics.jsonl", tail=most))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return all rows of the log of metrics, one for each step."""
+        if self.metrics_jsonl.exists() and not self.metrics_jsonl.is_file():
+            self._left_out("metrics.jsonl")
+            return []
+        return read_rows(self.metrics_jsonl)
+
+    @cached_property
+    def final(self) -> dict[str, float]:
+        """The last value of each metric; of a run that still goes on, as of now."""
+        known = self._part_of_summary("final")
+        final = _numbers(known) if isinstance(known, dict) else {}
+        # A run that goes on logs rows after its summary.
+        return final if self.logged_at <= self.ended_at + 1 else final | self.log.last_metrics()
+
+    @property
+    def main_metric(self) -> str | None:
+        """The score that a run of its kind is known by."""
+        return main_metric(self.final, monitor=self.monitor)
+
+    def value(self, metric: str) -> float | None:
+        """Return the last value of a metric; None where it has none.
+
+        Args:
+            metric: its name; see `mmlight.scores.parts`.
+        """
+        return value_of(metric, self.final)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps made, as far as is logged."""
+        last = self.attempts.events[-1] if self.attempts.events else {}
+        if last.get("event") == "end" and self.attempts.step is not None:
+            return self.attempts.step  # no row is of a later one
+        return max(int(self.log.last_row.get("step", 0)), self.attempts.step or 0)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """How many optimiser steps it will make in all; None where it is not known yet.
+
+        Its training process notes it when it starts; before that, the configuration may say it.
+        """
+        for event in reversed(self.attempts.events):
+            if isinstance(event.get("max_steps"), int):
+                return int(event["max_steps"])
+        return self.submission.max_steps if self.submission else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest of its steps will take; None where it cannot be told."""
+        speed = self.log.steps_per_s
+        if self.planned_steps is None or speed is None:
+            return None
+        return max(0, self.planned_steps - self.step) / speed
+
+    @cached_property
+    def was_cancelled(self) -> bool:
+        """Whether `mmlight cancel` has ended it."""
+        return os.path.lexists(f"{self.path}/{CANCELLED}")
+
+    @cached_property
+    def logged_at(self) -> float:
+        """When a row was last logged, seconds since 1970; 0 where there is none."""
+        return self._mtime("metrics.jsonl") or 0.0
+
+    @cached_property
+    def touched_at(self) -> float:
+        """When something was last logged, seconds since 1970."""
+        return max(self.logged_at, self._mtime(ATTEMPTS) or 0.0) or self._mtime("") or 0.0
+
+    @cached_property
+    def ended_at(self) -> float:
+        """When the summary was written, seconds since 1970; 0 where there is none."""
+        return self._mtime("summary.json") or 0.0
+
+    def beats(self, *, since: float | None = None) -> list[Beat]:
+        """Return the last signs of life of its ranks, without those that an earlier start left.
+
+        Args:
+            since: when its job began, seconds since 1970; None: as far as its attempts tell.
+        """
+        if since is None:
+            starts = [e.get("time", 0.0) for e in self.attempts.events if e["event"] == "start"]
+            since = max(starts, default=0.0)
+        return read_beats(self.path, since=since)
+
+    def is_run(self) -> bool:
+        """Return whether the folder is that of a run."""
+        try:
+            return not _SIGNS.isdisjoint(os.listdir(self.path))
+        except OSError:
+            return False
+
+    @cached_property
+    def _summary_text(self) -> str | None:
+        data = self._read("summary.json")
+        return None if data is None else data.decode(errors="replace")
+
+    def _part_of_summary(self, key: str) -> Any:
+        """Return one of its values; parsing the packages and all else takes five times as long."""
+        text = self._summary_text or ""
+        mark = f'\n  "{key}": '  # as `write_json` indents what lies at the top
+        try:
+            return _DECODER.raw_decode(text, text.index(mark) + len(mark))[0]
+        except (ValueError, RecursionError):
+            return (self.summary or {}).get(key)
+
+    def _read(self, name: str, *, tail: int | None = None) -> bytes | None:
+        """Return a file's bytes, or the last of them; None where there is none to be read."""
+        try:
+            data = read_regular(
+                f"{self.path}/{name}", most=tail or _LARGEST + 1, end=tail is not None
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            data = None
+        if data is None or len(data) > _LARGEST:
+            self._left_out(name)
+            return None
+        return data
+
+    def _object(self, name: str, data: bytes | str) -> dict[str, Any] | None:
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            return value
+        self._left_out(name)
+        return None
+
+    def _left_out(self, name: str) -> None:
+        warn_once(f"{self.path}/{name}: cannot be read, and is left out")
+
+    def _mtime(self, name: str) -> float | None:
+        try:
+            return os.stat(f"{self.path}/{name}").st_mtime
+        except OSError:
+            return None
+
 
 def is_complete(checkpoint: Path) -> bool:
     """Return whether a checkpoint was written to its end.
@@ -258,36 +471,6 @@ def is_complete(checkpoint: Path) -> bool:
     return checkpoint.is_dir() or zipfile.is_zipfile(checkpoint)
 
 
-def runs_of_job(folder: Path, job: str) -> Iterator[Path]:
-    """Yield the folders of all runs that one job may have, there or not.
-
-    Args:
-        folder: of the experiment's runs.
-        job: the job's name.
-    """
-    yield folder / job
-    for number in count(2):
-        yield folder / f"{job}-{number}"
-
-
-def _is_of(path: Path, config: Mapping[str, Any]) -> bool:
-    """Return whether a job's folder is free, or that of this run.
-
-    It is another's where it has other settings, or has finished; but a job that SLURM starts again
-    comes by what it has finished before.
-    """
-    run = RunFolder(path)
-    if not run.config.exists():
-        return True
-    try:
-        status = json.loads(run.summary.read_text()).get("status")
-    except (OSError, ValueError):
-        status = None
-    if status == "finished" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
-        return False
-    return signature(yaml.safe_load(run.config.read_text())) == signature(config)
-
-
 def step_of(checkpoint: Path) -> int:
     """Return the step that a checkpoint's name tells; 0 where it tells none.
 
@@ -298,47 +481,12 @@ def step_of(checkpoint: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def agreed_id(environ: Mapping[str, str]) -> str | None:
-    """Return the id that all ranks and restarts of this run know, or None.
-
-    Args:
-        environ: the environment variables.
-    """
-    ours = environ.get(_OWNER) == str(os.getpid())  # exported by this process for its children
-    if environ.get(RUN_ID) and not ours:
-        return environ[RUN_ID]
-    if job := job_name(environ):
-        return job
-    if environ.get("TORCHELASTIC_RUN_ID", "none") != "none":
-        return environ["TORCHELASTIC_RUN_ID"]
-    return None
-
-
-def agree_on(run_id: str) -> None:
-    """Export a run's id, so that the ranks which this process starts agree with it.
-
-    Args:
-        run_id: the id.
-    """
-    if os.environ.get(RUN_ID) == run_id:
-        return
-    os.environ[RUN_ID] = run_id
-    os.environ[_OWNER] = str(os.getpid())
-
-
-def checked(what: str, value: str) -> str:
-    """Return a name or an id, refusing one that cannot name a folder.
-
-    Args:
-        what: ``name`` or ``id``.
-        value: it.
-
-    Raises:
-        UserError: it holds other characters, or begins with one that a folder's should not.
-    """
-    if not _NAME.fullmatch(value):
-        raise UserError(
-            f"run {what} {value!r} cannot name a folder; use letters, digits, '.', '-' and '_', "
-            "beginning with a letter or a digit"
-        )
-    return value
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return those that are numbers, or a number's text (nan, inf)."""
+    found = {}
+    for name, value in values.items():
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return found

@@ -68,11 +68,11 @@ class Stall:
     """Who holds a run up.
 
     Attributes:
-        told: it, for people.
+        text: which rank, for how long and why, for people.
         host: the machine of the rank; None where it is all of them.
     """
 
-    told: str
+    text: str
     host: str | None
 
 
@@ -149,15 +149,15 @@ def stall(beats: Sequence[Beat], now: float, *, limit_s: float | None = None) ->
         together = [b for b in silent if b.at - slowest.at <= 2 * b.every_s]
         heard = readable(now - slowest.at)
         why = f"not heard of for {heard}: stopped, or its machine hangs"
-        return _told(slowest, together, beats, now, why)
+        return _stall_of(slowest, together, beats, now, why)
     slowest = min(beats, key=lambda beat: (beat.passed, -beat.still(now)))
     limit = max(_STILL_S, 2 * slowest.longest_s) if limit_s is None else limit_s
     if slowest.still(now) < limit:
         return None
-    return _told(slowest, [b for b in beats if b.passed == slowest.passed], beats, now, None)
+    return _stall_of(slowest, [b for b in beats if b.passed == slowest.passed], beats, now, None)
 
 
-def _told(
+def _stall_of(
     slowest: Beat, alike: Sequence[Beat], beats: Sequence[Beat], now: float, why: str | None
 ) -> Stall:
     who, host = f"rank {slowest.rank} on {slowest.host}", slowest.host
@@ -165,8 +165,8 @@ def _told(
         who, host = f"all {len(beats)} ranks", ""
     elif len(alike) > 1:
         who += f" and {len(alike) - 1} more"
-    told = f"{who}: no step for {readable(slowest.still(now))} ({why or slowest.doing})"
-    return Stall(told, host or None)
+    text = f"{who}: no step for {readable(slowest.still(now))} ({why or slowest.doing})"
+    return Stall(text, host or None)
 
 
 def _read(path: Path) -> Beat | None:

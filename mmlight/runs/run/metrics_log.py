@@ -5,7 +5,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +14,8 @@ from mmlight.errors import naming
 from mmlight.files import csv_text, json_objects, plain, warn_once, write_text
 
 AXES = ("step", "epoch", "samples", "tokens", "wall_s")
+# The last rows of a log of metrics fit in, and mostly the last of them in the second.
+_TAIL_BYTES, _LAST_BYTES = 1 << 16, 1 << 12
 
 
 class MetricsLog:
@@ -140,6 +143,61 @@ class MetricsLog:
         write_text(self._jsonl, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
+class LogTail:
+    """The last rows of a log of metrics, as many as 64 KB hold: a log may have a million.
+
+    Args:
+        read: returns at most so many last bytes of the file; None where there is none to be read.
+    """
+
+    def __init__(self, read: Callable[[int], bytes | None]) -> None:
+        self._read = read
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows, in order."""
+        return rows_in(self._bytes.decode(errors="replace").split("\n"))
+
+    @cached_property
+    def last_row(self) -> dict[str, Any]:
+        """The last whole row, without parsing the others; or nothing."""
+        for line in _backwards(self._last_bytes(_LAST_BYTES)):
+            if found := rows_in([line]):
+                return found[0]
+        return next((row for line in _backwards(self._bytes) for row in rows_in([line])), {})
+
+    def last_metrics(self) -> dict[str, float]:
+        """Return the last value of each metric, the latest first."""
+        found: dict[str, float] = {}
+        for row in reversed(self.rows):
+            for name, value in row.items():
+                if name not in AXES:
+                    found.setdefault(name, float(value))
+        return found
+
+    @property
+    def steps_per_s(self) -> float | None:
+        """How fast the steps were made; None where that cannot be told.
+
+        Time spent waiting, validating and saving between them counts as theirs.
+        """
+        rows = [row for row in self.rows if "wall_s" in row]
+        if len(rows) < 2:
+            return None
+        steps = rows[-1]["step"] - rows[0]["step"]
+        seconds = rows[-1]["wall_s"] - rows[0]["wall_s"]
+        return float(steps / seconds) if steps > 0 and seconds > 0 else None
+
+    @cached_property
+    def _bytes(self) -> bytes:
+        return self._last_bytes(_TAIL_BYTES)
+
+    def _last_bytes(self, count: int) -> bytes:
+        data = self._read(count) or b""
+        # The first line is whole only where the file begins with it.
+        return data if len(data) < count else data.partition(b"\n")[2]
+
+
 def read_entries(jsonl: Path) -> list[dict[str, Any]]:
     """Return the entries of a `metrics.jsonl`; lines that cannot be read are named, and left out.
 
@@ -221,6 +279,16 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
 
 def _merge(rows: dict[int, dict[str, Any]], entry: dict[str, Any]) -> None:
     rows.setdefault(entry["step"], {}).update(entry)
+
+
+def _backwards(data: bytes) -> Iterator[str]:
+    """Yield the lines, the last one first."""
+    end = len(data)
+    while end > 0:
+        begin = data.rfind(b"\n", 0, end) + 1
+        if begin < end:
+            yield data[begin:end].decode(errors="replace")
+        end = begin - 1
 
 
 def _is_torn(jsonl: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What state a run is in and how long it will take, of what SLURM and its folder say."""
+"""What state a run is in, of what SLURM and the run's folder say."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.heartbeats import Beat, stall
 from mmlight.runs.run.lock import has_died
 from mmlight.runs.run.logs import last_words, log_files
-from mmlight.runs.run.scan import ScannedRun
-from mmlight.runs.run.submission import Submission
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.client import QueuedJob, Unreachable
 
@@ -20,7 +19,9 @@ Word = Literal[
 # A run that logged nothing for so long is taken to have ended, where SLURM cannot say.
 _SILENT_S = 600.0
 # Colours of the words in a table.
-STYLES = tuple({"running": "green", "waiting": "yellow", "failed": "red", "stopped": "red"}.items())
+STYLES = {"running": "green", "waiting": "yellow", "failed": "red", "stopped": "red"}
+# SLURM's jobs by id (`client.queue`); None where SLURM is not on this machine.
+Queue = Mapping[str, QueuedJob] | None
 _WAITING = frozenset(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 # What a job says that gave up and knows no more.
 _IN_LOG = "the log says"
@@ -50,12 +51,12 @@ class State:
         return f"{self.word} ({self.why})" if self.why else self.word
 
 
-def state_of(run: ScannedRun, queue: Mapping[str, QueuedJob] | None) -> State:
+def state_of(run: Run, queue: Queue) -> State:
     """Return the state of a run.
 
     Args:
         run: the run.
-        queue: SLURM's jobs by id (`client.queue`); None where SLURM is not on this machine.
+        queue: see `jobs_of`.
     """
     if run.submission is None:
         return _of_folder(run)
@@ -80,21 +81,20 @@ def state_of(run: ScannedRun, queue: Mapping[str, QueuedJob] | None) -> State:
     return State("stopped", f"SLURM has forgotten job {newest}")
 
 
-def jobs_of(
-    submissions: Sequence[Submission], *, missing: Callable[[str], None] | None = None
-) -> dict[str, QueuedJob] | None:
-    """Return what SLURM knows of the jobs of runs.
+def jobs_of(runs: Sequence[Run], *, missing: Callable[[str], None] | None = None) -> Queue:
+    """Return what SLURM knows of the jobs of runs, by their ids.
 
     Args:
-        submissions: the runs'.
-        missing: is told where SLURM is not on this machine or does not answer, and None is
-            returned; without it, that is an error.
+        runs: the runs; of those that it was not given, it is not asked.
+        missing: is called with the reason where SLURM is not on this machine or does not answer,
+            and None is returned; without it, that is an error.
 
     Raises:
         Unreachable: SLURM is not on this machine or does not answer.
     """
+    users = {run.submission.user for run in runs if run.submission}
     try:
-        return client.queue(users={s.user for s in submissions}) if submissions else {}
+        return client.queue(users=users) if users else {}
     except Unreachable as error:
         if missing is None:
             raise
@@ -102,34 +102,7 @@ def jobs_of(
         return None
 
 
-def planned_steps(run: ScannedRun) -> int | None:
-    """Return how many optimiser steps a run will make in all; None where it is not known yet.
-
-    Its training process notes it when it starts; before that, the configuration may say it.
-    """
-    for event in reversed(run.attempts.events):
-        if isinstance(event.get("max_steps"), int):
-            return int(event["max_steps"])
-    return run.submission.max_steps if run.submission else None
-
-
-def seconds_left(run: ScannedRun) -> float | None:
-    """Return how long the rest of a run's steps will take; None where it cannot be told.
-
-    Time spent waiting, validating and saving between the last logged steps counts as theirs.
-    """
-    total = planned_steps(run)
-    rows = [row for row in run.rows if "step" in row and "wall_s" in row]
-    if total is None or len(rows) < 2:
-        return None
-    steps = rows[-1]["step"] - rows[0]["step"]
-    seconds = rows[-1]["wall_s"] - rows[0]["wall_s"]
-    if steps <= 0 or seconds <= 0:
-        return None
-    return float(max(0, total - run.step) * seconds / steps)
-
-
-def _of_job(job: QueuedJob, run: ScannedRun) -> State:
+def _of_job(job: QueuedJob, run: Run) -> State:
     why = "" if job.reason in _NO_REASON else job.reason
     if job.state in _WAITING:
         return State("waiting", why)
@@ -141,7 +114,7 @@ def _of_job(job: QueuedJob, run: ScannedRun) -> State:
     return State("running", _stall(run.beats(since=_moment(job.start))))
 
 
-def _ended(job: QueuedJob, run: ScannedRun) -> State:
+def _ended(job: QueuedJob, run: Run) -> State:
     if job.state == "COMPLETED":
         return State("stopped", "its job ended before the training was finished")
     if job.state == "CANCELLED":
@@ -152,7 +125,7 @@ def _ended(job: QueuedJob, run: ScannedRun) -> State:
     return State("stopped", said)
 
 
-def _of_folder(run: ScannedRun) -> State:
+def _of_folder(run: Run) -> State:
     """What the folder alone tells, of a run that was not launched or without SLURM."""
     if run.attempts.finished:
         return State("finished")
@@ -175,7 +148,7 @@ def _of_folder(run: ScannedRun) -> State:
 
 def _stall(beats: Sequence[Beat]) -> str:
     found = stall(beats, time.time())
-    return found.told if found else ""
+    return found.text if found else ""
 
 
 def _moment(told: str) -> float | None:

@@ -1,20 +1,21 @@
 """A run on one page: `report.html`, which opens anywhere and needs no network."""
 
-import base64
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmlight.files import read_json, write_text
-from mmlight.runs.run.folder import RunFolder
-from mmlight.runs.run.scan import ScannedRun
+from mmlight.files import json_objects, read_json, write_text
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.stage_rows import read_stage_rows
-from mmlight.runs.run.summary import ExplainScores, explain_scores, other_scores, retrieval_scores
-from mmlight.runs.show.glance import at_a_glance
-from mmlight.runs.show.page import facts, figure, listing, text, whole_page
-from mmlight.runs.show.sounds import Players
-from mmlight.runs.show.table import retrieval_cells
+from mmlight.runs.show.final_scores import (
+    explanations_grid,
+    others_grid,
+    retrieval_grid,
+)
+from mmlight.runs.show.grid import Column, Grid
+from mmlight.runs.show.page import Figure, data_url, figure, render
+from mmlight.runs.show.sounds import Sounds
 from mmlight.scores import format_value, is_headline
 
 _ORDER = (
@@ -22,158 +23,149 @@ _ORDER = (
     *("retrieval", "joint_space", "similarity", "spectrograms"),
 )
 _WIDE = ("curves", "robustness", "spectrograms", "explain", "mistakes", "detections")
+_SAMPLE = ("image", "spectrogram", "sound", "text")
+_SHOWN_BAD = 3
 
 
-def write_report(run: RunFolder | Path) -> Path:
+def write_report(run: Run | Path) -> Path:
     """Write `report.html` of a run folder from what lies in it, and return its path.
 
     Args:
         run: the folder; it must hold `summary.json`.
     """
-    folder = run if isinstance(run, RunFolder) else RunFolder(run)
-    summary: dict[str, Any] = json.loads(folder.summary.read_text())
-    title = f"{summary['name']} / {summary['id']}"
-    players = Players(folder.path)
-    parts = [
-        f"<h1>{text(title)}</h1>",
-        _status(summary),
-        at_a_glance(folder, summary),
-        _robustness(folder),
-        _scores(summary["final"]),
-        _pictures(folder, players),
-        _mistakes(folder, players),
-        facts("The run", _run_facts(summary, url=ScannedRun(folder.path).wandb_url)),
-        facts("Where it comes from", _provenance_facts(summary)),
-        listing("Package versions", _lines(summary.get("packages") or {})),
-    ]
-    if folder.config.exists():
-        parts.append(listing("Configuration (config.yaml)", folder.config.read_text()))
-    write_text(folder.report, whole_page(title, parts))
-    return folder.report
-
-
-def _status(summary: Mapping[str, Any]) -> str:
-    line = f"{summary['verb']}, {summary['status']}, ended {summary['ended']}"
-    if summary["status"] == "finished":
-        return f'<p class="soft">{text(line)}</p>'
-    return f'<p class="failed">{text(line)}: {text(summary["error"])}</p>'
-
-
-def _scores(final: Mapping[str, Any]) -> str:
-    values = {name: float(value) for name, value in final.items()}
-    parts = []
-    pairs = retrieval_scores(values)
-    if pairs:
-        has_classes = any("precision_at_1" in pair.scores for pair in pairs)
-        heads = ["", "R@1", "R@5", "R@10", "median rank", "chance R@1", "R@1 / chance"]
-        heads += ["class P@1"] if has_classes else []
-        rows = []
-        for pair in pairs:
-            cells = retrieval_cells(pair, with_classes=has_classes)
-            marked = f'<td class="main">{text(cells[0])}</td>'
-            rest = "".join(f"<td>{text(cell)}</td>" for cell in cells[1:])
-            name = f"{pair.stage}: {pair.query} → {pair.gallery}"
-            rows.append(f"<tr><td>{text(name)}</td>{marked}{rest}</tr>")
-        head = "".join(f"<th>{text(h)}</th>" for h in heads)
-        parts.append(
-            "<h2>Retrieval over the whole set</h2>"
-            f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-            '<p class="soft">R@k: share of queries whose own sample is among the first k. '
-            "Chance: the same for a random order. Class P@1: share of queries whose nearest row "
-            "has their label.</p>"
-        )
-    explained = explain_scores(values)
-    if explained:
-        parts.append(_explanations(explained))
-    others = other_scores(values)
-    if others:
-        table = "".join(
-            f"<tr><td>{text(name)}</td><td>{text(format_value(name, value))}</td></tr>"
-            for name, value in others.items()
-        )
-        parts.append(f'<h2>Other scores</h2><div class="scroll"><table>{table}</table></div>')
-    return "\n".join(parts)
-
-
-def _explanations(explained: list[ExplainScores]) -> str:
-    heads = ["", "deletion", "insertion", "gap of the sum"]
-    rows = "".join(
-        f"<tr><td>{text(f'{e.stage}: {e.modality}, {_spaced(e.method)}')}</td>"
-        f"<td>{e.deletion_auc:.3f}</td><td>{e.insertion_auc:.3f}</td>"
-        f"<td>{'' if e.gap is None else f'{100 * e.gap:.2f} %'}</td></tr>"
-        for e in explained
+    run = run if isinstance(run, Run) else Run(run)
+    summary: dict[str, Any] = json.loads(run.summary_json.read_text())
+    final = {name: float(value) for name, value in summary["final"].items()}
+    robustness = read_json(run.robustness)
+    sounds = Sounds(run.path)
+    page = render(
+        "report.html",
+        title=f"{summary['name']} / {summary['id']}",
+        summary=summary,
+        status=f"{summary['verb']}, {summary['status']}, ended {summary['ended']}",
+        glance=_glance(run, summary),
+        robustness=_robustness(robustness["table"]) if robustness else None,
+        remarks=robustness["remarks"] if robustness else (),
+        retrieval=retrieval_grid(final),
+        explanations=explanations_grid(final),
+        others=others_grid(final),
+        figures=_figures(run, sounds),
+        **_mistakes(run, sounds),
+        run_facts=_run_facts(summary, url=run.wandb_url),
+        provenance=_provenance_facts(summary),
+        packages=_lines(summary.get("packages") or {}),
+        config=run.config_yaml.read_text() if run.config_yaml.exists() else None,
     )
-    head = "".join(f"<th>{text(h)}</th>" for h in heads)
-    return (
-        "<h2>Are the explanations true to the model?</h2>"
-        f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
-        '<p class="soft">Areas under the curves of the model\'s confidence as the parts that a '
-        "method finds most important are taken away (deletion, better low) or put back "
-        "(insertion, better high). A method that does not beat random has found nothing.</p>"
-    )
+    write_text(run.report, page)
+    return run.report
 
 
-def _robustness(folder: RunFolder) -> str:
-    found = read_json(folder.robustness)
-    if found is None:
-        return ""
-    heads, *rows = found["table"]
-    head = "".join(f"<th>{text(h)}</th>" for h in heads)
-    lines = "".join(f"<tr>{''.join(f'<td>{text(c)}</td>' for c in row)}</tr>" for row in rows)
-    remarks = "".join(f'<p class="soft">{text(remark)}.</p>' for remark in found["remarks"])
-    return (
-        "<h2>Robustness</h2>"
-        f'<div class="scroll"><table><tr>{head}</tr>{lines}</table></div>{remarks}'
-    )
+def _robustness(table: list[list[str]]) -> Grid:
+    heads, *rows = table
+    columns = (Column(heads[0]), *(Column(head, align="right") for head in heads[1:]))
+    return Grid(columns, tuple(map(tuple, rows)))
 
 
-def _mistakes(folder: RunFolder, players: Players) -> str:
-    rows = read_stage_rows(folder.mistakes_jsonl)
-    if not rows:
-        return ""
-    kinds = [k for k in ("image", "spectrogram", "sound", "text") if any(r[k] for r in rows)]
-    heads = [*kinds, "is", "said", "confidence", "its own", "loss", "by confidence", "key"]
-    lines = []
-    for row in rows:
-        cells = [_sample_cell(folder, kind, row[kind], players) for kind in kinds]
-        cells += [text(row["label"]), text(row["prediction"])]
-        cells += [f"{float(row['confidence']):.3f}", f"{float(row['label_probability']):.3f}"]
-        cells += [f"{float(row['loss']):.3g}", str(row["confidence_rank"])]
-        cells += [text(f"{row['stage']}: {row['key']}")]
-        lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    head = "".join(f"<th>{text(h)}</th>" for h in heads)
-    return (
-        "<h2>Worst mistakes</h2>"
-        f'<div class="scroll"><table class="samples"><tr>{head}</tr>{"".join(lines)}</table></div>'
-        '<p class="soft">By loss, with those that the model was most sure of. Its own: the '
-        "probability of what the sample is.</p>"
-    )
-
-
-def _sample_cell(folder: RunFolder, kind: str, value: str | None, players: Players) -> str:
-    """Return a sample, or a part of it, as an element of its kind."""
-    if value is None:
-        return ""
-    if kind == "text":
-        return f"<div>{text(value)}</div>"
-    if kind == "sound":
-        return players.player(folder.path / value)
-    data = base64.b64encode((folder.path / value).read_bytes()).decode()
-    return f'<img alt="{kind}" src="data:image/png;base64,{data}">'
-
-
-def _pictures(folder: RunFolder, players: Players) -> str:
+def _figures(run: Run, sounds: Sounds) -> list[Figure]:
     def place(path: Path) -> tuple[int, str]:
         kinds = [number for number, kind in enumerate(_ORDER) if kind in path.stem]
         return (kinds[0] if kinds else len(_ORDER), path.stem)
 
-    figures = [
-        figure(path, wide=any(kind in path.stem for kind in _WIDE), below=players.below(path))
-        for path in sorted(folder.plots.glob("*.png"), key=place)
+    return [
+        figure(path, wide=any(kind in path.stem for kind in _WIDE), sounds=sounds.of(path))
+        for path in sorted(run.plots.glob("*.png"), key=place)
     ]
-    if not figures:
-        return ""
-    return f'<h2>Pictures</h2>\n<div class="pictures">\n{"".join(figures)}\n</div>'
+
+
+def _mistakes(run: Run, sounds: Sounds) -> dict[str, Any]:
+    """Return what a classifier got wrong: the kinds that samples have, and a row of each."""
+    rows = read_stage_rows(run.mistakes_jsonl)
+    kinds = [kind for kind in _SAMPLE if any(row[kind] for row in rows)]
+
+    def shown(kind: str, value: str | None) -> str | None:
+        if value is None or kind == "text":
+            return value
+        path = run.path / value
+        return sounds.source(path) if kind == "sound" else data_url(path, "image/png")
+
+    mistakes = [
+        {
+            "sample": {kind: shown(kind, row[kind]) for kind in kinds},
+            "cells": (
+                *(row["label"], row["prediction"]),
+                *(f"{float(row[name]):.3f}" for name in ("confidence", "label_probability")),
+                *(f"{float(row['loss']):.3g}", row["confidence_rank"]),
+                f"{row['stage']}: {row['key']}",
+            ),
+        }
+        for row in rows
+    ]
+    return {"kinds": kinds, "mistakes": mistakes}
+
+
+def _glance(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model, the data, what was left out, time and checkpoints."""
+    memory = summary.get("peak_memory_mb") or {}
+    speed, wall_s = summary.get("samples_per_s"), summary.get("wall_s")
+    checkpoints = summary.get("checkpoints") or {}
+    return {
+        "parameters": _parameters(summary),
+        **_samples(summary),
+        "bad samples": _bad_samples(run.bad_samples),
+        "steps": f"{summary['steps']:,}",
+        "samples seen": f"{summary['samples_seen']:,}",
+        "time": f"{wall_s / 60:.1f} minutes" if wall_s is not None else None,
+        "training speed": f"{speed:,.0f} samples/s" if speed else None,
+        "peak memory": ", ".join(f"{name} {mb:,.0f} MB" for name, mb in memory.items()),
+        "best checkpoint": _checkpoint(run.path, checkpoints.get("best")),
+        "last checkpoint": _checkpoint(run.path, checkpoints.get("last")),
+    }
+
+
+def _parameters(summary: Mapping[str, Any]) -> str | None:
+    counts = summary.get("parameters")
+    if not counts or not counts["total"]:
+        return None
+    total, trained = counts["total"], counts["trained"]
+    if summary["verb"] != "fit":
+        return f"{total:,}"
+    return f"{total:,}, of which {trained:,} are trained ({trained / total:.1%})"
+
+
+def _samples(summary: Mapping[str, Any]) -> dict[str, str]:
+    splits = (summary.get("data") or {}).get("samples") or {}
+    lines = {}
+    for split, counts in splits.items():
+        kinds = [f"{count:,} {kind}" for kind, count in counts.items() if kind != "samples"]
+        parts = f": {', '.join(kinds)}" if kinds else ""
+        lines[f"samples of {split}"] = f"{counts['samples']:,}{parts}"
+    return lines
+
+
+def _bad_samples(path: Path) -> str:
+    """Count what a run left out, with the first few and why."""
+    rows = []
+    if path.exists():
+        rows = json_objects(path.read_text(encoding="utf-8", errors="replace").splitlines())
+    if not rows:
+        return "none"
+    lines = [f"{len(rows):,}, all in {path.name}"]
+    for row in rows[:_SHOWN_BAD]:
+        shard = Path(str(row.get("shard", ""))).name
+        member = f" ({row['member']})" if row.get("member") else ""
+        lines.append(f"{shard}/{row.get('key', '')}{member}: {row.get('reason', '')}")
+    return "\n".join(lines)
+
+
+def _checkpoint(folder: Path, name: str | None) -> str | None:
+    """Name a checkpoint, with its size; one of several devices is a folder."""
+    if not name:
+        return None
+    path = folder / name
+    if not path.exists():
+        return f"{name}, no longer there"
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return f"{name}, {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
 
 
 def _run_facts(summary: Mapping[str, Any], *, url: str | None) -> dict[str, Any]:
@@ -215,7 +207,3 @@ def _provenance_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lines(values: Mapping[str, Any] | Iterable[tuple[str, Any]], separator: str = "==") -> str:
     return "\n".join(f"{name}{separator}{value}" for name, value in dict(values).items())
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")

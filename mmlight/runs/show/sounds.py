@@ -3,12 +3,12 @@
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mmlight.files import read_json, write_bytes, write_json
-from mmlight.runs.show.page import text
 
 _MOST_BYTES = 6_000_000  # of all sounds that one page holds; later ones stay beside it
 _LONGEST_S = 20
@@ -48,8 +48,21 @@ def keep_sounds(
     write_json(_listed(picture), {"sounds": kept})
 
 
-class Players:
-    """Players for a page, which holds what they play up to 6 MB in all.
+@dataclass(frozen=True)
+class Sound:
+    """A sound that a page plays.
+
+    Attributes:
+        about: what it is.
+        source: the sound itself, or where it lies beside the page.
+    """
+
+    about: str
+    source: str
+
+
+class Sounds:
+    """The sounds of a page, which holds up to 6 MB of them itself.
 
     Args:
         folder: where the page lies; what it does not hold is played from there.
@@ -59,33 +72,31 @@ class Players:
         self._folder = folder
         self._left = _MOST_BYTES
 
-    def player(self, path: Path) -> str:
-        """Return an element that plays a FLAC file; nothing where it is gone.
+    def source(self, path: Path) -> str | None:
+        """Return what a page plays a FLAC file from; None where it is gone.
 
         Args:
             path: below the page's folder.
         """
         if not path.is_file():
-            return ""
-        source = path.relative_to(self._folder).as_posix()
-        if (size := path.stat().st_size) <= self._left:
-            self._left -= size
-            source = f"data:audio/flac;base64,{base64.b64encode(path.read_bytes()).decode()}"
-        return f'<audio controls preload="none" src="{text(source)}"></audio>'
+            return None
+        if (size := path.stat().st_size) > self._left:
+            return path.relative_to(self._folder).as_posix()
+        self._left -= size
+        return f"data:audio/flac;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
-    def below(self, picture: Path) -> str:
-        """Return a list of the sounds that a picture shows, empty where none were kept.
+    def of(self, picture: Path) -> list[Sound]:
+        """Return the sounds that a picture shows, as far as they were kept.
 
         Args:
             picture: the PNG.
         """
         listed = read_json(_listed(picture)) or {}
-        items = [
-            f"<li>{player} {text(sound['about'])}</li>"
+        return [
+            Sound(sound["about"], source)
             for sound in listed.get("sounds", ())
-            if (player := self.player(picture.parent / "sounds" / Path(sound["file"]).name))
+            if (source := self.source(picture.parent / "sounds" / Path(sound["file"]).name))
         ]
-        return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
 def _listed(picture: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.run.attempts import append_event
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.submission import Submission
 from mmlight.runs.run.webhook import post
 from mmlight.runs.slurm import client
@@ -30,7 +30,7 @@ ON_PREEMPTION = "MMLIGHT_ON_PREEMPTION"
 
 
 def judge(
-    run: RunFolder, code: int, environ: Mapping[str, str], failure: Failure | None = None
+    run: Run, code: int, environ: Mapping[str, str], failure: Failure | None = None
 ) -> Decision:
     """Decide what becomes of a run, within the bounds that its job script sets.
 
@@ -55,7 +55,7 @@ def judge(
 
 
 def hand_on(
-    run: RunFolder, decision: Decision, environ: Mapping[str, str], *, by_slurm: bool = False
+    run: Run, decision: Decision, environ: Mapping[str, str], *, by_slurm: bool = False
 ) -> int:
     """Requeue the job, or submit one that begins when this one has gone; return the exit code.
 
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
             then the run is given up.
         environ: the job's environment.
     """
-    run, code = RunFolder(Path(arguments[0])), int(arguments[1])
+    run, code = Run(Path(arguments[0])), int(arguments[1])
     if len(arguments) > 2:
         append_event(run.path, "gave up", reason=arguments[2])
         post(run.path, "given up", reason=arguments[2])
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
     return decision.exit_code
 
 
-def note_given_up(run: RunFolder, decision: Decision) -> None:
+def note_given_up(run: Run, decision: Decision) -> None:
     """Note, and say, that nothing goes on with a run."""
     append_event(
         run.path, "gave up", reason=decision.reason, step=decision.step, stuck=decision.stuck

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.run.attempts import append_event, read_attempts
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.after_srun import hand_on, judge, note_given_up
 from mmlight.runs.slurm.decision import Failure
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
         arguments: the run's folder.
         environ: the job's environment.
     """
-    run = RunFolder(Path(arguments[0]))
+    run = Run(Path(arguments[0]))
     node = _lost_node(run, environ)
     if node is None:
         return 0
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
     return 0
 
 
-def _lost_node(run: RunFolder, environ: Mapping[str, str]) -> str | None:
+def _lost_node(run: Run, environ: Mapping[str, str]) -> str | None:
     """Return the batch shell's node in this job's last start, if nobody has judged that one."""
     last: Mapping[str, object] = {}
     for event in read_attempts(run.path).events:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mmlight.runs.run.attempts import read_attempts
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.signals import INT
 
 USER_MISTAKE = 2
@@ -63,7 +63,7 @@ class Failure:
 
 
 def decide(
-    run: RunFolder,
+    run: Run,
     code: int,
     *,
     max_requeues: int,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.files import read_json, write_json
-from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm import client
 from mmlight.terminal import note, say
@@ -24,11 +24,8 @@ def dependency(runs: Sequence[Path]) -> list[str]:
     """
     jobs = []
     for path in runs:
-        run = ScannedRun(path)
-        if run.submission is None:
-            state = state_of(run, None)
-        else:
-            state = state_of(run, jobs_of([run.submission]))
+        run = Run(path)
+        state = state_of(run, jobs_of([run]))
         if state.word == "finished":
             note(f"--after {run.label}: it is finished already")
         elif run.submission is None or not state.is_active:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.code.git import SNAPSHOT
-from mmlight.runs.run.folder import checked
+from mmlight.runs.run.ids import checked
 from mmlight.runs.slurm.profile import Profile, check_line
 from mmlight.runs.slurm.shell_text import (
     environment,

@@ -14,7 +14,7 @@ from mmlight.callbacks.measuring.throughput import Throughput
 from mmlight.callbacks.recording.record import Record
 from mmlight.callbacks.recording.wandb_run import WandbRun
 from mmlight.runs.code import provenance
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 
 CONFIG = {"seed_everything": 3, "model": {"towers": {"image": {"width": 8}}}}
 
@@ -31,7 +31,7 @@ class Stop(Callback):
 
 
 def run_record(folder, *, steps=12, ckpt_path=None, extra=(), module=None, wandb="off", **kwargs):
-    run = RunFolder(folder / "tiny" / "one")
+    run = Run(folder / "tiny" / "one")
     run.path.mkdir(parents=True, exist_ok=True)
     logger = None if wandb == "off" else WandbRun(run, mode=wandb, config=CONFIG)
     record = Record(run, verb="fit", config=CONFIG, wandb=logger)
@@ -57,13 +57,13 @@ def run_record(folder, *, steps=12, ckpt_path=None, extra=(), module=None, wandb
 
 
 def read(run):
-    return json.loads(run.summary.read_text())
+    return json.loads(run.summary_json.read_text())
 
 
 def test_run_folder_is_complete(tmp_path):
     run, _, trainer = run_record(tmp_path)
     summary = read(run)
-    assert yaml.safe_load(run.config.read_text()) == CONFIG
+    assert yaml.safe_load(run.config_yaml.read_text()) == CONFIG
     assert summary["status"] == "finished" and summary["error"] is None
     assert (summary["steps"], summary["samples_seen"], summary["seed"]) == (12, 96, 3)
     assert summary["final"]["val/loss"] == float(trainer.callback_metrics["val/loss"])
@@ -96,7 +96,7 @@ def test_resumed_run_continues_the_table_with_every_step_once(tmp_path):
     whole, _, _ = run_record(tmp_path / "whole", steps=14)
     with pytest.raises(SystemExit):
         run_record(tmp_path / "parts", steps=14, extra=[Stop(9)])
-    run = RunFolder(tmp_path / "parts" / "tiny" / "one")
+    run = Run(tmp_path / "parts" / "tiny" / "one")
     assert read(run)["status"] == "interrupted" and read(run)["steps"] == 9
     last = run.checkpoints / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 5
@@ -109,7 +109,7 @@ def test_resumed_run_continues_the_table_with_every_step_once(tmp_path):
 def test_failure_is_in_the_summary_as_one_line(tmp_path):
     with pytest.raises(ArithmeticError):
         run_record(tmp_path, module=TinyTask(fail_at=7))
-    summary = read(RunFolder(tmp_path / "tiny" / "one"))
+    summary = read(Run(tmp_path / "tiny" / "one"))
     assert summary["status"] == "failed" and summary["steps"] == 7
     assert summary["error"] == "ArithmeticError: the loss went away"
     assert summary["final"]["train/loss"] > 0
@@ -159,7 +159,7 @@ def test_wandb_gets_of_uncommitted_code_what_is_asked_for(
     (code / "a.txt").write_text("changed\n")
     (code / "notes.txt").write_text("API_KEY=secret\n")
     monkeypatch.setattr(provenance, "code_folder", lambda: code)
-    run = RunFolder(tmp_path / "tiny" / "one")
+    run = Run(tmp_path / "tiny" / "one")
     wandb = WandbRun(run, mode="offline", config={}, patch=sent)
     described = []
     monkeypatch.setattr(wandb, "describe", described.append)

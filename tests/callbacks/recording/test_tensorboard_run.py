@@ -4,7 +4,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_run import TinyData, TinyTask
 
 from mmlight.callbacks.recording.record import Record
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
 
 pytest.importorskip("tensorboard")
@@ -31,7 +31,7 @@ def train(run, *, steps, ckpt_path=None):
 def test_tensorboard_shows_each_step_once_over_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = RunFolder(tmp_path / "tiny" / "one")
+    run = Run(tmp_path / "tiny" / "one")
     run.path.mkdir(parents=True)
     train(run, steps=8)
     (checkpoint,) = run.checkpoints.glob("*step=5*")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.wandb.file import count_rows
 
 LOG = """
@@ -13,9 +13,9 @@ import os, signal, subprocess, sys, time
 from pathlib import Path
 from mmlight import signals
 from mmlight.callbacks.recording.wandb_run import WandbRun
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 signals.note_signals()
-logger = WandbRun(RunFolder(Path(sys.argv[1])), mode="offline", config={})
+logger = WandbRun(Run(Path(sys.argv[1])), mode="offline", config={})
 logger.log_metrics({"train/loss": 1.0}, step=1)
 children = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True)
 os.kill(int(children.stdout), signal.SIGTERM)
@@ -33,8 +33,8 @@ GO_ON = """
 import sys
 from pathlib import Path
 from mmlight.callbacks.recording.wandb_run import WandbRun
-from mmlight.runs.run.folder import RunFolder
-logger = WandbRun(RunFolder(Path(sys.argv[1])), mode="offline", config={})
+from mmlight.runs.run.folder import Run
+logger = WandbRun(Run(Path(sys.argv[1])), mode="offline", config={})
 axes = {"epoch": 0, "samples": 0, "wall_s": 0.0}
 logger.catch_up([{"step": step, "train/loss": 1.0, **axes} for step in (1, 2, 3, 4)])
 logger.finish()
@@ -62,10 +62,10 @@ def test_training_leaves_in_order_and_the_rows_follow_when_it_goes_on(folder):
     code, said = run(LOG, folder, "told")
     assert code == 0, said
     assert "left in order" in said
-    assert count_rows(folder / "wandb", run_id=RunFolder(folder).wandb_id()) < 4
+    assert count_rows(folder / "wandb", run_id=Run(folder).wandb_id()) < 4
     code, said = run(GO_ON, folder)
     assert code == 0, said
-    assert count_rows(folder / "wandb", run_id=RunFolder(folder).wandb_id()) == 4
+    assert count_rows(folder / "wandb", run_id=Run(folder).wandb_id()) == 4
 
 
 @pytest.mark.slow

@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 from wandb_recorder import recorder
 
-from mmlight.runs.run.folder import RunFolder
-from mmlight.runs.run.scan import ScannedRun
+from mmlight.runs.run.folder import Run
 
 # Each is a training of two or more steps: what it logs, and the metrics.jsonl it goes on from.
 TRAIN = """
 import sys, time
 from pathlib import Path
 from mmlight.callbacks.recording.wandb_run import WandbRun
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 folder, down, first, last, down_at, how = sys.argv[1:]
 about = {"group": "seeds", "notes": "why it was run"}
-logger = WandbRun(RunFolder(Path(folder)), mode="online", config={}, **about)
+logger = WandbRun(Run(Path(folder)), mode="online", config={}, **about)
 logger.catch_up([
     {"step": step, "train/loss": 1.0, "epoch": 0, "samples": 0, "wall_s": 0.0}
     for step in range(1, int(first))
@@ -52,7 +51,7 @@ def train(folder: Path, environment, *, first=1, last=6, down="down", down_at=0,
 
 
 def steps(server, folder: Path) -> list[int]:
-    return [row["trainer/global_step"] for row in server.history(RunFolder(folder).wandb_id())]
+    return [row["trainer/global_step"] for row in server.history(Run(folder).wandb_id())]
 
 
 def sync(server, folder: Path) -> None:
@@ -128,10 +127,10 @@ def test_two_folders_of_one_run_id_are_two_runs_of_wandb(tmp_path, server):
     for name in ("one", "two"):
         folder = tmp_path / name / "tiny" / "id1"
         assert steps(server, folder) == [1, 2]
-        told = server.runs()[RunFolder(folder).wandb_id()]
+        told = server.runs()[Run(folder).wandb_id()]
         assert (told["group"], told["notes"]) == ("seeds", "why it was run")
-        url = ScannedRun(folder).wandb_url
-        assert url.startswith("http") and url.endswith(f"/runs/{RunFolder(folder).wandb_id()}")
+        url = Run(folder).wandb_url
+        assert url.startswith("http") and url.endswith(f"/runs/{Run(folder).wandb_id()}")
 
 
 @pytest.fixture

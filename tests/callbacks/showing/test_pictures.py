@@ -7,12 +7,12 @@ from tiny_run import COLOURS, TinyData, TinyTask, make_batch
 from mmlight.callbacks.recording.record import Record
 from mmlight.callbacks.showing.pictures import Pictures
 from mmlight.errors import UserError
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.show.report import write_report
 
 
 def run_pictures(folder, verb, *, every=None, callbacks=(), **data):
-    run = RunFolder(folder / "tiny" / "one")
+    run = Run(folder / "tiny" / "one")
     run.path.mkdir(parents=True)
     record = Record(run, verb=verb, config={})
     pictures = Pictures(

@@ -8,7 +8,7 @@ from compare_data import write_run
 
 from mmlight.runs.code import provenance
 from mmlight.runs.code.sources import read_own_code, read_sources
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.show.compare.run import read_run
 
 CONFIG = {"model": {"init_args": {"tower": {"class_path": "editable_lab.nets.Net"}}}}
@@ -92,7 +92,7 @@ def test_a_job_records_what_was_copied_and_not_what_it_has_become(
     monkeypatch.setattr(provenance, "code_folder", lambda: sources.snapshot)
     # The shell's own PYTHONPATH comes along.
     set_path(monkeypatch, sources.snapshot, *sources.own_folders, project / "src", ours)
-    run = RunFolder(tmp_path / "runs/a/1")
+    run = Run(tmp_path / "runs/a/1")
     (own,) = provenance.collect(patch=run.patch)["own_code"]
     assert own["folder"] == str(sources.own_folders[0])
     assert (own["top"], own["prefix"]) == (str(project), "src/")
@@ -104,11 +104,11 @@ def test_a_run_that_other_own_code_goes_on_with_keeps_its_first_record(
     ours, project, tmp_path, monkeypatch
 ):
     set_path(monkeypatch, project / "src")
-    run = RunFolder(tmp_path / "runs/a/1")
+    run = Run(tmp_path / "runs/a/1")
 
     def start():
         run.path.mkdir(parents=True, exist_ok=True)
-        run.provenance.write_text(json.dumps(provenance.collect(patch=run.patch)))
+        run.provenance_json.write_text(json.dumps(provenance.collect(patch=run.patch)))
 
     start()
     start()
@@ -129,6 +129,6 @@ def test_runs_of_other_own_code_are_compared_as_other_code(tmp_path):
         write_run(path, config={}, rows=[])
         (path / "summary.json").unlink(missing_ok=True)
         (path / "provenance.json").write_text(json.dumps({"git": git, "own_code": own}))
-        return read_run(path).code
+        return read_run(Run(path)).code
 
     assert [code(1), code(2)] == ["11111111", "11111111 22222222"]

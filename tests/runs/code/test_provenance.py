@@ -6,7 +6,7 @@ import pytest
 from mmlight.files import write_json
 from mmlight.runs.code import provenance
 from mmlight.runs.code.git import read_git
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 
 
 @pytest.fixture
@@ -57,14 +57,14 @@ def test_a_run_that_other_code_goes_on_with_keeps_its_first_record(
     work_tree, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(provenance, "code_folder", lambda: work_tree)
-    run = RunFolder(tmp_path / "run")
+    run = Run(tmp_path / "run")
 
     def start(text):
         (work_tree / "a.txt").write_text(text)
-        write_json(run.provenance, provenance.collect(patch=run.patch))
+        write_json(run.provenance_json, provenance.collect(patch=run.patch))
 
     start("two\n")
-    first, patch = run.provenance.read_text(), run.patch.read_text()
+    first, patch = run.provenance_json.read_text(), run.patch.read_text()
     start("two\n")
     assert not run.first_provenance.exists()
     for text in ("three\n", "one\n"):

@@ -15,7 +15,7 @@ from mmlight.runs.plan.cross_validation import (
     statistics,
     write_summary,
 )
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 
 ACCURACY = [0.75, 0.875, 0.5]
 
@@ -27,7 +27,7 @@ def finished(number: int, accuracy: float, **more: float) -> FoldResult:
 
 def folder(tmp_path) -> FoldsFolder:
     (tmp_path / "name" / "x").mkdir(parents=True, exist_ok=True)
-    return FoldsFolder(RunFolder(tmp_path / "name" / "x"))
+    return FoldsFolder(Run(tmp_path / "name" / "x"))
 
 
 def test_statistics_are_those_of_the_standard_library():
@@ -57,12 +57,12 @@ def test_a_fold_counts_as_finished_once_it_was_scored(tmp_path):
     assert run.path == tmp_path / "name" / "x-f0"
     assert read_result(planned, run).status == "new"
     trained = {"status": "finished", "final": {"train/loss": 1.0}, "wall_s": 3.0, "error": None}
-    write_json(run.summary, trained)
+    write_json(run.summary_json, trained)
     assert not read_result(planned, run).is_finished
-    write_json(run.summary, {**trained, "final": {"train/loss": 1.0, "test/accuracy": 0.5}})
+    write_json(run.summary_json, {**trained, "final": {"train/loss": 1.0, "test/accuracy": 0.5}})
     result = read_result(planned, run)
     assert result.is_finished and result.metrics == {"test/accuracy": 0.5}
-    write_json(run.summary, {**trained, "status": "failed", "error": "oh"})
+    write_json(run.summary_json, {**trained, "status": "failed", "error": "oh"})
     assert read_result(planned, run).error == "oh"
 
 

@@ -17,7 +17,7 @@ from mmlight.runs.plan.robustness_report import (
     write_robustness,
 )
 from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.show.report import write_report
 
 
@@ -121,7 +121,7 @@ def test_table_without_corruptions_groups_or_temperature():
 
 
 def test_files_hold_every_evaluation_and_group(tmp_path):
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     write_robustness(report(), run)
     with (tmp_path / "robustness.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -138,7 +138,7 @@ def test_files_hold_every_evaluation_and_group(tmp_path):
 
 
 def test_table_and_picture_are_in_the_page(tmp_path):
-    run = RunFolder(tmp_path / "tiny" / "one")
+    run = Run(tmp_path / "tiny" / "one")
     write_robustness(report(), run)
     plot_robustness(report(), run.plots / "robustness.png")
     summary = {
@@ -146,7 +146,7 @@ def test_table_and_picture_are_in_the_page(tmp_path):
         **{"final": report().summary(), "best": {}, "steps": 0, "samples_seen": 0},
         **{"ended": "now", "checkpoints": {}, "samples_per_s": None, "wall_s": None},
     }
-    run.summary.write_text(json.dumps(summary))
+    run.summary_json.write_text(json.dumps(summary))
     page = write_report(run).read_text()
     assert "<h2>Robustness</h2>" in page
     assert "speaker bob* (10)" in page

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from mmlight.__main__ import main
-from mmlight.runs.run import console_log
-from mmlight.runs.run.console_log import LOG, OLDER, kept_console
+from mmlight.runs.run import logs
+from mmlight.runs.run.logs import LOG, OLDER, kept_console
 from mmlight.terminal import Terminal, note, say
 
 
@@ -54,7 +54,7 @@ def test_error_that_ends_a_run_is_its_last_line(run):
 
 
 def test_size_is_bounded_and_a_removed_folder_ends_nothing(run, monkeypatch, capsys):
-    monkeypatch.setattr(console_log, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(logs, "_MOST_BYTES", 1000)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with kept_console(run):
         for number in range(500):

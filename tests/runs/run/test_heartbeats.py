@@ -14,8 +14,8 @@ NOW = 1000.0
 
 def stall(beats, now, **options):
     found = heartbeats.stall(beats, now, **options)
-    assert found is None or ("all" in found.told or f"on {found.host}" in found.told)
-    return found and found.told
+    assert found is None or ("all" in found.text or f"on {found.host}" in found.text)
+    return found and found.text
 
 
 def beat(rank=0, *, ago=2.0, world=2, passed=40, still_s=0.0, longest_s=1.0, **values):

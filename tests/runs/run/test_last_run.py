@@ -8,10 +8,10 @@ import pytest
 
 from mmlight.errors import UserError
 from mmlight.runs.run.attempts import append_event
-from mmlight.runs.run.best import best_checkpoint
-from mmlight.runs.run.folder import RUN_ID, RunFolder, agreed_id
-from mmlight.runs.run.last import last_run, own_starts, told_of
-from mmlight.saved.locate import find_saved
+from mmlight.runs.run.ckpt_path import best_checkpoint, describe_last, last_run, own_starts
+from mmlight.runs.run.folder import Run
+from mmlight.runs.run.ids import RUN_ID, agreed_id
+from mmlight.tasks.source import find_saved
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def no_id_of_the_surroundings(monkeypatch):
 
 def start(root, run_id, *, at, steps=(), name="tiny", status=None, best=()):
     """Leave what a training leaves that was started `at` seconds after the epoch."""
-    run = RunFolder(root / name / run_id)
+    run = Run(root / name / run_id)
     run.checkpoints.mkdir(parents=True)
     (run.path / "attempts.jsonl").write_text(
         json.dumps({"event": "start", "time": float(at), "step": 0}) + "\n"
@@ -35,7 +35,7 @@ def start(root, run_id, *, at, steps=(), name="tiny", status=None, best=()):
             with zipfile.ZipFile(run.checkpoints / f"{kind}-{step:08d}.ckpt", "w") as file:
                 file.writestr("data", "x")
     if status:
-        run.summary.write_text(json.dumps({"status": status}))
+        run.summary_json.write_text(json.dumps({"status": status}))
     return run
 
 
@@ -92,13 +92,13 @@ def test_runs_that_are_parts_of_something_are_no_ones_last(tmp_path):
 
 def test_what_is_taken_is_told(tmp_path):
     run = start(tmp_path, "a", at=1, steps=[1500], status="finished")
-    assert told_of(run, run.newest_checkpoint()) == (
+    assert describe_last(run, run.newest_checkpoint()) == (
         "tiny/a, which has finished: step-00001500.ckpt, step 1,500"
     )
 
 
 def scored(run, *, monitor="val/accuracy", mode="max", values=()):
-    run.config.write_text(f"checkpoint:\n  monitor: {monitor}\n  monitor_mode: {mode}\n")
+    run.config_yaml.write_text(f"checkpoint:\n  monitor: {monitor}\n  monitor_mode: {mode}\n")
     rows = [{"step": step, "wall_s": 1.0, monitor: value} for step, value in values]
     run.metrics_jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -112,7 +112,7 @@ def test_best_checkpoint_is_that_of_the_best_score(tmp_path, monitor, mode, best
     scored(run, monitor=monitor, mode=mode, values=[(2, 0.25), (4, 0.75), (6, 0.5)])
     found = best_checkpoint(run)
     assert found.path.name == f"best-{best:08d}.ckpt"
-    assert found.told == f"{found.path.name}, the best by {monitor} {told}"
+    assert str(found) == f"{found.path.name}, the best by {monitor} {told}"
     assert find_saved(f"{run.path}/best", key="--ckpt_path") == found.path
     assert find_saved(f"{run.path}/last", key="--ckpt_path").name == "step-00000008.ckpt"
     assert find_saved(f"{run.path.parent}/best", key="--ckpt_path") == found.path
@@ -125,4 +125,4 @@ def test_best_of_a_run_that_keeps_none_is_one_line(tmp_path):
         best_checkpoint(run)
     scored(run)
     with pytest.raises(UserError, match="no complete best checkpoint: no validation gave val/acc"):
-        best_checkpoint(run)
+        best_checkpoint(Run(run.path))

@@ -15,8 +15,8 @@ import pytest
 from mmlight.errors import UserError
 from mmlight.runs.run import lock
 from mmlight.runs.run.attempts import ATTEMPTS, append_event
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.lock import LOCK, RunLock
-from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.run.state import state_of
 
 HOLD = """
@@ -112,7 +112,7 @@ def test_lock_of_a_killed_process_holds_nobody_up(run, holder):
     first.wait()
     assert (run / LOCK).exists()
     append_event(run, "start", step=0)
-    assert str(state_of(ScannedRun(run), None)) == "stopped (broken off)"
+    assert str(state_of(Run(run), None)) == "stopped (broken off)"
     (run / ATTEMPTS).unlink()
     held = RunLock(run)
     assert json.loads((run / LOCK).read_text())["pid"] == os.getpid()
@@ -124,7 +124,7 @@ def test_released_lock_is_free(run, holder):
     RunLock(run).release()
     holder()
     append_event(run, "start", step=0)
-    assert state_of(ScannedRun(run), None).word == "running"
+    assert state_of(Run(run), None).word == "running"
 
 
 def test_job_that_is_requeued_takes_the_lock_of_its_last_start(run, holder, monkeypatch):

@@ -8,8 +8,9 @@ import yaml
 
 from mmlight.errors import UserError
 from mmlight.files import write_json, write_text
-from mmlight.runs.run.folder import RUN_ID, RunFolder, agreed_id
-from mmlight.runs.run.last import last_run
+from mmlight.runs.run.ckpt_path import last_run
+from mmlight.runs.run.folder import Run
+from mmlight.runs.run.ids import RUN_ID, agreed_id
 
 VARIABLES = (
     RUN_ID,
@@ -44,17 +45,17 @@ def checkpoint(run, name, *, age_s):
 
 
 def test_fresh_runs_get_folders_of_their_own(tmp_path):
-    first = RunFolder.create(tmp_path, name="scenes")
-    second = RunFolder.create(tmp_path, name="scenes")
+    first = Run.create(tmp_path, name="scenes")
+    second = Run.create(tmp_path, name="scenes")
     assert first.path != second.path and first.path.parent == tmp_path / "scenes"
     assert first.name == "scenes" and first.path.is_dir() and second.path.is_dir()
 
 
 def test_child_processes_agree_with_the_one_that_started_them(tmp_path):
-    run = RunFolder.create(tmp_path, name="scenes")
+    run = Run.create(tmp_path, name="scenes")
     code = (
-        "import sys; from mmlight.runs.run.folder import RunFolder;"
-        "print(RunFolder.create(sys.argv[1], name='scenes').id)"
+        "import sys; from mmlight.runs.run.folder import Run;"
+        "print(Run.create(sys.argv[1], name='scenes').id)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
@@ -84,17 +85,17 @@ def test_processes_without_a_common_id_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r"4 processes.*MMLIGHT_RUN_ID"):
-        RunFolder.create(tmp_path, name="scenes")
+        Run.create(tmp_path, name="scenes")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b"])
 def test_name_that_is_no_folder_name_is_refused(tmp_path, name):
     with pytest.raises(UserError, match="run name"):
-        RunFolder.create(tmp_path, name=name)
+        Run.create(tmp_path, name=name)
 
 
 def test_checkpoint_cut_short_is_passed_over(tmp_path):
-    run = RunFolder.create(tmp_path, name="s")
+    run = Run.create(tmp_path, name="s")
     whole = checkpoint(run, "step-00000005.ckpt", age_s=90)
     torn = checkpoint(run, "step-00000010.ckpt", age_s=10)
     torn.write_bytes(torn.read_bytes()[:500])
@@ -108,7 +109,7 @@ def test_nothing_to_continue_is_one_clear_line(tmp_path):
 
 
 def test_task_of_a_job_array_does_not_continue_another(tmp_path, monkeypatch):
-    other = RunFolder.create(tmp_path, name="s", run_id="71_1")
+    other = Run.create(tmp_path, name="s", run_id="71_1")
     checkpoint(other, "last.ckpt", age_s=1)
     os.environ.pop(RUN_ID)
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "71")
@@ -123,8 +124,8 @@ def begin(root, config):
     """Begin a run in this process, as rank 0 does; return its id."""
     for name in (RUN_ID, "MMLIGHT_RUN_OWNER"):
         os.environ.pop(name, None)
-    run = RunFolder.create(root, name="tiny", config=config)
-    write_text(run.config, yaml.safe_dump(config))
+    run = Run.create(root, name="tiny", config=config)
+    write_text(run.config_yaml, yaml.safe_dump(config))
     return run
 
 
@@ -133,16 +134,16 @@ def test_the_second_training_of_one_job_gets_a_folder_of_its_own(tmp_path, monke
     first = begin(tmp_path, {"seed": 1})
     assert begin(tmp_path, {"seed": 1}) == first  # another rank, or a start after a crash
     assert begin(tmp_path, {"seed": 2}).id == "71-2"  # other settings
-    write_json(first.summary, {"status": "finished"})
+    write_json(first.summary_json, {"status": "finished"})
     assert begin(tmp_path, {"seed": 1}).id == "71-3"  # the same once more
-    write_json(first.summary, {"status": "failed"})
+    write_json(first.summary_json, {"status": "failed"})
     assert begin(tmp_path, {"seed": 1}) == first
 
 
 def test_a_job_that_slurm_starts_again_finds_its_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "71")
     first, second = begin(tmp_path, {"seed": 1}), begin(tmp_path, {"seed": 2})
-    write_json(first.summary, {"status": "finished"})
+    write_json(first.summary_json, {"status": "finished"})
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert begin(tmp_path, {"seed": 1}) == first and begin(tmp_path, {"seed": 2}) == second
     checkpoint(second, "step-00000004.ckpt", age_s=0)
@@ -151,18 +152,18 @@ def test_a_job_that_slurm_starts_again_finds_its_runs(tmp_path, monkeypatch):
 
 def test_an_id_that_was_asked_for_is_taken_whatever_lies_there(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "71")
-    write_json(begin(tmp_path, {"seed": 1}).summary, {"status": "finished"})
-    asked = RunFolder.create(tmp_path, name="tiny", run_id="71", config={"seed": 2})
+    write_json(begin(tmp_path, {"seed": 1}).summary_json, {"status": "finished"})
+    asked = Run.create(tmp_path, name="tiny", run_id="71", config={"seed": 2})
     assert asked.id == "71"
 
 
 def test_each_folder_has_one_id_in_wandb_over_all_starts(tmp_path, monkeypatch):
-    first, second = RunFolder(tmp_path / "a/tiny/71"), RunFolder(tmp_path / "b/tiny/71")
+    first, second = Run(tmp_path / "a/tiny/71"), Run(tmp_path / "b/tiny/71")
     for run in (first, second):
         run.path.mkdir(parents=True)
-    assert first.wandb_id() == RunFolder(first.path).wandb_id() != second.wandb_id()
+    assert first.wandb_id() == Run(first.path).wandb_id() != second.wandb_id()
     assert [path.name for path in first.path.iterdir()] == ["wandb-id"]
-    third = RunFolder(tmp_path / "a/tiny/72")
+    third = Run(tmp_path / "a/tiny/72")
     third.path.mkdir()
     monkeypatch.setenv("WANDB_RUN_ID", "announced")
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")

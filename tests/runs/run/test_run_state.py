@@ -9,9 +9,9 @@ from datetime import datetime
 import pytest
 
 from mmlight.runs.run.attempts import append_event
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.heartbeats import Beat, write_beat
-from mmlight.runs.run.scan import ScannedRun
-from mmlight.runs.run.state import State, planned_steps, seconds_left, state_of
+from mmlight.runs.run.state import State, state_of
 from mmlight.runs.run.submission import CANCELLED, Submission
 from mmlight.runs.slurm.client import QueuedJob
 from mmlight.runs.slurm.durations import readable
@@ -58,12 +58,12 @@ def summarise(run, status, *, age_s=0.0, **values):
 def test_slurm_tells_of_active_runs(run, state, reason, expected):
     # Whatever an attempt before this one has left behind.
     append_event(run, "end", step=3, reason="failed: x")
-    assert state_of(ScannedRun(run), queue(state, reason=reason)) == expected
+    assert state_of(Run(run), queue(state, reason=reason)) == expected
 
 
 def test_folder_tells_how_a_run_ended(run):
     def state(told="COMPLETED"):
-        return state_of(ScannedRun(run), queue(told))
+        return state_of(Run(run), queue(told))
 
     append_event(run, "start", step=0)
     assert state().word == "stopped"
@@ -83,9 +83,9 @@ def test_a_job_that_failed_early_says_why(run):
         "mmlight: gave up: a setting is wrong; the log says which\n"
     )
     said = "trainer.max_steps: must be a whole number"
-    assert state_of(ScannedRun(run), queue("FAILED")) == State("failed", said)
+    assert state_of(Run(run), queue("FAILED")) == State("failed", said)
     append_event(run, "gave up", reason="a setting is wrong; the log says which")
-    assert state_of(ScannedRun(run), queue("FAILED")) == State("failed", said)
+    assert state_of(Run(run), queue("FAILED")) == State("failed", said)
 
 
 def test_a_rank_that_stands_still_is_named_and_nothing_of_an_earlier_start(run):
@@ -97,7 +97,7 @@ def test_a_rank_that_stands_still_is_named_and_nothing_of_an_earlier_start(run):
     def state(*, began_ago):
         began = f"{datetime.fromtimestamp(time.time() - began_ago):%Y-%m-%dT%H:%M:%S}"
         told = {"12": replace(job("12", "RUNNING"), start=began)}
-        return state_of(ScannedRun(run), told)
+        return state_of(Run(run), told)
 
     beat(0, ago=3)
     beat(1, ago=50)
@@ -108,30 +108,30 @@ def test_a_rank_that_stands_still_is_named_and_nothing_of_an_earlier_start(run):
     assert state(began_ago=40) == State("running")
     (run / "submission.json").unlink()
     log(run, [{"step": 3}], age_s=50)
-    assert state_of(ScannedRun(run), None).why.startswith("all 2 ranks: no step for 50 s")
+    assert state_of(Run(run), None).why.startswith("all 2 ranks: no step for 50 s")
     # Its steps take longer than it may be silent.
     log(run, [{"step": 3}], age_s=3600)
     beat(0, ago=3)
     beat(1, ago=3)
-    assert state_of(ScannedRun(run), None) == State("running")
+    assert state_of(Run(run), None) == State("running")
 
 
 def test_a_resubmitted_run_is_in_the_state_of_its_new_job(run):
     append_event(run, "resubmitted", job="13")
     told = {**queue("FAILED"), "13": job("13", "RUNNING")}
-    assert state_of(ScannedRun(run), told) == State("running")
+    assert state_of(Run(run), told) == State("running")
 
 
 def test_a_job_that_slurm_has_forgotten(run):
-    assert state_of(ScannedRun(run), {}) == State("stopped", "SLURM has forgotten job 12")
-    assert state_of(ScannedRun(run), None).word == "unknown"
+    assert state_of(Run(run), {}) == State("stopped", "SLURM has forgotten job 12")
+    assert state_of(Run(run), None).word == "unknown"
 
 
 def test_runs_without_slurm_are_told_by_their_files(run):
     (run / "submission.json").unlink()
 
     def state():
-        return state_of(ScannedRun(run), {})
+        return state_of(Run(run), {})
 
     log(run, [{"step": 1}])
     assert state() == State("running")
@@ -148,10 +148,10 @@ def test_runs_without_slurm_are_told_by_their_files(run):
 
 def test_time_left_is_told_by_the_last_steps(run):
     log(run, [{"step": s, "wall_s": 100 + 2.0 * s} for s in (10, 20, 30)])
-    assert seconds_left(ScannedRun(run)) is None
+    assert Run(run).seconds_left is None
     append_event(run, "start", step=10, max_steps=130)
-    assert planned_steps(ScannedRun(run)) == 130
-    assert seconds_left(ScannedRun(run)) == pytest.approx(200)
+    assert Run(run).planned_steps == 130
+    assert Run(run).seconds_left == pytest.approx(200)
 
 
 def test_durations_are_readable():

@@ -8,7 +8,7 @@ import cli_data
 import pytest
 
 from mmlight.runs.run.attempts import append_event
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.webhook import post
 from mmlight.runs.slurm.after_srun import main
 
@@ -35,7 +35,7 @@ def server():
 @pytest.fixture
 def run(tmp_path):
     def made(webhook):
-        run = RunFolder(tmp_path / "tiny/one")
+        run = Run(tmp_path / "tiny/one")
         run.path.mkdir(parents=True, exist_ok=True)
         (run.path / "submitted.yaml").write_text(json.dumps({"run": {"webhook": webhook}}))
         return run

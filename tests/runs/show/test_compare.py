@@ -11,16 +11,29 @@ from compare_data import ACCURACY, rows_of, twelve, write_run
 
 from mmlight.errors import UserError
 from mmlight.runs.code.git import read_git
+from mmlight.runs.run.find import find_all
+from mmlight.runs.run.folder import Run
 from mmlight.runs.show.compare.curves import curve_of
+from mmlight.runs.show.compare.grids import (
+    runs_digits,
+    settings_digits,
+    settings_grid,
+)
 from mmlight.runs.show.compare.run import read_run
-from mmlight.runs.show.compare.select import select
 from mmlight.runs.show.compare.settings import group, ordered, resolve_metrics
-from mmlight.runs.show.compare.table import csv_table, markdown, runs_csv, settings_grid
+
+
+def read(path):
+    return read_run(Run(path))
+
+
+def selected(references, **root):
+    return [run.path for run in find_all(references, **root)]
 
 
 @pytest.fixture
 def settings(tmp_path):
-    return group([read_run(path) for path in twelve(tmp_path)])
+    return group([read(path) for path in twelve(tmp_path)])
 
 
 def test_runs_that_differ_only_in_seed_are_one_setting(settings):
@@ -54,18 +67,18 @@ def test_table_holds_what_was_worked_out_by_hand(settings):
 
 
 def test_csv_has_all_digits(settings):
-    lines = list(csv.DictReader(io.StringIO(csv_table(settings, ["val/accuracy"]))))
+    lines = list(csv.DictReader(io.StringIO(settings_digits(settings, ["val/accuracy"]).csv())))
     assert float(lines[0]["val/accuracy final mean"]) == pytest.approx(0.75, abs=1e-12)
     assert float(lines[0]["val/accuracy final sd"]) == pytest.approx(0.05 * (4 / 3) ** 0.5)
     assert float(lines[2]["val/accuracy best mean"]) == pytest.approx(0.5)
     assert float(lines[0]["device_hours"]) == pytest.approx(1.15)
-    runs = list(csv.DictReader(io.StringIO(runs_csv(settings, ["val/accuracy"]))))
+    runs = list(csv.DictReader(io.StringIO(runs_digits(settings, ["val/accuracy"]).csv())))
     assert len(runs) == 12 and [r["seed"] for r in runs[:4]] == ["0", "1", "2", "3"]
     assert float(runs[3]["val/accuracy best"]) == 0.9
 
 
 def test_markdown_has_a_line_for_each_setting(settings):
-    lines = markdown(settings_grid(settings, ["val/accuracy"])).splitlines()
+    lines = settings_grid(settings, ["val/accuracy"]).markdown().splitlines()
     assert len(lines) == 5 and all(line.count("|") == lines[0].count("|") for line in lines)
     assert "| 75.0 ± 5.8 % |" in lines[2]
 
@@ -84,7 +97,7 @@ def test_a_curve_has_the_steps_that_all_seeds_have(tmp_path):
     paths = twelve(tmp_path)[:2]
     lines = (paths[0] / "metrics.jsonl").read_text().splitlines()
     (paths[0] / "metrics.jsonl").write_text("\n".join(lines[:2]) + "\n")
-    (setting,) = group([read_run(path) for path in paths])
+    (setting,) = group([read(path) for path in paths])
     assert curve_of(setting, "val/accuracy").steps == (10, 20)
 
 
@@ -98,7 +111,7 @@ def test_an_unfinished_run_is_not_in_the_means(tmp_path):
     broken = write_run(
         tmp_path / "grid" / "broken", config=config, rows=rows, seed=9, status="failed"
     )
-    (setting,) = group([read_run(path) for path in (*paths, broken)])
+    (setting,) = group([read(path) for path in (*paths, broken)])
     assert setting.spread(lambda run: run.final("val/accuracy")).mean == pytest.approx(0.75)
     grid = settings_grid([setting], ["val/accuracy"])
     assert dict(zip(grid.headings, grid.rows[0], strict=True))["runs"] == "4 of 5"
@@ -108,7 +121,7 @@ def test_other_code_or_data_is_another_setting(tmp_path):
     config = {"model": {"width": 1}}
     rows = rows_of((0.1, 0.2, 0.3), speed=1, seconds=1)
     runs = [
-        read_run(write_run(tmp_path / "x" / name, config=config, rows=rows, commit=name * 40))
+        read(write_run(tmp_path / "x" / name, config=config, rows=rows, commit=name * 40))
         for name in ("a", "b")
     ]
     assert [s.differs for s in group(runs)] == [{"code": "aaaaaaaa"}, {"code": "bbbbbbbb"}]
@@ -127,7 +140,7 @@ def test_only_code_that_a_run_can_import_makes_another_setting(tmp_path):
         told = json.loads((path / "summary.json").read_text())
         told["git"] = read_git(top / "mmlight").described()
         (path / "summary.json").write_text(json.dumps(told))
-        return read_run(path)
+        return read(path)
 
     runs = [run(0)]
     (top / "experiments/x.yaml").write_text("a: 2\n")
@@ -158,7 +171,7 @@ def test_only_code_that_a_run_can_import_makes_another_setting(tmp_path):
 def test_nan_is_neither_best_nor_in_a_mean(tmp_path):
     rows = rows_of((0.5, 0.4, 0.3), speed=1, seconds=1)
     rows[-1]["val/loss"] = "nan"
-    run = read_run(write_run(tmp_path / "x" / "one", config={}, rows=rows))
+    run = read(write_run(tmp_path / "x" / "one", config={}, rows=rows))
     assert run.best("val/loss") == pytest.approx(0.5)
     (setting,) = group([run])
     assert setting.spread(lambda r: r.final("val/loss")).mean is None
@@ -171,7 +184,7 @@ def test_a_score_of_pairs_is_their_mean(tmp_path):
             **{"val/image_to_text/recall_at_1": 0.5, "val/text_to_image/recall_at_1": 0.3},
         }
     ]
-    run = read_run(write_run(tmp_path / "x" / "one", config={}, rows=rows))
+    run = read(write_run(tmp_path / "x" / "one", config={}, rows=rows))
     assert run.final("val/recall_at_1") == pytest.approx(0.4)
     assert run.final("val/image_to_text/recall_at_1") == 0.5
     assert resolve_metrics([run], []) == ["val/recall_at_1"]
@@ -185,19 +198,18 @@ def test_an_unknown_metric_is_refused_with_those_there_are(settings):
 
 def test_runs_are_selected_by_name_pattern_and_folder(tmp_path, monkeypatch):
     paths = twelve(tmp_path / "runs")
-    assert select(["grid"], root=tmp_path / "runs") == sorted(paths)
+    assert selected(["grid"], root=tmp_path / "runs") == sorted(paths)
     monkeypatch.chdir(tmp_path)
-    assert select(["grid/lr0.1-*", "runs/grid"]) == [*paths[:4], *sorted(paths[4:])]
-    assert select([str(paths[5]), "lr0.1-seed2"]) == [paths[5], paths[2]]
+    assert selected(["grid/lr0.1-*", "runs/grid"]) == [*paths[:4], *sorted(paths[4:])]
+    assert selected([str(paths[5]), "lr0.1-seed2"]) == [paths[5], paths[2]]
     with pytest.raises(UserError, match="no run in runs is named like 'x\\*'"):
-        select(["x*"])
+        find_all(["x*"])
 
 
 def test_repeated_seeds_are_told(tmp_path):
     rows = rows_of((0.1, 0.2, 0.3), speed=1, seconds=1)
     runs = [
-        read_run(write_run(tmp_path / "x" / str(n), config={}, rows=rows, seed=n % 2))
-        for n in range(4)
+        read(write_run(tmp_path / "x" / str(n), config={}, rows=rows, seed=n % 2)) for n in range(4)
     ]
     grid = settings_grid(group(runs), ["val/accuracy"])
     assert dict(zip(grid.headings, grid.rows[0], strict=True))["runs"] == "4, 2 seeds"
@@ -209,7 +221,7 @@ def test_evaluations_below_a_run_do_not_take_its_place(tmp_path):
     )
     write_run(run / "test", config={}, rows=rows_of((0.9,) * 3, speed=1, seconds=1))
     for reference in ("tiny/a", str(run), "a", "tiny"):
-        assert select([reference], root=tmp_path) == [run.resolve()]
+        assert selected([reference], root=tmp_path) == [run.resolve()]
 
 
 def test_table_tells_run_metric_and_what_differs_first_and_a_schedule_in_one_column(tmp_path):
@@ -222,9 +234,9 @@ def test_table_tells_run_metric_and_what_differs_first_and_a_schedule_in_one_col
             "data": {"init_args": {"train": {"shards": shards.format(name)}}},
         }
         rows = rows_of((0.1 * number,) * 3, speed=1, seconds=1)
-        runs.append(read_run(write_run(tmp_path / "e" / str(number), config=config, rows=rows)))
+        runs.append(read(write_run(tmp_path / "e" / str(number), config=config, rows=rows)))
     grid = settings_grid(group(runs), ["val/accuracy", "val/loss"])
-    assert grid.headings[:6] == ("", "run", "val/accuracy", "unfreeze", "shards", "val/loss")
+    assert grid.headings[:6] == ["", "run", "val/accuracy", "unfreeze", "shards", "val/loss"]
     assert [row[1:5] for row in grid.rows] == [
         ("e/0", "0.0 %", "0: head, 500: last 2 blocks", "…train-x…"),
         ("e/1", "10.0 %", "0: head, 900: all", "…train-y…"),

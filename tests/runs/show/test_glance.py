@@ -8,7 +8,7 @@ from PIL import Image
 from test_report import EVIL, parse, summary
 
 from mmlight.files import write_json
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.show import sounds
 from mmlight.runs.show.report import write_report
 from mmlight.runs.show.sounds import keep_sounds
@@ -16,11 +16,11 @@ from mmlight.runs.show.sounds import keep_sounds
 
 @pytest.fixture
 def run(tmp_path):
-    folder = RunFolder(tmp_path / "scenes" / "one")
+    folder = Run(tmp_path / "scenes" / "one")
     told = summary(parameters={"total": 1_234_567, "trained": 1_000})
     told["data"]["samples"] = {"train": {"samples": 49, "images": 41, "unreadable": 3}}
     told["final"] = {"val/accuracy": 0.5}
-    write_json(folder.summary, told)
+    write_json(folder.summary_json, told)
     return folder
 
 

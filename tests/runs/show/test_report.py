@@ -8,11 +8,11 @@ from PIL import Image
 from rich.console import Console
 
 from mmlight.files import write_json
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.stage_rows import write_stage_rows
 from mmlight.runs.run.summary import best_values, final_values
+from mmlight.runs.show.final_scores import format_table
 from mmlight.runs.show.report import write_report
-from mmlight.runs.show.table import format_table
 from mmlight.terminal import Terminal
 
 
@@ -52,9 +52,9 @@ def summary(**changes):
 
 @pytest.fixture
 def run(tmp_path):
-    folder = RunFolder(tmp_path / "scenes" / "one")
-    write_json(folder.summary, summary())
-    folder.config.write_text("model:\n  name: a & b\n")
+    folder = Run(tmp_path / "scenes" / "one")
+    write_json(folder.summary_json, summary())
+    folder.config_yaml.write_text("model:\n  name: a & b\n")
     folder.plots.mkdir()
     for name in ("val_similarity_image_text", "curves", "val_retrieval_image_to_text"):
         Image.fromarray(np.full((20, 40, 3), 200, np.uint8)).save(folder.plots / f"{name}.png")
@@ -89,7 +89,7 @@ def parse(path):
 def test_report_holds_everything_and_points_nowhere(run):
     page = parse(write_report(run))
     text = " ".join(page.text)
-    for part in ("val: image → text", "50.0 %", "1.00 %", "50 x", "97.5 %", "nan", "c" * 40):
+    for part in ("val: image → text", "R@1 %", "50.0", "1.00", "50 x", "97.5 %", "nan", "c" * 40):
         assert part in text, part
     assert "a & b" in text and "<b>bold</b>" in text and "b" not in page.tags
     assert "uncommitted changes" in text and "torch==2.11.0" in text
@@ -99,7 +99,7 @@ def test_report_holds_everything_and_points_nowhere(run):
 
 
 def test_report_tells_notes_and_the_address_at_wandb(run):
-    run.summary.write_text(json.dumps(summary(notes="why <b>it was run")))
+    run.summary_json.write_text(json.dumps(summary(notes="why <b>it was run")))
     (run.path / "wandb-url").write_text("https://w.example/me/p/runs/1\n")
     page = write_report(run).read_text()
     assert "https://w.example/me/p/runs/1" in page and "why &lt;b&gt;it was run" in page
@@ -116,14 +116,14 @@ def test_explanations_have_a_table_of_their_own(run):
         "test/explain/text_integrated_gradients_gap": 0.004,
         "test/accuracy": 0.9,
     }
-    write_json(run.summary, summary(final=final))
+    write_json(run.summary_json, summary(final=final))
     page = parse(write_report(run))
     text = " ".join(page.text)
     for part in ("test: image, grad cam", "0.123", "test: image, random", "0.40 %", "90.0 %"):
         assert part in text, part
     assert "explain/" not in text
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
-    console.print(format_table(json.loads(run.summary.read_text())))
+    console.print(format_table(json.loads(run.summary_json.read_text())))
     printed = console.export_text()
     assert "test: text, integrated gradients" in printed and "explain/" not in printed
 
@@ -162,8 +162,8 @@ def test_nothing_that_strangers_wrote_is_a_part_of_the_page(run):
     told["ended"] = summary()["ended"]
     told["final"] = {f"val/{EVIL}": 0.5, f"val/image{EVIL}_to_text/recall_at_1": 0.5}
     told["final"] |= {f"val/explain/image/{EVIL}/deletion_auc": 0.5}
-    write_json(run.summary, told)
-    run.config.write_text(EVIL)
+    write_json(run.summary_json, told)
+    run.config_yaml.write_text(EVIL)
     row = {"image": None, "spectrogram": None, "sound": None, "text": EVIL, "label": EVIL}
     row |= {"prediction": EVIL, "key": EVIL, "confidence": 0.5, "label_probability": 0.5}
     write_stage_rows(run.mistakes_jsonl, [row | {"loss": 1.0, "confidence_rank": 1}], stage="val")
@@ -181,7 +181,7 @@ def test_curves_come_first(run):
 
 
 def test_failed_run_says_why(run):
-    write_json(run.summary, summary(status="failed", error="ArithmeticError: <nan>", final={}))
+    write_json(run.summary_json, summary(status="failed", error="ArithmeticError: <nan>", final={}))
     text = " ".join(parse(write_report(run)).text)
     assert "failed" in text and "ArithmeticError: <nan>" in text
 
@@ -196,7 +196,7 @@ def test_classes_have_no_line_each_in_the_table_of_a_terminal():
 
 def test_table_fits_a_narrow_terminal(run):
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
-    console.print(format_table(json.loads(run.summary.read_text())))
+    console.print(format_table(json.loads(run.summary_json.read_text())))
     text = console.export_text()
     for part in ("val: image → text", "R@1 %", " 50.0 ", " 75.0 ", " 1.00 ", " 50 x",
                  "test/zero_shot/image_accuracy_at_1"):  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 
 from mmlight.errors import UserError
 from mmlight.runs.run.attempts import append_event, read_attempts
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.slurm.after_srun import main
 from mmlight.runs.slurm.decision import Failure, decide
 from mmlight.runs.slurm.ending import failed_node
@@ -15,7 +15,7 @@ from mmlight.runs.slurm.job import job_name
 
 @pytest.fixture
 def run(tmp_path):
-    return RunFolder(tmp_path / "name" / "id")
+    return Run(tmp_path / "name" / "id")
 
 
 def start(run, step=0):

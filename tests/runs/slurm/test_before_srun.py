@@ -3,7 +3,7 @@
 import pytest
 
 from mmlight.runs.run.attempts import append_event, read_attempts
-from mmlight.runs.run.folder import RunFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.slurm import after_srun, before_srun
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "SLURM_JOB_NODELIST": "n3"}
@@ -13,7 +13,7 @@ JOB = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "SLURM_JOB_NODELIST": "n
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr("mmlight.runs.slurm.client.run", lambda *words: words[-1])
     monkeypatch.setattr(after_srun, "can_leave_out", lambda nodes, script: True)
-    return RunFolder(tmp_path / "name/id")
+    return Run(tmp_path / "name/id")
 
 
 def start(run, restart, **more):

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from mmlight import compose
 from mmlight.compose import flatten
 from mmlight.errors import UserError
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import AXES
-from mmlight.runs.run.scan import ScannedRun
 from mmlight.runs.run.signature import LEFT_OUT
 from mmlight.runs.run.state import state_of
 from mmlight.runs.run.summary import typical_samples_per_s
@@ -84,7 +83,7 @@ class ComparedRun:
         return main_metric(self.metrics, monitor=self.config.get("checkpoint.monitor"))
 
     @property
-    def told(self) -> tuple[Any, Any]:
+    def mode(self) -> tuple[Any, Any]:
         """Its monitored metric, and which value of it is better (see `direction`)."""
         return self.config.get("checkpoint.monitor"), self.config.get("checkpoint.monitor_mode")
 
@@ -172,58 +171,55 @@ class ComparedRun:
         values = [value for _, value in self.curve(metric) if value == value]
         if not values:
             return None
-        return max(values) if direction(metric, modes=[self.told]) == "max" else min(values)
+        return max(values) if direction(metric, modes=[self.mode]) == "max" else min(values)
 
     def _last(self, axis: str) -> float:
         return max((float(row[axis]) for row in self.rows if axis in row), default=0.0)
 
 
-def read_run(path: Path) -> ComparedRun:
+def read_run(run: Run) -> ComparedRun:
     """Read a run from its folder, which may be one that is still written to.
 
     Raises:
         UserError: it holds no configuration, or one that cannot be read.
     """
-    scanned = ScannedRun(path)
-    config = path / "config.yaml"
-    if not config.exists():
-        config = path / "submitted.yaml"
-    if not config.exists():
-        raise UserError(f"run {path} has no config.yaml: it was never started")
+    config = next((p for p in (run.config_yaml, run.submitted_yaml) if p.exists()), None)
+    if config is None:
+        raise UserError(f"run {run.path} has no config.yaml: it was never started")
     try:
         return ComparedRun(
-            name=scanned.name,
-            id=scanned.id,
-            state=state_of(scanned, None).word,
+            name=run.name,
+            id=run.id,
+            state=state_of(run, None).word,
             config=flatten(compose.read(config)),
-            rows=scanned.all_rows(),
-            **recorded(scanned.summary or scanned.provenance or {}),
+            rows=run.rows(),
+            **recorded(run.summary or run.provenance or {}),
         )
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         said = str(error) if isinstance(error, UserError) else "what it recorded is damaged"
-        raise UserError(f"run {path} cannot be read: {said}") from error
+        raise UserError(f"run {run.path} cannot be read: {said}") from error
 
 
-def recorded(told: Mapping[str, Any]) -> dict[str, Any]:
+def recorded(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a record of a run's provenance says of devices, code and data.
 
     Args:
-        told: as in `provenance.json` and `summary.json`, and as W&B's config holds it.
+        record: as in `provenance.json` and `summary.json`, and as W&B's config holds it.
 
     Returns:
         Fields of `ComparedRun`.
     """
-    git = told.get("git") or {}
+    git = record.get("git") or {}
     # The user's own repositories, where the run had some.
-    own = [one for one in told.get("own_code") or () if one.get("commit")]
+    own = [one for one in record.get("own_code") or () if one.get("commit")]
     return {
-        "devices": tuple(told.get("devices") or ()),
-        "num_devices": int(told.get("num_devices") or 1),
+        "devices": tuple(record.get("devices") or ()),
+        "num_devices": int(record.get("num_devices") or 1),
         "commit": git.get("commit"),
         "code_hashes": tuple(one.get("code_sha256") for one in (git, *own)),
         "patch": git.get("patch_sha256") or ("dirty" if git.get("dirty") else None),
         "own_code": tuple((o["commit"], o.get("patch_sha256")) for o in own),
-        "data": (told.get("data") or {}).get("fingerprint"),
+        "data": (record.get("data") or {}).get("fingerprint"),
     }
 
 

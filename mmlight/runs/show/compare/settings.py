@@ -164,7 +164,7 @@ def resolve_metrics(runs: Sequence[ComparedRun], asked: Sequence[str]) -> list[s
 
 def better(settings: Sequence[Setting], metric: str) -> Direction:
     """Return whether the larger or the smaller value of a metric is better."""
-    return direction(metric, modes=[run.told for setting in settings for run in setting.runs])
+    return direction(metric, modes=[run.mode for setting in settings for run in setting.runs])
 
 
 def ordered(settings: Sequence[Setting], metric: str) -> list[Setting]:

@@ -1,38 +1,13 @@
-"""What is compared, as tables: for the terminal, CSV and Markdown."""
+"""What is compared, as tables: as people read it, and for CSV with all digits."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, JustifyMethod
-from rich.table import Table
-
 from mmlight.runs.show.compare.run import ComparedRun
 from mmlight.runs.show.compare.settings import Setting, Spread, as_text
+from mmlight.runs.show.grid import Column, Grid
 from mmlight.scores import format_value
-from mmlight.terminal import one_line
-
-# Between two columns of a table in the terminal.
-_GAP = 3
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Rows of cells under headings.
-
-    Attributes:
-        headings: of the columns.
-        rows: their cells as text.
-        is_number: whether a column is set to the right.
-    """
-
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    is_number: tuple[bool, ...]
 
 
 def settings_grid(
@@ -64,7 +39,7 @@ def settings_grid(
     if "code" not in columns:
         columns["code"] = lambda s: ", ".join(dict.fromkeys(run.code for run in s.runs))
     rows = tuple(tuple(make(s) for make in columns.values()) for s in settings)
-    return Grid(tuple(columns), rows, tuple(name not in left for name in columns))
+    return Grid(_columns(tuple(columns), left), rows, repeat=2)
 
 
 def runs_grid(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:
@@ -88,12 +63,11 @@ def runs_grid(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:
             row += [f"{run.samples:,}", f"{run.device_hours:.3g}"]
             row += ["-" if speed is None else f"{speed:,.0f}", run.code]
             rows.append(tuple(row))
-    left = ("run", "state", "code")
-    return Grid(tuple(headings), tuple(rows), tuple(h not in left for h in headings))
+    return Grid(_columns(headings, {"run", "state", "code"}), tuple(rows))
 
 
-def csv_table(settings: Sequence[Setting], metrics: Sequence[str]) -> str:
-    """Return one line for each setting, every number with all of its digits.
+def settings_digits(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:
+    """Return a row for each setting, every number with all of its digits.
 
     Args:
         settings: in the order of the lines.
@@ -114,11 +88,11 @@ def csv_table(settings: Sequence[Setting], metrics: Sequence[str]) -> str:
         line["commit"] = " ".join(dict.fromkeys(run.commit or "" for run in setting.runs))
         line["ids"] = " ".join(run.label for run in setting.runs)
         lines.append(line)
-    return _csv(lines)
+    return Grid.of_records(lines)
 
 
-def runs_csv(settings: Sequence[Setting], metrics: Sequence[str]) -> str:
-    """Return one line for each run, every number with all of its digits.
+def runs_digits(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:
+    """Return a row for each run, every number with all of its digits.
 
     Args:
         settings: with the runs.
@@ -134,47 +108,11 @@ def runs_csv(settings: Sequence[Setting], metrics: Sequence[str]) -> str:
             line |= {"samples": run.samples, "device_hours": run.device_hours}
             line |= {"samples_per_s": run.samples_per_s, "commit": run.commit}
             lines.append(line)
-    return _csv(lines)
+    return Grid.of_records(lines)
 
 
-def markdown(grid: Grid) -> str:
-    """Return a grid as Markdown."""
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(one_line(c).replace('|', chr(92) + '|') for c in cells)} |"
-
-    rule = ["--:" if number else ":--" for number in grid.is_number]
-    return "\n".join([line(grid.headings), line(rule), *map(line, grid.rows)]) + "\n"
-
-
-def terminal(grid: Grid, *, width: int, repeat: int = 1) -> Group:
-    """Return a grid for the terminal, as several tables under one another where it is too wide.
-
-    Args:
-        grid: the cells.
-        width: columns of the terminal.
-        repeat: how many of the first columns begin each of the tables.
-    """
-    cells = (grid.headings, *grid.rows)
-    widths = [max(len(row[n]) for row in cells) + _GAP for n in range(len(grid.headings))]
-    first = list(range(repeat))
-    blocks, block = [], list(first)
-    for column in range(repeat, len(widths)):
-        if len(block) > repeat and sum(widths[n] for n in [*block, column]) > width:
-            blocks.append(block)
-            block = list(first)
-        block.append(column)
-    return Group(*(_terminal_table(grid, columns) for columns in (*blocks, block)))
-
-
-def _terminal_table(grid: Grid, columns: Sequence[int]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for n in columns:
-        justify: JustifyMethod = "right" if grid.is_number[n] else "left"
-        table.add_column(grid.headings[n], justify=justify, overflow="fold")
-    for row in grid.rows:
-        table.add_row(*(row[n] for n in columns))
-    return table
+def _columns(names: Sequence[str], left: set[str]) -> tuple[Column, ...]:
+    return tuple(Column(name, align="left" if name in left else "right") for name in names)
 
 
 def _spread_of(
@@ -231,11 +169,3 @@ def _hours(settings: Sequence[Setting]) -> str:
 
 def _are_numbers(settings: Sequence[Setting], name: str) -> bool:
     return all(isinstance(setting.differs[name], int | float | None) for setting in settings)
-
-
-def _csv(lines: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()

@@ -1,20 +1,19 @@
+import csv
 import io
 import time
 
-from mmlight.runs.show.columns import Column, show
+from mmlight.runs.show.grid import Column, Grid
+from mmlight.runs.show.page import render
 from mmlight.terminal import Terminal
 
 COLUMNS = (
-    *(Column("run"), Column("state", styles=(("failed", "red"),)), Column("n", right=True)),
+    *(Column("run"), Column("state", styles={"failed": "red"}), Column("n", align="right")),
     *(Column("empty"), Column("why", wraps=True)),
 )
 
 
 def shown(rows, *, width=1000, colors=False):
-    out = io.StringIO()
-    terminal = Terminal(file=out, color_system="standard" if colors else None)
-    show(COLUMNS, rows, terminal, width=width)
-    return out.getvalue().splitlines()
+    return Grid(COLUMNS, tuple(rows)).text(width=width, colors=colors).splitlines()
 
 
 def test_columns_are_as_wide_as_their_cells_and_empty_ones_are_left_out():
@@ -52,3 +51,34 @@ def test_ten_thousand_rows_are_shown_within_a_second():
     began = time.process_time()
     assert len(shown(rows)) == 10_002
     assert time.process_time() - began < 1
+
+
+def test_a_grid_that_is_too_wide_is_shown_in_parts_that_begin_alike():
+    columns = tuple(Column(name, align="right") for name in ("", "run", "a" * 30, "b" * 30))
+    grid = Grid(columns, (("1", "x/1", 0.5, "é"),), repeat=2)
+    first, second = grid.parts(60)
+    assert [first.headings[2:], second.headings] == [["a" * 30], ["", "run", "b" * 30]]
+    assert second.rows == (("1", "x/1", "é"),)
+    out = io.StringIO()
+    Terminal(file=out, width=60).print(grid)
+    assert out.getvalue().count("x/1") == 2 and max(map(len, out.getvalue().splitlines())) <= 60
+
+
+def test_what_a_cell_holds_stays_a_cell_in_every_format():
+    cells = ('a|b\n"c", d', "<script>alert(1)</script>", None)
+    grid = Grid((Column("x|y"), Column("n", unit="%"), Column("none")), (cells,))
+    assert list(csv.reader(io.StringIO(grid.csv()))) == [
+        ["x|y", "n %", "none"],
+        ['a|b\\n"c", d', cells[1], ""],
+    ]
+    head, rule, row = grid.markdown().splitlines()
+    assert head == r"| x\|y | n % | none |" and rule == "| :-- | :-- | :-- |"
+    assert row == r'| a\|b\n"c", d | <script>alert(1)</script> |  |'
+    page = render("table.html", title="<b>", grid=grid)
+    assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
+    assert "<title>&lt;b&gt;</title>" in page and "<th" in page
+
+
+def test_records_become_columns_as_they_first_appear():
+    grid = Grid.of_records([{"a": 1, "b": 0.1 + 0.2}, {"b": None, "c": "x"}])
+    assert grid.csv() == "a,b,c\n1,0.30000000000000004,\n,,x\n"

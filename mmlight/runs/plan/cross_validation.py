@@ -8,15 +8,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from mmlight import compose
 from mmlight.errors import UserError
 from mmlight.files import read_json, write_json
 from mmlight.runs.plan.processes import Command, ends_on_term, last_line, run_all
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.ids import RUN_ID
+from mmlight.runs.show.grid import Column, Grid
 from mmlight.scores import format_value, main_metric
 
 _MAX_SHOWN_FOLDS = 6
@@ -244,27 +242,25 @@ def write_summary(
     )
 
 
-def format_folds(results: Sequence[FoldResult]) -> Table:
+def format_folds(results: Sequence[FoldResult]) -> Grid:
     """Return the table for the terminal: metrics in rows, their mean and deviation, and folds.
 
     Args:
         results: of all folds.
     """
     finished = [result for result in results if result.is_finished]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"{len(finished)} of {len(results)} folds", no_wrap=True)
-    table.add_column("mean ± std", justify="right", no_wrap=True)
     shown = finished if len(finished) <= _MAX_SHOWN_FOLDS else []
-    for result in shown:
-        table.add_column(result.name, justify="right", no_wrap=True)
-    if not shown:
-        table.add_column("least", justify="right")
-        table.add_column("most", justify="right")
+    names = ["mean ± std", *([result.name for result in shown] or ["least", "most"])]
+    columns = (
+        Column(f"{len(finished)} of {len(results)} folds"),
+        *(Column(name, align="right") for name in names),
+    )
+    rows = []
     for name, found in statistics(results).items():
         shown_mean = format_value(name, found["mean"])
         if "std" in found:
             shown_mean = f"{shown_mean.removesuffix(' %')} ± {format_value(name, found['std'])}"
         values = [result.metrics[name] for result in shown] or [found["min"], found["max"]]
         cells = [format_value(name, value).removesuffix(" %") for value in values]
-        table.add_row(name.removeprefix("test/"), shown_mean, *cells)
-    return table
+        rows.append((name.removeprefix("test/"), shown_mean, *cells))
+    return Grid(columns, tuple(rows))

@@ -8,9 +8,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from mmlight import yaml_text
 from mmlight.compose import EXTENDS
 from mmlight.errors import UserError, nearest
@@ -18,6 +15,7 @@ from mmlight.files import csv_text, warn_once, write_text
 from mmlight.runs.plan.processes import last_line
 from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.run.folder import Run
+from mmlight.runs.show.grid import Column, Grid
 from mmlight.scores import format_value
 
 State = Literal["new", "waiting", "running", "finished", "pruned", "failed", "stopped", "cancelled"]
@@ -218,14 +216,10 @@ def spread(result: Result) -> float | str:
     return stdev(result.scores) if len(result.scores) > 1 else ""
 
 
-def format_results(results: Sequence[Result], sweep: Sweep) -> Table:
+def format_results(results: Sequence[Result], sweep: Sweep) -> Grid:
     """Return the table for the terminal, best first."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("trial", justify="right")
-    for name in short_names(sweep.varied):
-        table.add_column(name, justify="right")
-    table.add_column(sweep.metric, justify="right", no_wrap=True)
-    table.add_column("min", justify="right")
+    names = ("trial", *short_names(sweep.varied), sweep.metric, "min")
+    rows = []
     sign = -1 if sweep.direction == "max" else 1
     ordered = sorted(results, key=lambda r: (r.score is None, sign * (r.score or 0.0), r.number))
     for result in ordered:
@@ -236,9 +230,8 @@ def format_results(results: Sequence[Result], sweep: Sweep) -> Table:
                 cell += f" ± {format_value(sweep.metric, float(spread(result)))}"
         # Optuna has not drawn yet what is None.
         drawn = [result.values.get(key) for key in sweep.varied]
-        values = ["" if value is None else str(value) for value in drawn]
-        table.add_row(str(result.number), *values, cell, f"{result.wall_s / 60:.1f}")
-    return table
+        rows.append((result.number, *drawn, cell, f"{result.wall_s / 60:.1f}"))
+    return Grid(tuple(Column(name, align="right") for name in names), tuple(rows))
 
 
 def short_names(keys: Sequence[str]) -> list[str]:

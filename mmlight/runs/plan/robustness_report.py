@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, Literal
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group as Lines
-from rich.table import Table
 
 from mmlight.files import csv_text, write_json, write_text
 from mmlight.runs.run.folder import Run
+from mmlight.runs.show.grid import Column, Grid
 from mmlight.scores import format_value
 
 CLEAN = "clean"
@@ -262,9 +261,5 @@ def remarks(report: Robustness) -> list[str]:
 def format_robustness(report: Robustness) -> Lines:
     """Return the table and its remarks for the terminal."""
     heads, *rows = table_rows(report)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return Lines(table, *remarks(report))
+    columns = (Column(heads[0]), *(Column(head, align="right") for head in heads[1:]))
+    return Lines(Grid(columns, tuple(map(tuple, rows))), *remarks(report))

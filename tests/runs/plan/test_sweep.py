@@ -181,10 +181,10 @@ def test_smallest_is_best_where_less_is_better(tmp_path):
 
 def test_table_is_sorted_and_shows_the_spread_over_seeds(tmp_path):
     table = format_results(RESULTS, read(tmp_path, seeds=[0, 1]))
-    cells = [list(column.cells) for column in table.columns]
-    assert [column.header for column in table.columns][:3] == ["trial", "lr", "depth"]
-    assert cells[0] == ["2", "0", "1"]
-    assert cells[3] == ["85.0 % ± 7.1 %", "60.0 % ± 14.1 %", "failed"]
+    cells = list(zip(*table.texts, strict=True))
+    assert table.headings[:3] == ["trial", "lr", "depth"]
+    assert cells[0] == ("2", "0", "1")
+    assert list(cells[3]) == ["85.0 % ± 7.1 %", "60.0 % ± 14.1 %", "failed"]
 
 
 def test_folder_of_other_settings_is_refused_but_more_trials_are_not(tmp_path):

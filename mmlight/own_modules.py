@@ -1,11 +1,14 @@
 """Modules of the user's own: ``--import my_module``, or ``import: my_module`` in an experiment.
 
 They are found in the working directory too. A user who names a module trusts it: checkpoints may
-name its classes then (see `mmlight.trust`). A checkpoint never imports anything by itself.
+name its classes then. A configuration is code: its author decides what is imported. A checkpoint is
+not: it may come from anyone, so its classes are mmlight's, or of modules that the user has named
+(``--import``, MMLIGHT_TRUST). It never imports anything by itself.
 """
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -13,10 +16,33 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.errors import UserError, nearest
-from mmlight.trust import allow
 
 FLAG = "--import"
 KEY = "import"
+TRUST = "MMLIGHT_TRUST"
+_allowed: set[str] = set()
+
+
+def allow(names: Iterable[str]) -> None:
+    """Let checkpoints name classes, from now on in this process.
+
+    Args:
+        names: modules (``my_module``: everything in it) or classes (``my_module.MyEncoder``).
+    """
+    _allowed.update(name for name in names if name)
+
+
+def is_allowed(path: str, *, trust: Iterable[str] = ()) -> bool:
+    """Return whether the user has named a class, or a module that it is in.
+
+    Args:
+        path: dotted path of the class.
+        trust: further names, besides those of `allow` and of the variable MMLIGHT_TRUST, which
+            holds some with commas between them.
+    """
+    of_variable = (name.strip() for name in os.environ.get(TRUST, "").split(","))
+    names = {*_allowed, *trust, *of_variable} - {""}
+    return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
 def see_working_folder() -> None:

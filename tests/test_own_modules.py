@@ -6,7 +6,7 @@ import cli_data
 import pytest
 import yaml
 
-from mmlight import trust
+from mmlight import own_modules
 from mmlight.errors import UserError
 from mmlight.own_modules import bring_in, names_of, take_imports
 
@@ -30,8 +30,8 @@ def folder(tmp_path, monkeypatch):
     """A working directory with a module; afterwards it is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
-    monkeypatch.setattr(trust, "_allowed", set())
-    monkeypatch.delenv(trust.TRUST, raising=False)
+    monkeypatch.setattr(own_modules, "_allowed", set())
+    monkeypatch.delenv(own_modules.TRUST, raising=False)
     (tmp_path / "lab_module.py").write_text(MODULE)
     yield tmp_path
     sys.modules.pop("lab_module", None)
@@ -60,7 +60,7 @@ def test_a_class_in_the_working_directory_is_trained_exported_answered_and_taken
     (run,) = (folder / "runs/own").iterdir()
 
     sys.modules.pop("lab_module")
-    trust._allowed.clear()
+    own_modules._allowed.clear()
     source = ("--ckpt_path", run, "--data.predict.files", run / "plots")
     (run / "plots").mkdir(exist_ok=True)
     (run / "plots/a.png").write_bytes(cli_data.make_sample(0)["png"])
@@ -68,13 +68,13 @@ def test_a_class_in_the_working_directory_is_trained_exported_answered_and_taken
     assert "lab_module" in capsys.readouterr().err
     assert cli_data.run_in_process("predict", "--import", "lab_module", *source) == 0
 
-    trust._allowed.clear()
+    own_modules._allowed.clear()
     export = ("export", run, "--out", folder / "out", "--format", "none")
     assert cli_data.run_in_process(*export) == 2
     assert cli_data.run_in_process(*export, "--import=lab_module") == 0
 
     # The next experiment names the run alone: the key is what allows its encoder.
-    trust._allowed.clear()
+    own_modules._allowed.clear()
     again = values | {"import": "lab_module"}
     again["model"] = {
         "class_path": "mmlight.tasks.classification.Classification",

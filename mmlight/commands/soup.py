@@ -7,17 +7,19 @@ from dataclasses import asdict, dataclass
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmlight.commands.weights import Scoring, check_batch_norm, parse, sign_of
+from mmlight.commands.weights import (
+    Scoring,
+    Tensors,
+    check_batch_norm,
+    has_batch_norm,
+    parse,
+    read_plain,
+    sign_of,
+)
 from mmlight.errors import UserError
 from mmlight.files import write_json
-from mmlight.interop.averaging import (
-    Average,
-    check_ingredients,
-    has_batch_norm,
-    read_plain,
-)
-from mmlight.saved.checkpoint import Saved
-from mmlight.saved.locate import find_saved
+from mmlight.saved.checkpoint import Saved, different_tensors
+from mmlight.saved.locate import locate
 from mmlight.scores import chosen_metric, format_value
 from mmlight.tasks.task import Task, build_task
 
@@ -39,6 +41,67 @@ class Ingredient:
     kept: bool = True
 
 
+def check_ingredients(saved: Sequence[Saved], names: Sequence[str]) -> None:
+    """Refuse models that cannot be averaged.
+
+    Args:
+        saved: the models.
+        names: what the user calls them.
+
+    Raises:
+        UserError: fewer than two, another task, other tensors or other classes.
+    """
+    if len(saved) < 2:
+        raise UserError("soup: name two checkpoints or more")
+    first = saved[0]
+    for other, name in zip(saved[1:], names[1:], strict=True):
+        kind, own = other.description["class_path"], first.description["class_path"]
+        if kind != own:
+            raise UserError(f"soup: {name} is a {kind}, {names[0]} a {own}")
+        if problem := different_tensors(other.tensors, first.tensors):
+            raise UserError(f"soup: {name} is another model than {names[0]}: {problem}")
+        for key, value in (first.preprocessing or {}).items():
+            theirs = (other.preprocessing or {}).get(key)
+            if theirs != value:
+                raise UserError(
+                    f"soup: {name} was trained with other data.{key} than {names[0]}; their "
+                    "inputs or classes do not mean the same"
+                )
+
+
+class Average:
+    """The mean of tensors, in float64; integer tensors are the first model's."""
+
+    def __init__(self) -> None:
+        self._sum: Tensors = {}
+        self._first: Tensors = {}
+        self.count = 0
+
+    def add(self, tensors: Tensors) -> None:
+        """Take one more model into the mean."""
+        if not self.count:
+            self._first = dict(tensors)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                before = self._sum.get(name)
+                wide = tensor.double()
+                self._sum[name] = wide if before is None else before + wide
+        self.count += 1
+
+    def remove(self, tensors: Tensors) -> None:
+        """Take a model out again."""
+        for name in self._sum:
+            self._sum[name] = self._sum[name] - tensors[name].double()
+        self.count -= 1
+
+    def tensors(self) -> Tensors:
+        """Return the mean, in the dtypes of the first model."""
+        mean = dict(self._first)
+        for name, total in self._sum.items():
+            mean[name] = (total / self.count).to(mean[name].dtype)
+        return mean
+
+
 def main(argv: Sequence[str]) -> int:
     """Run ``mmlight soup``.
 
@@ -52,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
         "other arguments are those of `mmlight test`.",
         allow_abbrev=False,
     )
-    parser.add_argument("sources", nargs="+", metavar="CKPT", help="run folders or checkpoints")
+    parser.add_argument("sources", nargs="+", metavar="CKPT", help="runs, checkpoints or exports")
     parser.add_argument(
         "--kind",
         choices=("greedy", "uniform"),
@@ -74,19 +137,14 @@ def main(argv: Sequence[str]) -> int:
     options, rest = parse(parser, argv)
     if options.kind == "uniform" and options.metric is not None:
         raise UserError("soup: --metric has no effect with --kind uniform, which takes all")
-    paths = [find_saved(source, key="soup") for source in options.sources]
+    paths = [locate(source, key="soup").path for source in options.sources]
     saved = [read_plain(path) for path in paths]
     check_ingredients(saved, options.sources)
-    checkpoint = next((path for path in paths if path.is_file()), None)
-    if checkpoint is None:
-        raise UserError(
-            "soup: name at least one checkpoint; exports alone have no version to write"
-        )
     given = [
         Ingredient(source, str(path), {})
         for source, path in zip(options.sources, paths, strict=True)
     ]
-    scoring = Scoring(rest, checkpoint=checkpoint, kind="soup")
+    scoring = Scoring(rest, checkpoint=paths[0], kind="soup")
     with scoring.work():
         _cook(scoring, options=options, saved=saved, given=given)
     return 0

@@ -1,19 +1,26 @@
 """What commands that make weights out of weights share: scoring them on an experiment's data."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from mmlight.batch import Batch
 from mmlight.errors import UserError
 from mmlight.experiment.build import assemble
-from mmlight.interop.averaging import Tensors, has_batch_norm, recompute_batch_norm
+from mmlight.saved.checkpoint import Saved, read_saved
+from mmlight.saved.rebuild import check_description
 from mmlight.scores import chosen_direction
-from mmlight.tasks.task import Task
+from mmlight.tasks.task import Task, build_task
 from mmlight.terminal import Terminal
 
 STAGES = ("val", "test")
+Tensors = dict[str, Tensor]
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 class Scoring:
@@ -140,3 +147,46 @@ def sign_of(metric: str) -> int:
     """Return 1 where more of a validation's metric is better, else -1."""
     way = chosen_direction(f"val/{metric}", remedy="choose by another, with --metric")
     return 1 if way == "max" else -1
+
+
+def read_plain(path: Path) -> Saved:
+    """Read a model, its adapters merged into its weights.
+
+    Raises:
+        UserError: it cannot be read, or names what a checkpoint must not.
+    """
+    saved = read_saved(path)
+    check_description(saved.description, base=Task)
+    tuning = saved.description["init_args"].get("tuning") or {}
+    if tuning.get("method") not in ("lora", "dora"):
+        return saved
+    task = build_task(saved)
+    task.merge_adapters()
+    return Saved(task.rebuild_description(), task.preprocessing, task.state_dict())
+
+
+def has_batch_norm(task: nn.Module) -> bool:
+    """Return whether a model keeps statistics of batches."""
+    return any(isinstance(m, _BATCH_NORM) and m.track_running_stats for m in task.modules())
+
+
+@torch.no_grad()
+def recompute_batch_norm(task: Task, batches: Iterable[Batch]) -> None:
+    """Replace the statistics of batch norms by the mean over batches, all else in evaluation mode.
+
+    Args:
+        task: changed in place.
+        batches: batches of training.
+    """
+    norms = [m for m in task.modules() if isinstance(m, _BATCH_NORM) and m.track_running_stats]
+    before = [norm.momentum for norm in norms]
+    task.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean of all batches
+        norm.train()
+    for batch in batches:
+        task.predict_step(batch.to(task.device), 0)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    task.eval()

@@ -10,21 +10,23 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmlight.commands.weights import Scoring, check_batch_norm, parse, sign_of
+from mmlight.commands.weights import (
+    Scoring,
+    Tensors,
+    check_batch_norm,
+    has_batch_norm,
+    parse,
+    read_plain,
+    sign_of,
+)
 from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.experiment.parser import resolve
 from mmlight.files import write_json, write_text
-from mmlight.interop.averaging import (
-    has_batch_norm,
-    interpolate,
-    read_plain,
-    shared_tensors,
-)
 from mmlight.runs.plots.wise_ft import plot_wise_ft
 from mmlight.saved.checkpoint import Saved
-from mmlight.saved.locate import find_saved
+from mmlight.saved.locate import locate
 from mmlight.saved.rebuild import rebuild
 from mmlight.scores import chosen_metric, format_value
 from mmlight.tasks.task import build_task
@@ -46,6 +48,67 @@ class Point:
     scores: dict[str, dict[str, float]]
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What a pretrained and a fine-tuned model have in common.
+
+    Attributes:
+        names: floating tensors of equal name and shape; these are interpolated.
+        kept: the fine-tuned model's other tensors (its head, counters), which stay.
+        left: the pretrained model's other tensors, which are not used.
+    """
+
+    names: list[str]
+    kept: list[str]
+    left: list[str]
+
+
+def shared_tensors(pretrained: Tensors, finetuned: Tensors) -> Shared:
+    """Return which tensors can be interpolated.
+
+    Raises:
+        UserError: none, or one whose shape differs.
+    """
+    for name in finetuned.keys() & pretrained.keys():
+        ours, theirs = tuple(finetuned[name].shape), tuple(pretrained[name].shape)
+        if ours != theirs and not name.startswith("head."):
+            raise UserError(f"wise-ft: {name} is {ours} fine-tuned, {theirs} pretrained")
+    names = [
+        name
+        for name, tensor in finetuned.items()
+        if tensor.is_floating_point()
+        and name in pretrained
+        and pretrained[name].shape == tensor.shape
+    ]
+    if not names:
+        raise UserError("wise-ft: the two models have no tensor in common")
+    taken = set(names)
+    return Shared(
+        names,
+        [name for name in finetuned if name not in taken],
+        [name for name in pretrained if name not in taken],
+    )
+
+
+def interpolate(
+    pretrained: Tensors, finetuned: Tensors, *, shared: Shared, alpha: float
+) -> Tensors:
+    """Return ``(1 - alpha) pretrained + alpha finetuned`` of what is shared, and the rest.
+
+    Args:
+        pretrained: tensors at alpha 0.
+        finetuned: tensors at alpha 1.
+        shared: as `shared_tensors` returned it.
+        alpha: from 0 to 1.
+    """
+    mixed = dict(finetuned)
+    for name in shared.names:
+        first, second = pretrained[name].double(), finetuned[name].double()
+        # This form is exact at both ends.
+        mixed[name] = ((1 - alpha) * first + alpha * second).to(finetuned[name].dtype)
+    return mixed
+
+
 def main(argv: Sequence[str]) -> int:
     """Run ``mmlight wise-ft``.
 
@@ -61,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--pretrained", required=True, help="run folder, checkpoint or export")
-    parser.add_argument("--finetuned", required=True, help="run folder or checkpoint")
+    parser.add_argument("--finetuned", required=True, help="the same")
     parser.add_argument("--points", type=int, default=11, help="default %(default)s")
     parser.add_argument(
         "--metric", help="what to choose by, without its stage; default: accuracy, f1, wer, ap"
@@ -91,15 +154,13 @@ def main(argv: Sequence[str]) -> int:
     second: dict[str, Any] | None = None
     if options.second:
         second = resolve(["test", "-c", options.second])[0]["data"]
-    finetuned = find_saved(options.finetuned, key="--finetuned")
-    if finetuned.is_dir():
-        raise UserError(f"--finetuned {finetuned} is an export; give the checkpoint it was made of")
+    finetuned = locate(options.finetuned, key="--finetuned").path
     scoring = Scoring(rest, checkpoint=finetuned, kind="wise-ft")
     with scoring.work():
         _walk(
             scoring,
             options=options,
-            pretrained=read_plain(find_saved(options.pretrained, key="--pretrained")),
+            pretrained=read_plain(locate(options.pretrained, key="--pretrained").path),
             finetuned=read_plain(finetuned),
             corruption=corruption,
             second=second,

@@ -13,9 +13,8 @@ from typing import Any
 
 from mmlight import compose, yaml_text
 from mmlight.errors import UserError, nearest
-from mmlight.own_modules import KEY, bring_in, names_of, take_imports
+from mmlight.own_modules import KEY, allow, bring_in, names_of, take_imports
 from mmlight.renamed import SETTINGS, present_path
-from mmlight.trust import allow
 
 LAST = "last"
 BEST = "best"

@@ -27,6 +27,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mmlight.callbacks.recording.record import Record
 from mmlight.callbacks.recording.run_settings import RunSettings
 from mmlight.data.module import ShardDataModule
+from mmlight.errors import UserError
 from mmlight.experiment.arguments import AUTO
 from mmlight.experiment.checkpoint import choose, tested_checkpoint
 from mmlight.experiment.messages import find_mistake
@@ -39,7 +40,7 @@ from mmlight.runs.run.logs import kept_console
 from mmlight.runs.run.webhook import post
 from mmlight.runs.slurm.job import is_ours, job_name
 from mmlight.saved.checkpoint import check_whole
-from mmlight.saved.locate import find_saved
+from mmlight.saved.locate import locate
 from mmlight.signals import Interrupted
 from mmlight.tasks.task import Task
 from mmlight.trainer.empty_hooks import leave_out_empty_hooks
@@ -193,7 +194,7 @@ class Experiment:
             self.folder = chosen.run if is_training else chosen.run.below(below or self.verb)
             found = chosen.checkpoint
         else:
-            found = find_saved(asked, key="--ckpt_path") if asked not in (None, AUTO) else None
+            found = self._given(asked) if asked not in (None, AUTO) else None
             self.folder = Run.create(root, name=name, run_id=settings["id"], config=self.config)
         self._is_new_run = not any(self.folder.path.iterdir())
         # Without SLURM the first process on each node believes to be rank 0.
@@ -204,6 +205,17 @@ class Experiment:
         if found is not None:
             check_whole(found)
         return None if found is None else str(found)
+
+    def _given(self, asked: str) -> Path:
+        """Return the checkpoint or export that the user names."""
+        found = locate(asked, key="--ckpt_path")
+        if self.verb == "fit" and found.kind == "export":
+            raise UserError(
+                f"--ckpt_path {asked} is an export, which has no state to go on training from; "
+                "give the checkpoint it was made of, or begin with its weights: "
+                f"--model.towers.MODALITY.from_run {asked}"
+            )
+        return found.path
 
     @rank_zero_only
     def _take_over(self, keeps_console: bool) -> None:

@@ -27,7 +27,6 @@ from mmlight.interop.inputs import (
     sound_bytes,
 )
 from mmlight.interop.saved_config import kept_text, plain_names
-from mmlight.saved.locate import find_saved
 from mmlight.saved.rebuild import rebuild_settings
 from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.task import load_task
@@ -74,10 +73,10 @@ class Embedder:
     def load(
         cls, path: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] = ()
     ) -> "Embedder":
-        """Load a run's newest checkpoint, a checkpoint file, or an exported folder.
+        """Load a run's newest checkpoint, a checkpoint, or an exported folder.
 
         Args:
-            path: a run folder, a ``.ckpt`` file, or an exported folder.
+            path: a run folder, a checkpoint, or an exported folder.
             device: where the model runs.
             trust: modules of your own whose classes the checkpoint may name.
 
@@ -85,10 +84,9 @@ class Embedder:
             UserError: there is no checkpoint, it is of another task, damaged, or names classes that
                 are not mmlight's.
         """
-        checkpoint = find_saved(str(path), key="path")
-        task = load_task(checkpoint, trust=trust)
+        task = load_task(path, trust=trust)
         if not isinstance(task, Contrastive):
-            raise UserError(f"{checkpoint}: holds a {type(task).__name__}, not a Contrastive task")
+            raise UserError(f"{path}: holds a {type(task).__name__}, not a Contrastive task")
         return cls(task, device=device)
 
     def images(self, images: Sequence[ImageInput], *, batch_size: int = 64) -> Tensor:

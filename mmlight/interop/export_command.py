@@ -33,9 +33,8 @@ from mmlight.interop.export_inputs import Look, Sizes, inputs_of_batch, make_inp
 from mmlight.interop.model_card import Card, read_run, write_card
 from mmlight.interop.predictor import Predictor
 from mmlight.interop.saved_config import data_config
-from mmlight.saved.checkpoint import Saved, read_saved
-from mmlight.saved.exported import TASK, write_export
-from mmlight.saved.locate import find_saved
+from mmlight.saved.checkpoint import Saved, read_saved, write_export
+from mmlight.saved.locate import TASK, locate
 from mmlight.saved.rebuild import check_description
 from mmlight.tasks.task import Task, build_task
 from mmlight.terminal import say
@@ -103,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     formats = _formats(options.format)
     _check_out(options.out, overwrite=options.overwrite)
-    source = find_saved(options.source, key="export")
+    source = locate(options.source, key="export").path
     options.out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{options.out.name}.", dir=options.out.parent))
     try:
@@ -121,12 +120,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def export(
-    source: Path, out: Path, *, formats: Sequence[str], samples: Sequence[str] = ()
+    source: str | Path, out: Path, *, formats: Sequence[str], samples: Sequence[str] = ()
 ) -> list[Written]:
     """Write a checkpoint's export into a folder that exists.
 
     Args:
-        source: a checkpoint or an exported folder.
+        source: a run's folder, a checkpoint or an export.
         out: the folder.
         formats: out of `FORMATS`.
         samples: files of real samples to compare on.
@@ -134,6 +133,8 @@ def export(
     Raises:
         UserError: the checkpoint cannot be read or does not say how its inputs are prepared.
     """
+    found = locate(source, key="export")
+    source = found.path
     saved = read_saved(source)
     if saved.preprocessing is None:
         raise UserError(f"{source}: does not say how its inputs were prepared")
@@ -169,7 +170,7 @@ def export(
     )
     card = Card(
         task=task,
-        run=read_run(source),
+        run=read_run(found),
         num_parameters=num_parameters,
         num_merged=num_merged,
         lines=[told(one) for one in written],

@@ -15,6 +15,7 @@ from mmlight.class_names import shown_names
 from mmlight.errors import UserError
 from mmlight.files import write_text
 from mmlight.interop.export_graphs import MEANINGS
+from mmlight.saved.locate import Found
 from mmlight.scores import is_beside
 from mmlight.tasks.task import Task
 
@@ -62,17 +63,16 @@ class Card:
     limits: dict[str, tuple[int, int | None]]
 
 
-def read_run(source: Path) -> RunRecord:
-    """Read the folder of the run that a checkpoint lies in.
+def read_run(found: Found) -> RunRecord:
+    """Read the folder of the run that a checkpoint lies in; empty where it lies in none.
 
     Raises:
         UserError: what lies there is not what a run writes.
     """
-    folder = source.parent.parent
-    if source.is_dir() or source.parent.name != "checkpoints":
+    if found.run is None:
         return RunRecord({}, {}, {})
     with _as_a_run_writes():
-        return _read_run(folder, source)
+        return _read_run(found.run.path, found.path)
 
 
 @contextmanager

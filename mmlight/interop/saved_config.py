@@ -11,7 +11,7 @@ from mmlight.data.splits.plain_files import ENDINGS
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
 from mmlight.saved.checkpoint import read_saved
-from mmlight.saved.locate import find_saved
+from mmlight.saved.locate import locate
 from mmlight.saved.rebuild import check_description, rebuild_settings
 from mmlight.tasks.task import Task
 from mmlight.text.saved_tokenizer import tokenizer_from_state
@@ -59,14 +59,12 @@ def own_config(arguments: Sequence[str]) -> OwnConfig:
                 f"predict --ckpt_path {value} needs -c CONFIG, whose newest run is meant; or name "
                 f"a checkpoint or a run's folder (RUN_FOLDER/{value})"
             )
-        path = find_saved(value, key="--ckpt_path")
+        found = locate(value, key="--ckpt_path")
         if not any(argument.startswith("--data.") for argument in given):
             raise UserError("predict needs something to read: --data.predict.files PATH")
-        if path.is_dir():
-            raise UserError(f"--ckpt_path {path} is an export; give the checkpoint it was made of")
-        given[place] = f"--ckpt_path={path}"
-        name = path.parents[2].name if path.parent.name == "checkpoints" else ""
-        return OwnConfig(saved_config(path), given, name or "predict")
+        given[place] = f"--ckpt_path={found.path}"
+        name = found.run.name if found.run is not None else ""
+        return OwnConfig(saved_config(found.path), given, name or "predict")
     return OwnConfig({}, given, "predict")
 
 
@@ -76,7 +74,7 @@ def saved_config(path: Path) -> dict[str, Any]:
     Plain files are mapped by their endings; to read shards, name their members.
 
     Args:
-        path: a checkpoint, or a folder that ``mmlight export`` wrote.
+        path: a checkpoint or an export.
 
     Raises:
         UserError: no such file, or it does not say how inputs were prepared.

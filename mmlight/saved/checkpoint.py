@@ -1,19 +1,36 @@
-"""What is on disk of a task: its description, its tensors and how its inputs are prepared."""
+"""What is on disk of a task: its description, its tensors and how its inputs are prepared.
 
+It has three forms: a checkpoint in one file, a checkpoint in parts (`mmlight.saved.parts`), and the
+folder that ``mmlight export`` writes, plain files that any program can read: `model.safetensors`
+holds the state dict, `task.json` the description that rebuilds the task
+(`mmlight.saved.description`), `preprocessing.json` how inputs are prepared, `checksums.json` the
+checksums of all three. In none of them is anything run.
+"""
+
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from lightning import __version__ as lightning_version
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mmlight.errors import UserError
-from mmlight.saved.checksums import archive_damage
-from mmlight.saved.parts import find_damage, is_sharded, read_shards
+from mmlight.files import write_bytes, write_json
+from mmlight.saved.checksums import archive_damage, file_checksum, folder_damage, write_list
+from mmlight.saved.locate import TASK, WEIGHTS, kind_of
+from mmlight.saved.parts import find_damage, read_shards
 
 CHECKPOINT_KEY = "mmlight"
 CHECKPOINT_VERSION = 1
+PREPROCESSING = "preprocessing.json"
+_EXPORTED = (WEIGHTS, TASK, PREPROCESSING)
+FORMAT = "mmlight-export"
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -32,16 +49,14 @@ class Saved:
 
 
 def read_saved(path: Path) -> Saved:
-    """Read a checkpoint, or the folder that ``mmlight export`` writes.
+    """Read a checkpoint, in one file or in parts, or an export.
 
     Raises:
         UserError: no such file or folder, not one of mmlight, or damaged.
     """
-    if path.is_dir() and not is_sharded(path):
-        from mmlight.saved.exported import read_export
-
+    if kind_of(path) == "export":
         return read_export(path)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, states=False)
     own, tensors = checkpoint[CHECKPOINT_KEY], checkpoint.get("state_dict")
     if not isinstance(own, dict) or not isinstance(tensors, dict):
         raise UserError(f"checkpoint {path}: was not written by mmlight")
@@ -67,24 +82,33 @@ def as_saved(description: Any, preprocessing: Any, tensors: dict[Any, Any], *, p
     return Saved(description, preprocessing, tensors)
 
 
-def read_checkpoint(path: Path, *, mapped: bool = True) -> dict[str, Any]:
-    """Read a checkpoint, in one file or in parts; only tensors and plain values are unpickled.
+def read_checkpoint(path: Path, *, mapped: bool = True, states: bool = True) -> dict[str, Any]:
+    """Read what Lightning loads; only tensors and plain values are unpickled.
 
     Args:
-        path: the file or folder.
+        path: a checkpoint, in one file or in parts, or an export, which has the model alone.
         mapped: leave tensors in the file until they are used, where it is one file.
+        states: also what optimisers and averages hold, where they are apart from the model.
 
     Raises:
         UserError: no such file, not a checkpoint, not one of mmlight, or damaged.
     """
-    if not path.is_file() and not is_sharded(path):
+    kind = kind_of(path)
+    if kind is None:
         raise UserError(f"checkpoint {path}: no such file")
-    problem = find_damage(path) if path.is_dir() else archive_damage(path)
+    if kind == "export":
+        saved = read_export(path)
+        return {
+            CHECKPOINT_KEY: own_entry(saved.description, saved.preprocessing),
+            "pytorch-lightning_version": lightning_version,
+            "state_dict": saved.tensors,
+        }
+    problem = find_damage(path) if kind == "parts" else archive_damage(path)
     if problem is not None:
         raise UserError(f"checkpoint {path}: {problem}")
     try:
-        if path.is_dir():
-            checkpoint = read_shards(path)
+        if kind == "parts":
+            checkpoint = read_shards(path, states=states)
         else:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
@@ -101,17 +125,76 @@ def read_checkpoint(path: Path, *, mapped: bool = True) -> dict[str, Any]:
 
 
 def check_whole(path: Path) -> None:
-    """Refuse a checkpoint that is damaged; all of its bytes are compared with their checksums.
+    """Refuse what is damaged; all of its bytes are compared with their checksums.
 
     Raises:
-        UserError: no such file, not a checkpoint, not one of mmlight, or damaged.
+        UserError: no such file, not a checkpoint or an export of mmlight, or damaged.
     """
-    if not path.is_dir():
+    if kind_of(path) != "parts":
         read_checkpoint(path)
-        return
-    problem = find_damage(path)
-    if problem is not None:
+    elif (problem := find_damage(path)) is not None:
         raise UserError(f"checkpoint {path}: {problem}")
+
+
+def own_entry(description: dict[str, Any], preprocessing: Any) -> dict[str, Any]:
+    """Return what a checkpoint holds, besides Lightning's entries, under `CHECKPOINT_KEY`."""
+    return {
+        "version": CHECKPOINT_VERSION,
+        "task": description,
+        "preprocessing": preprocessing,
+    }
+
+
+def write_export(folder: Path, saved: Saved) -> None:
+    """Write a task's tensors, description and preprocessing.
+
+    Args:
+        folder: where; it is made.
+        saved: the task; without adapters, which a description of weights alone cannot rebuild.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / TASK, {"format": FORMAT, "version": FORMAT_VERSION, "task": saved.description}
+    )
+    write_json(folder / PREPROCESSING, saved.preprocessing)
+    # Tied weights become copies: safetensors refuses tensors that share memory.
+    tensors = {
+        name: tensor.detach().cpu().clone().contiguous() for name, tensor in saved.tensors.items()
+    }
+    write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_list(folder, {name: file_checksum(folder / name) for name in _EXPORTED})
+
+
+def read_export(folder: Path) -> Saved:
+    """Read what `write_export` wrote; nothing is unpickled.
+
+    Raises:
+        UserError: a file is missing or damaged, or the folder is of a later version.
+    """
+    problem = folder_damage(folder, names=_EXPORTED)
+    if problem is not None:
+        raise UserError(f"{folder}: {problem}")
+    about = _read_json(folder / TASK, folder)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise UserError(f"{folder}: {TASK} was not written by mmlight export")
+    if about.get("version") != FORMAT_VERSION:
+        raise UserError(
+            f"{folder}: was written in version {about.get('version')} of the format; this mmlight "
+            f"reads version {FORMAT_VERSION}"
+        )
+    preprocessing = _read_json(folder / PREPROCESSING, folder)
+    try:
+        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: {WEIGHTS} cannot be read ({error})") from error
+    return as_saved(about.get("task"), preprocessing, tensors, path=folder)
+
+
+def _read_json(path: Path, folder: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder}: {path.name} cannot be read ({error})") from error
 
 
 def different_tensors(saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:

@@ -3,27 +3,54 @@
 Tensors are in the files of `torch.distributed.checkpoint`, everything else in `meta.pt`; the
 checksums of all files in `checksums.json`. Optimiser states bear the names of parameters, not their
 numbers.
+
+Nothing in them is run. torch's own reader unpickles the list of tensors (``.metadata``), and each
+value that is no tensor, with all that pickle allows; so a checkpoint could run any code.
 """
 
+import io
+import pickle
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import (
+    DefaultLoadPlanner,
+    _EmptyStateDictLoadPlanner,
+)
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from mmlight.saved.checksums import folder_damage
-from mmlight.saved.shard_reader import ShardReader, WholePlanner
+from mmlight.saved.locate import META, METADATA
 
-META, METADATA = "meta.pt", ".metadata"
 # The entries of a checkpoint that hold tensors of the model's size.
 STATE, OPTIMIZERS, AVERAGE = "state_dict", "optimizer_states", "ema"
 
-
-def is_sharded(path: Path) -> bool:
-    """Return whether `path` is a whole checkpoint in parts."""
-    return (path / METADATA).is_file() and (path / META).is_file()
+# What the list of tensors is made of: classes that hold values and do nothing.
+_METADATA, _FILES = (
+    "torch.distributed.checkpoint.metadata",
+    "torch.distributed.checkpoint.filesystem",
+)
+_ALLOWED = {
+    (_METADATA, "BytesStorageMetadata"),
+    (_METADATA, "ChunkStorageMetadata"),
+    (_METADATA, "Metadata"),
+    (_METADATA, "MetadataIndex"),
+    (_METADATA, "StorageMeta"),
+    (_METADATA, "TensorProperties"),
+    (_METADATA, "TensorStorageMetadata"),
+    (_METADATA, "_MEM_FORMAT_ENCODING"),
+    (_FILES, "_StorageInfo"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),  # Python 3.13's name for it
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+}
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -38,14 +65,14 @@ def find_damage(path: Path) -> str | None:
     Its files are compared with their checksums, and where an earlier version wrote none, their
     sizes with what the ranks wrote.
     """
-    if not is_sharded(path):
+    if not (path / METADATA).is_file() or not (path / META).is_file():
         return "is not whole"
     if problem := folder_damage(path, names=(META, METADATA)):
         return problem
     try:
         read_meta(path)
         parts = ShardReader(path).read_metadata().storage_data or {}
-    except UnpicklingError as error:
+    except pickle.UnpicklingError as error:
         return f"holds more than tensors and plain values ({error}); nothing of it was run"
     except Exception as error:  # torch raises several kinds for a damaged file
         said = str(error).split("\n")[0]
@@ -59,21 +86,29 @@ def find_damage(path: Path) -> str | None:
     return None
 
 
-def read_shards(path: Path) -> dict[str, Any]:
-    """Return the whole checkpoint on one process, as a run that is not sharded writes it."""
+def read_shards(path: Path, *, states: bool = True) -> dict[str, Any]:
+    """Return the whole checkpoint on one process, as a run that is not sharded writes it.
+
+    Args:
+        path: the folder.
+        states: also the states of optimisers and averages.
+    """
     found: dict[str, Any] = {}
     reader = ShardReader(path)
+    planner = WholePlanner(None if states else {STATE})
     reader.read_metadata()  # says what is wrong; torch would say that there is none
     try:
-        _load_state_dict(found, storage_reader=reader, planner=WholePlanner(), no_dist=True)
+        _load_state_dict(found, storage_reader=reader, planner=planner, no_dist=True)
     except CheckpointException as error:  # no Exception, so nobody expects it
         raise next(iter(error.failures.values()))[0] from error
     meta = read_meta(path)
     checkpoint = {**meta, STATE: found[STATE]}
+    if not states:
+        return checkpoint
     if OPTIMIZERS in meta:
-        states = found.get(OPTIMIZERS, {})
+        of_each = found.get(OPTIMIZERS, {})
         checkpoint[OPTIMIZERS] = [
-            by_number(states.get(str(number), {}), groups)
+            by_number(of_each.get(str(number), {}), groups)
             for number, groups in enumerate(meta[OPTIMIZERS])
         ]
     if AVERAGE in meta:
@@ -109,3 +144,56 @@ def by_name(state: dict[str, Any], groups: list[dict[str, Any]]) -> dict[str, An
         "state": {names[i]: value for i, value in state["state"].items()},
         "param_groups": [g | {"params": [names[i] for i in g["params"]]} for g in own],
     }
+
+
+class ShardReader(FileSystemReader):
+    """Reads a folder of tensors; refuses a list of them that names anything else."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Return what the folder holds.
+
+        Args:
+            args: unused.
+            kwargs: unused; there is one list for all ranks.
+
+        Raises:
+            UnpicklingError: the list names a function or class that is not of it.
+        """
+        with self.fs.create_stream(self._get_metadata_path(), "rb") as file:
+            metadata: Metadata = _ListReader(file).load()
+        for part in (metadata.storage_data or {}).values():
+            name = part.relative_path
+            if Path(name).name != name or part.transform_descriptors:
+                raise pickle.UnpicklingError(
+                    f"names {name!r}, which is no plain file of the folder"
+                )
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _ListReader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"names {module}.{name}")
+        return super().find_class(module, name)
+
+
+class _PlainValues:
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Read a value that is no tensor, if it is a plain one."""
+        plain = torch.load(value, weights_only=True)
+        buffer = io.BytesIO()
+        torch.save(plain, buffer)
+        super().load_bytes(read_item, io.BytesIO(buffer.getvalue()))  # type: ignore[misc]
+
+
+class WholePlanner(_PlainValues, _EmptyStateDictLoadPlanner):
+    """Reads all that a folder holds."""
+
+
+class GivenPlanner(_PlainValues, DefaultLoadPlanner):
+    """Reads what a state dict asks for."""

@@ -15,9 +15,9 @@ from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 
 from mmlight.errors import UserError, nearest
+from mmlight.own_modules import TRUST, is_allowed
 from mmlight.renamed import present_names
-from mmlight.saved.named_class import named_class
-from mmlight.trust import TRUST, is_allowed
+from mmlight.saved.description import named_class
 
 Make = Callable[[], Any]
 
@@ -32,7 +32,7 @@ def rebuild(description: Any, *, base: type, trust: Sequence[str] = ()) -> Any:
     Args:
         description: mapping with `class_path` and `init_args`.
         base: the class that the result must be an instance of.
-        trust: modules, besides mmlight's, whose classes it may name (see `mmlight.trust`).
+        trust: modules, besides mmlight's, whose classes it may name (see `mmlight.own_modules`).
 
     Raises:
         UserError: it names what is no class of its place or of a trusted module, or settings that a

@@ -13,7 +13,7 @@ from mmlight.encoders.lora import LoraSettings, add_adapters, merge_adapters
 from mmlight.errors import UserError, nearest
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.saved.checkpoint import Saved, different_tensors, read_saved
-from mmlight.saved.locate import find_saved
+from mmlight.saved.locate import locate
 from mmlight.saved.rebuild import rebuild, rebuild_settings
 from mmlight.tasks.tuning import Tuning
 
@@ -45,7 +45,7 @@ def read_source(
     """Read a tower.
 
     Args:
-        given: as for `find_saved`.
+        given: as for `locate`.
         modality: which tower.
         changes: settings of the encoder that are other than there.
 
@@ -54,7 +54,7 @@ def read_source(
             encoder has not, or that its weights do not fit.
     """
     key = f"model.towers.{modality}.from_run"
-    path = find_saved(given, key=key)
+    path = locate(given, key=key).path
     saved = read_saved(path)
     arguments: dict[str, Any] = saved.description["init_args"]
     towers = {name: tower for name, tower in (arguments.get("towers") or {}).items() if tower}

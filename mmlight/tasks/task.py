@@ -25,12 +25,13 @@ from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.schedule import Schedule
 from mmlight.saved.checkpoint import (
     CHECKPOINT_KEY,
-    CHECKPOINT_VERSION,
     Saved,
     check_same_model,
+    own_entry,
     read_saved,
 )
 from mmlight.saved.description import describe_call
+from mmlight.saved.locate import locate
 from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.evaluation import Evaluated
 from mmlight.tasks.extra_metrics import ExtraMetrics
@@ -423,11 +424,7 @@ class Task(_Described, Evaluated):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what rebuilds this task and prepares its inputs."""
-        checkpoint[CHECKPOINT_KEY] = {
-            "version": CHECKPOINT_VERSION,
-            "task": self.rebuild_description(),
-            "preprocessing": self.preprocessing,
-        }
+        checkpoint[CHECKPOINT_KEY] = own_entry(self.rebuild_description(), self.preprocessing)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model before anything is loaded from it."""
@@ -451,21 +448,22 @@ def _seed_generators(seed: int) -> None:
         torch.mps.manual_seed(seed)
 
 
-def load_task(path: Path, *, trust: Sequence[str] = ()) -> Task:
-    """Rebuild a task from its checkpoint or export alone, with its weights, in evaluation mode.
+def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> Task:
+    """Rebuild a task from what is on disk of it alone, with its weights, in evaluation mode.
 
     Args:
-        path: the checkpoint or export.
-        trust: modules, besides mmlight's, whose classes it may name (see `mmlight.trust`).
+        path: a run's folder, a checkpoint or an export (see `mmlight.saved.locate.locate`).
+        trust: modules, besides mmlight's, whose classes it may name (see `mmlight.own_modules`).
 
     Raises:
-        UserError: as `read_saved` and `build_task`; it names the file.
+        UserError: as `locate`, `read_saved` and `build_task`; it names the file.
     """
-    saved = read_saved(path)
+    found = locate(path, key="path").path
+    saved = read_saved(found)
     try:
         return build_task(saved, trust=trust)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{found}: {error}") from error
 
 
 def build_task(saved: Saved, *, trust: Sequence[str] = ()) -> Task:

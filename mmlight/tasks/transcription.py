@@ -25,7 +25,7 @@ from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table, s
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
 from mmlight.terminal import one_line
-from mmlight.text.symbols import Symbols, Transcripts, symbols_of
+from mmlight.text.symbols import Symbols, Transcripts
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Transcription(Task):
                 "{tokenizer: {class_path: mmlight.text.tokenizer.CharTokenizer}}, and "
                 "data.members.text"
             )
-        self.symbols = symbols_of(text)
+        self.symbols = Symbols(text)
         self.build_towers()
         encoder: Any = self.tower("audio").encoder
         if encoder.frame_ms is None:

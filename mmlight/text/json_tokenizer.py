@@ -75,6 +75,11 @@ class JsonTokenizer(Tokenizer):
         """Return the text of some token ids, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def normalize(self, text: str) -> str:
+        """Return a text as the file's normalizer makes it."""
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
+
     def state(self) -> State:
         """Return the whole ``tokenizer.json`` and the special ids."""
         specials = {name: getattr(self, name) for name in SPECIALS}

@@ -1,12 +1,11 @@
-"""The tokenizer that a checkpoint, or an exported folder, holds."""
+"""Tokenizers from plain state, which checkpoints and exports hold."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mmlight.errors import UserError
-from mmlight.saved.checksums import archive_damage, folder_damage
+from mmlight.saved.checkpoint import read_saved
+from mmlight.saved.locate import locate
 from mmlight.text.json_tokenizer import SPECIALS, JsonTokenizer
 from mmlight.text.tokenizer import ByteTokenizer, CharTokenizer, Offsets, State, Tokenizer
 
@@ -43,15 +42,14 @@ class SavedTokenizer(Tokenizer):
     """The tokenizer with which a model was trained, from the model's own file.
 
     Args:
-        saved: a checkpoint of mmlight, or a folder that ``mmlight export`` wrote.
+        saved: a run's folder, a checkpoint, or a folder that ``mmlight export`` wrote.
 
     Raises:
         UserError: no such file, or no tokenizer in it.
     """
 
     def __init__(self, saved: str) -> None:
-        kept = _preprocessing(Path(saved))
-        text = kept.get("text") if isinstance(kept, dict) else None
+        text = (read_saved(locate(saved, key="tokenizer").path).preprocessing or {}).get("text")
         if not isinstance(text, dict) or "tokenizer" not in text:
             raise UserError(f"tokenizer: {saved} holds none; its model reads no text")
         self._own = tokenizer_from_state(text["tokenizer"])
@@ -76,20 +74,3 @@ class SavedTokenizer(Tokenizer):
     def state(self) -> State:
         """Return the tokenizer's own state, which names no file."""
         return self._own.state()
-
-
-def _preprocessing(path: Path) -> dict[str, Any] | None:
-    import torch
-
-    problem = folder_damage(path, names=()) if path.is_dir() else archive_damage(path)
-    if problem is not None:
-        raise UserError(f"tokenizer: {path} {problem}")
-    try:
-        if path.is_dir():
-            return json.loads((path / "preprocessing.json").read_text(encoding="utf-8"))
-        # Mapped, and nothing but tensors and plain values unpickled.
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return saved["mmlight"]["preprocessing"]
-    except Exception as error:  # torch raises several kinds for a damaged or foreign file
-        said = str(error).split("\n")[0]
-        raise UserError(f"tokenizer: {path} cannot be read as a checkpoint ({said})") from error

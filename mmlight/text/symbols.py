@@ -1,21 +1,19 @@
 """The symbols that a transcript is made of: a tokenizer, seen from a task.
 
-Its plain state, which is in every checkpoint, is all that is needed for that.
-
 Shapes as in `mmlight.batch`: B samples, N texts, L tokens; S symbols of the longest transcript.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tokenizers
 import torch
 from torch import Tensor
 
 from mmlight.batch import Text
 from mmlight.errors import UserError
+from mmlight.text.saved_tokenizer import tokenizer_from_state
+from mmlight.text.tokenizer import CharTokenizer
 
 
 @dataclass(frozen=True)
@@ -41,36 +39,37 @@ class Transcripts:
         return self.length_B + counted_BS.sum(1)
 
 
-class Symbols(ABC):
+class Symbols:
     """The tokens of a tokenizer, each a symbol with the token's id as its number.
 
     Args:
         text: what the data's preprocessing says of its text.
+
+    Raises:
+        UserError: a tokenizer of a later version, or a damaged one.
     """
 
     def __init__(self, text: Mapping[str, Any]) -> None:
-        state = text["tokenizer"]
+        self._tokenizer = own = tokenizer_from_state(text["tokenizer"])
         self.count = int(text["vocab_size"])
         self.max_tokens = int(text["max_tokens"])
-        names = ("pad_id", "start_id", "end_id", "mask_id")
         # No symbols of their own, though they have numbers.
-        self._silent = sorted({int(state[name]) for name in names if name in state})
+        ids = {own.pad_id, own.start_id, own.end_id, own.mask_id}
+        self._silent = sorted(i for i in ids if i is not None)
+        # In a text of characters nothing stands for an unknown one.
+        self._unsaid = own.unk_id if isinstance(own, CharTokenizer) else None
 
-    @abstractmethod
     def text(self, symbols: Sequence[int]) -> str:
         """Return the text of some symbols; unknown ones are left out."""
-
-    @abstractmethod
-    def normalize(self, text: str) -> str:
-        """Return a text as the tokenizer sees it: its case folded, say."""
+        return self._tokenizer.decode([s for s in symbols if s != self._unsaid])
 
     def pieces(self) -> list[str]:
         """Return the text of each symbol alone, empty for those that have none."""
         return [self.text([number]) for number in range(self.count)]
 
     def comparable(self, text: str) -> str:
-        """Return a normalised text with single spaces between its words."""
-        return " ".join(self.normalize(text).split())
+        """Return a text as the tokenizer sees it, with single spaces between its words."""
+        return " ".join(self._tokenizer.normalize(text).split())
 
     def transcripts(self, text: Text, keys: Sequence[str]) -> Transcripts:
         """Return texts without start, end and padding.
@@ -97,62 +96,3 @@ class Symbols(ABC):
         length_B = keep_BL.sum(1)
         longest = max(1, int(length_B.max()))
         return Transcripts(text.token_ids_NL.gather(1, order_BL)[:, :longest], length_B)
-
-
-class _Characters(Symbols):
-    def __init__(self, text: Mapping[str, Any]) -> None:
-        super().__init__(text)
-        state = text["tokenizer"]
-        self._lowercase = bool(state["lowercase"])
-        characters = str(state["characters"])
-        self._character = [""] * (self.count - len(characters)) + list(characters)
-
-    def text(self, symbols: Sequence[int]) -> str:
-        return "".join(self._character[symbol] for symbol in symbols)
-
-    def normalize(self, text: str) -> str:
-        return "".join(c.lower() for c in text) if self._lowercase else text
-
-
-class _Json(Symbols):
-    def __init__(self, text: Mapping[str, Any]) -> None:
-        super().__init__(text)
-        self._tokenizer = tokenizers.Tokenizer.from_str(str(text["tokenizer"]["text"]))
-
-    def text(self, symbols: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(symbols), skip_special_tokens=True)
-
-    def normalize(self, text: str) -> str:
-        normalizer = self._tokenizer.normalizer
-        return text if normalizer is None else normalizer.normalize_str(text)
-
-
-class _Bytes(Symbols):
-    def __init__(self, text: Mapping[str, Any]) -> None:
-        super().__init__(text)
-        self._silent = list(range(self.count - 256))
-
-    def text(self, symbols: Sequence[int]) -> str:
-        first = self.count - 256
-        return bytes(s - first for s in symbols if s >= first).decode("utf-8", "replace")
-
-    def normalize(self, text: str) -> str:
-        return text
-
-
-_KINDS: dict[str, type[Symbols]] = {"char": _Characters, "json": _Json, "byte": _Bytes}
-
-
-def symbols_of(text: Mapping[str, Any]) -> Symbols:
-    """Return the symbols of the data's text.
-
-    Args:
-        text: what the data's preprocessing says of its text.
-
-    Raises:
-        UserError: a tokenizer of a later version.
-    """
-    kind = text["tokenizer"]["kind"]
-    if kind not in _KINDS:
-        raise UserError(f"data.text.tokenizer: kind '{kind}' is unknown to this version")
-    return _KINDS[kind](text)

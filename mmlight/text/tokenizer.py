@@ -69,6 +69,10 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of some token ids, without start, end and padding."""
 
+    def normalize(self, text: str) -> str:
+        """Return a text as the tokenizer sees it: its case folded, say."""
+        return text
+
     @abstractmethod
     def state(self) -> State:
         """Return plain strings and numbers from which `tokenizer_from_state` rebuilds this."""
@@ -187,6 +191,7 @@ class CharTokenizer(Tokenizer):
         self.characters, self.lowercase = characters, lowercase
         self.vocab_size = self._first + len(characters)
         self._id_of = {c: n for n, c in enumerate(characters, start=self._first)}
+        self._shown = dict(enumerate(characters, start=self._first)) | {self.unk_id: "\ufffd"}
 
     def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
         """Return the token ids of the first `max_tokens` characters of each text."""
@@ -202,7 +207,7 @@ class CharTokenizer(Tokenizer):
             folded = [
                 (small, (n, n + 1))
                 for n, character in enumerate(text)
-                for small in (character.lower() if self.lowercase else character)
+                for small in self._folded(character)
             ][:max_tokens]
             ids = [self._id_of.get(character, self.unk_id) for character, _ in folded]
             result.append((ids, [place for _, place in folded]))
@@ -210,8 +215,14 @@ class CharTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of some token ids; other characters become U+FFFD."""
-        shown = {i: c for c, i in self._id_of.items()} | {self.unk_id: "\ufffd"}
-        return "".join(shown[i] for i in ids if i != self.pad_id)
+        return "".join(self._shown[i] for i in ids if i != self.pad_id)
+
+    def normalize(self, text: str) -> str:
+        """Return a text with its case folded, if it is."""
+        return "".join(map(self._folded, text))
+
+    def _folded(self, character: str) -> str:
+        return character.lower() if self.lowercase else character
 
     def state(self) -> State:
         """Return the characters and whether case is folded."""

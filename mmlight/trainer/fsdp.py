@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from mmlight.errors import UserError
 from mmlight.saved.checkpoint import read_checkpoint
-from mmlight.saved.parts import is_sharded
+from mmlight.saved.locate import kind_of
 from mmlight.tasks.task import Task
 from mmlight.trainer.shard import shard
 from mmlight.trainer.sharded_files import (
@@ -144,7 +144,7 @@ class Fsdp(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         task = self.lightning_module
         assert task is not None
-        if is_sharded(path):
+        if kind_of(path) == "parts":
             return load_sharded(path, task, self.optimizers)
         return load_whole(read_checkpoint(path), task, self.optimizers)
 

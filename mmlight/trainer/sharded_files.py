@@ -30,17 +30,17 @@ from mmlight import comm
 from mmlight.errors import UserError, naming
 from mmlight.saved.checkpoint import check_same_model, check_whole
 from mmlight.saved.checksums import file_checksum, write_list
+from mmlight.saved.locate import META, METADATA
 from mmlight.saved.parts import (
     AVERAGE,
-    META,
-    METADATA,
     OPTIMIZERS,
     STATE,
+    GivenPlanner,
+    ShardReader,
     by_name,
     by_number,
     read_meta,
 )
-from mmlight.saved.shard_reader import GivenPlanner, ShardReader
 
 
 def save_sharded(checkpoint: dict[str, Any], path: Path) -> None:

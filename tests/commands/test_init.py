@@ -9,7 +9,7 @@ import cli_data
 import pytest
 import yaml
 
-from mmlight import compose, trust
+from mmlight import compose, own_modules
 from mmlight.commands import init
 from mmlight.data.own.look import look
 from mmlight.errors import UserError
@@ -64,7 +64,7 @@ def told(capsys):
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(trust, "_allowed", set())
+    monkeypatch.setattr(own_modules, "_allowed", set())
     yield tmp_path
     sys.modules.pop("my_module", None)
 

@@ -17,8 +17,7 @@ from mmlight.interop.export_formats import Traced, compare, know, trace, write_t
 from mmlight.interop.export_graphs import graphs_of
 from mmlight.interop.export_inputs import Sizes, make_inputs
 from mmlight.interop.export_recurrent import ScanGru
-from mmlight.saved.checkpoint import read_saved
-from mmlight.saved.exported import read_export
+from mmlight.saved.checkpoint import read_export, read_saved
 from mmlight.tasks.task import load_task
 
 

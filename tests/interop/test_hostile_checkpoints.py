@@ -19,9 +19,8 @@ from mmlight.__main__ import USER_MISTAKE, main
 from mmlight.errors import UserError
 from mmlight.interop.embedder import Embedder
 from mmlight.interop.predictor import Predictor
-from mmlight.saved.checkpoint import Saved, read_saved
-from mmlight.saved.exported import TASK, write_export
-from mmlight.saved.parts import META
+from mmlight.saved.checkpoint import TASK, Saved, read_saved, write_export
+from mmlight.saved.locate import META
 from mmlight.tasks.tower import Tower, TowerSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

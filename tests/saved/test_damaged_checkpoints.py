@@ -13,10 +13,9 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from mmlight.errors import UserError
 from mmlight.runs.run.folder import Run
-from mmlight.saved.checkpoint import Saved, read_checkpoint, read_saved
+from mmlight.saved.checkpoint import Saved, read_checkpoint, read_saved, write_export
 from mmlight.saved.checksums import file_checksum, write_list
-from mmlight.saved.exported import write_export
-from mmlight.saved.parts import META
+from mmlight.saved.locate import META
 from mmlight.trainer.newest import find_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

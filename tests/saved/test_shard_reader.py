@@ -9,8 +9,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from mmlight.errors import UserError
 from mmlight.saved.checkpoint import read_checkpoint
-from mmlight.saved.parts import META
-from mmlight.saved.shard_reader import GivenPlanner, ShardReader
+from mmlight.saved.locate import META
+from mmlight.saved.parts import GivenPlanner, ShardReader
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 

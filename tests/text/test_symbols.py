@@ -5,7 +5,7 @@ from mmlight.batch import Text
 from mmlight.data.tokenizer_command import save, train
 from mmlight.errors import UserError
 from mmlight.text.json_tokenizer import HfTokenizer
-from mmlight.text.symbols import symbols_of
+from mmlight.text.symbols import Symbols
 from mmlight.text.tokenizer import ByteTokenizer, CharTokenizer
 
 TEXTS = ["one two", "Two, one!", "", "ONE"]
@@ -26,7 +26,7 @@ def tokenizer(request, tmp_path):
 
 
 def symbols(tokenizer, max_tokens=40):
-    return symbols_of(
+    return Symbols(
         {
             "tokenizer": tokenizer.state(),
             "vocab_size": tokenizer.vocab_size,
@@ -74,5 +74,5 @@ def test_pieces_are_single_characters_where_tokens_are():
 
 
 def test_a_kind_of_a_later_version_is_refused():
-    with pytest.raises(UserError, match="'morse' is unknown"):
-        symbols_of({"tokenizer": {"kind": "morse"}, "vocab_size": 2, "max_tokens": 4})
+    with pytest.raises(UserError, match="kind 'morse' is unknown"):
+        Symbols({"tokenizer": {"kind": "morse"}, "vocab_size": 2, "max_tokens": 4})

@@ -11,7 +11,7 @@ from mmlight.runs.run.attempts import append_event
 from mmlight.runs.run.ckpt_path import best_checkpoint, describe_last, last_run, own_starts
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.ids import RUN_ID, agreed_id
-from mmlight.tasks.source import find_saved
+from mmlight.saved.locate import locate
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_runs_that_are_parts_of_something_are_no_ones_last(tmp_path):
     (evaluation.path / "provenance.json").write_text('{"verb": "test"}')
     assert own_starts(tmp_path / "tiny") == [own]
     assert last_run(tmp_path, name="tiny") == own
-    assert find_saved(str(tmp_path / "tiny"), key="from_run").parent == own.checkpoints
+    assert locate(tmp_path / "tiny", key="from_run").path.parent == own.checkpoints
 
 
 def test_what_is_taken_is_told(tmp_path):
@@ -113,9 +113,9 @@ def test_best_checkpoint_is_that_of_the_best_score(tmp_path, monitor, mode, best
     found = best_checkpoint(run)
     assert found.path.name == f"best-{best:08d}.ckpt"
     assert str(found) == f"{found.path.name}, the best by {monitor} {told}"
-    assert find_saved(f"{run.path}/best", key="--ckpt_path") == found.path
-    assert find_saved(f"{run.path}/last", key="--ckpt_path").name == "step-00000008.ckpt"
-    assert find_saved(f"{run.path.parent}/best", key="--ckpt_path") == found.path
+    assert locate(f"{run.path}/best", key="--ckpt_path").path == found.path
+    assert locate(f"{run.path}/last", key="--ckpt_path").path.name == "step-00000008.ckpt"
+    assert locate(f"{run.path.parent}/best", key="--ckpt_path").path == found.path
 
 
 def test_best_of_a_run_that_keeps_none_is_one_line(tmp_path):

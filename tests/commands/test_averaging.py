@@ -1,19 +1,14 @@
 """Averages of weights, without any data."""
 
-import every_task
 import pytest
 import torch
+from interop import every_task
 from torch import nn
 
+from mmlight.commands.soup import Average, check_ingredients
+from mmlight.commands.weights import read_plain, recompute_batch_norm
+from mmlight.commands.wise_ft import interpolate, shared_tensors
 from mmlight.errors import UserError
-from mmlight.interop.averaging import (
-    Average,
-    check_ingredients,
-    interpolate,
-    read_plain,
-    recompute_batch_norm,
-    shared_tensors,
-)
 from mmlight.saved.checkpoint import Saved
 from mmlight.tasks.task import build_task
 

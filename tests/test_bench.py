@@ -91,6 +91,11 @@ def same_numbers(bench: ModuleType, folder: Path) -> float:
     return len(lines)
 
 
+def start(bench: ModuleType, folder: Path) -> float:
+    assert bench.cpu_s([sys.executable, "-c", "raise SystemExit(2)"], status=2) < 5
+    return bench.cpu_s([sys.executable, "-m", "mmlight", "--version"])
+
+
 def trainer_overhead(bench: ModuleType, folder: Path) -> float:
     return bench.bare(20) + bench.trained(20, folder)
 
@@ -109,6 +114,7 @@ CALLS: dict[str, Callable[[ModuleType, Path], float]] = {
         many_shards,
         packed_text,
         same_numbers,
+        start,
         trainer_overhead,
     )
 }
@@ -246,6 +252,14 @@ def test_the_quick_start_on_many_shards_is_cheap():
 def test_the_quick_packed_text_has_the_padded_gradients():
     found = figures_of("packed_text")
     assert found["causal_32_packed_gradient_relative_difference"] < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_quick_start_takes_little_beside_its_imports():
+    found = figures_of("start")
+    assert found["help_ratio"] < 1.3 and found["first_step_after_import_cpu_s"] < 3
+    assert found["mistake_cpu_s"] < 0.5 * found["bare_cpu_s"]
 
 
 @pytest.mark.slow

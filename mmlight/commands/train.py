@@ -3,10 +3,6 @@
 from collections.abc import Sequence
 
 from mmlight.experiment.arguments import gather
-from mmlight.experiment.build import build
-from mmlight.experiment.help import show_classes, show_help
-from mmlight.experiment.messages import quieten
-from mmlight.experiment.parser import ROOTS, make_parser
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,6 +18,10 @@ def main(arguments: Sequence[str]) -> int:
     flags = [argument.partition("=")[0] for argument in rest]
     asks_for_all = "--help" in flags or "-h" in flags
     if asks_for_all or any(flag.endswith(".help") for flag in flags):
+        from mmlight.experiment.help import show_classes, show_help
+        from mmlight.experiment.messages import quieten
+        from mmlight.experiment.parser import ROOTS, make_parser
+
         quieten()
         given = gather(verb, rest)
         if show_help(verb, given, ROOTS):
@@ -30,4 +30,6 @@ def main(arguments: Sequence[str]) -> int:
             make_parser(verb).print_help()
             show_classes(verb, given)
             return 0
+    from mmlight.experiment.build import build  # help does without all that trains
+
     return build(verb, rest, keeps_console=True).run()

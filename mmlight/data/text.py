@@ -5,8 +5,6 @@ import html
 from dataclasses import dataclass
 from typing import Literal
 
-import ftfy
-
 from mmlight.errors import UserError
 from mmlight.text.tokenizer import Tokenizer
 
@@ -71,6 +69,8 @@ class TextSettings:
 def clean_caption(text: str, how: Cleaning) -> str:
     """Clean one caption; ``clip`` is open_clip's default for its own tokenizer."""
     if how == "clip":
+        import ftfy
+
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
         return " ".join(text.split()).lower()
     return " ".join(text.split()) if how == "whitespace" else text

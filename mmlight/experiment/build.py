@@ -195,6 +195,8 @@ class Experiment:
             found = chosen.checkpoint
         else:
             found = self._given(asked) if asked not in (None, AUTO) else None
+            # Its id is exported for the ranks; the next experiment of this process has its own.
+            self._kept.callback(_restore_ids, _exported_ids())
             self.folder = Run.create(root, name=name, run_id=settings["id"], config=self.config)
         self._is_new_run = not any(self.folder.path.iterdir())
         # Without SLURM the first process on each node believes to be rank 0.
@@ -273,6 +275,16 @@ class Experiment:
             raise
         if tells and (self._guard is None or self._guard.handed_on is None):
             post(self.folder.path, "finished", setting=address)
+
+
+def _exported_ids() -> dict[str, str]:
+    return {key: text for key, text in os.environ.items() if key.startswith("MMLIGHT_RUN_")}
+
+
+def _restore_ids(before: Mapping[str, str]) -> None:
+    for key in _exported_ids():
+        del os.environ[key]
+    os.environ.update(before)
 
 
 def assemble(verb: str, arguments: Sequence[str]) -> Experiment:

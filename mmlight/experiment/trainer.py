@@ -1,7 +1,7 @@
 """The trainer of an experiment, with what records, watches and keeps it."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,9 @@ import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import Strategy
 
 from mmlight.callbacks.measuring.left_out import LeftOut
 from mmlight.callbacks.measuring.throughput import Throughput
-from mmlight.callbacks.recording.embeddings import EmbeddingWriter
 from mmlight.callbacks.recording.predictions import Predictions
 from mmlight.callbacks.recording.record import Record
 from mmlight.callbacks.recording.run_settings import RunSettings
@@ -27,15 +25,11 @@ from mmlight.runs.run.folder import Run
 from mmlight.signals import is_wanted
 from mmlight.tasks.task import Task
 from mmlight.trainer.checkpoints import CheckpointSettings
-from mmlight.trainer.ddp import Ddp
-from mmlight.trainer.fsdp import Fsdp
 from mmlight.trainer.guard import Guard
 from mmlight.trainer.heartbeat import Heartbeat
 from mmlight.trainer.owed_validation import OwedValidation
 from mmlight.trainer.skipped_steps import SkippedSteps
 from mmlight.trainer.token_count import TokenCount
-
-_STRATEGIES: dict[str, Callable[[], Strategy]] = {"ddp": Ddp, "fsdp": Fsdp}
 
 
 @dataclass
@@ -92,6 +86,8 @@ def make_watchers(
         skipped = SkippedSteps(run, most=own.max_skipped_steps)
         callbacks += [heartbeat, TokenCount(), Throughput(), skipped]
     if verb == "predict":
+        from mmlight.callbacks.recording.embeddings import EmbeddingWriter
+
         # A task returns rows or features; each writer takes what is its own.
         callbacks.append(EmbeddingWriter(run.embeddings))
         if settings["predictions"] is None:
@@ -163,13 +159,11 @@ def make_trainer(
     # Deterministic mode fills fresh memory with NaN to show up bugs: 7 % of a step of BERT.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     look_for_the_driver_once()
-    strategy = _STRATEGIES.get(str(trainer["strategy"]))
-    if strategy is not None:
-        trainer["strategy"] = strategy()
-    if isinstance(trainer["strategy"], Fsdp):
+    strategy = trainer["strategy"] = _strategy(trainer["strategy"])
+    if hasattr(strategy, "sharded_checkpoints"):  # FSDP's, ours
         # What is gathered in inference mode could not be trained with afterwards.
         trainer["inference_mode"] = False
-        if checkpoint.asynchronous and trainer["strategy"].sharded_checkpoints:
+        if checkpoint.asynchronous and strategy.sharded_checkpoints:
             raise UserError(
                 "checkpoint.asynchronous has no effect on checkpoints in parts, which all ranks "
                 "write together; leave it out, or give the strategy sharded_checkpoints: false"
@@ -178,6 +172,19 @@ def make_trainer(
         return Trainer(**trainer)
     except (TypeError, ValueError) as error:
         raise UserError(f"trainer: {first_sentence(error)}") from error
+
+
+def _strategy(asked: Any) -> Any:
+    """Return our own strategy for ``ddp`` and ``fsdp``; each is loaded where it is used."""
+    if asked == "ddp":
+        from mmlight.trainer.ddp import Ddp
+
+        return Ddp()
+    if asked == "fsdp":
+        from mmlight.trainer.fsdp import Fsdp
+
+        return Fsdp()
+    return asked
 
 
 def _listed(value: Any) -> list[Any]:

@@ -6,9 +6,6 @@ Shapes: N training rows, Q queries, D feature width, K classes.
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 
@@ -63,6 +60,10 @@ def linear_labels(
         query_QD: features.
         inverse_l2: scikit-learn's C: smaller means more regularisation.
     """
+    # Takes 0.5 s to load, and the command line's parser loads this module for the settings.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     if len(np.unique(label_N)) < 2:  # which the regression refuses
         return np.full(len(query_QD), label_N[0])
     scale = StandardScaler().fit(train_ND)
@@ -74,5 +75,7 @@ def linear_labels(
 
 def label_figures(found_Q: np.ndarray, true_Q: np.ndarray) -> dict[str, float]:
     """Return accuracy and macro F1 over the classes that occur in either."""
+    from sklearn.metrics import f1_score
+
     macro = f1_score(true_Q, found_Q, average="macro", zero_division=0.0)
     return {"accuracy": float((found_Q == true_Q).mean()), "macro_f1": float(macro)}

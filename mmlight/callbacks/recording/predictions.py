@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 import lightning.pytorch as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmlight import comm
 from mmlight.batch import Batch
@@ -149,6 +147,9 @@ def _join(parts: list[Path], out: Path) -> None:
 
 def to_parquet(lines: Path, out: Path) -> None:
     """Convert a file of JSON lines to a table with the columns of all rows; memory stays small."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     schemas = [table.schema for table in _tables(lines)]
     schema = pa.unify_schemas(schemas, promote_options="permissive")
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
@@ -156,7 +157,9 @@ def to_parquet(lines: Path, out: Path) -> None:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def _tables(lines: Path) -> Iterator[pa.Table]:
+def _tables(lines: Path) -> Iterator[Any]:
+    import pyarrow as pa
+
     for rows in _chunks(lines):
         names = dict.fromkeys(name for row in rows for name in row)
         yield pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})

@@ -10,7 +10,6 @@ import re
 import numpy as np
 import torch
 from torch import Tensor
-from torchaudio.functional import phase_vocoder
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 from torchvision.transforms.functional import gaussian_blur
 
@@ -82,6 +81,8 @@ def tempo(waveform: Waveform, *, amount: float, draws: Draws, sample_rate_hz: in
 
     A phase vocoder over Hann windows of 32 ms.
     """
+    from torchaudio.functional import phase_vocoder
+
     rate = amount if draws.integer(2) else 1 / amount
     length = max(1, round(len(waveform) / rate))
     n_fft = 1 << max(round(_WINDOW_S * sample_rate_hz) - 1, 3).bit_length()

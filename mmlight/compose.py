@@ -17,7 +17,7 @@ import yaml
 
 from mmlight import yaml_text
 from mmlight.errors import UserError
-from mmlight.renamed import present_names
+from mmlight.renamed import present_names, present_settings
 from mmlight.text_file import MIB, read_text_file
 
 EXTENDS = "extends"
@@ -150,6 +150,8 @@ def merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]
     that was not named but taken by default (AdamW's rate is not that of SGD). A part that holds
     `init_args` alone waits for its class: a tower's file may be extended before the task is named.
     """
+    path = after.get("class_path") or before.get("class_path")
+    before, after = _renamed(before, path), _renamed(after, path)
     merged = dict(before)
     for key, value in after.items():
         old = merged.get(key)
@@ -158,6 +160,14 @@ def merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
+
+
+def _renamed(values: Mapping[str, Any], path: Any) -> Mapping[str, Any]:
+    """Settings may stand in a file that does not name their class, under earlier names too."""
+    given = values.get("init_args")
+    if not isinstance(given, Mapping):
+        return values
+    return {**values, "init_args": present_settings(path, given)}
 
 
 def _begins(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -34,7 +34,66 @@ CLASSES: dict[str, str] = {
     "mmlight.callbacks.zero_shot": "mmlight.callbacks.measuring.zero_shot",
 }
 # The class by its present path: what its settings were called, what they are called now.
-SETTINGS: dict[str, dict[str, str]] = {}
+SETTINGS: dict[str, dict[str, str]] = {
+    "mmlight.encoders.timm_image.TimmImage": {
+        "timm_name": "name",
+        "timm_pretrained": "pretrained",
+        "timm_weights": "weights",
+        "timm_kwargs": "kwargs",
+        "image_stem": "stem",
+        "image_pool": "pool",
+        "image_mean": "mean",
+        "image_std": "std",
+    },
+    "mmlight.encoders.mel_timm.MelTimm": {
+        "audio_timm_name": "name",
+        "audio_timm_pretrained": "pretrained",
+        "audio_timm_weights": "weights",
+        "audio_timm_kwargs": "kwargs",
+        "audio_frames": "frames",
+        "audio_pool": "pool",
+        "audio_drop_path_rate": "drop_path_rate",
+    },
+    "mmlight.encoders.hf_text.HfText": {
+        "text_config": "config",
+        "text_pretrained": "pretrained",
+        "text_pool": "pool",
+        "text_kwargs": "kwargs",
+        "text_batching": "batching",
+    },
+    "mmlight.encoders.hf_image.HfImage": {
+        "vision_config": "config",
+        "vision_pretrained": "pretrained",
+        "vision_pool": "pool",
+        "vision_kwargs": "kwargs",
+        "vision_mean": "mean",
+        "vision_std": "std",
+    },
+    "mmlight.encoders.hf_audio.HfAudio": {
+        "audio_config": "config",
+        "audio_pretrained": "pretrained",
+        "audio_hf_pool": "pool",
+        "audio_kwargs": "kwargs",
+        "audio_features": "features",
+        "audio_spec_augment": "spec_augment",
+    },
+    "mmlight.encoders.mel_gru.MelGru": {
+        "speech_mel": "mel",
+        "speech_channels": "channels",
+        "speech_dim": "dim",
+        "speech_layers": "layers",
+        "speech_dropout": "dropout",
+        "speech_augment": "spec_augment",
+    },
+    "mmlight.encoders.text_cnn.TextCnn": {
+        "cnn_vocab_size": "vocab_size",
+        "cnn_embed_dim": "embed_dim",
+        "cnn_widths": "widths",
+        "cnn_filters": "filters",
+        "cnn_dropout": "dropout",
+        "cnn_token_dropout": "token_dropout",
+    },
+}
 
 
 def present_path(path: str) -> str:
@@ -43,6 +102,12 @@ def present_path(path: str) -> str:
         return CLASSES[path]
     module, _, name = path.rpartition(".")
     return f"{CLASSES[module]}.{name}" if module in CLASSES else path
+
+
+def present_settings(path: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a class, given by its present path, with their present names."""
+    names = SETTINGS.get(path, {}) if isinstance(path, str) else {}
+    return {names.get(key, key): value for key, value in given.items()}
 
 
 def present_names(value: Any) -> Any:
@@ -60,7 +125,6 @@ def present_names(value: Any) -> Any:
     path, given = made.get("class_path"), made.get("init_args")
     if isinstance(path, str):
         made["class_path"] = path = present_path(path)
-        if isinstance(given, dict) and path in SETTINGS:
-            names = SETTINGS[path]
-            made["init_args"] = {names.get(key, key): item for key, item in given.items()}
+        if isinstance(given, dict):
+            made["init_args"] = present_settings(path, given)
     return made

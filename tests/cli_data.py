@@ -79,7 +79,7 @@ def write_data(folder: Path) -> Path:
 
 def experiment(data: Path, runs: Path) -> dict[str, Any]:
     """Return an experiment of three tiny transformers; 5 steps an epoch, nothing random in it."""
-    image = {"timm_name": "vit_tiny_patch16_224", "img_size": 16, "timm_kwargs": VIT}
+    image = {"name": "vit_tiny_patch16_224", "img_size": 16, "kwargs": VIT}
     text = {
         "model_type": "clip_text_model",
         "vocab_size": 260,
@@ -92,10 +92,10 @@ def experiment(data: Path, runs: Path) -> dict[str, Any]:
         "eos_token_id": 2,
     }
     audio = {
-        "audio_timm_name": "vit_tiny_patch16_224",
+        "name": "vit_tiny_patch16_224",
         "mel": {"sample_rate_hz": RATE_HZ, "n_mels": 16},
-        "audio_frames": 16,
-        "audio_timm_kwargs": VIT,
+        "frames": 16,
+        "kwargs": VIT,
     }
     encoders = "mmlight.encoders"
     return {
@@ -117,9 +117,7 @@ def experiment(data: Path, runs: Path) -> dict[str, Any]:
                 "schedule": {"warmup_steps": 2, "kind": "constant"},
                 "towers": {
                     "image": _tower(f"{encoders}.timm_image.TimmImage", image),
-                    "text": _tower(
-                        f"{encoders}.hf_text.HfText", {"text_config": text, "text_pool": "last"}
-                    ),
+                    "text": _tower(f"{encoders}.hf_text.HfText", {"config": text, "pool": "last"}),
                     "audio": _tower(f"{encoders}.mel_timm.MelTimm", audio),
                 },
             },

@@ -116,8 +116,8 @@ def changes(folder: Path) -> dict[str, Change]:
         "abstract": at(image, call("mmlight.encoders.encoder.Encoder")),
         "of torch": at(objective, call("torch.nn.Identity")),
         "nested": at(f"{timm}.img_size", evil),
-        "nested in plain values": at(f"{timm}.timm_kwargs.act_layer", evil),
-        "nested in a list": at(f"{timm}.image_mean", [evil, evil, evil]),
+        "nested in plain values": at(f"{timm}.kwargs.act_layer", evil),
+        "nested in a list": at(f"{timm}.mean", [evil, evil, evil]),
         "nested in settings": at("optimizer", {"lr": evil}),
         "settings as a class": at("optimizer", evil),
         "schedule": at("schedule", evil),
@@ -151,20 +151,20 @@ def changes(folder: Path) -> dict[str, Change]:
         "changes": lambda described, prepared: described["init_args"]["towers"]["image"].update(
             from_run=str(folder), changes=evil
         ),
-        "weights file": at(f"{timm}.timm_weights", bait),
-        "pretrained": at(f"{timm}.timm_pretrained", True),
-        "timm hub": at(f"{timm}.timm_name", "hf-hub:evil/model"),
-        "timm folder": at(f"{timm}.timm_name", f"local-dir:{folder}"),
-        "timm file": at(f"{timm}.timm_kwargs", {"checkpoint_path": bait}),
-        "timm config": at(f"{timm}.timm_kwargs", {"pretrained_cfg": {"file": bait}}),
-        "config folder": at(f"{text}.text_config", str(folder)),
+        "weights file": at(f"{timm}.weights", bait),
+        "pretrained": at(f"{timm}.pretrained", True),
+        "timm hub": at(f"{timm}.name", "hf-hub:evil/model"),
+        "timm folder": at(f"{timm}.name", f"local-dir:{folder}"),
+        "timm file": at(f"{timm}.kwargs", {"checkpoint_path": bait}),
+        "timm config": at(f"{timm}.kwargs", {"pretrained_cfg": {"file": bait}}),
+        "config folder": at(f"{text}.config", str(folder)),
         "text of the hub": lambda described, prepared: put(
-            described, text, {"text_pretrained": "evil/model"}
+            described, text, {"pretrained": "evil/model"}
         ),
-        "remote code": at(f"{text}.text_config.auto_map", {"AutoModel": "evil/model--m.M"}),
-        "kernels": at(f"{text}.text_config._attn_implementation", "kernels-community/flash-attn"),
+        "remote code": at(f"{text}.config.auto_map", {"AutoModel": "evil/model--m.M"}),
+        "kernels": at(f"{text}.config._attn_implementation", "kernels-community/flash-attn"),
         "timm in transformers": at(
-            f"{text}.text_config",
+            f"{text}.config",
             {
                 "model_type": "timm_wrapper",
                 "architecture": "resnet10t",
@@ -172,7 +172,7 @@ def changes(folder: Path) -> dict[str, Change]:
             },
         ),
         "several models": at(
-            f"{text}.text_config", {"model_type": "vision-encoder-decoder", "sub_configs": {}}
+            f"{text}.config", {"model_type": "vision-encoder-decoder", "sub_configs": {}}
         ),
         "class names": prepare("class_names", str(folder / "bait.txt")),
         "image settings": prepare("image", bait),

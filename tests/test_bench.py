@@ -48,7 +48,7 @@ def finetune_sst2(bench: ModuleType, folder: Path) -> float:
 
 def gpu_step(bench: ModuleType, folder: Path) -> float:
     model = replace(bench.QUICK["tiny"], text_layers=1)
-    model.timm_kwargs["depth"] = 1
+    model.kwargs["depth"] = 1
     cpu = torch.device("cpu")
     assert bench.flops_per_sample(model) > 0
     return bench.measure(model, "packed", device=cpu, size=2, steps=1, warm_up=0)[0]

@@ -22,15 +22,15 @@ from mmlight.hub_name import check_hub_name
 def test_a_path_that_is_not_there_is_refused(tmp_path, monkeypatch, name, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/minilm2").mkdir(parents=True)
-    with pytest.raises(UserError, match=f"text_pretrained: there is {said}"):
-        check_hub_name(name, key="text_pretrained")
+    with pytest.raises(UserError, match=f"pretrained: there is {said}"):
+        check_hub_name(name, key="pretrained")
 
 
 @pytest.mark.parametrize("name", ["bert-base-uncased", "org/name", "hf-hub:a/b/c", "data/minilm2"])
 def test_names_of_the_hub_and_folders_pass(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/minilm2").mkdir(parents=True)
-    check_hub_name(name, key="text_pretrained")
+    check_hub_name(name, key="pretrained")
 
 
 @pytest.mark.parametrize("make", ["config", "tokenizer"])
@@ -41,6 +41,6 @@ def test_what_loads_from_a_hub_checks_first(tmp_path, monkeypatch, make):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"there is no file or folder \./none"):
         if make == "config":
-            read_config("./none", key="text_pretrained", changes=None)
+            read_config("./none", key="pretrained", changes=None)
         else:
             HfTokenizer("./none")

@@ -41,7 +41,7 @@ def random_settings(values):
         {
             f"{IMAGE}patch_drop_rate": 0.25,
             f"{IMAGE}drop_path_rate": 0.2,
-            f"{MODEL}towers.text.encoder.init_args.text_kwargs": {"attention_dropout": 0.2},
+            f"{MODEL}towers.text.encoder.init_args.kwargs": {"attention_dropout": 0.2},
             "data.init_args.image": {"size": 16, "scale": [0.5, 1.0], "flip_probability": 0.5},
         },
     )

@@ -13,7 +13,7 @@ def experiment(data: Path, runs: Path) -> dict:
     net = {"stem_width": 8, "channels": [8, 8, 8, 8]}
     encoder = {
         "class_path": "mmlight.encoders.timm_image.TimmImage",
-        "init_args": {"timm_name": "resnet10t", "timm_kwargs": net},
+        "init_args": {"name": "resnet10t", "kwargs": net},
     }
     values["model"] = {
         "class_path": TUNED,

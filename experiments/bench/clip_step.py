@@ -80,9 +80,9 @@ def make_ours(args: argparse.Namespace, peer: Any | None) -> Contrastive:
     image = partial(
         TimmImage,
         "vit_base_patch32_clip_224",
-        image_mean=MEAN,
-        image_std=STD,
-        timm_kwargs={
+        mean=MEAN,
+        std=STD,
+        kwargs={
             "embed_dim": args.width,
             "depth": args.layers,
             "num_heads": args.width // 64,
@@ -103,7 +103,7 @@ def make_ours(args: argparse.Namespace, peer: Any | None) -> Contrastive:
     task = Contrastive(
         towers=Towers(
             image=TowerSettings(encoder=image),
-            text=TowerSettings(encoder=partial(HfText, text_config=text, text_pool="last")),
+            text=TowerSettings(encoder=partial(HfText, config=text, pool="last")),
         ),
         embed_dim=args.dim,
     )

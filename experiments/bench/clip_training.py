@@ -148,19 +148,19 @@ def peer_command(folder: Path, shards: str, num_samples: int) -> list[str]:
 
 def write_experiment(folder: Path, shards: str) -> Path:
     image = {
-        "timm_name": f"vit_base_patch{PATCH}_clip_224",
+        "name": f"vit_base_patch{PATCH}_clip_224",
         "img_size": SIZE,
-        "image_mean": list(MEAN),
-        "image_std": list(STD),
-        "timm_kwargs": {
+        "mean": list(MEAN),
+        "std": list(STD),
+        "kwargs": {
             "embed_dim": WIDTH,
             "depth": LAYERS,
             "num_heads": HEADS,
         },
     }
     text = {
-        "text_pool": "last",
-        "text_config": {
+        "pool": "last",
+        "config": {
             "model_type": "clip_text_model",
             "vocab_size": VOCABULARY,
             "hidden_size": DIM,

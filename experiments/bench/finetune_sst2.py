@@ -225,7 +225,7 @@ def run_trainer(recipe: dict[str, Any], *, seed: int, max_steps: int, folder: Pa
     optimizer, schedule = model["optimizer"], model["schedule"]
     assert schedule["kind"] == "linear"
     assert model["tuning"]["backbone_lr"] == optimizer["lr"], "the Trainer has one rate"
-    checkpoint = model["towers"]["text"]["encoder"]["init_args"]["text_pretrained"]
+    checkpoint = model["towers"]["text"]["encoder"]["init_args"]["pretrained"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     train, dev = (
         read_samples(data[split]["shards"], tokenizer, max_tokens=data["text"]["max_tokens"])

@@ -55,11 +55,11 @@ from mmlight.tasks.tower import Towers, TowerSettings
 class Model:
     """Sizes of both towers, and a batch that fits 80 GB."""
 
-    timm_name: str
+    name: str
     text_dim: int
     text_layers: int
     batch: int
-    timm_kwargs: dict[str, Any] | None = None
+    kwargs: dict[str, Any] | None = None
 
 
 MODELS = {
@@ -86,15 +86,15 @@ def make_task(model: Model, means: str, device: torch.device) -> Contrastive:
     }
     image = partial(
         TimmImage,
-        model.timm_name,
-        timm_kwargs=model.timm_kwargs,
+        model.name,
+        kwargs=model.kwargs,
         patch_drop_rate=0.5 if means == "half" else 0.0,
     )
     texts = partial(
         HfText,
-        text_config=text,
-        text_pool="last",
-        text_batching="auto" if step >= MEANS.index("packed") else "padded",
+        config=text,
+        pool="last",
+        batching="auto" if step >= MEANS.index("packed") else "padded",
     )
     torch.manual_seed(0)
     task = Contrastive(

@@ -55,10 +55,10 @@ def make_task() -> Contrastive:
         towers=Towers(
             image=TowerSettings(
                 encoder=partial(
-                    TimmImage, "vit_base_patch32_224", timm_kwargs={"depth": 4, "embed_dim": 768}
+                    TimmImage, "vit_base_patch32_224", kwargs={"depth": 4, "embed_dim": 768}
                 )
             ),
-            text=TowerSettings(encoder=partial(HfText, text_config=text, text_pool="last")),
+            text=TowerSettings(encoder=partial(HfText, config=text, pool="last")),
         )
     )
     task.configure_model()

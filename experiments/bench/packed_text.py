@@ -2,7 +2,7 @@
 
 Purpose
     How much of the forward and backward pass of a text tower is padding, and how much of it
-    `text_batching` of `mmlight.encoders.hf_text.HfText` saves, with which differences.
+    `batching` of `mmlight.encoders.hf_text.HfText` saves, with which differences.
 
 Command
     python experiments/bench/packed_text.py            # about eight minutes of CPU time
@@ -103,9 +103,9 @@ def tower(kind: str, num_layers: int) -> HfText:
     )
     if kind == "causal":
         more = dict(model_type="clip_text_model", bos_token_id=49_406, eos_token_id=49_407)
-        return HfText(text_config=sizes | more, text_pool="last").train()
+        return HfText(config=sizes | more, pool="last").train()
     more = dict(model_type="bert", hidden_dropout_prob=0, attention_probs_dropout_prob=0)
-    return HfText(text_config=sizes | more, text_pool="mean").train()
+    return HfText(config=sizes | more, pool="mean").train()
 
 
 def step(encoder: HfText, text: Text, target_ND: Tensor) -> tuple[float, float]:

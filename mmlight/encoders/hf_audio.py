@@ -72,19 +72,19 @@ class HfAudio(HfLayers, Encoder):
     cut longer ones to it.
 
     Args:
-        audio_config: start from random weights: a dict with ``model_type`` (``wav2vec2``,
+        config: start from random weights: a dict with ``model_type`` (``wav2vec2``,
             ``hubert``, ``whisper``, ``audio-spectrogram-transformer`` or ``clap_audio_model``)
             and sizes, or a folder with a ``config.json``.
-        audio_pretrained: start from a checkpoint instead: a local folder or a hub id. Set exactly
+        pretrained: start from a checkpoint instead: a local folder or a hub id. Set exactly
             one of the two.
-        audio_hf_pool: ``mean`` of real frames, ``attention`` of one learned query, or the
+        pool: ``mean`` of real frames, ``attention`` of one learned query, or the
             ``model``'s own (AST and CLAP). By default the model's own, else the mean.
-        audio_kwargs: fields of the config to change, such as dropout rates. For wav2vec2 and
+        kwargs: fields of the config to change, such as dropout rates. For wav2vec2 and
             HuBERT ``layerdrop``, ``mask_time_prob`` and ``mask_feature_prob`` are 0 unless set.
-        audio_features: parameters of the feature extractor to change, such as ``sampling_rate``,
+        features: parameters of the feature extractor to change, such as ``sampling_rate``,
             ``mean`` and ``std`` (AST) or ``max_length_s`` (CLAP); by default the checkpoint's,
             or those of transformers' class.
-        audio_spec_augment: hide parts of the log-mels in training; wav2vec2 and HuBERT, which
+        spec_augment: hide parts of the log-mels in training; wav2vec2 and HuBERT, which
             read waveforms, have ``mask_time_prob`` and ``mask_feature_prob`` for that.
 
     Attributes:
@@ -99,79 +99,76 @@ class HfAudio(HfLayers, Encoder):
 
     modality = "audio"
     stem = ("model.audio_encoder.batch_norm.",)
-    outside = ("audio_config", "audio_pretrained")  # an audio_config may be a folder
+    outside = ("config", "pretrained")  # a config may be a folder
     model: Any
 
     def __init__(
         self,
         *,
-        audio_config: dict[str, Any] | str | None = None,
-        audio_pretrained: str | None = None,
-        audio_hf_pool: HfAudioPool | None = None,
-        audio_kwargs: dict[str, Any] | None = None,
-        audio_features: dict[str, Any] | None = None,
-        audio_spec_augment: SpecAugmentSettings | None = None,
+        config: dict[str, Any] | str | None = None,
+        pretrained: str | None = None,
+        pool: HfAudioPool | None = None,
+        kwargs: dict[str, Any] | None = None,
+        features: dict[str, Any] | None = None,
+        spec_augment: SpecAugmentSettings | None = None,
     ) -> None:
         super().__init__()
-        one_source(audio_config, audio_pretrained, names=("audio_config", "audio_pretrained"))
-        source = audio_pretrained if audio_config is None else audio_config
-        key = "audio_pretrained" if audio_config is None else "audio_config"
+        one_source(config, pretrained, names=("config", "pretrained"))
+        source = pretrained if config is None else config
+        key = "pretrained" if config is None else "config"
         assert source is not None
-        config = read_config(source, key=key, changes=audio_kwargs)
-        if config.model_type not in _EXTRACTORS:
+        built = read_config(source, key=key, changes=kwargs)
+        if built.model_type not in _EXTRACTORS:
             raise UserError(
-                f"{key}: '{config.model_type}' is no audio encoder that mmlight knows; use one of "
+                f"{key}: '{built.model_type}' is no audio encoder that mmlight knows; use one of "
                 + ", ".join(_EXTRACTORS)
             )
-        self.raw = config.model_type in ("wav2vec2", "hubert")
+        self.raw = built.model_type in ("wav2vec2", "hubert")
         if self.raw:
-            asked = set(audio_kwargs or {}) | (
-                set(audio_config) if isinstance(audio_config, dict) else set()
-            )
-            config.update({name: off for name, off in _QUIET.items() if name not in asked})
-            if getattr(config, "add_adapter", False):
+            asked = set(kwargs or {}) | (set(config) if isinstance(config, dict) else set())
+            built.update({name: off for name, off in _QUIET.items() if name not in asked})
+            if getattr(built, "add_adapter", False):
                 raise UserError(f"{key}: add_adapter is not supported; set it to false")
         told: list[str] = []
-        self.model = _build(config, pretrained=audio_pretrained, key=key, told=told)
+        self.model = _build(built, pretrained=pretrained, key=key, told=told)
         self.origin = "; ".join(told) or None
-        config = self.model.config
-        kind = config.model_type
-        own = _own_parameters(config)
+        built = self.model.config
+        kind = built.model_type
+        own = _own_parameters(built)
         extractor = read_extractor(
             _EXTRACTORS[kind],
-            checkpoint=audio_pretrained,
+            checkpoint=pretrained,
             own=own,
-            changes=audio_features,
-            key="audio_features",
+            changes=features,
+            key="features",
         )
         self.sample_rate_hz = int(extractor.sampling_rate)
-        self.features = _features(config, extractor)
-        self.frame_ms = _frame_ms(config, extractor)
-        self._seconds = _seconds(config, extractor)
+        self.features = _features(built, extractor)
+        self.frame_ms = _frame_ms(built, extractor)
+        self._seconds = _seconds(built, extractor)
         self.kind = kind
         self.out_dim = int(
             self.model.audio_encoder.num_features
             if kind == "clap_audio_model"
-            else config.hidden_size
+            else built.hidden_size
         )
         pooled_by_model = kind in ("audio-spectrogram-transformer", "clap_audio_model")
-        self.audio_hf_pool = audio_hf_pool or ("model" if pooled_by_model else "mean")
+        self.audio_hf_pool = pool or ("model" if pooled_by_model else "mean")
         if self.audio_hf_pool not in get_args(HfAudioPool) or (
             self.audio_hf_pool == "model" and not pooled_by_model
         ):
             raise UserError(
-                f"audio_hf_pool: '{self.audio_hf_pool}' does not suit a '{kind}'; use mean or "
-                "attention"
+                f"pool: '{self.audio_hf_pool}' does not suit a '{kind}'; use mean or attention"
             )
-        self.is_pretrained = audio_pretrained is not None
+        self.is_pretrained = pretrained is not None
         self.pool = AttentionPool(self.out_dim) if self.audio_hf_pool == "attention" else None
         self._features_args = extractor_args(extractor)
-        if self.raw and audio_spec_augment is not None:
+        if self.raw and spec_augment is not None:
             raise UserError(
-                f"audio_spec_augment: a '{kind}' has no log-mels; set mask_time_prob and "
-                "mask_feature_prob in audio_kwargs"
+                f"spec_augment: a '{kind}' has no log-mels; set mask_time_prob and "
+                "mask_feature_prob in kwargs"
             )
-        self.spec_augment = audio_spec_augment
+        self.spec_augment = spec_augment
 
     def forward(self, inputs: Audio, *, tokens: bool = False) -> Encoded:
         """Encode clips.
@@ -227,10 +224,10 @@ class HfAudio(HfLayers, Encoder):
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""
         return {
-            "audio_config": plain_config(self.model),
-            "audio_hf_pool": self.audio_hf_pool,
-            "audio_features": self._features_args,
-            "audio_spec_augment": self.spec_augment,
+            "config": plain_config(self.model),
+            "pool": self.audio_hf_pool,
+            "features": self._features_args,
+            "spec_augment": self.spec_augment,
         }
 
 

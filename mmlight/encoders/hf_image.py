@@ -44,17 +44,17 @@ class HfImage(HfLayers, Encoder):
     """An image model of transformers, with the normalisation of its own image processor.
 
     Args:
-        vision_config: start from random weights: a dict with ``model_type`` (``vit``, ``deit``,
+        config: start from random weights: a dict with ``model_type`` (``vit``, ``deit``,
             ``dinov2``, ``swin``, ``clip_vision_model`` or ``siglip_vision_model``) and sizes, or a
             folder with a ``config.json``.
-        vision_pretrained: start from a checkpoint instead: a local folder or a hub id; a whole CLIP
+        pretrained: start from a checkpoint instead: a local folder or a hub id; a whole CLIP
             or SigLIP model gives its vision tower. Set exactly one of the two.
-        vision_pool: the ``model``'s own (its class token, SigLIP's attention, Swin's mean), or the
+        pool: the ``model``'s own (its class token, SigLIP's attention, Swin's mean), or the
             ``mean`` of its patches.
-        vision_kwargs: fields of the config to change, such as dropout rates.
-        vision_mean: mean of each channel, of pixels between 0 and 1; by default that of the
+        kwargs: fields of the config to change, such as dropout rates.
+        mean: mean of each channel, of pixels between 0 and 1; by default that of the
             checkpoint's image processor, and 0.5 for random weights.
-        vision_std: standard deviation of each channel; by default likewise.
+        std: standard deviation of each channel; by default likewise.
 
     Raises:
         UserError: no or two sources, a model that is not listed, unknown fields, a checkpoint
@@ -62,7 +62,7 @@ class HfImage(HfLayers, Encoder):
     """
 
     modality = "image"
-    outside = ("vision_config", "vision_pretrained")  # a vision_config may be a folder
+    outside = ("config", "pretrained")  # a config may be a folder
     model: Any
     _scale: Tensor
     _shift: Tensor
@@ -70,24 +70,24 @@ class HfImage(HfLayers, Encoder):
     def __init__(
         self,
         *,
-        vision_config: dict[str, Any] | str | None = None,
-        vision_pretrained: str | None = None,
-        vision_pool: HfImagePool = "model",
-        vision_kwargs: dict[str, Any] | None = None,
-        vision_mean: list[float] | None = None,
-        vision_std: list[float] | None = None,
+        config: dict[str, Any] | str | None = None,
+        pretrained: str | None = None,
+        pool: HfImagePool = "model",
+        kwargs: dict[str, Any] | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
     ) -> None:
         super().__init__()
-        one_source(vision_config, vision_pretrained, names=("vision_config", "vision_pretrained"))
-        if vision_pool not in get_args(HfImagePool):
-            raise UserError(f"vision_pool: '{vision_pool}'; use {', '.join(get_args(HfImagePool))}")
-        source = vision_pretrained if vision_config is None else vision_config
-        key = "vision_pretrained" if vision_config is None else "vision_config"
+        one_source(config, pretrained, names=("config", "pretrained"))
+        if pool not in get_args(HfImagePool):
+            raise UserError(f"pool: '{pool}'; use {', '.join(get_args(HfImagePool))}")
+        source = pretrained if config is None else config
+        key = "pretrained" if config is None else "config"
         assert source is not None
-        whole = config = read_config(source, key=key, changes=vision_kwargs)
-        if config.model_type in _WHOLE:
-            config = config.vision_config
-        self.kind = config.model_type
+        whole = built = read_config(source, key=key, changes=kwargs)
+        if built.model_type in _WHOLE:
+            built = built.vision_config
+        self.kind = built.model_type
         if self.kind not in _PREFIX:
             raise UserError(
                 f"{key}: '{self.kind}' is no image encoder that mmlight knows; use one of "
@@ -96,30 +96,30 @@ class HfImage(HfLayers, Encoder):
         told: list[str] = []
         self.model = build_model(
             _CLASSES.get(self.kind, AutoModel),
-            config,
-            pretrained=vision_pretrained,
+            built,
+            pretrained=pretrained,
             key=key,
             told=told,
         )
         self.origin = "; ".join(told) or None
-        self.is_pretrained = vision_pretrained is not None
-        self.vision_pool = vision_pool
-        self.out_dim = int(config.hidden_size)
-        self.in_chans = int(config.num_channels)
-        self._side = None if self.kind in _ANY_SIZE else int(config.image_size)
+        self.is_pretrained = pretrained is not None
+        self.vision_pool = pool
+        self.out_dim = int(built.hidden_size)
+        self.in_chans = int(built.num_channels)
+        self._side = None if self.kind in _ANY_SIZE else int(built.image_size)
         self._leave_out_unused()
         half = (0.5,) * self.in_chans
-        self._inputs = HfImageInputs(half, half, {"size": int(config.image_size)})
-        if vision_pretrained is not None:
-            self._inputs = read_inputs(vision_pretrained, whole, key=key)
-        self._mean = list(self._inputs.mean if vision_mean is None else vision_mean)
-        self._std = list(self._inputs.std if vision_std is None else vision_std)
-        self._is_set = vision_mean is not None or vision_std is not None
-        for values, name in ((self._mean, "vision_mean"), (self._std, "vision_std")):
+        self._inputs = HfImageInputs(half, half, {"size": int(built.image_size)})
+        if pretrained is not None:
+            self._inputs = read_inputs(pretrained, whole, key=key)
+        self._mean = list(self._inputs.mean if mean is None else mean)
+        self._std = list(self._inputs.std if std is None else std)
+        self._is_set = mean is not None or std is not None
+        for values, name in ((self._mean, "mean"), (self._std, "std")):
             if len(values) != self.in_chans:
                 raise UserError(f"{name}: {len(values)} values for {self.in_chans} channels")
         if not all(value > 0 for value in self._std):
-            raise UserError(f"vision_std: {self._std} must be above zero")
+            raise UserError(f"std: {self._std} must be above zero")
         self._set_scale()
 
     def _leave_out_unused(self) -> None:
@@ -186,8 +186,8 @@ class HfImage(HfLayers, Encoder):
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""
         return {
-            "vision_config": plain_config(self.model),
-            "vision_pool": self.vision_pool,
-            "vision_mean": self._mean,
-            "vision_std": self._std,
+            "config": plain_config(self.model),
+            "pool": self.vision_pool,
+            "mean": self._mean,
+            "std": self._std,
         }

@@ -218,11 +218,11 @@ def text_class(config: PreTrainedConfig) -> Any:
     # Of the type, whatever this config says: others load further models, from a hub or a file.
     default = AutoConfig.for_model(config.model_type)
     if getattr(default, "is_encoder_decoder", False) or default.sub_configs:
-        raise UserError(f"text_config: a '{config.model_type}' is more than a text encoder")
+        raise UserError(f"config: a '{config.model_type}' is more than a text encoder")
     if "vocab_size" not in default.to_dict():
-        raise UserError(f"text_config: a '{config.model_type}' reads no tokens")
+        raise UserError(f"config: a '{config.model_type}' reads no tokens")
     if _class_of(AutoModel, config) is None:
-        raise UserError(f"text_config: transformers has no plain model for '{config.model_type}'")
+        raise UserError(f"config: transformers has no plain model for '{config.model_type}'")
     return AutoModel
 
 

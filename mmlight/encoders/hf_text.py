@@ -50,17 +50,17 @@ class HfText(HfLayers, Encoder):
     """A text model of transformers, pooled over real tokens.
 
     Args:
-        text_config: start from random weights: a dict with ``model_type`` (``bert``,
+        config: start from random weights: a dict with ``model_type`` (``bert``,
             ``roberta``, ``distilbert``, ``modernbert``, ``clip_text_model``, ``gpt2``, ...) and
             sizes, or a folder with a ``config.json``. A CLIP text model is initialised as
             open_clip does it.
-        text_pretrained: start from a checkpoint instead: a local folder or a hub id; a whole
+        pretrained: start from a checkpoint instead: a local folder or a hub id; a whole
             CLIP model gives its text tower. Set exactly one of the two.
-        text_pool: ``mean`` of the real tokens; ``cls``, the first token; ``attention`` of one
+        pool: ``mean`` of the real tokens; ``cls``, the first token; ``attention`` of one
             learned query; ``last``, the last real token (the end-of-text token of a CLIP-like
             model).
-        text_kwargs: fields of the config to change, such as dropout rates.
-        text_batching: how captions of different lengths go through the model; features and
+        kwargs: fields of the config to change, such as dropout rates.
+        batching: how captions of different lengths go through the model; features and
             gradients are the same up to rounding (dropout draws other numbers). ``packed`` puts
             several into a row, ``grouped`` calls the model for up to eight groups of like lengths,
             ``padded`` pads all to the longest. ``auto`` packs where that is exact and saves enough,
@@ -73,64 +73,64 @@ class HfText(HfLayers, Encoder):
 
     Raises:
         UserError: no or two sources, an unknown field, a checkpoint that does not fit, a
-            `text_batching` that would change the model's features.
+            `batching` that would change the model's features.
     """
 
     modality = "text"
-    outside = ("text_config", "text_pretrained")  # a text_config may be a folder
+    outside = ("config", "pretrained")  # a config may be a folder
     model: Any
 
     def __init__(
         self,
         *,
-        text_config: dict[str, Any] | str | None = None,
-        text_pretrained: str | None = None,
-        text_pool: TextPool = "mean",
-        text_kwargs: dict[str, Any] | None = None,
-        text_batching: TextBatching = "auto",
+        config: dict[str, Any] | str | None = None,
+        pretrained: str | None = None,
+        pool: TextPool = "mean",
+        kwargs: dict[str, Any] | None = None,
+        batching: TextBatching = "auto",
     ) -> None:
         super().__init__()
-        one_source(text_config, text_pretrained, names=("text_config", "text_pretrained"))
-        if text_pool not in get_args(TextPool):
-            raise UserError(f"text_pool: '{text_pool}'; use one of {', '.join(get_args(TextPool))}")
-        if text_batching not in get_args(TextBatching):
+        one_source(config, pretrained, names=("config", "pretrained"))
+        if pool not in get_args(TextPool):
+            raise UserError(f"pool: '{pool}'; use one of {', '.join(get_args(TextPool))}")
+        if batching not in get_args(TextBatching):
             known = ", ".join(get_args(TextBatching))
-            raise UserError(f"text_batching: '{text_batching}'; use one of {known}")
-        source = text_pretrained if text_config is None else text_config
-        key = "text_pretrained" if text_config is None else "text_config"
+            raise UserError(f"batching: '{batching}'; use one of {known}")
+        source = pretrained if config is None else config
+        key = "pretrained" if config is None else "config"
         assert source is not None
-        config = read_config(source, key=key, changes=text_kwargs)
-        if config.model_type == "clip":
-            config = config.text_config
-        if hasattr(config, "use_cache"):
-            config.use_cache = False
-        self.causal = config.model_type in _CAUSAL
-        if self.causal and text_pool == "cls":
+        built = read_config(source, key=key, changes=kwargs)
+        if built.model_type == "clip":
+            built = built.text_config
+        if hasattr(built, "use_cache"):
+            built.use_cache = False
+        self.causal = built.model_type in _CAUSAL
+        if self.causal and pool == "cls":
             raise UserError(
-                f"text_pool: cls is the first token, which in a causal '{config.model_type}' sees "
+                f"pool: cls is the first token, which in a causal '{built.model_type}' sees "
                 "no other; use last, mean or attention"
             )
         told: list[str] = []
         self.model = build_model(
-            text_class(config), config, pretrained=text_pretrained, key=key, told=told
+            text_class(built), built, pretrained=pretrained, key=key, told=told
         )
         self.origin = "; ".join(told) or None
-        if text_pretrained is None and config.model_type == "clip_text_model":
+        if pretrained is None and built.model_type == "clip_text_model":
             init_as_open_clip(self.model)
-        self.is_pretrained = text_pretrained is not None
-        self.out_dim = int(config.hidden_size)
-        self.vocab_size = int(config.vocab_size)
-        self.pad_token_id: int | None = config.pad_token_id
-        self.max_tokens: int | None = getattr(config, "max_position_embeddings", None)
-        if self.max_tokens is not None and config.model_type in _POSITIONS_AFTER_PADDING:
-            self.max_tokens -= config.pad_token_id + 1
-        self.text_pool = text_pool
-        self.pool = AttentionPool(self.out_dim) if text_pool == "attention" else None
-        self.text_batching = text_batching
+        self.is_pretrained = pretrained is not None
+        self.out_dim = int(built.hidden_size)
+        self.vocab_size = int(built.vocab_size)
+        self.pad_token_id: int | None = built.pad_token_id
+        self.max_tokens: int | None = getattr(built, "max_position_embeddings", None)
+        if self.max_tokens is not None and built.model_type in _POSITIONS_AFTER_PADDING:
+            self.max_tokens -= built.pad_token_id + 1
+        self.text_pool = pool
+        self.pool = AttentionPool(self.out_dim) if pool == "attention" else None
+        self.text_batching = batching
         self._layouts = exact_layouts(self.model)
-        check_batching(text_batching, self._layouts, model_type=config.model_type)
+        check_batching(batching, self._layouts, model_type=built.model_type)
         self._watched = False
-        self._folder = tokenizer_folder(text_pretrained)
+        self._folder = tokenizer_folder(pretrained)
 
     def preparation(self) -> dict[str, Any]:
         """Return where the checkpoint's tokenizer lies, if it is on this machine."""
@@ -243,9 +243,9 @@ class HfText(HfLayers, Encoder):
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""
         return {
-            "text_config": plain_config(self.model),
-            "text_pool": self.text_pool,
-            "text_batching": self.text_batching,
+            "config": plain_config(self.model),
+            "pool": self.text_pool,
+            "batching": self.text_batching,
         }
 
 

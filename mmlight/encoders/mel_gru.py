@@ -33,12 +33,12 @@ class MelGru(Encoder):
     A clip gives the same frames whatever it is batched with.
 
     Args:
-        speech_mel: how waveforms become spectrograms.
-        speech_channels: channels of the convolutions.
-        speech_dim: width D of the recurrent layers and of the frames.
-        speech_layers: number of recurrent layers.
-        speech_dropout: rate after the convolutions and after each recurrent layer.
-        speech_augment: what of the spectrogram is hidden in training; None hides nothing.
+        mel: how waveforms become spectrograms.
+        channels: channels of the convolutions.
+        dim: width D of the recurrent layers and of the frames.
+        layers: number of recurrent layers.
+        dropout: rate after the convolutions and after each recurrent layer.
+        spec_augment: what of the spectrogram is hidden in training; None hides nothing.
 
     Attributes:
         sample_rate_hz: sampling rate that waveforms must have.
@@ -53,41 +53,39 @@ class MelGru(Encoder):
     def __init__(
         self,
         *,
-        speech_mel: LogMelSettings = _DEFAULT_MEL,
-        speech_channels: int = 32,
-        speech_dim: int = 256,
-        speech_layers: int = 3,
-        speech_dropout: float = 0.1,
-        speech_augment: SpecAugmentSettings | None = None,
+        mel: LogMelSettings = _DEFAULT_MEL,
+        channels: int = 32,
+        dim: int = 256,
+        layers: int = 3,
+        dropout: float = 0.1,
+        spec_augment: SpecAugmentSettings | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
-            ("speech_channels", speech_channels),
-            ("speech_dim", speech_dim),
-            ("speech_layers", speech_layers),
+            ("channels", channels),
+            ("dim", dim),
+            ("layers", layers),
         ):
             if value < 1:
                 raise UserError(f"{name}: {value} must be 1 or more")
-        if not 0 <= speech_dropout < 1:
-            raise UserError(f"speech_dropout: {speech_dropout} must be at least 0 and below 1")
-        self.log_mel = LogMel(speech_mel)
-        self.sample_rate_hz = speech_mel.sample_rate_hz
-        self.frame_ms = speech_mel.hop_ms * _STRIDE
-        self.out_dim = speech_dim
-        self.speech_augment = speech_augment
-        self.stem = _Stem(speech_mel.n_mels, speech_channels, speech_dim, dropout=speech_dropout)
-        self.layers = nn.ModuleList(
-            [_Layer(speech_dim, dropout=speech_dropout) for _ in range(speech_layers)]
-        )
-        self.norm = nn.LayerNorm(speech_dim)
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout: {dropout} must be at least 0 and below 1")
+        self.log_mel = LogMel(mel)
+        self.sample_rate_hz = mel.sample_rate_hz
+        self.frame_ms = mel.hop_ms * _STRIDE
+        self.out_dim = dim
+        self.spec_augment = spec_augment
+        self.stem = _Stem(mel.n_mels, channels, dim, dropout=dropout)
+        self.layers = nn.ModuleList([_Layer(dim, dropout=dropout) for _ in range(layers)])
+        self.norm = nn.LayerNorm(dim)
         self._checkpointing = False
         self._init_args = {
-            "speech_mel": speech_mel,
-            "speech_channels": speech_channels,
-            "speech_dim": speech_dim,
-            "speech_layers": speech_layers,
-            "speech_dropout": speech_dropout,
-            "speech_augment": speech_augment,
+            "mel": mel,
+            "channels": channels,
+            "dim": dim,
+            "layers": layers,
+            "dropout": dropout,
+            "spec_augment": spec_augment,
         }
 
     def forward(self, inputs: Audio, *, tokens: bool = False) -> Encoded:
@@ -99,8 +97,8 @@ class MelGru(Encoder):
         """
         spectra = self.log_mel(inputs.waveform_BT, inputs.length_B)
         normal_BML = _normalize(spectra.log_mel_BML, spectra.length_B)
-        if self.training and self.speech_augment is not None:
-            normal_BML = spec_augment(normal_BML, spectra.length_B, self.speech_augment)
+        if self.training and self.spec_augment is not None:
+            normal_BML = spec_augment(normal_BML, spectra.length_B, self.spec_augment)
         dtype = self.norm.weight.dtype
         frames_BLD, length_B = self.stem(normal_BML.to(dtype), spectra.length_B)
         mirror_BL = _mirror(length_B, frames_BLD.shape[1])

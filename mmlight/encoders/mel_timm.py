@@ -41,16 +41,16 @@ class MelTimm(Encoder):
     only columns of real frames count, and a CNN's convolutions see zeros in the place of padding.
 
     Args:
-        audio_timm_name: a model of timm, such as ``resnet18`` or ``vit_tiny_patch16_224``.
-        audio_timm_pretrained: start from the weights that timm has for this name.
-        audio_timm_weights: start from a local file instead.
+        name: a model of timm, such as ``resnet18`` or ``vit_tiny_patch16_224``.
+        pretrained: start from the weights that timm has for this name.
+        weights: start from a local file instead.
         mel: how waveforms become spectrograms.
-        audio_frames: number of frames; clips are padded or cut to it. By default the longest clip
+        frames: number of frames; clips are padded or cut to it. By default the longest clip
             of the batch decides; vision transformers need a number, and networks with squeeze
             and excitation should have one, since their gates see how much padding there is.
-        audio_pool: ``mean`` or ``max`` over real positions, or ``attention`` of one learned query.
-        audio_drop_path_rate: largest rate of stochastic depth; by default the model's own.
-        audio_timm_kwargs: further arguments of the timm model.
+        pool: ``mean`` or ``max`` over real positions, or ``attention`` of one learned query.
+        drop_path_rate: largest rate of stochastic depth; by default the model's own.
+        kwargs: further arguments of the timm model.
         spec_augment: hide parts of the spectrograms in training.
 
     Attributes:
@@ -58,70 +58,70 @@ class MelTimm(Encoder):
 
     Raises:
         UserError: unknown model, arguments that it does not take, weights that do not fit, or a
-            transformer without `audio_frames`.
+            transformer without `frames`.
     """
 
     modality = "audio"
-    outside = ("audio_timm_pretrained", "audio_timm_weights")
+    outside = ("pretrained", "weights")
     model: Any
 
     def __init__(
         self,
-        audio_timm_name: str,
+        name: str,
         *,
-        audio_timm_pretrained: bool = False,
-        audio_timm_weights: str | None = None,
+        pretrained: bool = False,
+        weights: str | None = None,
         mel: LogMelSettings = _DEFAULT_MEL,
-        audio_frames: int | None = None,
-        audio_pool: AudioPool = "mean",
-        audio_drop_path_rate: float | None = None,
-        audio_timm_kwargs: dict[str, Any] | None = None,
+        frames: int | None = None,
+        pool: AudioPool = "mean",
+        drop_path_rate: float | None = None,
+        kwargs: dict[str, Any] | None = None,
         spec_augment: SpecAugmentSettings | None = None,
     ) -> None:
         super().__init__()
-        if audio_timm_pretrained and audio_timm_weights:
-            raise UserError("audio_timm_pretrained and audio_timm_weights are both set; choose one")
-        if audio_pool not in get_args(AudioPool):
-            raise UserError(f"audio_pool: '{audio_pool}'; use {', '.join(get_args(AudioPool))}")
+        if pretrained and weights:
+            raise UserError("pretrained and weights are both set; choose one")
+        if pool not in get_args(AudioPool):
+            raise UserError(f"pool: '{pool}'; use {', '.join(get_args(AudioPool))}")
         settings = mel
-        size = None if audio_frames is None else (settings.n_mels, audio_frames)
+        size = None if frames is None else (settings.n_mels, frames)
         self.model = create_timm(
-            audio_timm_name,
-            key="audio_timm_name",
-            pretrained=audio_timm_pretrained,
+            name,
+            key="name",
+            pretrained=pretrained,
             options={
                 "img_size": size,
                 "in_chans": 1,
                 "global_pool": "",
-                "drop_path_rate": audio_drop_path_rate,
+                "drop_path_rate": drop_path_rate,
             }
-            | (audio_timm_kwargs or {}),
+            | (kwargs or {}),
         )
-        if audio_timm_weights:
-            self.origin = load_weights(self.model, audio_timm_weights, key="audio_timm_weights")
-        elif audio_timm_pretrained:
+        if weights:
+            self.origin = load_weights(self.model, weights, key="weights")
+        elif pretrained:
             self.origin = timm_origin(self.model)
-        self._check_size(audio_timm_name, settings.n_mels, audio_frames)
+        self._check_size(name, settings.n_mels, frames)
         self.log_mel = LogMel(settings)
         self.sample_rate_hz = settings.sample_rate_hz
-        self.audio_frames = audio_frames
+        self.audio_frames = frames
         self.spec_augment = spec_augment
         self.out_dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
         self.token_dim = self.out_dim
-        self.is_pretrained = audio_timm_pretrained or audio_timm_weights is not None
-        self.audio_pool = audio_pool
-        self.pool = AttentionPool(self.out_dim) if audio_pool == "attention" else None
+        self.is_pretrained = pretrained or weights is not None
+        self.audio_pool = pool
+        self.pool = AttentionPool(self.out_dim) if pool == "attention" else None
         self.time_mask = TimeMask()
         if fixed_size(self.model) is None:
             self.time_mask.attach(self.model)
-        registered, of_hub = registered_name(audio_timm_name)
+        registered, of_hub = registered_name(name)
         self._init_args = {
-            "audio_timm_name": registered,
+            "name": registered,
             "mel": settings,
-            "audio_frames": audio_frames,
-            "audio_pool": audio_pool,
-            "audio_drop_path_rate": audio_drop_path_rate,
-            "audio_timm_kwargs": (of_hub | (audio_timm_kwargs or {})) or None,
+            "frames": frames,
+            "pool": pool,
+            "drop_path_rate": drop_path_rate,
+            "kwargs": (of_hub | (kwargs or {})) or None,
             "spec_augment": spec_augment,
         }
 
@@ -131,13 +131,13 @@ class MelTimm(Encoder):
             return
         if frames is None:
             raise UserError(
-                f"audio_frames: '{name}' takes spectrograms of one size only; set it to the "
+                f"frames: '{name}' takes spectrograms of one size only; set it to the "
                 "number of frames of the longest clip (its seconds times 1000 / mel.hop_ms)"
             )
         patch = self.model.patch_embed.patch_size
         if n_mels % patch[0] or frames % patch[1]:
             raise UserError(
-                f"audio_frames: {n_mels} mel bands x {frames} frames do not divide into patches "
+                f"frames: {n_mels} mel bands x {frames} frames do not divide into patches "
                 f"of {patch[0]} x {patch[1]}"
             )
 
@@ -180,7 +180,7 @@ class MelTimm(Encoder):
         return features.shape[2 if nhwc else 3]
 
     def preparation(self) -> dict[str, Any]:
-        """Return the sampling rate, and the length of `audio_frames`."""
+        """Return the sampling rate, and the length of `frames`."""
         frames, hop_ms = self.audio_frames, self.log_mel.settings.hop_ms
         seconds = None if frames is None else frames * hop_ms / 1000
         return {"sample_rate_hz": self.sample_rate_hz, "max_seconds": seconds}

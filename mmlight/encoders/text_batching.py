@@ -105,11 +105,11 @@ def check_batching(batching: TextBatching, layouts: TextLayouts, *, model_type: 
     """
     if batching == "packed" and not layouts.packed:
         raise UserError(
-            f"text_batching: packed is not known to be exact for this '{model_type}'; use auto"
+            f"batching: packed is not known to be exact for this '{model_type}'; use auto"
         )
     if batching == "grouped" and not layouts.grouped:
         raise UserError(
-            f"text_batching: grouped is not known to be exact for this '{model_type}'; use auto"
+            f"batching: grouped is not known to be exact for this '{model_type}'; use auto"
         )
 
 

@@ -28,12 +28,12 @@ class TextCnn(Encoder):
     A caption gives the same features whatever it is batched with.
 
     Args:
-        cnn_vocab_size: number of token ids.
-        cnn_embed_dim: width E of the embeddings.
-        cnn_widths: how many tokens the filters of each convolution see; ascending.
-        cnn_filters: number F of filters of each convolution; D is this times their number.
-        cnn_dropout: rate at which channels of the embeddings are dropped, for a whole caption.
-        cnn_token_dropout: rate at which tokens are hidden.
+        vocab_size: number of token ids.
+        embed_dim: width E of the embeddings.
+        widths: how many tokens the filters of each convolution see; ascending.
+        filters: number F of filters of each convolution; D is this times their number.
+        dropout: rate at which channels of the embeddings are dropped, for a whole caption.
+        token_dropout: rate at which tokens are hidden.
 
     Attributes:
         vocab_size: number of token ids.
@@ -47,45 +47,45 @@ class TextCnn(Encoder):
     def __init__(
         self,
         *,
-        cnn_vocab_size: int,
-        cnn_embed_dim: int = 300,
-        cnn_widths: Sequence[int] = (3, 4, 5),
-        cnn_filters: int = 100,
-        cnn_dropout: float = 0.0,
-        cnn_token_dropout: float = 0.0,
+        vocab_size: int,
+        embed_dim: int = 300,
+        widths: Sequence[int] = (3, 4, 5),
+        filters: int = 100,
+        dropout: float = 0.0,
+        token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         for name, value in (
-            ("cnn_vocab_size", cnn_vocab_size),
-            ("cnn_embed_dim", cnn_embed_dim),
-            ("cnn_filters", cnn_filters),
-            *(("cnn_widths", width) for width in cnn_widths or [0]),
+            ("vocab_size", vocab_size),
+            ("embed_dim", embed_dim),
+            ("filters", filters),
+            *(("widths", width) for width in widths or [0]),
         ):
             if value < 1:
                 raise UserError(f"{name}: {value} must be 1 or more")
         for name, rate in (
-            ("cnn_dropout", cnn_dropout),
-            ("cnn_token_dropout", cnn_token_dropout),
+            ("dropout", dropout),
+            ("token_dropout", token_dropout),
         ):
             if not 0 <= rate < 1:
                 raise UserError(f"{name}: {rate} must be at least 0 and below 1")
-        self.vocab_size = cnn_vocab_size
-        self.out_dim = cnn_filters * len(cnn_widths)
-        self.embeddings = nn.Embedding(cnn_vocab_size, cnn_embed_dim)
+        self.vocab_size = vocab_size
+        self.out_dim = filters * len(widths)
+        self.embeddings = nn.Embedding(vocab_size, embed_dim)
         nn.init.uniform_(self.embeddings.weight, -0.25, 0.25)  # as the paper's
         self.convs = nn.ModuleList(
-            [nn.Conv1d(cnn_embed_dim, cnn_filters, width, padding="same") for width in cnn_widths]
+            [nn.Conv1d(embed_dim, filters, width, padding="same") for width in widths]
         )
-        self.channel_dropout = nn.Dropout1d(cnn_dropout)
-        self.token_dropout = cnn_token_dropout
+        self.channel_dropout = nn.Dropout1d(dropout)
+        self.token_dropout = token_dropout
         self._checkpointing = False
         self._init_args = {
-            "cnn_vocab_size": cnn_vocab_size,
-            "cnn_embed_dim": cnn_embed_dim,
-            "cnn_widths": list(cnn_widths),
-            "cnn_filters": cnn_filters,
-            "cnn_dropout": cnn_dropout,
-            "cnn_token_dropout": cnn_token_dropout,
+            "vocab_size": vocab_size,
+            "embed_dim": embed_dim,
+            "widths": list(widths),
+            "filters": filters,
+            "dropout": dropout,
+            "token_dropout": token_dropout,
         }
 
     def forward(self, inputs: Text, *, tokens: bool = False) -> Encoded:

@@ -37,27 +37,27 @@ class TimmImage(Encoder):
     """Any image model of timm, without its classifier.
 
     Args:
-        timm_name: a model of timm, such as ``vit_base_patch32_clip_224`` or ``resnet50.a1_in1k``.
-        timm_pretrained: start from the weights that timm has for this name; needs a network or a
+        name: a model of timm, such as ``vit_base_patch32_clip_224`` or ``resnet50.a1_in1k``.
+        pretrained: start from the weights that timm has for this name; needs a network or a
             filled cache.
-        timm_weights: start from a local file instead (safetensors or a state dict of the same
+        weights: start from a local file instead (safetensors or a state dict of the same
             model); position embeddings are resized to `img_size`. How its images were prepared is
             read from a ``config.json`` beside it, else taken from what timm has for this name.
         img_size: height and width of the images in pixels; by default what the model was made
             for. Models that take any size check it only.
         in_chans: number of image channels.
-        image_stem: ``small`` replaces a ResNet's first convolution by one of 3 x 3 at stride 1, and
+        stem: ``small`` replaces a ResNet's first convolution by one of 3 x 3 at stride 1, and
             its pooling by nothing, as ResNets for CIFAR have it (arXiv 1512.03385, section 4.2):
             images below 64 px would keep only a few positions.
-        image_pool: timm's ``global_pool`` (``avg``, ``max``, ``token``, ``map``, ...); by default
+        pool: timm's ``global_pool`` (``avg``, ``max``, ``token``, ``map``, ...); by default
             the model's own.
-        image_mean: mean of each channel, of pixels between 0 and 1; by default that of the
+        mean: mean of each channel, of pixels between 0 and 1; by default that of the
             pretrained weights, and for random ones that of CLIP for three channels, otherwise 0.5.
-        image_std: standard deviation of each channel; by default likewise.
+        std: standard deviation of each channel; by default likewise.
         patch_drop_rate: share of patches left out in training (FLIP, arXiv 2212.00794); only
             for models that have patches.
         drop_path_rate: largest rate of stochastic depth; by default the model's own.
-        timm_kwargs: further arguments of the timm model, such as ``depth`` or ``act_layer``.
+        kwargs: further arguments of the timm model, such as ``depth`` or ``act_layer``.
 
     Attributes:
         token_dim: width of the tokens, which for a few CNNs is not `out_dim`.
@@ -67,55 +67,55 @@ class TimmImage(Encoder):
     """
 
     modality = "image"
-    outside = ("timm_pretrained", "timm_weights")
+    outside = ("pretrained", "weights")
     model: Any
     _scale: Tensor
     _shift: Tensor
 
     def __init__(
         self,
-        timm_name: str,
+        name: str,
         *,
-        timm_pretrained: bool = False,
-        timm_weights: str | None = None,
+        pretrained: bool = False,
+        weights: str | None = None,
         img_size: int | None = None,
         in_chans: int = 3,
-        image_stem: Literal["model", "small"] = "model",
-        image_pool: str | None = None,
-        image_mean: list[float] | None = None,
-        image_std: list[float] | None = None,
+        stem: Literal["model", "small"] = "model",
+        pool: str | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
         patch_drop_rate: float = 0.0,
         drop_path_rate: float | None = None,
-        timm_kwargs: dict[str, Any] | None = None,
+        kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if timm_pretrained and timm_weights:
-            raise UserError("timm_pretrained and timm_weights are both set; choose one of them")
+        if pretrained and weights:
+            raise UserError("pretrained and weights are both set; choose one of them")
         options = {
             "img_size": img_size,
             "in_chans": in_chans,
-            "global_pool": image_pool,
+            "global_pool": pool,
             "patch_drop_rate": patch_drop_rate or None,
             "drop_path_rate": drop_path_rate,
         }
-        twice = sorted(options.keys() & (timm_kwargs or {}).keys())
+        twice = sorted(options.keys() & (kwargs or {}).keys())
         if twice:
-            raise UserError(f"timm_kwargs: '{twice[0]}' has a setting of its own; use that")
+            raise UserError(f"kwargs: '{twice[0]}' has a setting of its own; use that")
         self.model = create_timm(
-            timm_name,
-            key="timm_name",
-            pretrained=timm_pretrained,
-            options=options | (timm_kwargs or {}),
+            name,
+            key="name",
+            pretrained=pretrained,
+            options=options | (kwargs or {}),
         )
-        if image_stem == "small":
-            if timm_pretrained:
-                raise UserError("image_stem: small replaces layers that timm_pretrained would load")
-            make_small_stem(self.model, name=timm_name)
-        if timm_weights:
-            self.origin = load_weights(self.model, timm_weights, key="timm_weights")
-        elif timm_pretrained:
+        if stem == "small":
+            if pretrained:
+                raise UserError("stem: small replaces layers that pretrained would load")
+            make_small_stem(self.model, name=name)
+        if weights:
+            self.origin = load_weights(self.model, weights, key="weights")
+        elif pretrained:
             self.origin = timm_origin(self.model)
-        self.is_pretrained = timm_pretrained or timm_weights is not None
+        self.is_pretrained = pretrained or weights is not None
         self.img_size = (img_size, img_size) if img_size else fixed_size(self.model)
         self.in_chans = in_chans
         self._has_patches = hasattr(self.model, "patch_embed")
@@ -125,28 +125,28 @@ class TimmImage(Encoder):
         self._inputs = TimmInputs(*default, {})
         if self.is_pretrained:
             self._inputs = timm_inputs(
-                self.model, weights=timm_weights, in_chans=in_chans, key="timm_weights"
+                self.model, weights=weights, in_chans=in_chans, key="weights"
             )
-            self._note_own(image_mean=image_mean, image_std=image_std)
-        self._mean = list(self._inputs.mean if image_mean is None else image_mean)
-        self._std = list(self._inputs.std if image_std is None else image_std)
-        self._is_set = image_mean is not None or image_std is not None
-        for values, key in ((self._mean, "image_mean"), (self._std, "image_std")):
+            self._note_own(mean=mean, std=std)
+        self._mean = list(self._inputs.mean if mean is None else mean)
+        self._std = list(self._inputs.std if std is None else std)
+        self._is_set = mean is not None or std is not None
+        for values, key in ((self._mean, "mean"), (self._std, "std")):
             if len(values) != in_chans:
                 raise UserError(f"{key}: {len(values)} values for {in_chans} channels")
         if not all(value > 0 for value in self._std):
-            raise UserError(f"image_std: {self._std} must be above zero")
+            raise UserError(f"std: {self._std} must be above zero")
         self._set_scale()
-        registered, of_hub = registered_name(timm_name)
+        registered, of_hub = registered_name(name)
         self._init_args = {
-            "timm_name": registered,
+            "name": registered,
             "img_size": img_size,
             "in_chans": in_chans,
-            "image_stem": image_stem,
-            "image_pool": image_pool,
+            "stem": stem,
+            "pool": pool,
             "patch_drop_rate": patch_drop_rate,
             "drop_path_rate": drop_path_rate,
-            "timm_kwargs": (of_hub | (timm_kwargs or {})) or None,
+            "kwargs": (of_hub | (kwargs or {})) or None,
         }
 
     def preparation(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class TimmImage(Encoder):
 
     def _note_own(self, **given: list[float] | None) -> None:
         """Say where a user's normalisation is not that of the weights."""
-        for key, theirs in (("image_mean", self._inputs.mean), ("image_std", self._inputs.std)):
+        for key, theirs in (("mean", self._inputs.mean), ("std", self._inputs.std)):
             own = given[key]
             if own is not None and [round(v, 3) for v in own] != [round(v, 3) for v in theirs]:
                 shown = ", ".join(f"{value:g}" for value in theirs)
@@ -188,7 +188,7 @@ class TimmImage(Encoder):
         pooled_BD = self.model.forward_head(features, pre_logits=True)
         if pooled_BD.ndim != 2:
             raise UserError(
-                f"image_pool: {self._init_args['image_pool']!r} leaves features of shape "
+                f"pool: {self._init_args['pool']!r} leaves features of shape "
                 f"{tuple(pooled_BD.shape)} unpooled; use avg, max or what the model has"
             )
         if not tokens:
@@ -204,7 +204,7 @@ class TimmImage(Encoder):
         """
         if self._init_args["patch_drop_rate"]:
             raise UserError("patch_drop_rate: feature maps need every patch; set it to 0")
-        return list(timm_map_specs(self.model, key="timm_name").values())
+        return list(timm_map_specs(self.model, key="name").values())
 
     def feature_maps(
         self, inputs: Images, *, strides: Sequence[int] | None = None
@@ -213,7 +213,7 @@ class TimmImage(Encoder):
 
         Args:
             inputs: uint8 pixels (B, C, H, W); H and W multiples of the coarsest stride. A ViT takes
-                other sizes than its own with ``timm_kwargs: {dynamic_img_size: true}``.
+                other sizes than its own with ``kwargs: {dynamic_img_size: true}``.
             strides: those wanted, out of `map_specs`; None means all.
 
         Raises:
@@ -221,7 +221,7 @@ class TimmImage(Encoder):
         """
         specs = {
             number: spec
-            for number, spec in timm_map_specs(self.model, key="timm_name").items()
+            for number, spec in timm_map_specs(self.model, key="name").items()
             if strides is None or spec.stride in strides
         }
         return timm_feature_maps(self.model, self._normalise(inputs.pixels_BCHW), specs)
@@ -248,7 +248,7 @@ class TimmImage(Encoder):
     def _size_remedy(self) -> str:
         if not hasattr(getattr(self.model, "patch_embed", None), "strict_img_size"):
             return ""
-        return " (or leave img_size out and set timm_kwargs: {dynamic_img_size: true})"
+        return " (or leave img_size out and set kwargs: {dynamic_img_size: true})"
 
     def blocks(self) -> list[Block]:
         """Return stem, layers and head as timm groups them."""
@@ -264,7 +264,7 @@ class TimmImage(Encoder):
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any weights file."""
-        return self._init_args | {"image_mean": self._mean, "image_std": self._std}
+        return self._init_args | {"mean": self._mean, "std": self._std}
 
 
 def make_small_stem(model: Any, *, name: str) -> None:
@@ -275,11 +275,11 @@ def make_small_stem(model: Any, *, name: str) -> None:
     """
     first = getattr(model, "conv1", None)
     if not isinstance(model, ResNet) or first is None:
-        raise UserError(f"image_stem: small is for timm's ResNets, not for {name}")
+        raise UserError(f"stem: small is for timm's ResNets, not for {name}")
     if isinstance(first, nn.Sequential):
         raise UserError(
-            "image_stem: small replaces one convolution, but this model has three there; set "
-            "timm_kwargs: {stem_type: ''}"
+            "stem: small replaces one convolution, but this model has three there; set "
+            "kwargs: {stem_type: ''}"
         )
     small = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")

@@ -86,6 +86,6 @@ def _of_a_hub(key: str) -> str:
     if not key.endswith(".from_run"):
         return ""
     return (
-        " (weights of timm or the hub are named in the tower's encoder: timm_pretrained: true, "
-        "text_pretrained: NAME, audio_pretrained: NAME)"
+        " (weights of timm or the hub are named in the tower's encoder: pretrained: true, or "
+        "pretrained: NAME)"
     )

@@ -12,6 +12,7 @@ from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.lora import LoraSettings, add_adapters, merge_adapters
 from mmlight.errors import UserError, nearest
 from mmlight.optim.adamw import AdamWSettings
+from mmlight.renamed import present_names, present_settings
 from mmlight.saved.checkpoint import Saved, different_tensors, read_saved
 from mmlight.saved.locate import locate
 from mmlight.saved.rebuild import rebuild, rebuild_settings
@@ -125,9 +126,11 @@ def _trained_encoder(
     key: str,
     changes: Mapping[str, Any],
 ) -> Encoder:
+    described = present_names(described)
     if changes:
         own = described.get("init_args") if isinstance(described, Mapping) else None
         own = own if isinstance(own, Mapping) else {}
+        changes = present_settings(described.get("class_path"), changes) if own else changes
         unknown = next((name for name in changes if name not in own), None)
         if unknown is not None:
             raise UserError(

@@ -106,7 +106,7 @@ def test_a_loss_that_needs_values_is_counted_on_few_samples(name):
 def test_checkpointing_keeps_less_and_computes_more():
     found = []
     for checkpointing in (False, True):
-        vit = {"timm_kwargs": tiny.VIT | {"depth": 6}}
+        vit = {"kwargs": tiny.VIT | {"depth": 6}}
         encoder = every_task.partial(tiny.TimmImage, "vit_tiny_patch16_224", img_size=16, **vit)
         task = tiny.Contrastive(
             towers=tiny.towers(encoder=encoder, checkpointing=checkpointing), embed_dim=8

@@ -17,9 +17,9 @@ VIT = dict(patch_size=8, embed_dim=16, depth=2, num_heads=2)
 VIT_NAME = "vit_tiny_patch16_224"
 
 CASES = {
-    "vit": (partial(TimmImage, VIT_NAME, img_size=32, timm_kwargs=VIT), images),
+    "vit": (partial(TimmImage, VIT_NAME, img_size=32, kwargs=VIT), images),
     "vit-avg": (
-        partial(TimmImage, VIT_NAME, img_size=32, image_pool="avg", timm_kwargs=VIT),
+        partial(TimmImage, VIT_NAME, img_size=32, pool="avg", kwargs=VIT),
         images,
     ),
     "mel-vit": (
@@ -27,17 +27,13 @@ CASES = {
             MelTimm,
             VIT_NAME,
             mel=LogMelSettings(sample_rate_hz=8000, n_mels=32),
-            audio_frames=80,
-            audio_timm_kwargs=VIT,
+            frames=80,
+            kwargs=VIT,
         ),
         clips,
     ),
-    **{k: (partial(HfText, text_config=c), captions) for k, c in TEXT_CONFIGS.items()},
-    **{
-        k: (partial(HfAudio, audio_config=c), clips)
-        for k, c in AUDIO_CONFIGS.items()
-        if k != "clap"
-    },
+    **{k: (partial(HfText, config=c), captions) for k, c in TEXT_CONFIGS.items()},
+    **{k: (partial(HfAudio, config=c), clips) for k, c in AUDIO_CONFIGS.items() if k != "clap"},
 }
 
 
@@ -109,9 +105,9 @@ def test_pooling_follows_the_encoder():
     for name, first in (("vit", 1.0), ("vit-avg", 0.0), ("ast", 0.5)):
         encoder, inputs = build(name)
         assert attention_maps(encoder, inputs).pooling_BL[0, 0] == first, name
-    text = HfText(text_config=TEXT_CONFIGS["bert"], text_pool="last")
+    text = HfText(config=TEXT_CONFIGS["bert"], pool="last")
     assert attention_maps(text, captions()).pooling_BL[1].tolist() == [0, 0, 1, 0, 0]
-    mean = attention_maps(HfText(text_config=TEXT_CONFIGS["bert"]), captions()).pooling_BL[1]
+    mean = attention_maps(HfText(config=TEXT_CONFIGS["bert"]), captions()).pooling_BL[1]
     torch.testing.assert_close(mean, torch.tensor([1 / 3] * 3 + [0.0] * 2))
 
 
@@ -128,7 +124,7 @@ def test_a_locked_part_stays_in_evaluation_mode():
     ("make", "inputs"),
     [
         (partial(TimmImage, "resnet10t"), images),
-        (partial(HfAudio, audio_config=AUDIO_CONFIGS["clap"]), clips),
+        (partial(HfAudio, config=AUDIO_CONFIGS["clap"]), clips),
     ],
 )
 def test_a_network_without_such_attention_is_refused(make, inputs):

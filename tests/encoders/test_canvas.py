@@ -15,11 +15,9 @@ from mmlight.encoders.token_grid import as_map, token_grid
 
 CNN = dict(channels=(8, 8, 8, 8), stem_width=8)
 CASES = {
-    "cnn": (partial(TimmImage, "resnet10t", timm_kwargs=CNN), images, (32, 32)),
+    "cnn": (partial(TimmImage, "resnet10t", kwargs=CNN), images, (32, 32)),
     "vit": (
-        partial(
-            HfImage, vision_config=dict(model_type="vit", image_size=32, patch_size=8, **SIZES)
-        ),
+        partial(HfImage, config=dict(model_type="vit", image_size=32, patch_size=8, **SIZES)),
         images,
         (32, 32),
     ),
@@ -28,16 +26,16 @@ CASES = {
             MelTimm,
             "resnet10t",
             mel=LogMelSettings(sample_rate_hz=8000, n_mels=24),
-            audio_timm_kwargs=CNN,
+            kwargs=CNN,
         ),
         clips,
         (24, 81),
     ),
-    **{k: (partial(HfText, text_config=c), captions, (1, 5)) for k, c in TEXT_CONFIGS.items()},
-    "wav2vec2": (partial(HfAudio, audio_config=AUDIO_CONFIGS["wav2vec2"]), clips, (1, 318)),
-    "whisper": (partial(HfAudio, audio_config=AUDIO_CONFIGS["whisper"]), clips, (80, 100)),
-    "ast": (partial(HfAudio, audio_config=AUDIO_CONFIGS["ast"]), clips, (32, 64)),
-    "clap": (partial(HfAudio, audio_config=AUDIO_CONFIGS["clap"]), clips, (64, 1001)),
+    **{k: (partial(HfText, config=c), captions, (1, 5)) for k, c in TEXT_CONFIGS.items()},
+    "wav2vec2": (partial(HfAudio, config=AUDIO_CONFIGS["wav2vec2"]), clips, (1, 318)),
+    "whisper": (partial(HfAudio, config=AUDIO_CONFIGS["whisper"]), clips, (80, 100)),
+    "ast": (partial(HfAudio, config=AUDIO_CONFIGS["ast"]), clips, (32, 64)),
+    "clap": (partial(HfAudio, config=AUDIO_CONFIGS["clap"]), clips, (64, 1001)),
 }
 
 
@@ -74,7 +72,7 @@ def test_tokens_lie_where_their_patches_are():
     vit = TimmImage(
         "vit_tiny_patch16_224",
         img_size=32,
-        timm_kwargs=dict(patch_size=8, embed_dim=16, depth=1, num_heads=2),
+        kwargs=dict(patch_size=8, embed_dim=16, depth=1, num_heads=2),
     ).eval()
     inputs = images()
     canvas = read_canvas(vit, inputs)
@@ -90,7 +88,7 @@ def test_tokens_lie_where_their_patches_are():
 
 
 def test_ast_patches_lie_where_the_spectrogram_is():
-    ast = HfAudio(audio_config=AUDIO_CONFIGS["ast"]).eval()
+    ast = HfAudio(config=AUDIO_CONFIGS["ast"]).eval()
     canvas = read_canvas(ast, clips())
     grid = token_grid(ast, canvas)
     values = canvas.values.clone()
@@ -106,8 +104,8 @@ def test_padding_is_told_from_input():
     mel = MelTimm(
         "resnet10t",
         mel=LogMelSettings(sample_rate_hz=8000, n_mels=24),
-        audio_timm_kwargs=CNN,
+        kwargs=CNN,
     )
     assert read_canvas(mel, clips()).real_B.tolist() == [81, 51]
-    text = HfText(text_config=TEXT_CONFIGS["bert"])
+    text = HfText(config=TEXT_CONFIGS["bert"])
     assert read_canvas(text, captions()).real_B.tolist() == [5, 3]

@@ -15,7 +15,7 @@ def images(height: int = 64, width: int = 96) -> Images:
 
 
 def test_a_cnn_gives_the_last_map_of_each_stride():
-    encoder = TimmImage("resnet10t", timm_kwargs=CNN).eval()
+    encoder = TimmImage("resnet10t", kwargs=CNN).eval()
     specs = encoder.map_specs()
     assert [(s.channels, s.stride) for s in specs] == [(8, 4), (8, 8), (16, 16), (16, 32)]
     given = images()
@@ -29,7 +29,7 @@ def test_a_cnn_gives_the_last_map_of_each_stride():
 
 def test_a_vit_gives_its_tokens_as_one_map_at_any_size():
     kwargs = VIT | {"dynamic_img_size": True}
-    encoder = TimmImage("vit_tiny_patch16_224", timm_kwargs=kwargs).eval()
+    encoder = TimmImage("vit_tiny_patch16_224", kwargs=kwargs).eval()
     assert [(s.channels, s.stride) for s in encoder.map_specs()] == [(16, 8)]
     given = images()
     (only,) = encoder.feature_maps(given)
@@ -39,19 +39,19 @@ def test_a_vit_gives_its_tokens_as_one_map_at_any_size():
 
 
 def test_maps_leave_the_names_of_the_parameters():
-    encoder = TimmImage("resnet10t", timm_kwargs=CNN)
+    encoder = TimmImage("resnet10t", kwargs=CNN)
     before = list(encoder.state_dict())
     encoder.feature_maps(images())
     assert list(encoder.state_dict()) == before
 
 
 def test_a_vit_of_one_size_says_what_would_take_others():
-    encoder = TimmImage("vit_tiny_patch16_224", img_size=64, timm_kwargs=VIT)
+    encoder = TimmImage("vit_tiny_patch16_224", img_size=64, kwargs=VIT)
     with pytest.raises(UserError, match="dynamic_img_size: true"):
         encoder.feature_maps(images())
 
 
 def test_patches_left_out_make_no_map():
-    encoder = TimmImage("vit_tiny_patch16_224", patch_drop_rate=0.5, timm_kwargs=VIT)
+    encoder = TimmImage("vit_tiny_patch16_224", patch_drop_rate=0.5, kwargs=VIT)
     with pytest.raises(UserError, match="patch_drop_rate"):
         encoder.map_specs()

@@ -23,8 +23,8 @@ FIXED = ("whisper", "ast", "clap")
 def make(kind, **more):
     torch.manual_seed(0)
     if kind == "clap":
-        more = dict(audio_features=CLAP) | more
-    return HfAudio(audio_config=AUDIO_CONFIGS[kind], **more)
+        more = dict(features=CLAP) | more
+    return HfAudio(config=AUDIO_CONFIGS[kind], **more)
 
 
 @pytest.mark.parametrize("kind", AUDIO_CONFIGS)
@@ -44,7 +44,7 @@ def test_shapes_and_blocks(kind):
 @pytest.mark.parametrize("kind", AUDIO_CONFIGS)
 @pytest.mark.parametrize("pool", [None, "attention"])
 def test_padding_changes_no_clip(kind, pool):
-    encoder = make(kind, audio_hf_pool=pool).eval()
+    encoder = make(kind, pool=pool).eval()
     short = encoder(clips()).pooled_BD
     padded = encoder(clips(padded_to=9900)).pooled_BD
     torch.testing.assert_close(padded, short, atol=1e-5, rtol=1e-5)
@@ -89,7 +89,7 @@ def test_features_equal_those_of_transformers(kind):
         config = AUDIO_CONFIGS["clap"] | dict(enable_fusion=fused)
         if fused:
             config |= dict(fusion_type="aff_2d")
-        encoder = HfAudio(audio_config=config, audio_features=CLAP)
+        encoder = HfAudio(config=config, features=CLAP)
         extractor = transformers.ClapFeatureExtractor(
             **CLAP, truncation="fusion" if fused else "rand_trunc"
         )
@@ -104,7 +104,7 @@ def test_features_equal_those_of_transformers(kind):
 @pytest.mark.parametrize("padding", ["pad", "repeat", "repeatpad"])
 def test_clap_repeats_short_clips_as_asked(padding):
     settings = CLAP | dict(padding=padding)
-    encoder = make("clap", audio_features=settings)
+    encoder = make("clap", features=settings)
     batch = clips((3000,))
     extractor = transformers.ClapFeatureExtractor(**settings, truncation="rand_trunc")
     expected = extractor(batch.waveform_BT[0].numpy(), sampling_rate=16000).input_features
@@ -154,7 +154,7 @@ def test_masking_in_training_is_off_unless_asked_for():
     encoder = make("wav2vec2")
     assert not hasattr(encoder.model, "masked_spec_embed")
     assert encoder.model.config.layerdrop == 0
-    asked = make("wav2vec2", audio_kwargs=dict(mask_time_prob=0.5, mask_time_length=2))
+    asked = make("wav2vec2", kwargs=dict(mask_time_prob=0.5, mask_time_length=2))
     batch = clips()
     asked.eval()
     plain = asked(batch).pooled_BD
@@ -171,8 +171,8 @@ def test_masking_in_training_is_off_unless_asked_for():
 def test_checkpoints_load(tmp_path, kind):
     first = make(kind).eval()
     first.model.save_pretrained(tmp_path)
-    more = dict(audio_features=CLAP) if kind == "clap" else {}
-    second = HfAudio(audio_pretrained=str(tmp_path), **more).eval()
+    more = dict(features=CLAP) if kind == "clap" else {}
+    second = HfAudio(pretrained=str(tmp_path), **more).eval()
     torch.testing.assert_close(second(clips()).pooled_BD, first(clips()).pooled_BD)
     third = HfAudio(**second.rebuild_args()).eval()
     third.load_state_dict(second.state_dict())
@@ -187,7 +187,7 @@ def test_a_whole_whisper_checkpoint_gives_its_encoder(tmp_path):
     )
     whole = transformers.WhisperForConditionalGeneration(config).eval()
     whole.save_pretrained(tmp_path)
-    encoder = HfAudio(audio_pretrained=str(tmp_path)).eval()
+    encoder = HfAudio(pretrained=str(tmp_path)).eval()
     assert not any("decoder" in name for name, _ in encoder.named_parameters())
     batch = clips((16000,))
     values = encoder.features(batch.waveform_BT, batch.length_B).values
@@ -206,7 +206,7 @@ def test_a_whole_clap_checkpoint_gives_its_audio_tower_and_features(tmp_path):
     ).eval()
     whole.save_pretrained(tmp_path)
     transformers.ClapFeatureExtractor(**CLAP).save_pretrained(tmp_path)
-    encoder = HfAudio(audio_pretrained=str(tmp_path)).eval()
+    encoder = HfAudio(pretrained=str(tmp_path)).eval()
     assert encoder.sample_rate_hz == 16000
     batch = clips((16000,))
     values = encoder.features(batch.waveform_BT, batch.length_B).values
@@ -217,21 +217,21 @@ def test_a_whole_clap_checkpoint_gives_its_audio_tower_and_features(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(), "exactly one of audio_config and audio_pretrained; neither"),
-        (dict(audio_config={"model_type": "bert"}), "'bert' is no audio encoder"),
-        (dict(audio_config={"model_type": "clap"}), "use clap_audio_model"),
-        (dict(audio_config=AUDIO_CONFIGS["ast"] | {"strid": 1}), "no field 'strid'"),
+        (dict(), "exactly one of config and pretrained; neither"),
+        (dict(config={"model_type": "bert"}), "'bert' is no audio encoder"),
+        (dict(config={"model_type": "clap"}), "use clap_audio_model"),
+        (dict(config=AUDIO_CONFIGS["ast"] | {"strid": 1}), "no field 'strid'"),
         (
-            dict(audio_config=AUDIO_CONFIGS["ast"], audio_features={"men": 0.0}),
+            dict(config=AUDIO_CONFIGS["ast"], features={"men": 0.0}),
             "no 'men' .did you mean 'mean'",
         ),
         (
-            dict(audio_config=AUDIO_CONFIGS["ast"], audio_features={"max_length": 100}),
-            "audio_features.max_length: 100, but the model has 64",
+            dict(config=AUDIO_CONFIGS["ast"], features={"max_length": 100}),
+            "features.max_length: 100, but the model has 64",
         ),
-        (dict(audio_config=AUDIO_CONFIGS["whisper"], audio_hf_pool="model"), "does not suit"),
-        (dict(audio_config=AUDIO_CONFIGS["ast"], audio_hf_pool="cls"), "does not suit"),
-        (dict(audio_config=AUDIO_CONFIGS["wav2vec2"] | {"add_adapter": True}), "add_adapter"),
+        (dict(config=AUDIO_CONFIGS["whisper"], pool="model"), "does not suit"),
+        (dict(config=AUDIO_CONFIGS["ast"], pool="cls"), "does not suit"),
+        (dict(config=AUDIO_CONFIGS["wav2vec2"] | {"add_adapter": True}), "add_adapter"),
     ],
 )
 def test_mistakes_are_named(arguments, message):
@@ -273,7 +273,7 @@ def test_a_checkpoints_own_features_are_taken_and_outlive_it(tmp_path, kind, who
         (tmp_path / "processor_config.json").write_text(said)
     else:
         extractor.save_pretrained(tmp_path)
-    encoder = HfAudio(audio_pretrained=str(tmp_path))
+    encoder = HfAudio(pretrained=str(tmp_path))
     rate = extractor.sampling_rate
     assert encoder.preparation()["sample_rate_hz"] == rate
     batch = clips((9000,))
@@ -289,7 +289,7 @@ def test_a_checkpoints_own_features_are_taken_and_outlive_it(tmp_path, kind, who
 def test_a_setting_that_the_checkpoint_does_not_name_has_an_effect(tmp_path):
     make("ast").model.save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
-    encoder = HfAudio(audio_pretrained=str(tmp_path), audio_features={"mean": -1.5})
+    encoder = HfAudio(pretrained=str(tmp_path), features={"mean": -1.5})
     assert encoder.features.mean == -1.5
 
 

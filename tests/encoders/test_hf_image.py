@@ -53,7 +53,7 @@ PROCESSORS = {
 
 def make(kind, **more):
     torch.manual_seed(0)
-    return HfImage(vision_config=CONFIGS[kind], **more)
+    return HfImage(config=CONFIGS[kind], **more)
 
 
 def images(count=2):
@@ -77,7 +77,7 @@ def read(encoder):
 @pytest.mark.parametrize("pool", ["model", "mean"])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_shapes_blocks_and_gradients(kind, pool):
-    encoder = make(kind, vision_pool=pool)
+    encoder = make(kind, pool=pool)
     encoded = encoder(images(), tokens=True)
     assert encoded.pooled_BD.shape == (2, encoder.out_dim) == (2, 16)
     assert encoded.tokens_BLD.shape == (2, 16, 16) and encoded.mask_BL.all()
@@ -96,7 +96,7 @@ def test_pixels_equal_those_of_the_image_processor(tmp_path, kind, whole):
         (tmp_path / "processor_config.json").write_text(said)
     else:
         processor.save_pretrained(tmp_path)
-    encoder = HfImage(vision_pretrained=str(tmp_path)).eval()
+    encoder = HfImage(pretrained=str(tmp_path)).eval()
     expected = processor(picture(), return_tensors="pt").pixel_values[0]
     step = float((1 / (255 * torch.tensor(encoder._std))).max())
     torch.testing.assert_close(read(encoder), expected, atol=2 * step + 1e-5, rtol=0)
@@ -113,8 +113,8 @@ def test_pixels_equal_those_of_the_image_processor(tmp_path, kind, whole):
 
 def test_a_folder_without_a_processor_gets_that_of_its_model(tmp_path):
     make("vit").model.save_pretrained(tmp_path)
-    encoder = HfImage(vision_pretrained=str(tmp_path))
-    assert encoder.rebuild_args()["vision_mean"] == pytest.approx([0.5] * 3)
+    encoder = HfImage(pretrained=str(tmp_path))
+    assert encoder.rebuild_args()["mean"] == pytest.approx([0.5] * 3)
     assert encoder.preparation() == {
         "size": 32,
         "channels": 3,
@@ -134,7 +134,7 @@ def test_a_whole_model_gives_its_vision_tower(tmp_path, kind):
     }[kind]
     whole = model_class(config_class(text_config=text, vision_config=vision)).eval()
     whole.save_pretrained(tmp_path)
-    encoder = HfImage(vision_pretrained=str(tmp_path)).eval()
+    encoder = HfImage(pretrained=str(tmp_path)).eval()
     batch = images()
     values = encoder._normalise(batch.pixels_BCHW)
     expected = whole.vision_model(pixel_values=values).pooler_output
@@ -144,10 +144,10 @@ def test_a_whole_model_gives_its_vision_tower(tmp_path, kind):
 
 def test_mistakes_are_one_line():
     with pytest.raises(UserError, match="'bert' is no image encoder"):
-        HfImage(vision_config={"model_type": "bert"})
-    with pytest.raises(UserError, match="exactly one of vision_config and vision_pretrained"):
+        HfImage(config={"model_type": "bert"})
+    with pytest.raises(UserError, match="exactly one of config and pretrained"):
         HfImage()
     with pytest.raises(UserError, match="takes 32 x 32 pixels, but the images are 16 x 16"):
         make("vit")(Images(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.ones(1).bool()))
-    with pytest.raises(UserError, match="vision_mean: 1 values for 3 channels"):
-        make("vit", vision_mean=[0.5])
+    with pytest.raises(UserError, match="mean: 1 values for 3 channels"):
+        make("vit", mean=[0.5])

@@ -28,7 +28,7 @@ POOLS = {
 
 def make(kind, **more):
     torch.manual_seed(0)
-    return HfText(text_config=TEXT_CONFIGS[kind], **(dict(text_pool=POOLS[kind]) | more))
+    return HfText(config=TEXT_CONFIGS[kind], **(dict(pool=POOLS[kind]) | more))
 
 
 @pytest.mark.parametrize("kind", POOLS)
@@ -89,7 +89,7 @@ def test_clip_pools_the_end_token_like_transformers():
 
 def test_clip_from_scratch_starts_like_open_clip():
     sizes = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4)
-    encoder = HfText(text_config=TEXT_CONFIGS["clip"] | sizes | dict(vocab_size=500))
+    encoder = HfText(config=TEXT_CONFIGS["clip"] | sizes | dict(vocab_size=500))
     model = encoder.model
     layer = model.encoder.layers[0]
     expected = {
@@ -111,10 +111,10 @@ def test_checkpoints_load_in_float32(tmp_path, kind):
     first = make(kind).eval()
     first.model.to(torch.bfloat16).save_pretrained(tmp_path)
     first.model.float()
-    second = HfText(text_pretrained=str(tmp_path), text_pool=POOLS[kind]).eval()
+    second = HfText(pretrained=str(tmp_path), pool=POOLS[kind]).eval()
     assert next(second.parameters()).dtype == torch.float32
     torch.testing.assert_close(second(captions()).pooled_BD, first(captions()).pooled_BD)
-    third = HfText(text_config=str(tmp_path), text_pool=POOLS[kind]).eval()
+    third = HfText(config=str(tmp_path), pool=POOLS[kind]).eval()
     assert not torch.allclose(third(captions()).pooled_BD, first(captions()).pooled_BD)
 
 
@@ -125,7 +125,7 @@ def test_a_whole_clip_checkpoint_gives_its_text_tower(tmp_path):
         transformers.CLIPConfig(text_config=text, vision_config=vision)
     ).eval()
     whole.save_pretrained(tmp_path)
-    encoder = HfText(text_pretrained=str(tmp_path), text_pool="last").eval()
+    encoder = HfText(pretrained=str(tmp_path), pool="last").eval()
     batch = captions((6, 4))
     batch.token_ids_NL[0, 5] = batch.token_ids_NL[1, 3] = 49
     expected = whole.text_model(input_ids=batch.token_ids_NL).pooler_output
@@ -138,7 +138,7 @@ def test_a_checkpoint_with_a_pooler_and_a_head_is_taken_without_them(tmp_path):
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "masked")
     AutoModel.from_config(config).save_pretrained(tmp_path / "pooler")
     for folder, left in (("masked", "cls.predictions.bias"), ("pooler", "pooler.dense.bias")):
-        encoder = HfText(text_pretrained=str(tmp_path / folder))
+        encoder = HfText(pretrained=str(tmp_path / folder))
         assert "tensors of" in encoder.origin and "new: none" in encoder.origin
         assert f"left over there: {left}" in encoder.origin
         assert not any("pooler" in name for name, _ in encoder.named_parameters())
@@ -149,11 +149,11 @@ def test_fields_of_older_releases_do_not_stop_a_rebuild(tmp_path):
     path = tmp_path / "config.json"
     old = {"gradient_checkpointing": False, "position_embedding_type": "absolute", "mine": 3}
     path.write_text(json.dumps(json.loads(path.read_text()) | old))
-    first = HfText(text_pretrained=str(tmp_path))
+    first = HfText(pretrained=str(tmp_path))
     rebuilt = first.rebuild_args()
-    assert not old.keys() & rebuilt["text_config"].keys()
+    assert not old.keys() & rebuilt["config"].keys()
     del old["mine"]  # but those of older releases are in checkpoints that were written before
-    again = HfText(**rebuilt | {"text_config": rebuilt["text_config"] | old})
+    again = HfText(**rebuilt | {"config": rebuilt["config"] | old})
     again.load_state_dict(first.state_dict())
     batch = captions()
     assert torch.equal(again.eval()(batch).pooled_BD, first.eval()(batch).pooled_BD)
@@ -162,24 +162,24 @@ def test_fields_of_older_releases_do_not_stop_a_rebuild(tmp_path):
 def test_a_checkpoint_of_another_size_is_refused(tmp_path):
     make("bert").model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="lacks weights of a BertModel"):
-        HfText(text_pretrained=str(tmp_path), text_kwargs=dict(num_hidden_layers=3))
-    with pytest.raises(UserError, match="text_pretrained: cannot load"):
-        HfText(text_pretrained=str(tmp_path), text_kwargs=dict(hidden_size=32))
-    with pytest.raises(UserError, match="text_pretrained"):
-        HfText(text_pretrained=str(tmp_path / "nowhere"))
+        HfText(pretrained=str(tmp_path), kwargs=dict(num_hidden_layers=3))
+    with pytest.raises(UserError, match="pretrained: cannot load"):
+        HfText(pretrained=str(tmp_path), kwargs=dict(hidden_size=32))
+    with pytest.raises(UserError, match="pretrained"):
+        HfText(pretrained=str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("kind", ["bert", "clip", "gpt2"])
 def test_rebuild_args_need_no_checkpoint(tmp_path, kind):
     make(kind).model.save_pretrained(tmp_path)
-    first = HfText(text_pretrained=str(tmp_path), text_pool="attention").eval()
+    first = HfText(pretrained=str(tmp_path), pool="attention").eval()
     second = HfText(**first.rebuild_args()).eval()
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(captions()).pooled_BD, second(captions()).pooled_BD)
 
 
 def test_fields_of_the_config_can_be_changed():
-    encoder = make("bert", text_kwargs=dict(hidden_dropout_prob=0.5))
+    encoder = make("bert", kwargs=dict(hidden_dropout_prob=0.5))
     assert encoder.model.embeddings.dropout.p == 0.5
     encoder.train()
     assert not torch.equal(encoder(captions()).pooled_BD, encoder(captions()).pooled_BD)
@@ -188,19 +188,19 @@ def test_fields_of_the_config_can_be_changed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(), "exactly one of text_config and text_pretrained; neither is set"),
-        (dict(text_config={"model_type": "bert"}, text_pretrained="x"), "both are set"),
-        (dict(text_config={"hidden_size": 3}), "needs a model_type"),
-        (dict(text_config={"model_type": "brt"}), "no 'brt' .did you mean 'bert'"),
+        (dict(), "exactly one of config and pretrained; neither is set"),
+        (dict(config={"model_type": "bert"}, pretrained="x"), "both are set"),
+        (dict(config={"hidden_size": 3}), "needs a model_type"),
+        (dict(config={"model_type": "brt"}), "no 'brt' .did you mean 'bert'"),
         (
-            dict(text_config={"model_type": "bert", "hiden_size": 3}),
+            dict(config={"model_type": "bert", "hiden_size": 3}),
             "no field 'hiden_size' .did you mean 'hidden_size'",
         ),
-        (dict(text_config=TEXT_CONFIGS["bert"], text_kwargs={"drop": 1}), "no field 'drop'"),
-        (dict(text_config=TEXT_CONFIGS["clip"], text_pool="cls"), "causal 'clip_text_model'"),
-        (dict(text_config=TEXT_CONFIGS["bert"], text_pool="max"), "text_pool: 'max'"),
-        (dict(text_config={"model_type": "t5"}), "more than a text encoder"),
-        (dict(text_config="/nowhere/at/all"), "there is no file or folder /nowhere/at/all"),
+        (dict(config=TEXT_CONFIGS["bert"], kwargs={"drop": 1}), "no field 'drop'"),
+        (dict(config=TEXT_CONFIGS["clip"], pool="cls"), "causal 'clip_text_model'"),
+        (dict(config=TEXT_CONFIGS["bert"], pool="max"), "pool: 'max'"),
+        (dict(config={"model_type": "t5"}), "more than a text encoder"),
+        (dict(config="/nowhere/at/all"), "there is no file or folder /nowhere/at/all"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

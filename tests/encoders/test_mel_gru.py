@@ -12,12 +12,12 @@ from mmlight.encoders.mel_gru import MelGru
 from mmlight.encoders.spec_augment import SpecAugmentSettings
 from mmlight.errors import UserError
 
-SMALL = dict(speech_channels=4, speech_dim=16, speech_layers=2)
+SMALL = dict(channels=4, dim=16, layers=2)
 
 
 def make(**more):
     torch.manual_seed(0)
-    encoder = MelGru(speech_mel=LogMelSettings(n_mels=30), **(SMALL | more))
+    encoder = MelGru(mel=LogMelSettings(n_mels=30), **(SMALL | more))
     for name, parameter in encoder.named_parameters():
         if "bias" in name:  # as after some training: padding would not stay zero
             torch.nn.init.uniform_(parameter, -0.5, 0.5)
@@ -81,7 +81,7 @@ def test_missing_and_tiny_clips_stay_finite():
 
 
 def test_all_parameters_learn_and_checkpointing_changes_no_gradient():
-    encoder = make(speech_dropout=0.2)
+    encoder = make(dropout=0.2)
     assert_checkpointing_keeps_gradients(encoder, clips())
 
 
@@ -94,11 +94,11 @@ def test_rebuild_args_rebuild():
 
 def test_parts_of_the_spectrogram_are_hidden_in_training_only():
     settings = SpecAugmentSettings(time_masks=1, time_width=0.5)
-    plain, hiding = make(speech_dropout=0.0), make(speech_dropout=0.0, speech_augment=settings)
+    plain, hiding = make(dropout=0.0), make(dropout=0.0, spec_augment=settings)
     expected = plain(clips()).pooled_BD
     assert not torch.allclose(hiding.train()(clips()).pooled_BD, expected)
     assert torch.equal(hiding.eval()(clips()).pooled_BD, expected)
-    assert MelGru(**hiding.rebuild_args()).speech_augment == settings
+    assert MelGru(**hiding.rebuild_args()).spec_augment == settings
 
 
 def test_bf16_autocast_is_finite():
@@ -108,8 +108,8 @@ def test_bf16_autocast_is_finite():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(speech_layers=0), "speech_layers: 0 must be"),
-        (dict(speech_dropout=1.0), "speech_dropout: 1.0 must be"),
+        (dict(layers=0), "layers: 0 must be"),
+        (dict(dropout=1.0), "dropout: 1.0 must be"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

@@ -21,11 +21,11 @@ MEL = LogMelSettings(n_mels=32)
 RESNET = dict(channels=(8, 8, 16, 16), stem_width=8)
 CONVNEXT = dict(depths=(1, 1, 2, 1), dims=(8, 8, 16, 16))
 MODELS = {
-    "vit": (VIT_NAME, dict(audio_frames=64, audio_timm_kwargs=VIT)),
-    "resnet": ("resnet10t", dict(audio_timm_kwargs=RESNET)),
-    "resnet-fixed": ("resnet10t", dict(audio_frames=64, audio_timm_kwargs=RESNET)),
-    "convnext": ("convnext_atto", dict(audio_timm_kwargs=CONVNEXT)),
-    "mobilenet-fixed": ("mobilenetv3_small_050", dict(audio_frames=64)),
+    "vit": (VIT_NAME, dict(frames=64, kwargs=VIT)),
+    "resnet": ("resnet10t", dict(kwargs=RESNET)),
+    "resnet-fixed": ("resnet10t", dict(frames=64, kwargs=RESNET)),
+    "convnext": ("convnext_atto", dict(kwargs=CONVNEXT)),
+    "mobilenet-fixed": ("mobilenetv3_small_050", dict(frames=64)),
 }
 
 
@@ -45,7 +45,7 @@ def make(kind, **more):
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("pool", ["mean", "max", "attention"])
 def test_shapes_and_blocks(kind, pool):
-    encoder = make(kind, audio_pool=pool).eval()
+    encoder = make(kind, pool=pool).eval()
     encoded = encoder(clips(), tokens=True)
     assert encoded.pooled_BD.shape == (2, encoder.out_dim)
     assert encoded.tokens_BLD.shape[::2] == (2, encoder.out_dim)
@@ -57,7 +57,7 @@ def test_shapes_and_blocks(kind, pool):
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("pool", ["mean", "max", "attention"])
 def test_padding_changes_no_clip(kind, pool):
-    encoder = make(kind, audio_pool=pool).eval()
+    encoder = make(kind, pool=pool).eval()
     short = encoder(clips()).pooled_BD
     padded = encoder(clips(padded_to=17000)).pooled_BD  # 128 columns for 64
     torch.testing.assert_close(padded, short, atol=1e-5, rtol=1e-5)
@@ -97,7 +97,7 @@ def test_missing_clips_stay_finite():
 
 @pytest.mark.parametrize("kind", ["vit", "resnet", "convnext"])
 def test_all_parameters_learn_and_checkpointing_changes_no_gradient(kind):
-    encoder = make(kind, audio_pool="attention")
+    encoder = make(kind, pool="attention")
     for module in encoder.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
@@ -116,7 +116,7 @@ def test_a_deep_copy_has_a_mask_of_its_own():
 def test_weights_for_images_load_into_one_channel(tmp_path):
     source = timm.create_model(VIT_NAME, img_size=32, num_classes=0, **VIT)
     save_file(source.state_dict(), tmp_path / "image.safetensors")
-    encoder = make("vit", audio_timm_weights=str(tmp_path / "image.safetensors"))
+    encoder = make("vit", weights=str(tmp_path / "image.safetensors"))
     torch.testing.assert_close(
         encoder.model.patch_embed.proj.weight, source.patch_embed.proj.weight.sum(1, True)
     )
@@ -124,7 +124,7 @@ def test_weights_for_images_load_into_one_channel(tmp_path):
 
 
 def test_rebuild_args_rebuild():
-    first = make("vit", audio_pool="attention").eval()
+    first = make("vit", pool="attention").eval()
     second = MelTimm(**first.rebuild_args()).eval()
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(clips()).pooled_BD, second(clips()).pooled_BD)
@@ -133,12 +133,12 @@ def test_rebuild_args_rebuild():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(audio_timm_name="resnett18"), "did you mean 'resnet18'"),
-        (dict(audio_timm_name=VIT_NAME), "audio_frames: 'vit_tiny_patch16_224' takes"),
-        (dict(audio_timm_name=VIT_NAME, audio_frames=50), "32 mel bands x 50 frames do not"),
-        (dict(audio_timm_name="resnet10t", audio_pool="sum"), "audio_pool: 'sum'"),
+        (dict(name="resnett18"), "did you mean 'resnet18'"),
+        (dict(name=VIT_NAME), "frames: 'vit_tiny_patch16_224' takes"),
+        (dict(name=VIT_NAME, frames=50), "32 mel bands x 50 frames do not"),
+        (dict(name="resnet10t", pool="sum"), "pool: 'sum'"),
         (
-            dict(audio_timm_name="resnet10t", audio_timm_pretrained=True, audio_timm_weights="x"),
+            dict(name="resnet10t", pretrained=True, weights="x"),
             "choose one",
         ),
     ],

@@ -83,7 +83,7 @@ def test_sequences_reach_the_kernel_of_every_model(kind, checkpointing, on_devic
         config |= dict(attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
     if kind == "distilbert":
         config |= dict(dropout=0.0, attention_dropout=0.0)
-    encoder = HfText(text_config=config, text_pool="last", text_batching="padded").double().train()
+    encoder = HfText(config=config, pool="last", batching="padded").double().train()
     inputs = captions(LENGTHS)
     wanted = gradients(encoder, inputs)
     packed_attention.use_packed_attention(encoder.model, causal=encoder._layouts.causal)
@@ -99,7 +99,7 @@ def test_sequences_reach_the_kernel_of_every_model(kind, checkpointing, on_devic
 
 
 def test_dropout_goes_through_the_mask(on_device):
-    encoder = HfText(text_config=TEXT_CONFIGS["bert"], text_batching="packed").train()
+    encoder = HfText(config=TEXT_CONFIGS["bert"], batching="packed").train()
     packed_attention.use_packed_attention(encoder.model, causal=False)
     assert encoder(captions(LENGTHS)).pooled_BD.isfinite().all()
     assert not on_device
@@ -107,7 +107,7 @@ def test_dropout_goes_through_the_mask(on_device):
 
 def test_without_sequences_it_is_sdpa():
     torch.manual_seed(0)
-    encoder = HfText(text_config=TEXT_CONFIGS["clip"], text_pool="last").eval()
+    encoder = HfText(config=TEXT_CONFIGS["clip"], pool="last").eval()
     inputs = captions(LENGTHS)
     wanted = gradients(encoder, inputs)
     packed_attention.use_packed_attention(encoder.model, causal=True)
@@ -126,7 +126,7 @@ def test_a_gpu_packs_exactly(kind, dtype, monkeypatch):
     if kind in ("bert", "roberta"):
         config |= dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     torch.manual_seed(0)
-    encoder = HfText(text_config=config, text_pool="last").cuda().train()
+    encoder = HfText(config=config, pool="last").cuda().train()
     inputs = captions(LENGTHS).to("cuda")
     # Moving noted the lengths, so that nothing waits for the device.
     assert inputs.mask_NL._mmlight_lengths == list(LENGTHS)
@@ -151,7 +151,7 @@ def test_a_gpu_packs_exactly(kind, dtype, monkeypatch):
 
 @pytest.mark.gpu
 def test_planning_does_not_wait_for_the_gpu():
-    encoder = HfText(text_config=TEXT_CONFIGS["clip"], text_pool="last", text_batching="packed")
+    encoder = HfText(config=TEXT_CONFIGS["clip"], pool="last", batching="packed")
     encoder.cuda().eval()
     inputs = captions(LENGTHS).to("cuda")
     encoder(inputs)
@@ -163,7 +163,7 @@ def test_planning_does_not_wait_for_the_gpu():
 
 
 def test_free_ends_of_rows_are_sequences_of_their_own():
-    encoder = HfText(text_config=TEXT_CONFIGS["clip"])
+    encoder = HfText(config=TEXT_CONFIGS["clip"])
     inputs = captions((20, 15, 9, 4))
     plan = plan_rows([20, 15, 9, 4])
     packed = encoder._pack(inputs, plan)

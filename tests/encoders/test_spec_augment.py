@@ -72,19 +72,17 @@ def encoders():
     yield lambda on: MelTimm(
         "resnet10t",
         mel=LogMelSettings(n_mels=32),
-        audio_timm_kwargs=NARROW,
+        kwargs=NARROW,
         spec_augment=augment if on else None,
     )
     for kind in ("whisper", "ast"):
         yield lambda on, kind=kind: HfAudio(
-            audio_config=AUDIO_CONFIGS[kind], audio_spec_augment=augment if on else None
+            config=AUDIO_CONFIGS[kind], spec_augment=augment if on else None
         )
     yield lambda on: HfAudio(
-        audio_config=AUDIO_CONFIGS["clap"],
-        audio_features=dict(
-            sampling_rate=16000, hop_length=160, max_length_s=1, frequency_max=7500
-        ),
-        audio_spec_augment=augment if on else None,
+        config=AUDIO_CONFIGS["clap"],
+        features=dict(sampling_rate=16000, hop_length=160, max_length_s=1, frequency_max=7500),
+        spec_augment=augment if on else None,
     )
 
 
@@ -124,4 +122,4 @@ def test_settings_out_of_range_are_refused(settings, told):
 
 def test_waveform_models_have_their_own():
     with pytest.raises(UserError, match="mask_time_prob"):
-        HfAudio(audio_config=AUDIO_CONFIGS["hubert"], audio_spec_augment=SpecAugmentSettings())
+        HfAudio(config=AUDIO_CONFIGS["hubert"], spec_augment=SpecAugmentSettings())

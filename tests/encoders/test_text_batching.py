@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from encoder_inputs import SIZES, TEXT_CONFIGS, captions
+from mmlight.encoders.batching import choose_layout, exact_layouts, has_collective_forwards
 from ranks import run_ranks
 
 from mmlight.encoders import hf_text
@@ -13,7 +14,6 @@ from mmlight.encoders.attention import attention_maps, explicit_attention
 from mmlight.encoders.canvas import read_canvas, replaced
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.lora import LoraSettings, add_adapters
-from mmlight.encoders.text_batching import choose_layout, exact_layouts, has_collective_forwards
 from mmlight.encoders.text_rows import GroupPlan, RowPlan
 from mmlight.errors import UserError
 
@@ -49,7 +49,7 @@ LENGTHS = (5, 17, 3, 1, 9, 20, 4, 4, 2, 11)
 def make(kind, pool="mean", **more):
     torch.manual_seed(0)
     config = (PACKED | GROUPED)[kind]
-    return HfText(text_config=config, text_pool=pool, **more).eval()
+    return HfText(config=config, pool=pool, **more).eval()
 
 
 def batch(encoder=None, lengths=LENGTHS, **more):
@@ -200,7 +200,7 @@ def test_adapters_learn_the_same(kind, method):
 
 @pytest.mark.parametrize("way", ["packed", "grouped"])
 def test_dropout_drops_as_often_and_repeats_with_the_seed(way):
-    encoder = make("bert", "mean", text_kwargs=dict(hidden_dropout_prob=0.3)).train()
+    encoder = make("bert", "mean", kwargs=dict(hidden_dropout_prob=0.3)).train()
     inputs = batch(encoder)
     encoder.text_batching = way
 
@@ -253,13 +253,13 @@ def test_auto_takes_what_saves_enough():
     rows = chosen("clip", [9] * 40, padded_to=20)
     assert rows.width in (9, 18)
     # Text that nobody asked to lay out otherwise stays as it is.
-    encoder = make("clip", text_batching="padded")
+    encoder = make("clip", batching="padded")
     assert encoder._layout(batch(encoder, uneven)) is None
 
 
 def test_long_captions_of_a_sliding_window_are_not_packed():
     windowed = dict(PACKED["modernbert"], local_attention=16)
-    encoder = HfText(text_config=windowed).eval().double()
+    encoder = HfText(config=windowed).eval().double()
     layouts = encoder._layouts
     assert layouts.window == 8
     assert isinstance(choose_layout([8, 2, 3], 8, "packed", layouts), RowPlan)
@@ -288,9 +288,9 @@ def test_long_captions_of_a_sliding_window_are_not_packed():
     ],
 )
 def test_models_that_would_change_are_left_alone(config, way):
-    with pytest.raises(UserError, match=f"text_batching: {way} is not known to be exact"):
-        HfText(text_config=config, text_batching=way)
-    encoder = HfText(text_config=config)
+    with pytest.raises(UserError, match=f"batching: {way} is not known to be exact"):
+        HfText(config=config, batching=way)
+    encoder = HfText(config=config)
     if way == "grouped" or config["model_type"] in ("bert", "llama"):
         assert encoder._layout(batch(lengths=(20, *[3] * 40))) is None
 
@@ -303,17 +303,17 @@ def test_a_convolution_over_tokens_is_left_alone():
 
 
 def test_an_unknown_way_is_named():
-    with pytest.raises(UserError, match="text_batching: 'rows'; use one of auto, packed, grouped"):
-        HfText(text_config=PACKED["bert"], text_batching="rows")
+    with pytest.raises(UserError, match="batching: 'rows'; use one of auto, packed, grouped"):
+        HfText(config=PACKED["bert"], batching="rows")
 
 
 def test_the_way_is_kept_when_the_encoder_is_rebuilt():
-    encoder = make("bert", text_batching="grouped")
-    assert HfText(**encoder.rebuild_args()).text_batching == "grouped"
+    encoder = make("bert", batching="grouped")
+    assert HfText(**encoder.rebuild_args()).batching == "grouped"
 
 
 def test_masks_with_holes_and_empty_captions_stay_padded():
-    encoder = make("bert", text_batching="packed")
+    encoder = make("bert", batching="packed")
     inputs = batch(encoder)
     inputs.mask_NL[1, 3] = False
     assert encoder._layout(inputs) is None
@@ -324,14 +324,14 @@ def test_masks_with_holes_and_empty_captions_stay_padded():
 
 
 def test_attention_that_takes_no_mask_of_blocks_is_not_packed():
-    encoder = make("bert", text_batching="packed")
+    encoder = make("bert", batching="packed")
     encoder.model.set_attn_implementation("eager")
     assert encoder._layout(batch(encoder)) is None
 
 
 @pytest.mark.parametrize("way", ["packed", "grouped"])
 def test_explanations_see_padded_captions(way):
-    encoder = make("bert", "cls", text_batching=way)
+    encoder = make("bert", "cls", batching=way)
     inputs = batch(encoder)
     with torch.no_grad():
         plain = encoder(inputs).pooled_BD
@@ -352,7 +352,7 @@ def test_explanations_see_padded_captions(way):
 
 
 def test_exports_are_padded():
-    encoder = make("bert", "last", text_batching="packed")
+    encoder = make("bert", "last", batching="packed")
     inputs = batch(encoder)
 
     class Wrapped(torch.nn.Module):
@@ -378,7 +378,7 @@ def test_exports_are_padded():
 def test_sharded_models_are_not_called_once_per_group():
     from torch.distributed.fsdp import FSDPModule
 
-    encoder = make("mpnet", text_batching="grouped")
+    encoder = make("mpnet", batching="grouped")
     assert not has_collective_forwards(encoder) and encoder._layout(batch(encoder)) is not None
     layer = encoder.model.encoder.layer[0]
     layer.__class__ = type("Sharded", (FSDPModule, type(layer)), {})
@@ -404,7 +404,7 @@ def _train_on_ranks():
 def test_ranks_that_pack_and_ranks_that_do_not_agree(tmp_path):
     results = run_ranks(_train_on_ranks, world_size=2, folder=tmp_path)
     assert [result["taken"] for result in results] == [True, False]
-    encoder = make("bert", "mean", text_batching="padded").double()
+    encoder = make("bert", "mean", batching="padded").double()
     for lengths in RANKS:
         encoder(batch(encoder, lengths)).pooled_BD.square().sum().backward()
     for name, parameter in encoder.named_parameters():

@@ -11,7 +11,7 @@ from encoder_inputs import (
 from mmlight.encoders.text_cnn import TextCnn
 from mmlight.errors import UserError
 
-SMALL = dict(cnn_vocab_size=50, cnn_embed_dim=8, cnn_filters=6, cnn_widths=[2, 3])
+SMALL = dict(vocab_size=50, embed_dim=8, filters=6, widths=[2, 3])
 
 
 def make(**more):
@@ -65,7 +65,7 @@ def test_a_caption_gives_the_same_features_in_any_batch():
 
 def test_dropout_works_in_training_only():
     plain = make()
-    for setting in ("cnn_dropout", "cnn_token_dropout"):
+    for setting in ("dropout", "token_dropout"):
         dropping = make(**{setting: 0.6})
         expected = plain(captions()).pooled_BD
         assert not torch.allclose(dropping.train()(captions()).pooled_BD, expected)
@@ -73,18 +73,18 @@ def test_dropout_works_in_training_only():
 
 
 def test_hidden_tokens_leave_no_trace():
-    encoder = make(cnn_token_dropout=0.999).train()
+    encoder = make(token_dropout=0.999).train()
     silent = encoder(captions((5,)), tokens=True).tokens_BLD
     biases = F.relu(torch.cat([conv.bias for conv in encoder.convs]))
     torch.testing.assert_close(silent[0], biases.expand(5, -1))
 
 
 def test_all_parameters_learn_and_checkpointing_changes_no_gradient():
-    assert_checkpointing_keeps_gradients(make(cnn_dropout=0.2), captions())
+    assert_checkpointing_keeps_gradients(make(dropout=0.2), captions())
 
 
 def test_rebuild_args_rebuild():
-    first = make(cnn_dropout=0.1).eval()
+    first = make(dropout=0.1).eval()
     second = TextCnn(**first.rebuild_args()).eval()
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(captions()).pooled_BD, second(captions()).pooled_BD)
@@ -98,10 +98,10 @@ def test_captions_without_tokens_and_bf16_are_finite():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(cnn_widths=[]), "cnn_widths: 0 must be"),
-        (dict(cnn_widths=[3, 0]), "cnn_widths: 0 must be"),
-        (dict(cnn_vocab_size=0), "cnn_vocab_size: 0 must be"),
-        (dict(cnn_token_dropout=1.0), "cnn_token_dropout: 1.0 must be"),
+        (dict(widths=[]), "widths: 0 must be"),
+        (dict(widths=[3, 0]), "widths: 0 must be"),
+        (dict(vocab_size=0), "vocab_size: 0 must be"),
+        (dict(token_dropout=1.0), "token_dropout: 1.0 must be"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

@@ -19,14 +19,14 @@ VIT_NAME = "vit_tiny_patch16_224"
 RESNET = dict(channels=(8, 8, 16, 16), stem_width=8)
 SWIN = dict(window_size=4, embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2), patch_size=2)
 MODELS = {
-    "vit": (VIT_NAME, dict(img_size=32, timm_kwargs=VIT)),
-    "vit-map": (VIT_NAME, dict(img_size=32, image_pool="map", timm_kwargs=VIT)),
-    "vit-avg": (VIT_NAME, dict(img_size=32, image_pool="avg", timm_kwargs=VIT)),
-    "resnet": ("resnet10t", dict(timm_kwargs=RESNET)),
-    "convnext": ("convnext_atto", dict(timm_kwargs=dict(depths=(1, 1, 2, 1), dims=(8, 8, 16, 16)))),
+    "vit": (VIT_NAME, dict(img_size=32, kwargs=VIT)),
+    "vit-map": (VIT_NAME, dict(img_size=32, pool="map", kwargs=VIT)),
+    "vit-avg": (VIT_NAME, dict(img_size=32, pool="avg", kwargs=VIT)),
+    "resnet": ("resnet10t", dict(kwargs=RESNET)),
+    "convnext": ("convnext_atto", dict(kwargs=dict(depths=(1, 1, 2, 1), dims=(8, 8, 16, 16)))),
     "mobilenet": ("mobilenetv3_small_050", dict()),
     "efficientnet": ("efficientnet_b0", dict()),
-    "swin": ("swin_tiny_patch4_window7_224", dict(img_size=32, timm_kwargs=SWIN)),
+    "swin": ("swin_tiny_patch4_window7_224", dict(img_size=32, kwargs=SWIN)),
 }
 
 
@@ -84,14 +84,14 @@ def test_pixels_are_normalised_as_clip_does():
 
 
 def test_own_statistics_and_channels():
-    encoder = make("resnet", in_chans=1, image_mean=[0.1], image_std=[0.5]).eval()
+    encoder = make("resnet", in_chans=1, mean=[0.1], std=[0.5]).eval()
     batch = images(channels=1)
     expected = encoder.model((batch.pixels_BCHW.float() / 255 - 0.1) / 0.5)
     torch.testing.assert_close(encoder(batch).pooled_BD, expected)
     with pytest.raises(UserError, match="1, but the images have 3 channels"):
         encoder(images())
-    with pytest.raises(UserError, match="image_mean: 1 values for 3 channels"):
-        make("resnet", image_mean=[0.1])
+    with pytest.raises(UserError, match="mean: 1 values for 3 channels"):
+        make("resnet", mean=[0.1])
 
 
 def test_patch_dropout_shortens_the_sequence_in_training_only():
@@ -114,7 +114,7 @@ def test_weights_of_a_file_load_and_positions_are_resized(tmp_path, suffix):
         save_file(source.state_dict(), path)
     else:
         torch.save({"state_dict": source.state_dict()}, path)
-    encoder = make("vit", timm_weights=path)
+    encoder = make("vit", weights=path)
     count = len(source.state_dict()) - 2
     assert encoder.origin == (
         f"{count} tensors of {path}; new: none; left over there: head.bias, head.weight"
@@ -124,7 +124,7 @@ def test_weights_of_a_file_load_and_positions_are_resized(tmp_path, suffix):
     assert loaded.pos_embed.shape == (1, 17, 16)
     assert torch.equal(loaded.pos_embed[:, 0], source.pos_embed[:, 0])
     assert (loaded.pos_embed[:, 1:].mean() - source.pos_embed[:, 1:].mean()).abs() < 0.01
-    grey = make("vit", timm_weights=path, in_chans=1).model
+    grey = make("vit", weights=path, in_chans=1).model
     torch.testing.assert_close(
         grey.patch_embed.proj.weight, source.patch_embed.proj.weight.sum(1, keepdim=True)
     )
@@ -134,7 +134,7 @@ def test_rebuild_args_need_no_weights(tmp_path):
     source = timm.create_model(VIT_NAME, img_size=32, num_classes=0, **VIT)
     path = tmp_path / "weights.safetensors"
     save_file(source.state_dict(), path)
-    first = make("vit", timm_weights=str(path)).eval()
+    first = make("vit", weights=str(path)).eval()
     path.unlink()
     second = TimmImage(**first.rebuild_args()).eval()
     second.load_state_dict(first.state_dict())
@@ -150,28 +150,28 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     wide = timm.create_model(VIT_NAME, img_size=32, num_classes=0, **(VIT | dict(embed_dim=32)))
     save_file(wide.state_dict(), tmp_path / "wide.safetensors")
     with pytest.raises(UserError, match=r"other shapes.*blocks\.0"):
-        make("vit", timm_weights=str(tmp_path / "wide.safetensors"))
+        make("vit", weights=str(tmp_path / "wide.safetensors"))
     with pytest.raises(UserError, match="no tensor of"):
-        make("resnet", timm_weights=str(tmp_path / "wide.safetensors"))
+        make("resnet", weights=str(tmp_path / "wide.safetensors"))
     with pytest.raises(UserError, match="no file"):
-        make("vit", timm_weights=str(tmp_path / "missing.pt"))
+        make("vit", weights=str(tmp_path / "missing.pt"))
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match="not unpickled"):
-        make("vit", timm_weights=str(tmp_path / "evil.pt"))
+        make("vit", weights=str(tmp_path / "evil.pt"))
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(UserError, match=r"text\.pt"):
-        make("vit", timm_weights=str(tmp_path / "text.pt"))
+        make("vit", weights=str(tmp_path / "text.pt"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(timm_name="vit_tiny_patch16_225"), "did you mean 'vit_tiny_patch16_224'"),
-        (dict(timm_name="resnet10t", patch_drop_rate=0.5), "takes no 'patch_drop_rate'"),
-        (dict(timm_name="resnet10t", timm_kwargs=dict(deptth=1)), "takes no 'deptth'"),
-        (dict(timm_name="resnet10t", timm_kwargs=dict(in_chans=1)), "a setting of its own"),
-        (dict(timm_name="resnet10t", timm_pretrained=True, timm_weights="x"), "choose one"),
-        (dict(timm_name="resnet10t", image_std=[1.0, 0.0, 1.0]), "above zero"),
+        (dict(name="vit_tiny_patch16_225"), "did you mean 'vit_tiny_patch16_224'"),
+        (dict(name="resnet10t", patch_drop_rate=0.5), "takes no 'patch_drop_rate'"),
+        (dict(name="resnet10t", kwargs=dict(deptth=1)), "takes no 'deptth'"),
+        (dict(name="resnet10t", kwargs=dict(in_chans=1)), "a setting of its own"),
+        (dict(name="resnet10t", pretrained=True, weights="x"), "choose one"),
+        (dict(name="resnet10t", std=[1.0, 0.0, 1.0]), "above zero"),
     ],
 )
 def test_mistakes_are_named(arguments, message):
@@ -187,8 +187,8 @@ def test_images_of_another_size_are_refused(kind):
 
 
 def test_unpooled_features_are_refused():
-    with pytest.raises(UserError, match="image_pool"):
-        make("resnet", image_pool="")(images())
+    with pytest.raises(UserError, match="pool"):
+        make("resnet", pool="")(images())
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
@@ -218,11 +218,11 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_model_of_the_hub_is_rebuilt_without_the_hub(hub):
-    built = TimmImage("hf-hub:lab/net", timm_pretrained=True)
+    built = TimmImage("hf-hub:lab/net", pretrained=True)
     weight = built.model.state_dict()["conv1.0.weight"]
     assert torch.equal(weight, hub.state_dict()["conv1.0.weight"])
     arguments = built.rebuild_args()
-    assert arguments["timm_name"] == "resnet10t"
+    assert arguments["name"] == "resnet10t"
     again = TimmImage(**arguments)
     again.load_state_dict(built.state_dict())
     with pytest.raises(UserError, match="timm has no model 'hf-hub:lab/net'"):
@@ -231,4 +231,4 @@ def test_model_of_the_hub_is_rebuilt_without_the_hub(hub):
 
 def test_files_are_no_arguments_of_the_model():
     with pytest.raises(UserError, match="'checkpoint_path' is no argument of the model"):
-        TimmImage("resnet10t", timm_kwargs={"checkpoint_path": "a.pth"})
+        TimmImage("resnet10t", kwargs={"checkpoint_path": "a.pth"})

@@ -56,7 +56,7 @@ def test_weights_from_disk_get_the_pixels_that_timm_gives_them(tmp_path, name, w
         "std": [0.3, 0.4, 0.2],
     }
     weights = saved(tmp_path, wrapped=wrapped, **config)
-    encoder = TimmImage("test_resnet", timm_weights=weights)
+    encoder = TimmImage("test_resnet", weights=weights)
     expected = create_transform(**resolve_data_config({}, pretrained_cfg=config))
     path = picture(tmp_path)
     ours = normalised(encoder, path)[0]
@@ -67,7 +67,7 @@ def test_weights_from_disk_get_the_pixels_that_timm_gives_them(tmp_path, name, w
 
 
 def test_weights_alone_get_the_pixels_of_their_architecture(tmp_path):
-    encoder = TimmImage("test_resnet", timm_weights=saved(tmp_path))
+    encoder = TimmImage("test_resnet", weights=saved(tmp_path))
     config = resolve_data_config({}, model=encoder.model)
     path = picture(tmp_path)
     theirs = create_transform(**config)(Image.open(path))
@@ -77,21 +77,21 @@ def test_weights_alone_get_the_pixels_of_their_architecture(tmp_path):
 
 def test_random_weights_keep_the_defaults():
     encoder = TimmImage("test_resnet")
-    assert encoder.rebuild_args()["image_mean"] == list(CLIP_MEAN)
+    assert encoder.rebuild_args()["mean"] == list(CLIP_MEAN)
     assert follow_image(ImageSettings(), encoder.preparation()) == ImageSettings().complete()
 
 
 def test_a_model_of_one_size_says_it():
     small = {"depth": 1, "embed_dim": 16, "num_heads": 1}
-    encoder = TimmImage("vit_tiny_patch16_224", timm_kwargs=small)
+    encoder = TimmImage("vit_tiny_patch16_224", kwargs=small)
     assert encoder.preparation() == {"size": 224, "channels": 3}
-    encoder = TimmImage("vit_tiny_patch16_224", img_size=48, timm_kwargs=small)
+    encoder = TimmImage("vit_tiny_patch16_224", img_size=48, kwargs=small)
     assert follow_image(ImageSettings(), encoder.preparation()).size == 48
 
 
 def test_normalisation_outlives_the_weights_file(tmp_path):
     weights = saved(tmp_path, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
-    encoder = TimmImage("test_resnet", timm_weights=weights)
+    encoder = TimmImage("test_resnet", weights=weights)
     again = TimmImage(**encoder.rebuild_args())
     assert torch.equal(again._scale, encoder._scale) and torch.equal(again._shift, encoder._shift)
 
@@ -99,16 +99,16 @@ def test_normalisation_outlives_the_weights_file(tmp_path):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_other_channels_are_mixed_as_timm_mixes_the_weights(tmp_path, channels):
     weights = saved(tmp_path, mean=[0.1, 0.2, 0.6], std=[0.2, 0.2, 0.2])
-    encoder = TimmImage("test_resnet", timm_weights=weights, in_chans=channels)
+    encoder = TimmImage("test_resnet", weights=weights, in_chans=channels)
     expected = {1: [0.3], 4: [0.1, 0.2, 0.6, 0.1]}[channels]
-    assert encoder.rebuild_args()["image_mean"] == pytest.approx(expected)
+    assert encoder.rebuild_args()["mean"] == pytest.approx(expected)
 
 
 def test_what_the_user_sets_counts_and_is_said(tmp_path):
     weights = saved(tmp_path, input_size=[3, 48, 48], mean=[0.1, 0.2, 0.3], **CONFIGS["center"])
-    encoder = TimmImage("test_resnet", timm_weights=weights, image_mean=[0.5, 0.5, 0.5])
-    assert encoder.rebuild_args()["image_mean"] == [0.5, 0.5, 0.5]
-    assert "image_mean is set, the weights' own is [0.1, 0.2, 0.3]" in encoder.origin
+    encoder = TimmImage("test_resnet", weights=weights, mean=[0.5, 0.5, 0.5])
+    assert encoder.rebuild_args()["mean"] == [0.5, 0.5, 0.5]
+    assert "mean is set, the weights' own is [0.1, 0.2, 0.3]" in encoder.origin
     own = ImageSettings(size=32, interpolation="bicubic")
     settings = follow_image(own, encoder.preparation())
     assert (settings.size, settings.interpolation, settings.crop_pct) == (32, "bicubic", 0.9)
@@ -134,5 +134,5 @@ def test_another_crop_of_the_users_takes_no_part_of_the_towers(own):
 def test_a_config_that_timm_did_not_write_is_one_line(tmp_path, bad):
     weights = saved(tmp_path)
     (tmp_path / "config.json").write_text(bad)
-    with pytest.raises(UserError, match=r"timm_weights: .*config\.json"):
-        TimmImage("test_resnet", timm_weights=weights)
+    with pytest.raises(UserError, match=r"weights: .*config\.json"):
+        TimmImage("test_resnet", weights=weights)

@@ -35,7 +35,7 @@ def test_one_mel_setting_leaves_the_others_as_they_are():
         {
             "encoder": {
                 "class_path": "mmlight.encoders.mel_timm.MelTimm",
-                "init_args": {"audio_timm_name": "resnet10t", "mel": {"sample_rate_hz": 8000}},
+                "init_args": {"name": "resnet10t", "mel": {"sample_rate_hz": 8000}},
             }
         }
     )

@@ -101,3 +101,18 @@ def test_a_null_below_model_or_data_becomes_a_configuration(tmp_path, flag, path
         for part in path:
             found = found[part]
         assert found is None
+
+
+def test_earlier_names_become_the_present_ones_in_files_and_flags(tmp_path):
+    towers = "model: {class_path: A, init_args: {towers: {image: {encoder: {%s}}}}}\n"
+    write(tmp_path / "a.yaml", towers % f"class_path: {IMAGE}, init_args: {{timm_name: vit}}")
+    # The class stands in the other file.
+    text = towers % "init_args: {timm_name: resnet, timm_kwargs: {a: 1}}"
+    path = write(tmp_path / "b.yaml", f"extends: a.yaml\n{text}")
+    flag = "--model.towers.image.encoder"
+    given = gather("fit", ["-c", path, f"{flag}.timm_pretrained", "true", f"{flag}.stem=small"])
+    assert encoder_of(given.values, "image")["init_args"] == {"name": "resnet", "kwargs": {"a": 1}}
+    renamed = "--model.init_args.towers.image.encoder.init_args.pretrained"
+    assert given.flags == [renamed, "true", f"{flag}.stem=small"]
+    given = gather("fit", ["-c", path, f"{flag}.init_args.timm_weights=null"])
+    assert encoder_of(given.values, "image")["init_args"]["weights"] is None

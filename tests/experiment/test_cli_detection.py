@@ -31,8 +31,8 @@ def experiment(data, runs):
                         "encoder": {
                             "class_path": "mmlight.encoders.timm_image.TimmImage",
                             "init_args": {
-                                "timm_name": "resnet10t",
-                                "timm_kwargs": {"channels": [8, 8, 8, 8], "stem_width": 8},
+                                "name": "resnet10t",
+                                "kwargs": {"channels": [8, 8, 8, 8], "stem_width": 8},
                             },
                         }
                     }
@@ -132,8 +132,8 @@ def test_two_processes_equal_one(trained, tmp_path):
         {
             # batch norms would see the half batch of each process
             f"{model}towers.image.encoder.init_args": {
-                "timm_name": "vit_tiny_patch16_224",
-                "timm_kwargs": vit,
+                "name": "vit_tiny_patch16_224",
+                "kwargs": vit,
             },
             f"{model}optimizer": {"lr": 1.0e-3, "eps": 1.0e-3},
             f"{model}schedule": {"warmup_steps": 0, "kind": "constant"},

@@ -71,7 +71,7 @@ MISTAKES = {
         ["zero_shot.modalities names audio", "towers for image"],
     ),
     "no class names": ({f"{DATA}class_names": "{data}/none.txt"}, ["none.txt cannot be read"]),
-    "unknown timm model": ({f"{IMAGE}timm_name": "resnet19"}, ["no model 'resnet19'", "mean 're"]),
+    "unknown timm model": ({f"{IMAGE}name": "resnet19"}, ["no model 'resnet19'", "mean 're"]),
     "other image size": ({f"{DATA}image.size": 32}, ["16 x 16 pixels, but the images are 32"]),
     "other sampling rate": (
         {f"{DATA}audio.sample_rate_hz": 8000},
@@ -134,7 +134,7 @@ KEYS = {
     ),
     "encoder": (
         {f"{IMAGE}timm_nam": "resnet18"},
-        "unknown key `model.towers.image.encoder.timm_nam` (did you mean 'timm_name'?)",
+        "unknown key `model.towers.image.encoder.timm_nam` (did you mean 'name'?)",
     ),
     "settings of an encoder": (
         {f"{AUDIO}mel.n_mel": 3},
@@ -190,8 +190,8 @@ KEYS = {
         "(did you mean 'ByteTokenizer'?)",
     ),
     "required": (
-        {f"{IMAGE}timm_name": None},
-        "model.towers.image.encoder: timm_name is not set, but required",
+        {f"{IMAGE}name": None},
+        "model.towers.image.encoder: name is not set, but required",
     ),
     "no model": (
         {"model": None},

@@ -12,7 +12,7 @@ WORDS = {"ant": "aaaa", "bee": "bbbb", "cat": "cccc"}
 
 
 def experiment(members, **data):
-    cnn = {"cnn_vocab_size": 260, "cnn_embed_dim": 16, "cnn_filters": 16}
+    cnn = {"vocab_size": 260, "embed_dim": 16, "filters": 16}
     tower = {"class_path": "mmlight.encoders.text_cnn.TextCnn", "init_args": cnn}
     return {
         "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 30, "log_every_n_steps": 30},

@@ -41,8 +41,8 @@ def fit(places, name, **changes):
     encoder = {
         "class_path": "mmlight.encoders.timm_image.TimmImage",
         "init_args": {
-            "timm_name": "test_resnet",
-            "timm_weights": str(places / "model.safetensors"),
+            "name": "test_resnet",
+            "weights": str(places / "model.safetensors"),
         },
     }
     settings = {
@@ -91,7 +91,7 @@ def test_a_tower_of_a_run_brings_its_preparation(places, with_encoder):
     if not first.exists():
         fit(places, "first")
     own = {"class_path": "mmlight.encoders.timm_image.TimmImage"}
-    own["init_args"] = {"timm_name": "test_resnet"}
+    own["init_args"] = {"name": "test_resnet"}
     name = f"second_{with_encoder}"
     tower = {"from_run": str(first)} | ({"encoder": own} if with_encoder else {})
     run = fit(places, name, **{IMAGE: tower})

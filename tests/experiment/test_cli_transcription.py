@@ -68,11 +68,11 @@ def experiment(data, runs):
                         "encoder": {
                             "class_path": "mmlight.encoders.mel_gru.MelGru",
                             "init_args": {
-                                "speech_mel": {"sample_rate_hz": RATE_HZ, "n_mels": 16},
-                                "speech_channels": 4,
-                                "speech_dim": 16,
-                                "speech_layers": 1,
-                                "speech_augment": {"freq_masks": 1, "time_masks": 1},
+                                "mel": {"sample_rate_hz": RATE_HZ, "n_mels": 16},
+                                "channels": 4,
+                                "dim": 16,
+                                "layers": 1,
+                                "spec_augment": {"freq_masks": 1, "time_masks": 1},
                             },
                         }
                     }

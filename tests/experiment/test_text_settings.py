@@ -78,9 +78,9 @@ def test_a_flag_ends_the_texts_before_it():
 
 
 def test_switches_within_free_settings_are_true_or_false(experiment):
-    path = experiment("model: {init_args: {towers: {image: {encoder: {init_args: {timm_kwargs: "
+    path = experiment("model: {init_args: {towers: {image: {encoder: {init_args: {kwargs: "
                       "{dynamic_img_size: no, embed_dim: 16, x: 'no'}}}}}}}\n")  # fmt: skip
     config, _ = resolve(["fit", "-c", path])
     image = config["model"]["init_args"]["towers"]["image"]["encoder"]["init_args"]
-    assert image["timm_kwargs"]["dynamic_img_size"] is False
-    assert image["timm_kwargs"]["x"] == "no"
+    assert image["kwargs"]["dynamic_img_size"] is False
+    assert image["kwargs"]["x"] == "no"

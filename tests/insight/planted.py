@@ -19,17 +19,17 @@ CLUE = 7  # the token that tells class 1
 ENCODERS = {
     "vit": (
         "image",
-        partial(TimmImage, "vit_tiny_patch16_224", img_size=16, image_pool="avg", timm_kwargs=VIT),
+        partial(TimmImage, "vit_tiny_patch16_224", img_size=16, pool="avg", kwargs=VIT),
     ),
     "cnn": (
         "image",
-        partial(TimmImage, "resnet10t", timm_kwargs=dict(channels=(16,) * 4, stem_width=16)),
+        partial(TimmImage, "resnet10t", kwargs=dict(channels=(16,) * 4, stem_width=16)),
     ),
     "bert": (
         "text",
         partial(
             HfText,
-            text_config=dict(model_type="bert", vocab_size=30, max_position_embeddings=16, **SIZES),
+            config=dict(model_type="bert", vocab_size=30, max_position_embeddings=16, **SIZES),
         ),
     ),
     "mel-cnn": (
@@ -38,7 +38,7 @@ ENCODERS = {
             MelTimm,
             "resnet10t",
             mel=LogMelSettings(sample_rate_hz=RATE_HZ, n_mels=32),
-            audio_timm_kwargs=dict(channels=(16,) * 4, stem_width=16),
+            kwargs=dict(channels=(16,) * 4, stem_width=16),
         ),
     ),
 }

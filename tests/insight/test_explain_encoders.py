@@ -41,7 +41,7 @@ CASES = {
             TimmImage,
             "swin_tiny_patch4_window7_224",
             img_size=16,
-            timm_kwargs=dict(embed_dim=8, depths=(1, 1), num_heads=(2, 2), window_size=4),
+            kwargs=dict(embed_dim=8, depths=(1, 1), num_heads=(2, 2), window_size=4),
         ),
         MAPS,
     ),
@@ -51,18 +51,18 @@ CASES = {
             MelTimm,
             "vit_tiny_patch16_224",
             mel=LogMelSettings(sample_rate_hz=8000, n_mels=32),
-            audio_frames=56,
-            audio_timm_kwargs=VIT,
+            frames=56,
+            kwargs=VIT,
         ),
         ALL,
     ),
     **{
-        name: ("audio", partial(HfAudio, audio_config=config), ALL if name != "clap" else ALL[3:])
+        name: ("audio", partial(HfAudio, config=config), ALL if name != "clap" else ALL[3:])
         for name, config in AUDIO_CONFIGS.items()
         if name != "hubert"
     },
-    **{name: ("text", partial(HfText, text_config=c), FLOW) for name, c in TEXT_CONFIGS.items()},
-    "text-cnn": ("text", partial(TextCnn, cnn_vocab_size=50, cnn_filters=8), MAPS[1:]),
+    **{name: ("text", partial(HfText, config=c), FLOW) for name, c in TEXT_CONFIGS.items()},
+    "text-cnn": ("text", partial(TextCnn, vocab_size=50, filters=8), MAPS[1:]),
 }
 
 

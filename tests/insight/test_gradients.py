@@ -71,7 +71,7 @@ def test_grad_cam_of_a_cnn_is_captums():
 
 def test_grad_cam_of_a_class_token_passes_over_the_last_layer():
     vit = dict(patch_size=4, embed_dim=32, depth=3, num_heads=2)
-    encoder = partial(TimmImage, "vit_tiny_patch16_224", img_size=16, timm_kwargs=vit)
+    encoder = partial(TimmImage, "vit_tiny_patch16_224", img_size=16, kwargs=vit)
     task, subject = subject_of("vit", encoder)
     ours = grad_cam(subject)
     tokens_BLD = {}
@@ -88,7 +88,7 @@ def test_grad_cam_of_a_class_token_passes_over_the_last_layer():
 
 def test_a_network_without_maps_is_refused():
     task = Classification(
-        towers=Towers(audio=TowerSettings(partial(HfAudio, audio_config=AUDIO_CONFIGS["clap"]))),
+        towers=Towers(audio=TowerSettings(partial(HfAudio, config=AUDIO_CONFIGS["clap"]))),
         num_classes=2,
     )
     task.configure_model()

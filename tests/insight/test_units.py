@@ -19,7 +19,7 @@ from mmlight.insight.units import Tokens, lay_over, units_of
 
 VIT = dict(patch_size=8, embed_dim=16, depth=1, num_heads=2)
 MEL = LogMelSettings(sample_rate_hz=8000, n_mels=32)
-VIT_IMAGE = partial(TimmImage, "vit_tiny_patch16_224", img_size=32, timm_kwargs=VIT)
+VIT_IMAGE = partial(TimmImage, "vit_tiny_patch16_224", img_size=32, kwargs=VIT)
 
 
 def units(encoder, inputs, tokens=None):
@@ -45,7 +45,7 @@ def test_units_of_a_cnn_are_cells_of_equal_size():
 @pytest.mark.parametrize(("frames", "columns"), [(80, 7), (40, 5)])
 def test_padding_and_what_is_not_read_are_in_no_unit(frames, columns):
     """51 real frames of a clip; the ViT reads 80 (the rest padding) or only 40."""
-    vit = MelTimm("vit_tiny_patch16_224", mel=MEL, audio_frames=frames, audio_timm_kwargs=VIT)
+    vit = MelTimm("vit_tiny_patch16_224", mel=MEL, frames=frames, kwargs=VIT)
     canvas, found = units(vit, clips((4000,), padded_to=6400))
     assert canvas.columns == 81 and found.count == 4 * columns
     assert (found.number_RK[:, min(51, frames) :] == -1).all()
@@ -53,13 +53,13 @@ def test_padding_and_what_is_not_read_are_in_no_unit(frames, columns):
 
 
 def test_a_wave_is_cut_in_time():
-    canvas, found = units(HfAudio(audio_config=AUDIO_CONFIGS["wav2vec2"]), clips((6400,)))
+    canvas, found = units(HfAudio(config=AUDIO_CONFIGS["wav2vec2"]), clips((6400,)))
     assert (canvas.rows, canvas.columns) == (1, 318) and found.count == 32
     assert found.number_RK[0, 9] == 0 and found.number_RK[0, 10] == 1
 
 
 def test_start_and_end_are_in_no_unit():
-    text = HfText(text_config=TEXT_CONFIGS["bert"])
+    text = HfText(config=TEXT_CONFIGS["bert"])
     _, found = units(text, captions((5,)), Tokens(["", "a", " b", "c", ""], 0))
     assert found.number_RK.tolist() == [[-1, 0, 1, 2, -1]] and found.count == 3
     assert found.sums(torch.tensor([[9.0, 1, 2, 3, 9]])).tolist() == [1, 2, 3]

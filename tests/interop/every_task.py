@@ -55,7 +55,7 @@ _BYTES = TextSettings(ByteTokenizer(), max_tokens=48)
 
 
 def text_tower() -> TowerSettings:
-    return TowerSettings(encoder=partial(HfText, text_config=BERT))
+    return TowerSettings(encoder=partial(HfText, config=BERT))
 
 
 def three() -> Towers:
@@ -99,10 +99,10 @@ def tagging() -> tuple[Task, dict]:
 def transcription() -> tuple[Task, dict]:
     encoder = partial(
         MelGru,
-        speech_mel=LogMelSettings(sample_rate_hz=8000, n_mels=16),
-        speech_channels=4,
-        speech_dim=16,
-        speech_layers=1,
+        mel=LogMelSettings(sample_rate_hz=8000, n_mels=16),
+        channels=4,
+        dim=16,
+        layers=1,
     )
     task = Transcription(towers=Towers(audio=TowerSettings(encoder=encoder)))
     return task, _data("audio", "text", text=TextSettings(CharTokenizer("abc ")))
@@ -110,7 +110,7 @@ def transcription() -> tuple[Task, dict]:
 
 def detection() -> tuple[Task, dict]:
     net = dict(stem_width=8, channels=(8, 8, 8, 8))
-    towers = Towers(image=TowerSettings(encoder=partial(TimmImage, "resnet10t", timm_kwargs=net)))
+    towers = Towers(image=TowerSettings(encoder=partial(TimmImage, "resnet10t", kwargs=net)))
     task = Detection(towers=towers, head=partial(DenseBoxes, dim=8, num_convs=1), least_score=0.0)
     image = ImageSettings(size=64, train_crop="fit", eval_crop="fit")
     return task, _data("image", image=image, class_names=NAMES)
@@ -118,7 +118,7 @@ def detection() -> tuple[Task, dict]:
 
 def queries() -> tuple[Task, dict]:
     net = dict(stem_width=8, channels=(8, 8, 8, 8))
-    towers = Towers(image=TowerSettings(encoder=partial(TimmImage, "resnet10t", timm_kwargs=net)))
+    towers = Towers(image=TowerSettings(encoder=partial(TimmImage, "resnet10t", kwargs=net)))
     head = partial(BoxQuery, dim=16, num_queries=10, num_layers=2, num_heads=2, ffn_dim=16)
     image = ImageSettings(size=64, train_crop="fit", eval_crop="fit")
     return Detection(towers=towers, head=head, least_score=0.0), _data(

@@ -17,7 +17,7 @@ def test_factory_becomes_what_yaml_would_hold():
     factory = partial(MelTimm, "resnet10t", mel=LogMelSettings(n_mels=20))
     described = describe(factory)
     assert described["class_path"] == "mmlight.encoders.mel_timm.MelTimm"
-    assert described["init_args"]["audio_timm_name"] == "resnet10t"
+    assert described["init_args"]["name"] == "resnet10t"
     assert described["init_args"]["mel"]["n_mels"] == 20
 
 

@@ -129,9 +129,9 @@ def payloads(folder):
         [
             *("class_path", "init_args", "dict_kwargs", "command", "file", "path", "cmd", "source"),
             *(
-                "timm_name",
-                "timm_weights",
-                "timm_pretrained",
+                "name",
+                "weights",
+                "pretrained",
                 "from_run",
                 "encoder",
                 "text",

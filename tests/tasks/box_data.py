@@ -19,7 +19,7 @@ from mmlight.tasks.tower import Towers, TowerSettings
 
 NAMES = ["red", "green"]
 CNN = dict(channels=(8, 16, 16, 16), stem_width=8)
-TOWER = partial(TimmImage, "resnet10t", timm_kwargs=CNN)
+TOWER = partial(TimmImage, "resnet10t", kwargs=CNN)
 DENSE = partial(DenseBoxes, dim=16, strides=(8, 16), num_convs=1)
 QUERY = partial(
     BoxQuery, dim=16, strides=(8, 16), num_queries=12, num_layers=1, num_heads=2, ffn_dim=16

@@ -58,7 +58,7 @@ def batches(path, samples, *, max_tokens=64, offsets=True, **members):
 
 
 def tagger(types=("person", "place"), *, encoder=None, **settings):
-    encoder = encoder or partial(HfText, text_config=CONFIG)
+    encoder = encoder or partial(HfText, config=CONFIG)
     task = Tagging(
         towers=Towers(text=TowerSettings(encoder=encoder)), types=list(types), **settings
     )

@@ -47,7 +47,7 @@ def test_missing_modality_is_masked_not_learned_from():
 
 
 def test_locked_tower_keeps_its_weights_and_statistics():
-    locked = partial(TimmImage, "resnet10t", timm_kwargs=dict(channels=(8, 8, 8, 8), stem_width=8))
+    locked = partial(TimmImage, "resnet10t", kwargs=dict(channels=(8, 8, 8, 8), stem_width=8))
     task = tiny.task(towers=tiny.towers(encoder=locked, locked=True)).train()
     before = {k: v.clone() for k, v in task.towers["image"].encoder.state_dict().items()}
     grads = gradients(task, tiny.batch())

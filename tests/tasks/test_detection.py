@@ -201,7 +201,7 @@ def test_an_image_more_in_a_last_batch_counts_as_one(tmp_path):
 
 def test_a_plain_vit_is_a_tower_too():
     vit = dict(patch_size=16, embed_dim=16, depth=1, num_heads=2, dynamic_img_size=True)
-    encoder = partial(TimmImage, "vit_tiny_patch16_224", timm_kwargs=vit)
+    encoder = partial(TimmImage, "vit_tiny_patch16_224", kwargs=vit)
     for head in (DENSE, QUERY):
         task = detector(head, towers=Towers(image=TowerSettings(encoder=encoder)))
         batch = box_data.batch(2)

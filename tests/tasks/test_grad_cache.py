@@ -79,7 +79,7 @@ def test_every_chunk_is_computed_twice_but_for_the_last_of_the_images():
 
 def test_batch_norms_count_each_chunk_once():
     kwargs = {"channels": (8, 8, 8, 8), "stem_width": 8}
-    encoder = partial(TimmImage, "resnet10t", timm_kwargs=kwargs)
+    encoder = partial(TimmImage, "resnet10t", kwargs=kwargs)
     torch.manual_seed(0)
     task = tiny.task(towers=tiny.towers(encoder=encoder)).train()
     batch = tiny.batch()

@@ -287,7 +287,7 @@ def test_settings_that_cannot_work_are_refused():
     with pytest.raises(UserError, match="exactly one, text"):
         Tagging(towers=Towers(), types=["a"])
     task = Tagging(
-        towers=Towers(text=TowerSettings(partial(HfText, text_config=tagging_data.CONFIG))),
+        towers=Towers(text=TowerSettings(partial(HfText, config=tagging_data.CONFIG))),
         types=["a"],
     )
     task.preprocessing = {"text": {"vocab_size": 260, "max_tokens": 64, "offsets": False}}
@@ -296,11 +296,11 @@ def test_settings_that_cannot_work_are_refused():
 
 
 def test_a_learned_pooling_is_left_out():
-    pooled = partial(HfText, text_config=tagging_data.CONFIG, text_pool="attention")
+    pooled = partial(HfText, config=tagging_data.CONFIG, pool="attention")
     task = tagger(encoder=pooled)
     assert not [name for name, _ in task.named_parameters() if "pool" in name]
     described = task.rebuild_description()["init_args"]["towers"]["text"]["encoder"]
-    assert described["init_args"]["text_pool"] == "mean"
+    assert described["init_args"]["pool"] == "mean"
 
 
 def test_nothing_evaluated_has_no_score():
@@ -338,7 +338,7 @@ def experiment(folder):
     shards = {"shards": str(folder / "data")}
     encoder = {
         "class_path": "mmlight.encoders.hf_text.HfText",
-        "init_args": {"text_config": tagging_data.CONFIG},
+        "init_args": {"config": tagging_data.CONFIG},
     }
     return {
         "seed_everything": 0,

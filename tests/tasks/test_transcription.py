@@ -30,10 +30,10 @@ PITCH = {"a": 500, "b": 1500, "c": 3000, " ": 0}
 TOKENIZER = CharTokenizer(" abc")
 GRU = partial(
     MelGru,
-    speech_mel=LogMelSettings(sample_rate_hz=RATE, n_mels=20),
-    speech_channels=4,
-    speech_dim=16,
-    speech_layers=1,
+    mel=LogMelSettings(sample_rate_hz=RATE, n_mels=20),
+    channels=4,
+    dim=16,
+    layers=1,
 )
 WAVE = dict(
     **dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32),
@@ -45,8 +45,8 @@ ENCODERS = {
     **{
         kind: partial(
             HfAudio,
-            audio_config=dict(model_type=kind, feat_extract_norm="group", **WAVE),
-            audio_features=dict(sampling_rate=RATE),
+            config=dict(model_type=kind, feat_extract_norm="group", **WAVE),
+            features=dict(sampling_rate=RATE),
         )
         for kind in ("wav2vec2", "hubert")
     },
@@ -200,7 +200,7 @@ def trainer(path, **options):
 
 def fitted(path, *, epochs, batches=20):
     built = Transcription(
-        towers=Towers(audio=TowerSettings(encoder=partial(GRU, speech_dim=32))),
+        towers=Towers(audio=TowerSettings(encoder=partial(GRU, dim=32))),
         optimizer=AdamWSettings(lr=1e-2, weight_decay=0.0),
         dropout=0.0,
         decoder=partial(BeamDecoder, beam_width=4),

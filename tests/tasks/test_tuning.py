@@ -249,7 +249,7 @@ def test_settings_of_a_runs_encoder_can_change(tmp_path):
     [
         (dict(changes={"spec_augmnt": {}}), r"no setting 'spec_augmnt' \(did you mean 'spec_aug"),
         (dict(changes={"mel": {"n_mels": 20}}, from_run=None), "there is no from_run"),
-        (dict(changes={"audio_pool": "attention"}), r"does not fit the changes: it lacks pool\."),
+        (dict(changes={"pool": "attention"}), r"does not fit the changes: it lacks pool\."),
     ],
 )
 def test_changes_that_do_not_fit_are_refused(tmp_path, settings, message):
@@ -269,7 +269,7 @@ def test_tower_of_an_adapted_run_is_merged(tmp_path):
 def test_encoder_that_is_not_the_runs_names_the_tensors(tmp_path):
     _, run = saved_run(tmp_path)
     other = partial(
-        tiny.TimmImage, "vit_tiny_patch16_224", img_size=16, timm_kwargs=tiny.VIT | {"depth": 3}
+        tiny.TimmImage, "vit_tiny_patch16_224", img_size=16, kwargs=tiny.VIT | {"depth": 3}
     )
     towers = Towers(image=TowerSettings(encoder=other, from_run=str(run)))
     with pytest.raises(UserError, match=r"from_run: the encoder set .*lacks model.blocks.2"):

@@ -16,15 +16,13 @@ VIT = dict(patch_size=8, embed_dim=16, depth=2, num_heads=2)
 
 
 def towers(**image):
-    image = {
-        "encoder": partial(TimmImage, "vit_tiny_patch16_224", img_size=16, timm_kwargs=VIT)
-    } | image
+    image = {"encoder": partial(TimmImage, "vit_tiny_patch16_224", img_size=16, kwargs=VIT)} | image
     return Towers(
         image=TowerSettings(**image),
         text=TowerSettings(
             encoder=partial(
                 HfText,
-                text_config=dict(
+                config=dict(
                     model_type="clip_text_model",
                     vocab_size=40,
                     hidden_size=16,
@@ -33,7 +31,7 @@ def towers(**image):
                     num_attention_heads=2,
                     max_position_embeddings=12,
                 ),
-                text_pool="last",
+                pool="last",
             )
         ),
         audio=TowerSettings(
@@ -41,7 +39,7 @@ def towers(**image):
                 MelTimm,
                 "resnet10t",
                 mel=LogMelSettings(sample_rate_hz=8000, n_mels=32),
-                audio_timm_kwargs=dict(channels=(8, 8, 8, 8), stem_width=8),
+                kwargs=dict(channels=(8, 8, 8, 8), stem_width=8),
             )
         ),
     )

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmlight.batch import Audio, Batch, Images, Text
 from mmlight.metrics.retrieved import RetrievalEvaluation
 from mmlight.tasks.logged import log_to_all
+from mmlight.tasks.retrieval_pictures import RetrievalPictures
 
 COLOURS = ("red", "green", "blue", "yellow")
 RGB = torch.tensor([[220, 40, 40], [40, 190, 60], [50, 80, 230], [230, 210, 50]])
@@ -113,6 +114,11 @@ class TinyTask(pl.LightningModule):
         self.fail_at = fail_at
         self.evaluation = None
         self.stored = []
+
+    predicts = "features"
+
+    def draw(self, evaluation, folder, samples):
+        return RetrievalPictures(evaluation, samples).draw(folder)
 
     def log_with_step(self, values):
         log_to_all(self.trainer, values)

@@ -12,7 +12,7 @@ from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.splits.metadata import carry, count_values
 from mmlight.errors import UserError, nearest
 from mmlight.experiment.build import Experiment, assemble
-from mmlight.insight.robustness import (
+from mmlight.insight.calibrated_scores import (
     chance_accuracy,
     has_probabilities,
     scaled_scores,
@@ -29,7 +29,7 @@ from mmlight.runs.plan.robustness_report import (
     format_robustness,
     write_robustness,
 )
-from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
+from mmlight.runs.plots.labelled import ReliabilityPanel, plot_reliability
 from mmlight.runs.show.report import write_report
 from mmlight.scores import chosen_direction, chosen_metric, format_value
 from mmlight.terminal import Terminal

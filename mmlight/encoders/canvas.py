@@ -1,4 +1,4 @@
-"""What an encoder's network reads, as a map of rows and columns, and something else in its place.
+"""What an encoder's network reads, as a map of rows and columns, and how its tokens cover it.
 
 Images are read as normal pixels, captions as token embeddings, sounds as log-mels. wav2vec2 and
 HuBERT read waveforms, but normalise each clip, so that a quieter clip is the same to them, down to
@@ -9,33 +9,9 @@ Shapes as in `mmlight.batch`: B samples; R rows (pixels, mel bands) and K column
 frames) of the map.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
-from mmlight.encoders.encoder import Encoder
-from mmlight.encoders.eval_mode import eval_mode
-from mmlight.encoders.hf_audio import HfAudio
-from mmlight.encoders.hf_image import HfImage
-from mmlight.encoders.hf_text import HfText
-from mmlight.encoders.mel_timm import MelTimm
-from mmlight.encoders.text_cnn import TextCnn
-from mmlight.encoders.timm_image import TimmImage
-from mmlight.encoders.wave_frames import frame_lengths, shortest_input
-from mmlight.errors import UserError
-
-# Axes of rows (None: there is one row) and columns in what models of transformers read.
-_AUDIO_AXES: dict[str, tuple[int | None, int]] = {
-    "wav2vec2": (None, 1),
-    "hubert": (None, 1),
-    "whisper": (1, 2),
-    "audio-spectrogram-transformer": (2, 1),
-    "clap_audio_model": (3, 2),
-}
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -47,12 +23,15 @@ class Canvas:
         row_axis: axis of the rows; None where there is one row.
         column_axis: axis of the columns.
         real_B: columns of each sample that hold input; the others are padding.
+        covered_columns: columns that the network's tokens or maps cover: more than there are where
+            it pads, fewer where it cuts.
     """
 
     values: Tensor
     row_axis: int | None
     column_axis: int
     real_B: Tensor
+    covered_columns: int
 
     @property
     def rows(self) -> int:
@@ -63,6 +42,11 @@ class Canvas:
     def columns(self) -> int:
         """Number of columns K."""
         return self.values.shape[self.column_axis]
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Rows and columns that the network's tokens or maps cover."""
+        return self.rows, self.covered_columns
 
     def to_map(self, values: Tensor) -> Tensor:
         """Sum values laid out as this canvas over all but rows and columns: (B, R, K)."""
@@ -82,138 +66,21 @@ class Canvas:
         return map_BRK.reshape(shape)
 
 
-@torch.no_grad()
-def read_canvas(encoder: Encoder, inputs: Any) -> Canvas:
-    """Return what an encoder's network reads of some inputs, in evaluation mode.
+@dataclass(frozen=True)
+class TokenGrid:
+    """How a transformer's tokens cover its canvas.
 
-    Args:
-        encoder: any encoder of this package.
-        inputs: `Images`, `Text` or `Audio`.
-
-    Raises:
-        UserError: an encoder whose input is not known here.
-    """
-    seen: list[tuple[Tensor, Tensor | None]] = []
-
-    def keep(values: Tensor, length_B: Tensor | None) -> None:
-        seen.append((values, length_B))
-
-    with eval_mode(encoder), _at_input(encoder, keep):
-        encoder(inputs)
-    values, length_B = seen[0]
-    row_axis, column_axis = _axes(encoder)
-    if isinstance(encoder, HfText | TextCnn):
-        length_B = inputs.mask_NL.sum(1)
-    elif isinstance(encoder, HfAudio) and encoder.raw:
-        shortest = shortest_input(encoder.model.config)
-        length_B = frame_lengths(inputs.length_B.clamp(min=shortest), encoder.model.config)
-    elif length_B is None:
-        length_B = torch.full((len(values),), values.shape[column_axis], device=values.device)
-    return Canvas(values.detach().clone(), row_axis, column_axis, length_B)
-
-
-@contextmanager
-def replaced(encoder: Encoder, values: Tensor) -> Iterator[None]:
-    """Have an encoder's network read other values; the encoder itself stays as it is.
-
-    Args:
-        encoder: any encoder of this package; it must be called with as many rows as `values` has.
-        values: laid out as `Canvas.values`; gradients flow into them.
+    Attributes:
+        prefix: tokens before the others that stand for no place (class tokens).
+        rows: rows of the grid.
+        columns: columns of the grid; tokens follow one another row by row.
     """
 
-    def put(old: Tensor, length_B: Tensor | None) -> Tensor:
-        assert old.shape == values.shape, f"{tuple(values.shape)} for {tuple(old.shape)}"
-        # A copy: some networks write into what they read (wav2vec2 clears padding).
-        return values.to(old.dtype).clone()
+    prefix: int
+    rows: int
+    columns: int
 
-    with _at_input(encoder, put):
-        yield
-
-
-def token_embeddings(encoder: Encoder) -> nn.Module:
-    """Return the module of a text encoder that turns token ids into vectors."""
-    if isinstance(encoder, TextCnn):
-        return encoder.embeddings
-    assert isinstance(encoder, HfText)
-    table: nn.Module = encoder.model.get_input_embeddings()
-    return table
-
-
-def _axes(encoder: Encoder) -> tuple[int | None, int]:
-    if isinstance(encoder, TimmImage | HfImage):
-        return 2, 3
-    if isinstance(encoder, MelTimm):
-        return 1, 2
-    if isinstance(encoder, HfAudio):
-        return _AUDIO_AXES[encoder.kind]
-    return None, 1
-
-
-@contextmanager
-def _at_input(
-    encoder: Encoder, change: Callable[[Tensor, Tensor | None], Tensor | None]
-) -> Iterator[None]:
-    """Show `change` the network's input and the real lengths, and take what it returns for it."""
-    handle: Any
-    if isinstance(encoder, TimmImage):
-        # Normalisation is no module of its own, so there is nothing to hook.
-        model = encoder.model
-        original = model.forward_features
-
-        def forward_features(values: Tensor, *args: Any, **kwargs: Any) -> Any:
-            new = change(values, None)
-            return original(values if new is None else new, *args, **kwargs)
-
-        model.forward_features = forward_features
-        try:
-            yield
-        finally:
-            del model.forward_features
-        return
-    if isinstance(encoder, MelTimm):
-
-        def on_spectra(module: Any, args: Any, output: Any) -> Any:
-            new = change(output.log_mel_BML, output.length_B)
-            return output if new is None else replace(output, log_mel_BML=new)
-
-        handle = encoder.log_mel.register_forward_hook(on_spectra)
-    elif isinstance(encoder, HfAudio) and encoder.raw:
-
-        def on_frames(module: Any, args: Any, output: Any) -> Any:
-            is_tuple = isinstance(output, tuple)
-            new = change(output[0] if is_tuple else output, None)
-            if new is None:
-                return output
-            return (new, *output[1:]) if is_tuple else new
-
-        handle = encoder.model.feature_projection.register_forward_hook(on_frames)
-    elif isinstance(encoder, HfAudio):
-
-        def on_features(module: Any, args: Any, output: Any) -> Any:
-            new = change(output.values, output.length_B)
-            return output if new is None else replace(output, values=new)
-
-        handle = encoder.features.register_forward_hook(on_features)
-    elif isinstance(encoder, HfImage):
-
-        def on_pixels(module: Any, args: Any, given: dict[str, Any]) -> Any:
-            new = change(given["pixel_values"], None)
-            return args, given if new is None else given | {"pixel_values": new}
-
-        handle = encoder.model.register_forward_pre_hook(on_pixels, with_kwargs=True)
-    elif isinstance(encoder, HfText | TextCnn):
-        handle = token_embeddings(encoder).register_forward_hook(
-            lambda module, args, output: change(output, None)
-        )
-        try:
-            with encoder.kept_padded() if isinstance(encoder, HfText) else nullcontext():
-                yield
-        finally:
-            handle.remove()
-        return
-    else:
-        raise UserError(f"explain: nothing is known of the input of a {type(encoder).__name__}")
-    try:
-        yield
-    finally:
-        handle.remove()
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens L, the first ones included."""
+        return self.prefix + self.rows * self.columns

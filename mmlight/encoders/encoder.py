@@ -4,12 +4,17 @@ Shapes as in `mmlight.batch`: B samples, L tokens or frames, D feature width.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mmlight.batch import Modality
+from mmlight.encoders.canvas import Canvas, TokenGrid
+from mmlight.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,27 @@ class Encoded:
     pooled_BD: Tensor
     tokens_BLD: Tensor | None = None
     mask_BL: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """What one feature map looks like.
+
+    Attributes:
+        channels: number of channels C.
+        stride: pixels of the image per position.
+    """
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A feature map: ``map_BCHW``, of which a position covers ``stride`` pixels each way."""
+
+    map_BCHW: Tensor
+    stride: int
 
 
 @dataclass(frozen=True)
@@ -52,8 +78,13 @@ class Encoder(nn.Module, ABC):
     (numbers, strings, dicts) in ``__init__``, so that a checkpoint can rebuild them. Parameter
     names of ``__init__`` are distinct between encoders (a swapped `class_path` keeps values of
     equal names). `frame_ms` is the distance of two tokens where these are frames in order of time,
-    real ones first. `outside` names the settings that point to a file or to a hub: `rebuild_args`
-    leaves them out, and a checkpoint that sets one is refused.
+    real ones first; `token_dim` their width where that is not `out_dim`; `max_tokens` the longest
+    text. `outside` names the settings that point to a file or to a hub: `rebuild_args` leaves them
+    out, and a checkpoint that sets one is refused.
+
+    What explanations ask of an encoder has answers here that suit any. One whose `forward` passes
+    what its network reads through `observed` is explained by integrated gradients; `token_grid` or
+    `map_layout` bring Grad-CAM, `token_grid` and `explicit_attention` attention and rollout.
     """
 
     modality: ClassVar[Modality]
@@ -61,7 +92,10 @@ class Encoder(nn.Module, ABC):
     is_pretrained: bool = False
     origin: str | None = None
     frame_ms: float | None = None
+    token_dim: int | None = None
+    max_tokens: int | None = None
     outside: ClassVar[tuple[str, ...]] = ()
+    _observer: Callable[[Canvas], Tensor | None] | None = None
 
     @abstractmethod
     def forward(self, inputs: Any, *, tokens: bool = False) -> Encoded:
@@ -88,6 +122,28 @@ class Encoder(nn.Module, ABC):
     def prepare_like(self, other: "Encoder") -> None:
         """Take over how another one, whose weights this gets, treats its inputs."""
 
+    def map_specs(self) -> list[MapSpec]:
+        """Return what the maps of `feature_maps` look like, finest first.
+
+        Raises:
+            UserError: the encoder has none.
+        """
+        raise UserError(
+            f"model.towers.{self.modality}.encoder: {type(self).__name__} has no feature maps; use "
+            "mmlight.encoders.timm_image.TimmImage"
+        )
+
+    def feature_maps(
+        self, inputs: Any, *, strides: Sequence[int] | None = None
+    ) -> list[FeatureMap]:
+        """Return maps at several strides, finest first, for detection.
+
+        Args:
+            inputs: `Images`.
+            strides: those wanted, out of `map_specs`; None means all.
+        """
+        raise NotImplementedError
+
     def no_weight_decay(self) -> set[str]:
         """Return names of parameters (as in `named_parameters`) that must not be decayed.
 
@@ -98,10 +154,20 @@ class Encoder(nn.Module, ABC):
 
     def new_parameters(self) -> set[str]:
         """Return names of parameters that pretrained weights did not bring: a learned pooling."""
-        pool = getattr(self, "pool", None)
-        if not self.is_pretrained or not isinstance(pool, nn.Module):
+        if not self.is_pretrained or self.learned_pooling is None:
             return set()
-        return {f"pool.{name}" for name, _ in pool.named_parameters()}
+        return {f"pool.{name}" for name, _ in self.learned_pooling.named_parameters()}
+
+    def leave_out_pooling(self) -> None:
+        """Give up a learned pooling: where only tokens are used, it would get no gradients.
+
+        DDP waits for those of every parameter.
+        """
+
+    @property
+    def learned_pooling(self) -> nn.Module | None:
+        """The module `pool`, where an encoder has one."""
+        return self._modules.get("pool")
 
     @abstractmethod
     def set_checkpointing(self, enabled: bool) -> None:
@@ -114,3 +180,126 @@ class Encoder(nn.Module, ABC):
         They name no hub and no weight file, so that what was trained can be loaded from its own
         checkpoint alone.
         """
+
+    @property
+    def network_name(self) -> str:
+        """What its network is called in messages."""
+        return type(self).__name__
+
+    def observed(
+        self,
+        values: Tensor,
+        *,
+        axes: tuple[int | None, int],
+        real_B: Tensor | None = None,
+        covered_columns: int | None = None,
+    ) -> Tensor:
+        """Return what the network reads: `values`, or what an explanation puts in their place.
+
+        Args:
+            values: float, (B, ...).
+            axes: those of rows (None: there is one row) and columns.
+            real_B: columns of each sample that hold input; None means all.
+            covered_columns: columns that the network's tokens or maps cover; None means all.
+        """
+        if self._observer is None:
+            return values
+        columns = values.shape[axes[1]]
+        if real_B is None:
+            real_B = torch.full((len(values),), columns, device=values.device)
+        new = self._observer(Canvas(values, *axes, real_B, covered_columns or columns))
+        return values if new is None else new
+
+    @contextmanager
+    def observing(self, observer: Callable[[Canvas], Tensor | None]) -> Iterator[None]:
+        """Show `observer` what the network reads, and take what it returns in its place."""
+        before, self._observer = self._observer, observer
+        try:
+            yield
+        finally:
+            if before is None:
+                del self._observer
+            else:
+                self._observer = before
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether layers must see their inputs sample by sample, for what looks into the model."""
+        return self._observer is not None
+
+    @torch.no_grad()
+    def read_canvas(self, inputs: Any) -> Canvas:
+        """Return what the network reads of `Images`, `Text` or `Audio`, in evaluation mode.
+
+        Raises:
+            UserError: an encoder that does not pass it through `observed`.
+        """
+        seen: list[Canvas] = []
+        with eval_mode(self), self.observing(seen.append):
+            self(inputs)
+        if not seen:
+            raise UserError(f"explain: nothing is known of the input of a {type(self).__name__}")
+        return replace(seen[0], values=seen[0].values.detach().clone())
+
+    def reading(self, values: Tensor) -> AbstractContextManager[None]:
+        """Have the network read other values; it must be called with as many rows as these have.
+
+        Args:
+            values: laid out as `Canvas.values`; gradients flow into them.
+        """
+
+        def put(canvas: Canvas) -> Tensor:
+            old = canvas.values
+            assert old.shape == values.shape, f"{tuple(values.shape)} for {tuple(old.shape)}"
+            # A copy: some networks write into what they read (wav2vec2 clears padding).
+            return values.to(old.dtype).clone()
+
+        return self.observing(put)
+
+    def token_grid(self, canvas: Canvas) -> TokenGrid | None:
+        """Return where the tokens lie on what has just been read; None without a fixed grid."""
+        return None
+
+    @property
+    def map_layout(self) -> Literal["NCHW", "NHWC"] | None:
+        """How those outputs of its blocks that have four axes are maps; None: they are none."""
+        return None
+
+    def explicit_attention(self) -> AbstractContextManager[list[Tensor]]:
+        """Have attention computed step by step, and collect each layer's weights.
+
+        Within the context every call appends (B, H, L, L) per layer to the list that it gives; see
+        `mmlight.encoders.attention`.
+
+        Raises:
+            UserError: a network without attention.
+        """
+        raise UserError(f"explain: nothing is known of the attention of a {type(self).__name__}")
+
+    def pooling_weights(self, mask_BL: Tensor) -> Tensor:
+        """Return how much of each of the last layer's tokens enters the pooled vector: (B, L).
+
+        Even over real tokens, unless an encoder says otherwise; pooling by maximum or by learned
+        attention is taken as even.
+
+        Args:
+            mask_BL: True for real tokens; False for those of `TokenGrid.prefix`, which come first.
+        """
+        return mask_BL.float()
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module and its parts in evaluation mode; afterwards each part is in its own again.
+
+    Args:
+        module: some of its parts may be in evaluation mode already (a locked tower).
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            # Not `train()`, which some parts override and which goes down to others.
+            part.training = training

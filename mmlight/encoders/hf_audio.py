@@ -23,7 +23,8 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from mmlight.batch import Audio
-from mmlight.encoders.encoder import Encoded, Encoder
+from mmlight.encoders.canvas import Canvas, TokenGrid
+from mmlight.encoders.encoder import Encoded
 from mmlight.encoders.hf_audio_features import (
     AudioFeatures,
     ClapMel,
@@ -31,6 +32,8 @@ from mmlight.encoders.hf_audio_features import (
     KaldiFbank,
     NormalWaveform,
     WhisperMel,
+    shortest_input,
+    wave_frames,
 )
 from mmlight.encoders.hf_layers import HfLayers
 from mmlight.encoders.hf_model import (
@@ -41,10 +44,8 @@ from mmlight.encoders.hf_model import (
     read_config,
     read_extractor,
 )
-from mmlight.encoders.mel import length_mask
-from mmlight.encoders.pool import AttentionPool, masked_mean
-from mmlight.encoders.spec_augment import SpecAugmentSettings, spec_augment
-from mmlight.encoders.wave_frames import frame_lengths, shortest_input, wave_frames
+from mmlight.encoders.mel import SpecAugmentSettings, length_mask, spec_augment
+from mmlight.encoders.pool import AttentionPool, masked_mean, on_first
 from mmlight.errors import UserError
 
 HfAudioPool = Literal["model", "mean", "attention"]
@@ -58,12 +59,18 @@ _EXTRACTORS: dict[str, Any] = {
     "clap": ClapFeatureExtractor,
     "clap_audio_model": ClapFeatureExtractor,
 }
+# Axes of the rows and columns of what a model reads. (wav2vec2's and HuBERT's are in `_run`.)
+_AXES: dict[str, tuple[int, int]] = {
+    "whisper": (1, 2),
+    "audio-spectrogram-transformer": (2, 1),
+    "clap_audio_model": (3, 2),
+}
 # Off unless asked for: layers and mask vectors that take no part in a step have no gradients,
 # which stops DDP, and wav2vec2 draws its masks from NumPy's global generator.
 _QUIET = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 
 
-class HfAudio(HfLayers, Encoder):
+class HfAudio(HfLayers):
     """An audio model of transformers, fed from waveforms.
 
     Features (normalised waveforms, log-mels) are computed on the device with the numbers of the
@@ -178,6 +185,9 @@ class HfAudio(HfLayers, Encoder):
             tokens: also return the model's frames (patches, for AST and CLAP).
         """
         features = self.features(inputs.waveform_BT, inputs.length_B)
+        if not self.raw:
+            axes, real_B = _AXES[self.kind], features.length_B
+            features = Features(self.observed(features.values, axes=axes, real_B=real_B), real_B)
         dtype = next(self.model.parameters()).dtype
         if self.training and self.spec_augment is not None:
             features = _augment(features, self.spec_augment, frames_last=self.kind == "whisper")
@@ -196,9 +206,8 @@ class HfAudio(HfLayers, Encoder):
         """Return tokens, their mask, and the model's own pooled features where it has them."""
         values, config = features.values, self.model.config
         if self.raw:
-            tokens_BLD = wave_frames(self.model, values, features.length_B)
-            real_B = frame_lengths(features.length_B, config)
-            return tokens_BLD, length_mask(real_B, tokens_BLD.shape[1]), None
+            observed = partial(self.observed, axes=(None, 1))
+            return *wave_frames(self.model, values, features.length_B, observed=observed), None
         if self.kind == "whisper":
             tokens_BLD = self.model(values).last_hidden_state
             real_B = (features.length_B - 1) // 2 + 1
@@ -217,9 +226,29 @@ class HfAudio(HfLayers, Encoder):
         mask_BL = length_mask(real_B, columns).repeat(1, rows)
         return tokens_BLD, mask_BL, output.pooler_output
 
+    def token_grid(self, canvas: Canvas) -> TokenGrid | None:
+        """Return AST's patches, or frames in time; CLAP's tokens have no fixed grid."""
+        if self.kind == "clap_audio_model":
+            return None
+        if self.kind == "audio-spectrogram-transformer":
+            rows, columns = self.model.embeddings.get_shape(self.model.config)
+            return TokenGrid(2, int(rows), int(columns))
+        # Whisper's convolutions halve the frames of its log-mel.
+        return TokenGrid(0, 1, canvas.columns if self.raw else (canvas.columns - 1) // 2 + 1)
+
+    def pooling_weights(self, mask_BL: Tensor) -> Tensor:
+        """Return AST's class and distillation token where the model itself pools."""
+        by_model = self.audio_hf_pool == "model"
+        return on_first(mask_BL, count=2) if by_model else super().pooling_weights(mask_BL)
+
     def preparation(self) -> dict[str, Any]:
         """Return the sampling rate, and the model's own length where it has one."""
         return {"sample_rate_hz": self.sample_rate_hz, "max_seconds": self._seconds}
+
+    def leave_out_pooling(self) -> None:
+        """Take the mean in place of a learned query."""
+        if self.pool is not None:
+            self.pool, self.audio_hf_pool = None, "mean"
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""

@@ -1,4 +1,4 @@
-"""Builds models of transformers from a config or a checkpoint, and cuts them into layers."""
+"""Builds models of transformers from a config or a checkpoint."""
 
 import inspect
 from collections.abc import Iterator
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -17,7 +15,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from mmlight.errors import UserError, nearest
@@ -29,16 +26,6 @@ _NO_FIELDS = ("transformers_version", "architectures", "dtype")
 _FORMER = {"gradient_checkpointing": False, "position_embedding_type": "absolute"}
 # Where a checkpoint says how its inputs are prepared.
 SAID = ("preprocessor_config.json", "processor_config.json")
-_DECAY_FREE = (
-    "position_embedding",
-    "embed_positions",
-    "relative_position_bias",
-    "wpe.",
-    "cls_token",
-    "distillation_token",
-    "masked_spec_embed",
-    "query_D",
-)
 
 
 def read_config(source: dict[str, Any] | str, *, key: str, changes: dict[str, Any] | None) -> Any:
@@ -235,53 +222,6 @@ def one_source(config: Any, pretrained: str | None, *, names: tuple[str, str]) -
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
-
-
-def transformers_groups(root: nn.Module, *, stem: tuple[str, ...] = ()) -> list[list[str]]:
-    """Group an encoder's parameters: what is before the layers, each layer, what is after.
-
-    Args:
-        root: an encoder that holds a model of transformers.
-        stem: prefixes of parameters that are registered after the layers but applied before them.
-    """
-    # The last list: wav2vec2 has one of convolutions before that of its layers.
-    name, length = [
-        (name, len(module))
-        for name, module in root.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module)
-        and all(isinstance(layer, GradientCheckpointingLayer) for layer in module)
-    ][-1]
-    groups: list[list[str]] = [[] for _ in range(length + 2)]
-    seen_layer = False
-    for parameter, _ in root.named_parameters():
-        if parameter.startswith(f"{name}."):
-            seen_layer = True
-            groups[int(parameter[len(name) + 1 :].split(".")[0]) + 1].append(parameter)
-        elif seen_layer and not parameter.startswith(stem or "\0"):
-            groups[-1].append(parameter)
-        else:
-            groups[0].append(parameter)
-    return groups
-
-
-def set_layer_checkpointing(model: nn.Module, enabled: bool) -> None:
-    """Switch checkpointing of the layers of a model of transformers.
-
-    `PreTrainedModel.activation_checkpointing_enable` refuses CLAP, whose stages can do it, and
-    makes the output of a frozen embedding require gradients, which costs a locked tower its
-    backward pass; so the layers are told one by one.
-    """
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.gradient_checkpointing = enabled
-            recompute: Any = partial(checkpoint, use_reentrant=False)
-            module._gradient_checkpointing_func = recompute
-
-
-def undecayed(root: nn.Module) -> set[str]:
-    """Return position embeddings, class tokens and the like among an encoder's parameters."""
-    return {name for name, _ in root.named_parameters() if any(m in name for m in _DECAY_FREE)}
 
 
 def plain_config(model: PreTrainedModel) -> dict[str, Any]:

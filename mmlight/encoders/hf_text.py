@@ -4,7 +4,7 @@ Shapes as in `mmlight.batch`: N captions, L tokens, D feature width.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlight.batch import Text
-from mmlight.encoders.encoder import Encoded, Encoder
+from mmlight.encoders.canvas import Canvas, TokenGrid
+from mmlight.encoders.encoder import Encoded
 from mmlight.encoders.hf_layers import HfLayers
 from mmlight.encoders.hf_model import (
     build_model,
@@ -24,9 +25,8 @@ from mmlight.encoders.hf_model import (
     text_class,
     tokenizer_folder,
 )
-from mmlight.encoders.packed_attention import is_fused, use_packed_attention
-from mmlight.encoders.packed_text import PackedText, pack, to_device
-from mmlight.encoders.pool import AttentionPool, last_token, masked_mean
+from mmlight.encoders.packed_text import PackedText, is_fused, pack, to_device, use_packed_attention
+from mmlight.encoders.pool import AttentionPool, last_token, masked_mean, on_first
 from mmlight.encoders.text_batching import (
     TextBatching,
     check_batching,
@@ -46,7 +46,7 @@ _CAUSAL = ("clip_text_model", "gpt2")
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text")
 
 
-class HfText(HfLayers, Encoder):
+class HfText(HfLayers):
     """A text model of transformers, pooled over real tokens.
 
     Args:
@@ -121,7 +121,7 @@ class HfText(HfLayers, Encoder):
         self.out_dim = int(built.hidden_size)
         self.vocab_size = int(built.vocab_size)
         self.pad_token_id: int | None = built.pad_token_id
-        self.max_tokens: int | None = getattr(built, "max_position_embeddings", None)
+        self.max_tokens = getattr(built, "max_position_embeddings", None)
         if self.max_tokens is not None and built.model_type in _POSITIONS_AFTER_PADDING:
             self.max_tokens -= built.pad_token_id + 1
         self.text_pool = pool
@@ -129,7 +129,6 @@ class HfText(HfLayers, Encoder):
         self.text_batching = batching
         self._layouts = exact_layouts(self.model)
         check_batching(batching, self._layouts, model_type=built.model_type)
-        self._watched = False
         self._folder = tokenizer_folder(pretrained)
 
     def preparation(self) -> dict[str, Any]:
@@ -174,21 +173,12 @@ class HfText(HfLayers, Encoder):
             pooled_ND = masked_mean(hidden_NLD, mask_NL)
         return Encoded(pooled_ND, hidden_NLD, mask_NL) if tokens else Encoded(pooled_ND)
 
-    @contextmanager
-    def kept_padded(self) -> Iterator[None]:
-        """Have every layer see (N, L, ...) within the context, for what looks into the model."""
-        before, self._watched = self._watched, True
-        try:
-            yield
-        finally:
-            self._watched = before
-
     def _layout(self, inputs: Text) -> RowPlan | GroupPlan | None:
         layouts, mask_NL = self._layouts, inputs.mask_NL
         if (
             self.text_batching == "padded"
             or not layouts.grouped
-            or self._watched
+            or self.is_observed
             or is_traced(mask_NL)
         ):
             return None
@@ -235,10 +225,47 @@ class HfText(HfLayers, Encoder):
         return torch.cat(parts).index_select(0, back_N)
 
     def _padded(self, token_ids_NL: Tensor, mask_NL: Tensor) -> Tensor:
-        hidden_NLD: Tensor = self.model(
-            input_ids=token_ids_NL, attention_mask=None if self.causal else mask_NL
-        ).last_hidden_state
+        with self._observed_embeddings(mask_NL) if self.is_observed else nullcontext():
+            hidden_NLD: Tensor = self.model(
+                input_ids=token_ids_NL, attention_mask=None if self.causal else mask_NL
+            ).last_hidden_state
         return hidden_NLD
+
+    @contextmanager
+    def _observed_embeddings(self, mask_NL: Tensor) -> Iterator[None]:
+        def observe(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            return self.observed(output, axes=(None, 1), real_B=mask_NL.sum(1))
+
+        handle = self.model.get_input_embeddings().register_forward_hook(observe)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def token_grid(self, canvas: Canvas) -> TokenGrid:
+        """Return the tokens one after another."""
+        return TokenGrid(0, 1, canvas.columns)
+
+    @contextmanager
+    def explicit_attention(self) -> Iterator[list[Tensor]]:
+        """Return the attention of the model's layers, caption by caption."""
+        observer = self._observer or (lambda canvas: None)
+        with self.observing(observer), super().explicit_attention() as layers:
+            yield layers
+
+    def pooling_weights(self, mask_BL: Tensor) -> Tensor:
+        """Return all of the first or last token where that is what is pooled."""
+        if self.text_pool == "cls":
+            return on_first(mask_BL)
+        if self.text_pool == "last":
+            position_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
+            return (position_L == (position_L * mask_BL).amax(1, keepdim=True)).float()
+        return super().pooling_weights(mask_BL)
+
+    def leave_out_pooling(self) -> None:
+        """Take the mean in place of a learned query."""
+        if self.pool is not None:
+            self.pool, self.text_pool = None, "mean"
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""

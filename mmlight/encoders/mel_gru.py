@@ -10,11 +10,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmlight.batch import Audio
+from mmlight.encoders.canvas import Canvas, TokenGrid
 from mmlight.encoders.depth import cut_into_blocks
 from mmlight.encoders.encoder import Block, Encoded, Encoder
-from mmlight.encoders.mel import LogMel, LogMelSettings, length_mask
+from mmlight.encoders.mel import (
+    LogMel,
+    LogMelSettings,
+    SpecAugmentSettings,
+    length_mask,
+    spec_augment,
+)
 from mmlight.encoders.pool import masked_mean
-from mmlight.encoders.spec_augment import SpecAugmentSettings, spec_augment
 from mmlight.errors import UserError
 
 _STRIDE = 4
@@ -96,7 +102,9 @@ class MelGru(Encoder):
             tokens: also return the frames.
         """
         spectra = self.log_mel(inputs.waveform_BT, inputs.length_B)
-        normal_BML = _normalize(spectra.log_mel_BML, spectra.length_B)
+        normal_BML = self.observed(
+            _normalize(spectra.log_mel_BML, spectra.length_B), axes=(1, 2), real_B=spectra.length_B
+        )
         if self.training and self.spec_augment is not None:
             normal_BML = spec_augment(normal_BML, spectra.length_B, self.spec_augment)
         dtype = self.norm.weight.dtype
@@ -111,6 +119,10 @@ class MelGru(Encoder):
         mask_BL = length_mask(length_B, frames_BLD.shape[1])
         pooled_BD = masked_mean(frames_BLD, mask_BL)
         return Encoded(pooled_BD, frames_BLD, mask_BL) if tokens else Encoded(pooled_BD)
+
+    def token_grid(self, canvas: Canvas) -> TokenGrid:
+        """Return the frames one after another."""
+        return TokenGrid(0, 1, -(-canvas.columns // _STRIDE))
 
     def preparation(self) -> dict[str, Any]:
         """Return the sampling rate."""

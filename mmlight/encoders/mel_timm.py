@@ -1,29 +1,24 @@
 """Audio encoders that read log-mel spectrograms with image models of timm.
 
-Shapes: B samples, M mel bands, L frames or tokens, D feature width; H, W as of images.
+Shapes: B samples, M mel bands, L frames or tokens, D feature width; C, H, W as of images.
 """
 
 from typing import Any, Literal, get_args
 
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmlight.batch import Audio
-from mmlight.encoders.depth import cut_into_blocks
-from mmlight.encoders.encoder import Block, Encoded, Encoder
-from mmlight.encoders.mel import LogMel, LogMelSettings
+from mmlight.encoders.encoder import Encoded
+from mmlight.encoders.mel import LogMel, LogMelSettings, SpecAugmentSettings, spec_augment
 from mmlight.encoders.pool import AttentionPool, masked_max, masked_mean
-from mmlight.encoders.spec_augment import SpecAugmentSettings, spec_augment
-from mmlight.encoders.time_mask import TimeMask
-from mmlight.encoders.timm_image import set_timm_checkpointing
+from mmlight.encoders.timm_layers import TimmLayers, fixed_size
 from mmlight.encoders.timm_model import (
     create_timm,
-    fixed_size,
     load_weights,
     registered_name,
-    timm_groups,
-    timm_no_weight_decay,
     timm_origin,
-    to_tokens,
 )
 from mmlight.errors import UserError
 
@@ -32,9 +27,10 @@ AudioPool = Literal["mean", "max", "attention"]
 # What most networks shrink their input by; a width that divides makes masks exact.
 _STRIDE = 32
 _DEFAULT_MEL = LogMelSettings()
+_WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
-class MelTimm(Encoder):
+class MelTimm(TimmLayers):
     """A timm model on the log-mel spectrogram as an image of one channel, pooled over real frames.
 
     Pooling over padding ruins audio classifiers (on spoken digits 84.7 % instead of 98.7 %), so
@@ -149,19 +145,21 @@ class MelTimm(Encoder):
             tokens: also return the last map, position by position, one frequency after another.
         """
         spectra = self.log_mel(inputs.waveform_BT, inputs.length_B)
-        image_BML = spectra.log_mel_BML
-        if self.training and self.spec_augment is not None:
-            image_BML = spec_augment(image_BML, spectra.length_B, self.spec_augment)
-        length = image_BML.shape[-1]
+        length = spectra.log_mel_BML.shape[-1]
         # Not -(-length // _STRIDE): ONNX rounds a division of whole numbers towards zero.
         total = self.audio_frames or (length + _STRIDE - 1) // _STRIDE * _STRIDE
+        image_BML = self.observed(
+            spectra.log_mel_BML, axes=(1, 2), real_B=spectra.length_B, covered_columns=total
+        )
+        if self.training and self.spec_augment is not None:
+            image_BML = spec_augment(image_BML, spectra.length_B, self.spec_augment)
         image_BML = F.pad(image_BML, (0, total - length))  # a negative pad cuts
         self.time_mask.length_B = spectra.length_B.clamp(max=total)
         self.time_mask.total = total
         dtype = next(self.model.parameters()).dtype
         features = self.model.forward_features(image_BML.unsqueeze(1).to(dtype))
         features = self.model.forward_head(features, pre_logits=True)
-        tokens_BLD, width = to_tokens(self.model, features), self._width(features, total)
+        tokens_BLD, width = self.to_tokens(features), self._width(features, total)
         keep_BW = self.time_mask.columns(width)
         mask_BL = keep_BW.repeat(1, tokens_BLD.shape[1] // width)
         if self.pool is not None:
@@ -176,8 +174,7 @@ class MelTimm(Encoder):
         """Return how many positions of the features follow one another in time."""
         if features.ndim == 3:
             return total // self.model.patch_embed.patch_size[1]
-        nhwc = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        return features.shape[2 if nhwc else 3]
+        return features.shape[2 if self.map_layout == "NHWC" else 3]
 
     def preparation(self) -> dict[str, Any]:
         """Return the sampling rate, and the length of `frames`."""
@@ -185,22 +182,40 @@ class MelTimm(Encoder):
         seconds = None if frames is None else frames * hop_ms / 1000
         return {"sample_rate_hz": self.sample_rate_hz, "max_seconds": seconds}
 
-    def blocks(self) -> list[Block]:
-        """Return stem, layers and head as timm groups them, and the pooling."""
-        groups = timm_groups(self.model, "model.")
-        if self.pool is not None:
-            groups.append([f"pool.{name}" for name, _ in self.pool.named_parameters()])
-        return cut_into_blocks(self, groups)
-
-    def no_weight_decay(self) -> set[str]:
-        """Return what timm's own recipes exclude, and the pooling's query."""
-        query = {"pool.query_D"} if self.pool is not None else set()
-        return timm_no_weight_decay(self.model, "model.") | query
-
-    def set_checkpointing(self, enabled: bool) -> None:
-        """Recompute blocks in backward."""
-        set_timm_checkpointing(self.model, enabled)
-
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any weights file."""
         return dict(self._init_args)
+
+
+class TimeMask:
+    """Zeroes the columns past each clip's end before every windowed operation of a network.
+
+    A network's norms and biases fill padding with values that its convolutions then leak into
+    real frames. With the padding zero at each depth a clip sees what it would see alone: zeros.
+    Networks that pool inside (squeeze and excitation) are not covered: their gates still see how
+    much padding there is, so give them a fixed number of frames.
+    """
+
+    def __init__(self) -> None:
+        self.length_B: Tensor | None = None
+        self.total = 0
+
+    def attach(self, model: nn.Module) -> None:
+        """Hook every convolution and pooling whose window is wider than one column."""
+        for module in model.modules():
+            kernel = getattr(module, "kernel_size", 1)
+            width = kernel[-1] if isinstance(kernel, tuple) else kernel
+            if isinstance(module, _WINDOWED) and width > 1:
+                # A bound method: a deep copy of the network (EMA) gets a mask of its own.
+                module.register_forward_pre_hook(self._hook)
+
+    def columns(self, width: int) -> Tensor:
+        """Return the mask (B, width) of columns that hold real frames at this depth."""
+        assert self.length_B is not None
+        real_B = (self.length_B * width + self.total - 1) // self.total
+        return torch.arange(width, device=real_B.device) < real_B.unsqueeze(1)
+
+    def _hook(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        maps_BCHW, *others = args
+        keep_BW = self.columns(maps_BCHW.shape[-1])
+        return (maps_BCHW * keep_BW[:, None, None].to(maps_BCHW.dtype), *others)

@@ -32,6 +32,13 @@ def last_token(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     return tokens_BLD[torch.arange(last_B.shape[0], device=last_B.device), last_B]
 
 
+def on_first(mask_BL: Tensor, *, count: int = 1) -> Tensor:
+    """Return weights (B, L) of 1 on the first `count` tokens, and of 0 on the others."""
+    weight_BL = torch.zeros_like(mask_BL, dtype=torch.float32)
+    weight_BL[:, :count] = 1
+    return weight_BL
+
+
 class AttentionPool(nn.Module):
     """Multi-head attention from one learned query to the real tokens.
 

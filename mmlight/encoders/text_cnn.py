@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmlight.batch import Text
+from mmlight.encoders.canvas import Canvas, TokenGrid
 from mmlight.encoders.depth import cut_into_blocks
 from mmlight.encoders.encoder import Block, Encoded, Encoder
 from mmlight.encoders.pool import masked_max
@@ -96,7 +97,9 @@ class TextCnn(Encoder):
             tokens: also return what the filters see at each token; zeros where there is padding.
         """
         mask_NL = inputs.mask_NL
-        embedded_NLE = self.embeddings(inputs.token_ids_NL)
+        embedded_NLE = self.observed(
+            self.embeddings(inputs.token_ids_NL), axes=(None, 1), real_B=mask_NL.sum(1)
+        )
         keep_NL = mask_NL
         if self.training and self.token_dropout:
             keep_NL = mask_NL & (
@@ -111,6 +114,10 @@ class TextCnn(Encoder):
         if not tokens:
             return Encoded(pooled_ND)
         return Encoded(pooled_ND, features_NLD * mask_NL.unsqueeze(-1), mask_NL)
+
+    def token_grid(self, canvas: Canvas) -> TokenGrid:
+        """Return the tokens one after another."""
+        return TokenGrid(0, 1, canvas.columns)
 
     def _convolve(self, conv: nn.Module, embedded_NEL: Tensor) -> Tensor:
         if self._checkpointing and self.training:

@@ -8,24 +8,20 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from mmlight.batch import Images
-from mmlight.encoders.depth import cut_into_blocks
-from mmlight.encoders.encoder import Block, Encoded, Encoder
-from mmlight.encoders.feature_maps import (
-    FeatureMap,
-    MapSpec,
+from mmlight.encoders.encoder import Encoded, Encoder, FeatureMap, MapSpec
+from mmlight.encoders.pool import on_first
+from mmlight.encoders.timm_inputs import TimmInputs, timm_inputs
+from mmlight.encoders.timm_layers import (
+    TimmLayers,
+    fixed_size,
     timm_feature_maps,
     timm_map_specs,
 )
-from mmlight.encoders.timm_inputs import TimmInputs, timm_inputs
 from mmlight.encoders.timm_model import (
     create_timm,
-    fixed_size,
     load_weights,
     registered_name,
-    timm_groups,
-    timm_no_weight_decay,
     timm_origin,
-    to_tokens,
 )
 from mmlight.errors import UserError
 
@@ -33,7 +29,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class TimmImage(Encoder):
+class TimmImage(TimmLayers):
     """Any image model of timm, without its classifier.
 
     Args:
@@ -184,7 +180,8 @@ class TimmImage(Encoder):
         Raises:
             UserError: images of another size or number of channels than the model's.
         """
-        features = self.model.forward_features(self._normalise(inputs.pixels_BCHW))
+        normal_BCHW = self.observed(self._normalise(inputs.pixels_BCHW), axes=(2, 3))
+        features = self.model.forward_features(normal_BCHW)
         pooled_BD = self.model.forward_head(features, pre_logits=True)
         if pooled_BD.ndim != 2:
             raise UserError(
@@ -193,7 +190,7 @@ class TimmImage(Encoder):
             )
         if not tokens:
             return Encoded(pooled_BD)
-        tokens_BLD = to_tokens(self.model, features)
+        tokens_BLD = self.to_tokens(features)
         return Encoded(pooled_BD, tokens_BLD, tokens_BLD.new_ones(tokens_BLD.shape[:2]).bool())
 
     def map_specs(self) -> list[MapSpec]:
@@ -250,17 +247,11 @@ class TimmImage(Encoder):
             return ""
         return " (or leave img_size out and set kwargs: {dynamic_img_size: true})"
 
-    def blocks(self) -> list[Block]:
-        """Return stem, layers and head as timm groups them."""
-        return cut_into_blocks(self, timm_groups(self.model, "model."))
-
-    def no_weight_decay(self) -> set[str]:
-        """Return what timm's own recipes exclude (position embeddings, class tokens, ...)."""
-        return timm_no_weight_decay(self.model, "model.")
-
-    def set_checkpointing(self, enabled: bool) -> None:
-        """Recompute blocks in backward."""
-        set_timm_checkpointing(self.model, enabled)
+    def pooling_weights(self, mask_BL: Tensor) -> Tensor:
+        """Return all of the class token where it is what is pooled."""
+        if self.model.global_pool != "token":
+            return super().pooling_weights(mask_BL)
+        return on_first(mask_BL)
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any weights file."""
@@ -287,18 +278,3 @@ def make_small_stem(model: Any, *, name: str) -> None:
     changed.conv1, changed.maxpool = small, nn.Identity()
     for level in changed.feature_info:  # what a feature map's pixel covers
         level["reduction"] = max(1, level["reduction"] // 4)
-
-
-def set_timm_checkpointing(model: Any, enabled: bool) -> None:
-    """Switch timm's activation checkpointing.
-
-    Raises:
-        UserError: the model has none.
-    """
-    try:
-        model.set_grad_checkpointing(enabled)
-    except (AssertionError, AttributeError) as error:
-        raise UserError(
-            f"checkpointing: timm's {type(model).__name__} cannot recompute activations; "
-            "turn it off for this tower"
-        ) from error

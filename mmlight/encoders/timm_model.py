@@ -1,4 +1,4 @@
-"""Creates timm models, loads weights into them from a file, and cuts them into groups."""
+"""Creates timm models, and loads weights into them from a file."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.models import adapt_input_conv, group_parameters, load_model_config_from_hf
+from timm.models import adapt_input_conv, load_model_config_from_hf
 from torch import Tensor
 
 from mmlight.errors import UserError, nearest
@@ -181,38 +181,3 @@ def _some(names: list[str], separator: str = ", ") -> str:
         return "none"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return separator.join(names[:_SHOWN]) + more
-
-
-def timm_groups(model: Any, prefix: str) -> list[list[str]]:
-    """Group a timm model's parameters by depth, as its own ``group_matcher`` does."""
-    groups = group_parameters(model, model.group_matcher(coarse=False))
-    return [[f"{prefix}{name}" for name in groups[depth]] for depth in sorted(groups)]
-
-
-def timm_no_weight_decay(model: Any, prefix: str) -> set[str]:
-    """Return the parameters that timm's own recipes do not decay."""
-    listed = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
-    return {
-        f"{prefix}{name}"
-        for name, _ in model.named_parameters()
-        if any(name == entry or name.endswith(f".{entry}") for entry in listed)
-    }
-
-
-def fixed_size(model: Any) -> tuple[int, int] | None:
-    """Return the height and width that a model insists on, or None if it takes any."""
-    embed = getattr(model, "patch_embed", None)
-    size = getattr(embed, "img_size", None)
-    if size is None or not getattr(embed, "strict_img_size", True):
-        return None
-    height, width = size
-    return int(height), int(width)
-
-
-def to_tokens(model: Any, features: Tensor) -> Tensor:
-    """Flatten a model's unpooled features to (B, L, D), rows of the map one after another."""
-    if features.ndim == 3:
-        return features[:, getattr(model, "num_prefix_tokens", 0) :]
-    if getattr(model, "output_fmt", "NCHW") == "NHWC":
-        return features.flatten(1, 2)
-    return features.flatten(2).transpose(1, 2)

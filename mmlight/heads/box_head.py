@@ -81,5 +81,10 @@ class BoxHead(nn.Module, ABC):
         """
 
     @abstractmethod
+    def scored_boxes(self, outputs: Any) -> tuple[Tensor, Tensor]:
+        """Return all boxes, as those of `Candidates`, and their scores (B, Q, K) for each class."""
+
     def candidates(self, outputs: Any, *, limit: int) -> Candidates:
-        """Return at most `limit` candidates of each image, best first."""
+        """Return the boxes and classes of the highest scores: at most `limit` of each image."""
+        xyxy_BQ4, score_BQK = self.scored_boxes(outputs)
+        return Candidates.best(score_BQK, xyxy_BQ4, limit=limit)

@@ -20,7 +20,7 @@ from transformers.models.rt_detr.modeling_rt_detr import (
 
 from mmlight.batch import Boxes
 from mmlight.errors import UserError
-from mmlight.heads.box_head import BoxHead, Candidates
+from mmlight.heads.box_head import BoxHead
 from mmlight.heads.feature_pyramid import FeaturePyramid, erase_padding
 from mmlight.heads.rt_detr_parts import (
     Layer,
@@ -227,14 +227,13 @@ class BoxQuery(BoxHead):
             canvas=canvas,
         )
 
-    def candidates(self, outputs: QueryOutputs, *, limit: int) -> Candidates:
-        """Return the queries and classes of the highest scores."""
+    def scored_boxes(self, outputs: QueryOutputs) -> tuple[Tensor, Tensor]:
+        """Return the boxes of the last layer's queries."""
         logit_BQK, box_BQ4 = outputs.layers[-1]
         score_BQK = logit_BQK.float().sigmoid()
         height, width = outputs.canvas
         scale_4 = score_BQK.new_tensor([width, height, width, height])
-        xyxy_BQ4 = box_convert(box_BQ4.float(), "cxcywh", "xyxy") * scale_4
-        return Candidates.best(score_BQK, xyxy_BQ4, limit=limit)
+        return box_convert(box_BQ4.float(), "cxcywh", "xyxy") * scale_4, score_BQK
 
     def _levels(self, maps: Sequence[Tensor], area_B2: Tensor) -> list[Tensor]:
         if self.pyramid is not None:

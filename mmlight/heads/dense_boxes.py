@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmlight.batch import Boxes
 from mmlight.errors import UserError
-from mmlight.heads.box_head import BoxHead, Candidates
+from mmlight.heads.box_head import BoxHead
 from mmlight.heads.feature_pyramid import FeaturePyramid, group_norm, real_masks
 
 # What the last layer's bias makes of the classes' probability at first (arXiv 1708.02002, 4.1).
@@ -124,12 +124,11 @@ class DenseBoxes(BoxHead):
             real_BA=torch.cat([mask.flatten(1) for mask in masks], 1),
         )
 
-    def candidates(self, outputs: DenseOutputs, *, limit: int) -> Candidates:
-        """Return the positions and classes whose geometric mean of class and quality is highest."""
+    def scored_boxes(self, outputs: DenseOutputs) -> tuple[Tensor, Tensor]:
+        """Return each position's box, and the geometric means of its class and its quality."""
         quality_BA1 = outputs.quality_BA.sigmoid()[..., None]
         score_BAK = (outputs.logit_BAK.sigmoid() * quality_BA1).sqrt()
-        score_BAK = score_BAK.masked_fill(~outputs.real_BA[..., None], 0)
-        return Candidates.best(score_BAK, outputs.xyxy_BA4, limit=limit)
+        return outputs.xyxy_BA4, score_BAK.masked_fill(~outputs.real_BA[..., None], 0)
 
     def _tower(self) -> nn.Sequential:
         layers: list[nn.Module] = []

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmlight.encoders.canvas import read_canvas, token_embeddings
 from mmlight.insight.settings import ImageBlank
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens
@@ -29,7 +28,7 @@ def blank_canvas(
         tokens: how a caption was cut.
     """
     canvas = subject.canvas
-    if subject.batch.text is not None and subject.modality == "text":
+    if subject.modality == "text":
         assert tokens is not None
         return _blank_caption(subject, tokens)
     if subject.modality == "image":
@@ -44,10 +43,12 @@ def blank_canvas(
 
 
 def _blank_caption(subject: Subject, tokens: Tokens) -> Tensor:
-    embed = token_embeddings(subject.encoder)
-    blank = embed(torch.tensor([[tokens.blank_id]], device=subject.canvas.values.device))
+    text = subject.batch.text
+    assert text is not None
+    ids_NL = torch.full_like(text.token_ids_NL, tokens.blank_id)
+    blank = subject.encoder.read_canvas(replace(text, token_ids_NL=ids_NL)).values
     says = [bool(piece.strip()) for piece in tokens.pieces]
-    says_K = torch.tensor(says, device=subject.canvas.values.device)
+    says_K = torch.tensor(says, device=blank.device)
     return torch.where(says_K[None, :, None], blank, subject.canvas.values)
 
 
@@ -55,7 +56,7 @@ def _silence(subject: Subject) -> Tensor:
     audio = subject.batch.audio
     assert audio is not None
     silent = replace(audio, waveform_BT=torch.zeros_like(audio.waveform_BT))
-    return read_canvas(subject.encoder, silent).values
+    return subject.encoder.read_canvas(silent).values
 
 
 def _blank_image(subject: Subject, kind: ImageBlank) -> Tensor:
@@ -66,7 +67,7 @@ def _blank_image(subject: Subject, kind: ImageBlank) -> Tensor:
         image = subject.batch.image
         assert image is not None
         pixels_BCHW = torch.zeros_like(image.pixels_BCHW)
-        return read_canvas(subject.encoder, replace(image, pixels_BCHW=pixels_BCHW)).values
+        return subject.encoder.read_canvas(replace(image, pixels_BCHW=pixels_BCHW)).values
     sigma = min(values.shape[2:]) * _BLUR
     radius = min(round(2 * sigma), min(values.shape[2:]) - 1)
     steps = torch.arange(-radius, radius + 1, device=values.device, dtype=values.dtype)

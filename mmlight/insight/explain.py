@@ -3,14 +3,19 @@
 Shapes: U units, R rows and K columns of a canvas, H heads.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from mmlight.encoders.attention import Attention, attention_maps
 from mmlight.errors import UserError
+from mmlight.insight.attention import (
+    Attention,
+    attention_maps,
+    last_attention,
+    pooled_by_head,
+    rollout,
+)
 from mmlight.insight.blank import blank_canvas
 from mmlight.insight.faithfulness import (
     Curves,
@@ -18,9 +23,8 @@ from mmlight.insight.faithfulness import (
     random_curves,
     ranked,
 )
-from mmlight.insight.flow import last_attention, pooled_by_head, rollout
 from mmlight.insight.gradients import grad_cam, integrated_gradients
-from mmlight.insight.settings import METHODS, Effort, ImageBlank, Method
+from mmlight.insight.settings import METHODS, ExplainSettings, Method
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens, Units, lay_tokens_over, units_of
 
@@ -69,23 +73,15 @@ class Explanation:
 
 
 def explain(
-    subject: Subject,
-    *,
-    methods: Sequence[Method] | None = None,
-    tokens: Tokens | None = None,
-    image_blank: ImageBlank = "mean",
-    effort: Effort = Effort(),  # noqa: B008  (never mutated)
-    seed: int = 0,
+    subject: Subject, settings: ExplainSettings, *, tokens: Tokens | None = None, seed: int = 0
 ) -> Explanation:
     """Explain one sample.
 
     Args:
         subject: the sample and the question; the model in evaluation mode.
-        methods: by which methods; None takes those that suit the encoder (Grad-CAM for images and
-            sounds only).
+        settings: by which methods and how finely. Where no methods are named, it is those that suit
+            the encoder (Grad-CAM for images and sounds only).
         tokens: how the caption was cut, for text.
-        image_blank: what an image becomes where something is taken away.
-        effort: how finely to look.
         seed: seed of the random orders.
 
     Raises:
@@ -93,7 +89,8 @@ def explain(
     """
     canvas = subject.canvas
     units = units_of(subject.encoder, canvas, tokens=tokens)
-    blank = blank_canvas(subject, image_blank=image_blank, tokens=tokens)
+    blank = blank_canvas(subject, image_blank=settings.image_blank, tokens=tokens)
+    methods = settings.methods
     attention = None
     if methods is None or {"attention", "rollout"} & set(methods):
         attention = _attention(subject, must=methods is not None)
@@ -102,7 +99,7 @@ def explain(
     for method in every if methods is None else methods:
         gap = None
         if method == "integrated_gradients":
-            integrated = integrated_gradients(subject, blank, most_steps=effort.gradient_steps)
+            integrated = integrated_gradients(subject, blank, most_steps=settings.gradient_steps)
             map_RK, gap = integrated.map_RK, integrated.gap
         elif method == "grad_cam":
             try:
@@ -117,7 +114,7 @@ def explain(
             flow_BL = rollout(attention) if method == "rollout" else last_attention(attention)
             map_RK = lay_tokens_over(flow_BL[0], attention.grid, canvas)
         attributions.append(
-            _judged(method, map_RK, gap, subject, units, blank, num_steps=effort.curve_steps)
+            _judged(method, map_RK, gap, subject, units, blank, num_steps=settings.curve_steps)
         )
     return Explanation(
         about=subject.question.about,
@@ -127,9 +124,9 @@ def explain(
             subject,
             units,
             blank,
-            num_orders=effort.random_orders,
+            num_orders=settings.random_orders,
             seed=seed,
-            num_steps=effort.curve_steps,
+            num_steps=settings.curve_steps,
         ),
         canvas_RK=_mean_map(subject),
         heads=None if attention is None else _heads(attention, subject),

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmlight.encoders.canvas import TokenGrid
 from mmlight.encoders.encoder import Encoder
-from mmlight.encoders.token_grid import as_map, extent, token_grid
 from mmlight.errors import UserError
 from mmlight.insight.settings import require_captum
 from mmlight.insight.subject import Subject
@@ -99,7 +99,7 @@ def grad_cam(subject: Subject) -> Tensor:
         gradients: Sequence[Tensor | None] = torch.autograd.grad(
             score.sum(), found, allow_unused=True
         )
-    grid = token_grid(encoder, subject.canvas)
+    grid = encoder.token_grid(subject.canvas)
     maps: list[Tensor] = []
     for output, gradient in zip(found, gradients, strict=True):
         if gradient is None:
@@ -110,12 +110,28 @@ def grad_cam(subject: Subject) -> Tensor:
         weight_BD11 = slope_BDRK.mean((2, 3), keepdim=True)
         maps.append((weight_BD11 * map_BDRK).sum(1)[0].clamp(min=0).detach().float())
     if not maps:
-        model = type(getattr(encoder, "model", encoder)).__name__
-        raise UserError(f"explain: grad_cam finds no map in a {model}; use integrated_gradients")
+        raise UserError(
+            f"explain: grad_cam finds no map in a {encoder.network_name}; use integrated_gradients"
+        )
     enough = min(_LEAST_PLACES, max(m.numel() for m in maps))
     deepest = next(m for m in reversed(maps) if m.numel() >= enough)
-    covers = extent(encoder, subject.canvas)
-    return lay_over(deepest, covers, subject.canvas, smooth=grid is None)
+    return lay_over(deepest, subject.canvas, smooth=grid is None)
+
+
+def as_map(encoder: Encoder, activation: Tensor, grid: TokenGrid | None) -> Tensor | None:
+    """Lay a block's output out as a map (B, D, R, K), or return None where it is none.
+
+    Args:
+        encoder: the encoder that the block belongs to.
+        activation: tokens (B, L, D), or maps with four axes (see `Encoder.map_layout`).
+        grid: the encoder's grid, for tokens.
+    """
+    if activation.ndim == 4 and encoder.map_layout is not None:
+        return activation.permute(0, 3, 1, 2) if encoder.map_layout == "NHWC" else activation
+    if activation.ndim != 3 or grid is None or activation.shape[1] != grid.num_tokens:
+        return None
+    tokens_BDL = activation[:, grid.prefix :].transpose(1, 2)
+    return tokens_BDL.unflatten(2, (grid.rows, grid.columns))
 
 
 @contextmanager

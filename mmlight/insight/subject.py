@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mmlight.batch import Audio, Batch, Images, Modality, Text
-from mmlight.encoders.canvas import Canvas, read_canvas, replaced
+from mmlight.encoders.canvas import Canvas
 from mmlight.encoders.encoder import Encoder
-from mmlight.insight.questions import Question
+from mmlight.tasks.question import Question
 from mmlight.tasks.task import Task
 
 
@@ -44,7 +44,7 @@ class Subject:
         self.question = question
         self.batch_size = batch_size
         self.encoder: Encoder = task.tower(modality).encoder
-        self.canvas: Canvas = read_canvas(self.encoder, self.inputs)
+        self.canvas: Canvas = self.encoder.read_canvas(self.inputs)
 
     @property
     def inputs(self) -> Images | Text | Audio:
@@ -58,7 +58,7 @@ class Subject:
         Args:
             values: (R, ...) laid out as `canvas.values`; gradients flow into them.
         """
-        with replaced(self.encoder, values):
+        with self.encoder.reading(values):
             return self.question.score(repeat(self.batch, len(values)))
 
     @torch.no_grad()
@@ -66,7 +66,7 @@ class Subject:
         """Return the question's confidence (R,), a few rows at a time; see `score`."""
         parts = []
         for rows in values.split(self.batch_size):
-            with replaced(self.encoder, rows):
+            with self.encoder.reading(rows):
                 parts.append(self.question.confidence(repeat(self.batch, len(rows))))
         return torch.cat(parts)
 

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlight.batch import Modality
-from mmlight.encoders.canvas import Canvas
+from mmlight.encoders.canvas import Canvas, TokenGrid
 from mmlight.encoders.encoder import Encoder
-from mmlight.encoders.token_grid import TokenGrid, extent, token_grid
 
 # Most rows and columns of units where the network has no patches of its own.
 _MOST: dict[Modality, tuple[int, int]] = {"image": (14, 14), "text": (1, 512), "audio": (8, 16)}
@@ -81,13 +80,13 @@ def units_of(encoder: Encoder, canvas: Canvas, *, tokens: Tokens | None) -> Unit
         assert canvas.columns == len(tokens.pieces), "pieces are not those of this caption"
         stands_K = torch.tensor([bool(piece.strip()) for piece in tokens.pieces], device=device)
         return _dense(torch.where(stands_K, column_K, -1).unsqueeze(0))
-    grid = token_grid(encoder, canvas)
+    grid = encoder.token_grid(canvas)
     if grid is not None and grid.rows > 1:
-        (rows, columns), covers = (grid.rows, grid.columns), grid.covers
+        (rows, columns), covers = (grid.rows, grid.columns), canvas.covered
     else:
         most = _MOST[encoder.modality] if canvas.rows > 1 else (1, _MOST_OF_WAVE)
         real = int(canvas.real_B[0])
-        covers = (canvas.rows, min(real, extent(encoder, canvas)[1]))
+        covers = (canvas.rows, min(real, canvas.covered_columns))
         rows, columns = (min(a, b) for a, b in zip(most, covers, strict=True))
     row_R = torch.arange(size[0], device=device)
     number_RK = (row_R * rows // covers[0]).unsqueeze(1) * columns + column_K * columns // covers[1]
@@ -95,18 +94,17 @@ def units_of(encoder: Encoder, canvas: Canvas, *, tokens: Tokens | None) -> Unit
     return _dense(torch.where(read_K, number_RK, -1))
 
 
-def lay_over(map_RK: Tensor, covers: tuple[int, int], canvas: Canvas, *, smooth: bool) -> Tensor:
+def lay_over(map_RK: Tensor, canvas: Canvas, *, smooth: bool) -> Tensor:
     """Return a coarse map at the canvas' size (R, K); zero where the network does not look.
 
     Args:
-        map_RK: the coarse map.
-        covers: rows and columns of the canvas under it, padding included.
+        map_RK: the coarse map, which lies over all that the network covers.
         canvas: what the network read.
         smooth: interpolate, for a CNN's map; patches have edges.
     """
     mode = "bilinear" if smooth else "nearest-exact"
     wide = F.interpolate(
-        map_RK[None, None], size=covers, mode=mode, align_corners=False if smooth else None
+        map_RK[None, None], size=canvas.covered, mode=mode, align_corners=False if smooth else None
     )[0, 0]
     cut = wide[: canvas.rows, : canvas.columns]
     return F.pad(cut, (0, canvas.columns - cut.shape[1], 0, canvas.rows - cut.shape[0]))
@@ -121,7 +119,7 @@ def lay_tokens_over(tokens_L: Tensor, grid: TokenGrid, canvas: Canvas) -> Tensor
         canvas: what the network read.
     """
     map_RK = tokens_L[grid.prefix :].unflatten(0, (grid.rows, grid.columns))
-    return lay_over(map_RK, grid.covers, canvas, smooth=False)
+    return lay_over(map_RK, canvas, smooth=False)
 
 
 def _dense(number_RK: Tensor) -> Units:

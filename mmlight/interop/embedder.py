@@ -28,8 +28,7 @@ from mmlight.interop.inputs import (
 )
 from mmlight.interop.saved_config import kept_text, plain_names
 from mmlight.saved.rebuild import rebuild_settings
-from mmlight.tasks.contrastive import Contrastive
-from mmlight.tasks.task import load_task
+from mmlight.tasks.task import Task, load_task
 
 T = TypeVar("T")
 
@@ -52,7 +51,7 @@ class Embedder:
         UserError: the checkpoint does not say how inputs are prepared.
     """
 
-    def __init__(self, task: Contrastive, *, device: str | torch.device = "cpu") -> None:
+    def __init__(self, task: Task, *, device: str | torch.device = "cpu") -> None:
         if task.preprocessing is None:
             raise UserError("the checkpoint does not say how its inputs were prepared")
         self.task = task.eval().to(device)
@@ -85,7 +84,7 @@ class Embedder:
                 are not mmlight's.
         """
         task = load_task(path, trust=trust)
-        if not isinstance(task, Contrastive):
+        if task.predicts != "features":
             raise UserError(f"{path}: holds a {type(task).__name__}, not a Contrastive task")
         return cls(task, device=device)
 
@@ -156,7 +155,7 @@ class Embedder:
         layout = Layout(
             modalities=(modality,), labels=False, fields=(), image=self._image, text=self._text
         )
-        parts = [torch.zeros(0, self.task.embed_dim)]
+        parts = [torch.zeros(0, self.task.tower(modality).out_dim)]
         waiting: list[Sample] = []
         for sample in samples:
             waiting.append(sample)

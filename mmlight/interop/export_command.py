@@ -28,7 +28,6 @@ from mmlight.interop.export_formats import (
     write_onnx,
     write_torch,
 )
-from mmlight.interop.export_graphs import Graph, graphs_of
 from mmlight.interop.export_inputs import Look, Sizes, inputs_of_batch, make_inputs
 from mmlight.interop.model_card import Card, read_run, write_card
 from mmlight.interop.predictor import Predictor
@@ -36,6 +35,7 @@ from mmlight.interop.saved_config import data_config
 from mmlight.saved.checkpoint import Saved, read_saved, write_export
 from mmlight.saved.locate import TASK, locate
 from mmlight.saved.rebuild import check_description
+from mmlight.tasks.graph import MEANINGS, Graph
 from mmlight.tasks.task import Task, build_task
 from mmlight.terminal import say
 
@@ -150,15 +150,16 @@ def export(
     write_export(out, Saved(task.rebuild_description(), task.preprocessing, task.state_dict()))
     num_parameters = sum(parameter.numel() for parameter in task.parameters())
     written: list[Written] = []
+    graphs: list[Graph] = []
     if formats:
         batches = _real_batches(task, source, samples)
         try:
-            graphs = graphs_of(task)
+            graphs = task.graphs()
         except UserError as error:
-            graphs = []
             names = [f"model{FORMATS[name]}" for name in formats]
             written = [Written(name, {}, [], {}, None, str(error)) for name in names]
         for graph in graphs:
+            graph.eval().requires_grad_(False)
             written += _write_graph(graph, task.preprocessing or {}, out, formats, batches)
     write_json(
         out / "export.json",
@@ -176,6 +177,7 @@ def export(
         lines=[told(one) for one in written],
         graphs={one.file: (one.inputs, one.outputs) for one in written if not one.problem},
         limits={axis: limit for one in written for axis, limit in one.limits.items()},
+        meanings=MEANINGS | {name: what for g in graphs for name, what in g.outputs.items()},
     )
     write_card(out / "README.md", card)
     return written

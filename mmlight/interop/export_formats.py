@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mmlight.errors import UserError
-from mmlight.interop.export_graphs import AXES, Graph
-from mmlight.interop.export_recurrent import replace_recurrent
+from mmlight.interop.scan_gru import replace_recurrent
+from mmlight.tasks.graph import AXES, Graph
 
 INSTALL = "pip install 'mmlight[export]'"
 # Largest difference relative to the largest output; float32 sums in another order stay below.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmlight.batch import Batch
 from mmlight.errors import UserError
-from mmlight.interop.export_graphs import Graph
+from mmlight.tasks.graph import Graph
 from mmlight.text.saved_tokenizer import tokenizer_from_state
 
 Look = Literal["noise", "smooth"]

@@ -14,7 +14,6 @@ from mmlight import yaml_text
 from mmlight.class_names import shown_names
 from mmlight.errors import UserError
 from mmlight.files import write_text
-from mmlight.interop.export_graphs import MEANINGS
 from mmlight.saved.locate import Found
 from mmlight.scores import is_beside
 from mmlight.tasks.task import Task
@@ -52,6 +51,7 @@ class Card:
         lines: what became of each file.
         graphs: the inputs with their axes, and the outputs, of each file.
         limits: smallest and largest sizes of named axes.
+        meanings: what each input and output is.
     """
 
     task: Task
@@ -61,6 +61,7 @@ class Card:
     lines: list[str]
     graphs: dict[str, tuple[dict[str, list[str | int]], list[str]]]
     limits: dict[str, tuple[int, int | None]]
+    meanings: dict[str, str]
 
 
 def read_run(found: Found) -> RunRecord:
@@ -210,8 +211,8 @@ def _use(card: Card) -> str:
             ]
         lines += ["", "| tensor | axes | meaning |", "|---|---|---|"]
         for name, axes in inputs.items():
-            lines.append(f"| {name} (in) | {' x '.join(map(str, axes))} | {MEANINGS[name]} |")
-        lines += [f"| {name} (out) | | {MEANINGS[name]} |" for name in outputs]
+            lines.append(f"| {name} (in) | {' x '.join(map(str, axes))} | {card.meanings[name]} |")
+        lines += [f"| {name} (out) | | {card.meanings[name]} |" for name in outputs]
         lines.append("")
     return "\n".join(lines)
 

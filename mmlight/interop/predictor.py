@@ -79,13 +79,12 @@ class Predictor:
         Raises:
             UserError: no such file, or a task that gives features rather than rows.
         """
+        if self.task.predicts != "rows":
+            raise UserError(
+                f"a {type(self.task).__name__} task gives embeddings, not rows; use Embedder"
+            )
         for batch in self.batches(given, batch_size=batch_size):
-            outputs = self.task.predict_step(batch.to(self.device), 0)
-            if not isinstance(outputs, list):
-                raise UserError(
-                    f"a {type(self.task).__name__} task gives embeddings, not rows; use Embedder"
-                )
-            yield from rows_of(batch, outputs)
+            yield from rows_of(batch, self.task.predict_step(batch.to(self.device), 0))
 
     def batches(
         self, given: PredictSplit, *, batch_size: int, square: bool = False

@@ -5,6 +5,7 @@ Shapes as in `mmlight.batch`: B samples, L tokens, D feature width, K classes.
 
 from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +23,12 @@ from mmlight.metrics.labelled import (
 )
 from mmlight.objectives.labels import CrossEntropy, LabelObjective
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
+from mmlight.tasks.graph import LOGITS, Graph, whole_graph
 from mmlight.tasks.mixing import Mixing
+from mmlight.tasks.pictures import ShownSamples, draw_labelled
 from mmlight.tasks.pooled import PooledTask
+from mmlight.tasks.question import Question
+from mmlight.tasks.task import Target
 from mmlight.tasks.tower import Towers
 
 
@@ -46,6 +51,9 @@ class Classification(PooledTask):
     Raises:
         UserError: settings that contradict each other or do not fit the data.
     """
+
+    explained_targets = ("predicted", "true")
+    has_mistakes = True
 
     def __init__(
         self,
@@ -109,6 +117,11 @@ class Classification(PooledTask):
     def logits(self, batch: Batch) -> Tensor:
         """Return logits (B, K) of a batch, with gradients."""
         return self.head_outputs(self.features(batch))
+
+    def probabilities(self, batch: Batch) -> Tensor:
+        """Return the probability of each class (B, K)."""
+        logits_BK = self.logits(batch).float()
+        return logits_BK.sigmoid() if self.objective.multi_label else logits_BK.softmax(1)
 
     def labels(self, batch: Batch) -> Tensor:
         """Return class numbers (B,), -1 without one; with several labels targets (B, K) of 0, 1.
@@ -210,9 +223,8 @@ class Classification(PooledTask):
         Probabilities stand under the classes' names; two of one name are ``crane (134)`` and
         ``crane (517)`` there. `class` and `classes` are the numbers.
         """
-        logits_BK = self.logits(batch).float()
+        chances_BK = self.probabilities(batch)
         multi = self.objective.multi_label
-        chances_BK = logits_BK.sigmoid() if multi else logits_BK.softmax(1)
         names = self.class_names or [str(k) for k in range(self.num_classes)]
         captions = shown_names(names)
         rows = []
@@ -227,6 +239,50 @@ class Classification(PooledTask):
             probabilities = dict(zip(captions, chances, strict=True))
             rows.append({"key": batch.keys[row], **answer, "probabilities": probabilities})
         return rows
+
+    @torch.no_grad()
+    def question(self, batch: Batch, modality: Modality, *, target: Target) -> Question | None:
+        """Ask about the predicted class (of several the surest), or the true (first) one."""
+        number = int(self.logits(batch)[0].argmax())
+        if target == "true":
+            labels = self.labels(batch)[0]
+            if bool((labels < 0).any()) or (labels.ndim and not bool(labels.any())):
+                return None
+            number = int(labels if labels.ndim == 0 else labels.argmax())
+        return self.class_question(number)
+
+    def class_question(self, number: int) -> Question:
+        """Ask how sure the model is of one class: for its logit, and its probability."""
+
+        def score(batch: Batch) -> Tensor:
+            return self.logits(batch).float()[:, number]
+
+        def confidence(batch: Batch) -> Tensor:
+            return self.probabilities(batch)[:, number]
+
+        return Question(self._shown_class(number), score, confidence)
+
+    def truth(self, batch: Batch, modality: Modality) -> str:
+        """Return the sample's classes in words; empty without labels."""
+        if batch.label_B is None and self.label_field is None:
+            return ""
+        labels = self.labels(batch)[0]
+        numbers = (
+            [int(labels)] if labels.ndim == 0 else labels.clamp(min=0).nonzero()[:, 0].tolist()
+        )
+        names = [self._shown_class(number) for number in numbers if number >= 0]
+        return f"is {', '.join(names)}" if names else ""
+
+    def _shown_class(self, number: int) -> str:
+        return shown_names(self.class_names)[number] if self.class_names else f"class {number}"
+
+    def graphs(self) -> list[Graph]:
+        """Return the model from samples to logits."""
+        return [whole_graph(self, {"logits": LOGITS}, lambda batch: (self.logits(batch),))]
+
+    def draw(self, evaluation: Any, folder: Path, samples: ShownSamples) -> list[Path]:
+        """Draw confusions and reliability."""
+        return draw_labelled(evaluation, folder)
 
     def _subsets(self) -> list[tuple[Modality, ...]]:
         names = tuple(self.tower_settings.given())

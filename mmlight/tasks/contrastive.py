@@ -5,6 +5,7 @@ Shapes as in `mmlight.batch`: B samples, N captions, D joint width.
 
 from collections.abc import Callable
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,11 @@ from mmlight.objectives.clip import Clip
 from mmlight.objectives.objective import Loss, Objective
 from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table
 from mmlight.tasks.grad_cache import encode_in_chunks
-from mmlight.tasks.task import Task
+from mmlight.tasks.graph import INPUTS, Graph
+from mmlight.tasks.pictures import ShownSamples
+from mmlight.tasks.question import Question
+from mmlight.tasks.retrieval_pictures import RetrievalPictures
+from mmlight.tasks.task import Target, Task
 from mmlight.tasks.tower import Towers
 
 _SAMPLES = "samples"  # a table beside those of the modalities
@@ -42,6 +47,8 @@ class Contrastive(Task):
 
     takes_captions = True
     job_type = "pretrain"
+    explained_targets = ("predicted",)
+    predicts = "features"
 
     def __init__(
         self,
@@ -173,6 +180,52 @@ class Contrastive(Task):
             labels_S=label_S if (label_S >= 0).any() else None,
         )
         return Scored(score_pairs(evaluation, device=self.device), evaluation)
+
+    @torch.no_grad()
+    def question(self, batch: Batch, modality: Modality, *, target: Target) -> Question | None:
+        """Ask how similar the sample is to its text, or that to another modality of its own."""
+        partner = self.partner(modality)
+        if getattr(batch, partner) is None or not bool(batch.present(partner)[0]):
+            return None
+        return self.pair_question(modality, partner)
+
+    def pair_question(self, modality: Modality, partner: Modality) -> Question:
+        """Ask for the cosine of a sample's `modality` and its `partner`, which stays as it is."""
+
+        def cosine(batch: Batch) -> Tensor:
+            ours_BD = self.encode(modality, getattr(batch, modality))
+            with torch.no_grad():
+                theirs_BD = self.encode(partner, getattr(batch, partner))
+            return (ours_BD * theirs_BD).sum(1)
+
+        return Question(f"its {partner}", cosine, cosine)
+
+    def partner(self, modality: Modality) -> Modality:
+        """Return what a modality is compared with: text where there is a tower, else the next."""
+        others = [name for name in self.tower_settings.given() if name != modality]
+        return "text" if "text" in others else others[0]
+
+    def graphs(self) -> list[Graph]:
+        """Return each tower."""
+
+        def features(modality: Modality) -> Callable[[Batch], tuple[Tensor, ...]]:
+            return lambda batch: (self.encode(modality, getattr(batch, modality)),)
+
+        meaning = "float32, of unit length: a dot product is the cosine similarity"
+        return [
+            Graph(
+                self.tower(modality),
+                name=modality,
+                function=features(modality),
+                inputs=INPUTS[modality],
+                outputs={"features": meaning},
+            )
+            for modality in self.tower_settings.given()
+        ]
+
+    def draw(self, evaluation: Any, folder: Path, samples: ShownSamples) -> list[Path]:
+        """Draw similarities, retrieved examples, sounds and the joint space."""
+        return RetrievalPictures(evaluation, samples).draw(folder)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[Modality, Tensor]:
         """Return unit-length features of each modality that the batch carries."""

@@ -4,6 +4,7 @@ Shapes as in `mmlight.batch`: B samples, G boxes; Q candidates, K classes.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from mmlight.objectives.box_match import BoxMatchLoss
 from mmlight.objectives.box_objective import BoxObjective
 from mmlight.objectives.dense_boxes import DenseBoxLoss
 from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table
+from mmlight.tasks.graph import Graph
+from mmlight.tasks.pictures import ShownSamples, draw_boxes
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
 
@@ -96,13 +99,7 @@ class Detection(Task):
                 "train_crop: fit or random_fit, so that boxes can be told in the image's own pixels"
             )
         self.build_towers()
-        encoder: Any = self.tower("image").encoder
-        if not hasattr(encoder, "feature_maps"):
-            raise UserError(
-                f"model.towers.image.encoder: {type(encoder).__name__} has no feature maps; use "
-                "mmlight.encoders.timm_image.TimmImage"
-            )
-        specs = encoder.map_specs()
+        specs = self.tower("image").encoder.map_specs()
         self.head = self._make_head()
         self.head.build(
             in_dims=[spec.channels for spec in specs],
@@ -139,8 +136,7 @@ class Detection(Task):
             images: pixels and their view.
             boxes: the objects, in training.
         """
-        encoder: Any = self.tower("image").encoder
-        maps = encoder.feature_maps(images, strides=self.head.uses)
+        maps = self.tower("image").encoder.feature_maps(images, strides=self.head.uses)
         return self.head(
             [part.map_BCHW for part in maps],
             area_B2=images.viewed().area_B2,
@@ -226,6 +222,32 @@ class Detection(Task):
                 }
             )
         return rows
+
+    def graphs(self) -> list[Graph]:
+        """Return the model from pixels to all boxes and their scores."""
+
+        def boxes(batch: Batch) -> tuple[Tensor, ...]:
+            return self.head.scored_boxes(self.detect(_images(batch)))
+
+        meanings = {
+            "boxes": "float32 corners (left, top, right, bottom) in pixels of the padded image",
+            "class_scores": "float32 from 0 to 1, of each box for each class; low ones are to be "
+            "dropped",
+        }
+        return [
+            Graph(
+                self,
+                name="model",
+                function=boxes,
+                inputs=("pixels", "area"),
+                outputs=meanings,
+                unordered=self.head.kind == "query",
+            )
+        ]
+
+    def draw(self, evaluation: Any, folder: Path, samples: ShownSamples) -> list[Path]:
+        """Draw boxes on some images, and precision against recall."""
+        return draw_boxes(evaluation, folder, samples)
 
     def found(self, images: Images, outputs: Any) -> list[BoxList]:
         """Return the detections of each image, in pixels of the image as stored, best first.

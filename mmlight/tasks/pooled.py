@@ -63,8 +63,7 @@ class PooledTask(Task):
             self.fusion = self._make_fusion()
             if self.fusion.takes_tokens:
                 dims = {
-                    name: getattr(self.tower(name).encoder, "token_dim", dim)
-                    for name, dim in dims.items()
+                    name: self.tower(name).encoder.token_dim or dim for name, dim in dims.items()
                 }
             self.fusion.build(dims)
         in_dim = self.fusion.fusion_dim if self.fusion is not None else next(iter(dims.values()))

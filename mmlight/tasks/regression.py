@@ -16,6 +16,7 @@ from mmlight.errors import UserError, nearest
 from mmlight.metrics.numbers import SCORES, NumberEvaluation, number_scores
 from mmlight.objectives.regression import NumberObjective, SquaredError
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
+from mmlight.tasks.graph import NUMBERS, Graph, whole_graph
 from mmlight.tasks.pooled import PooledTask
 from mmlight.tasks.tower import Towers
 
@@ -86,10 +87,7 @@ class Regression(PooledTask):
 
     def values(self, batch: Batch) -> Tensor:
         """Return the numbers (B, K) that the model says, in the data's units, with gradients."""
-        return self._outputs(batch) * self.deviation_K + self.mean_K
-
-    def _outputs(self, batch: Batch) -> Tensor:
-        return self.head_outputs(self.features(batch)).float()
+        return self.head_outputs(self.features(batch)).float() * self.deviation_K + self.mean_K
 
     def known_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the targets (B, K), and which samples that count have one (B,).
@@ -103,10 +101,9 @@ class Regression(PooledTask):
                 f"{nearest(self.target, batch.fields)}; name it in data.members.fields, such as "
                 f"{{{self.target}: json:{self.target}}}"
             )
-        values = batch.fields[self.target]
         rows = [
             [math.nan] * len(self.names) if value is None else self._numbers(value, key)
-            for value, key in zip(values, batch.keys, strict=True)
+            for value, key in zip(batch.fields[self.target], batch.keys, strict=True)
         ]
         target_BK = torch.tensor(rows, device=batch.index_B.device)
         return target_BK.nan_to_num(), ~target_BK.isnan().any(1) & batch.valid_B
@@ -130,7 +127,8 @@ class Regression(PooledTask):
         """Return the loss over the global batch."""
         target_BK, counted_B = self.known_targets(batch)
         scaled_BK = (target_BK - self.mean_K) / self.deviation_K
-        loss: Tensor = self.objective(self._outputs(batch), scaled_BK, counted_B=counted_B)
+        outputs_BK = self.head_outputs(self.features(batch)).float()
+        loss: Tensor = self.objective(outputs_BK, scaled_BK, counted_B=counted_B)
         self.log_gated({"train/loss": loss.detach()})
         return loss
 
@@ -143,7 +141,7 @@ class Regression(PooledTask):
         """Keep the numbers that the model says and those that are right."""
         target_BK, known_B = self.known_targets(batch)
         scaled_BK = (target_BK - self.mean_K) / self.deviation_K
-        outputs_BK = self._outputs(batch)
+        outputs_BK = self.head_outputs(self.features(batch)).float()
         columns = {
             "loss": self.objective.terms(outputs_BK, scaled_BK).mean(1),
             "value": (outputs_BK * self.deviation_K + self.mean_K).double(),
@@ -178,6 +176,10 @@ class Regression(PooledTask):
         value_SK = torch.arange(8.0, dtype=torch.float64)[:, None].repeat(1, len(self.names))
         value_SK = value_SK if self._is_list else value_SK[:, 0]
         return value_SK, value_SK + 1
+
+    def graphs(self) -> list[Graph]:
+        """Return the model from samples to numbers."""
+        return [whole_graph(self, {"values": NUMBERS}, lambda batch: (self.values(batch),))]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return for each sample its number, or its numbers by name."""

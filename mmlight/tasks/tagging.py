@@ -19,6 +19,7 @@ from mmlight.heads.pooled import PerToken
 from mmlight.metrics.entities import OUTSIDE, EntityEvaluation, as_bio, spans_of
 from mmlight.saved.checkpoint import CHECKPOINT_KEY
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table
+from mmlight.tasks.graph import Graph, whole_graph
 from mmlight.tasks.tagged_text import TaggedText, entities, entity_scores, read_tags
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
@@ -94,10 +95,8 @@ class Tagging(Task):
                 "set it to true"
             )
         self.build_towers()
-        encoder: Any = self.tower("text").encoder
-        if getattr(encoder, "pool", None) is not None:
-            # Nothing is pooled here, and parameters without gradients stop DDP.
-            encoder.pool, encoder.text_pool = None, "mean"
+        encoder = self.tower("text").encoder
+        encoder.leave_out_pooling()
         self.head = PerToken(encoder.out_dim, len(self.tags), dropout=self._dropout)
 
     def logits(self, text: Text) -> Tensor:
@@ -234,6 +233,19 @@ class Tagging(Task):
             tagged = read_tags(caption, spans, first_W, logits_NLK[row], self.tags)
             rows.append({"key": batch.keys[row], **_as_row(tagged)})
         return rows
+
+    def graphs(self) -> list[Graph]:
+        """Return the model from tokens to their tags' logits."""
+
+        def logits(batch: Batch) -> tuple[Tensor, ...]:
+            assert batch.text is not None
+            return (self.logits(batch.text),)
+
+        meaning = "float32, for each token; a word's tag is that of its first token"
+        return [whole_graph(self, {"tag_logits": meaning}, logits)]
+
+    def check_probe(self, data: Any) -> None:
+        """Let any data pass: a probe learns the tags."""
 
     def probe_rows(self, batch: Batch) -> dict[Modality, tuple[Tensor, Tensor]]:
         """Return the first token's features and the tag of each word."""

@@ -36,11 +36,16 @@ from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.evaluation import Evaluated
 from mmlight.tasks.extra_metrics import ExtraMetrics
 from mmlight.tasks.finite_steps import FiniteSteps
+from mmlight.tasks.graph import Graph
 from mmlight.tasks.logged import log_to_all
+from mmlight.tasks.pictures import ShownSamples
+from mmlight.tasks.question import Question
 from mmlight.tasks.tower import Tower, Towers, check_tower_fits
 from mmlight.tasks.trained import TrainedParts
 from mmlight.tasks.tuning import Tuning
 from mmlight.terminal import note
+
+Target = Literal["predicted", "true"]
 
 
 class _Described:
@@ -83,11 +88,19 @@ class Task(_Described, Evaluated):
             tower, such as the text of transcripts. The data decodes and asks for nothing else.
         finite: which steps were left out because their gradients are not finite.
         takes_captions: whether training takes several captions of a sample at once.
+        explained_targets: which answers `question` may be about, out of ``predicted`` and ``true``;
+            none where answers cannot be explained.
+        predicts: what `predict_step` returns: a list of rows, or ``features`` by modality, which
+            `encode` gives one by one.
+        has_mistakes: whether its evaluation is of labels, of which some answers are wrong.
         job_type: what training it is called in W&B.
     """
 
     targets: ClassVar[tuple[str, ...]] = ()
     takes_captions: ClassVar[bool] = False
+    explained_targets: ClassVar[tuple[Target, ...]] = ()
+    predicts: ClassVar[Literal["rows", "features"]] = "rows"
+    has_mistakes: ClassVar[bool] = False
     job_type: ClassVar[Literal["pretrain", "finetune"]] = "finetune"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -200,6 +213,55 @@ class Task(_Described, Evaluated):
                 pooled_BD = self.tower(name).encoder(getattr(batch, name)).pooled_BD
                 rows[name] = (pooled_BD[keep_B], batch.label_B[keep_B])
         return rows
+
+    def check_probe(self, data: Any) -> None:
+        """Raise UserError where the data lacks the labels that `probe_rows` returns."""
+        if data.members.label is None:
+            raise UserError("probe needs labels; name data.members.label (such as cls)")
+
+    def encode(self, modality: Modality, inputs: Any) -> Tensor:
+        """Return unit-length features of `Images`, `Text` or `Audio`; see `predicts`."""
+        raise NotImplementedError
+
+    def question(self, batch: Batch, modality: Modality, *, target: Target) -> Question | None:
+        """Return what is asked about a sample when its answer is explained.
+
+        Args:
+            batch: a batch of the one sample.
+            modality: the modality that is explained.
+            target: out of `explained_targets`.
+
+        Returns:
+            None where there is nothing to ask about this sample.
+        """
+        raise NotImplementedError
+
+    def truth(self, batch: Batch, modality: Modality) -> str:
+        """Return what is right for a sample, or the text it is compared with; may be empty.
+
+        Args:
+            batch: a batch of the one sample.
+            modality: the modality that is explained.
+        """
+        return batch.captions[0] if modality != "text" and batch.captions else ""
+
+    def graphs(self) -> list[Graph]:
+        """Return what of the task can be exported, as functions of tensors to tensors.
+
+        Raises:
+            UserError: it is no such function.
+        """
+        raise UserError(f"a {type(self).__name__} task has no graph to export; its weights are")
+
+    def draw(self, evaluation: Any, folder: Path, samples: ShownSamples) -> list[Path]:
+        """Draw what an evaluation found; return the files.
+
+        Args:
+            evaluation: what a validation or test left as `evaluation`.
+            folder: where they go; their names begin with the evaluation's stage.
+            samples: some of the evaluated samples, to be looked at.
+        """
+        return []
 
     def no_weight_decay(self) -> set[str]:
         """Return what the encoders exclude from weight decay, under this module's names."""

@@ -22,6 +22,7 @@ from mmlight.metrics.transcribed import SCORES, TranscribedEvaluation, transcrip
 from mmlight.objectives.ctc import Ctc, clip_losses
 from mmlight.saved.description import describe_call
 from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table, sample_columns
+from mmlight.tasks.graph import Graph, whole_graph
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers
 from mmlight.terminal import one_line
@@ -96,16 +97,14 @@ class Transcription(Task):
             )
         self.symbols = Symbols(text)
         self.build_towers()
-        encoder: Any = self.tower("audio").encoder
+        encoder = self.tower("audio").encoder
         if encoder.frame_ms is None:
             raise UserError(
                 f"model.towers.audio.encoder: the tokens of {type(encoder).__name__} are no frames "
                 "in order of time; use mmlight.encoders.mel_gru.MelGru, or wav2vec2, hubert or "
                 "whisper in mmlight.encoders.hf_audio.HfAudio"
             )
-        if getattr(encoder, "pool", None) is not None:
-            # Nothing is pooled here, and parameters without gradients stop DDP.
-            encoder.pool, encoder.audio_hf_pool = None, "mean"
+        encoder.leave_out_pooling()
         num_symbols = self.symbols.count
         self.head = PerToken(encoder.out_dim, num_symbols + 1, dropout=self._dropout)
         self.objective = Ctc(blank=num_symbols)
@@ -195,6 +194,20 @@ class Transcription(Task):
     def example_answers(self) -> tuple[list[str], list[str]]:
         """Return two transcripts of two words."""
         return ["a b", "a b"], ["a b", "a c"]
+
+    def graphs(self) -> list[Graph]:
+        """Return the model from sounds to the logits of their frames."""
+
+        def emissions(batch: Batch) -> tuple[Tensor, ...]:
+            assert batch.audio is not None
+            found = self.emissions(batch.audio)
+            return found.logits_BLK, found.frames_B
+
+        meanings = {
+            "frame_logits": "float32, for each frame; CTC, the blank is the last class",
+            "num_frames": "int64, real frames of each clip; they come first",
+        }
+        return [whole_graph(self, meanings, emissions)]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return the transcript of each clip and the decoder's log-probability of it."""

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import (
 )
 from torch.utils import _pytree
 
-from mmlight.encoders.feature_maps import FeatureMap
+from mmlight.encoders.encoder import FeatureMap
 from mmlight.tasks.task import Task
 
 
@@ -70,9 +70,8 @@ def shard(
                 for module in block.modules:
                     fully_shard(module, mp_policy=policy, **options)
         add(tower.encoder, policy)
-        if hasattr(tower.encoder, "feature_maps"):
-            make_tree_node(FeatureMap)
-            register_fsdp_forward_method(tower.encoder, "feature_maps")
+        make_tree_node(FeatureMap)
+        register_fsdp_forward_method(tower.encoder, "feature_maps")
         add(tower.projection, policy)
     for name, child in task.named_children():
         if name != "towers":

@@ -4,14 +4,13 @@ import pytest
 import torch
 from encoder_inputs import AUDIO_CONFIGS, SIZES, TEXT_CONFIGS, captions, clips, images
 
-from mmlight.encoders.canvas import read_canvas, replaced
 from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.hf_image import HfImage
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_timm import MelTimm
 from mmlight.encoders.timm_image import TimmImage
-from mmlight.encoders.token_grid import as_map, token_grid
+from mmlight.insight.gradients import as_map
 
 CNN = dict(channels=(8, 8, 8, 8), stem_width=8)
 CASES = {
@@ -44,24 +43,24 @@ def test_what_is_read_can_be_put_back_and_changed(name):
     torch.manual_seed(0)
     make, make_inputs, size = CASES[name]
     encoder, inputs = make().eval(), make_inputs()
-    canvas = read_canvas(encoder, inputs)
+    canvas = encoder.read_canvas(inputs)
     assert (canvas.rows, canvas.columns) == size
     plain = encoder(inputs).pooled_BD
     values = canvas.values.clone().requires_grad_()
-    with replaced(encoder, values):
+    with encoder.reading(values):
         same = encoder(inputs).pooled_BD
     assert torch.equal(same, plain)
     assert encoder(inputs).pooled_BD.equal(plain) and "forward_features" not in vars(encoder.model)
     (gradient,) = torch.autograd.grad(same.square().sum(), values)
     assert gradient.abs().sum() > 0
-    with replaced(encoder, canvas.values * 0.5):
+    with encoder.reading(canvas.values * 0.5):
         assert not torch.allclose(encoder(inputs).pooled_BD, plain)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_map_spread_and_summed_is_the_map(name):
     make, make_inputs, (rows, columns) = CASES[name]
-    canvas = read_canvas(make(), make_inputs())
+    canvas = make().read_canvas(make_inputs())
     map_BRK = torch.rand(2, rows, columns)
     depth = canvas.values[0].numel() // (rows * columns)
     spread = canvas.spread(map_BRK).expand_as(canvas.values)
@@ -75,9 +74,9 @@ def test_tokens_lie_where_their_patches_are():
         kwargs=dict(patch_size=8, embed_dim=16, depth=1, num_heads=2),
     ).eval()
     inputs = images()
-    canvas = read_canvas(vit, inputs)
-    grid = token_grid(vit, canvas)
-    assert (grid.prefix, grid.rows, grid.columns, grid.covers) == (1, 4, 4, (32, 32))
+    canvas = vit.read_canvas(inputs)
+    grid = vit.token_grid(canvas)
+    assert (grid.prefix, grid.rows, grid.columns, canvas.covered) == (1, 4, 4, (32, 32))
     # The patch whose embedding a pixel changes is the place that `as_map` says.
     values = canvas.values.clone()
     values[:, :, 17, 30] += 1
@@ -89,8 +88,8 @@ def test_tokens_lie_where_their_patches_are():
 
 def test_ast_patches_lie_where_the_spectrogram_is():
     ast = HfAudio(config=AUDIO_CONFIGS["ast"]).eval()
-    canvas = read_canvas(ast, clips())
-    grid = token_grid(ast, canvas)
+    canvas = ast.read_canvas(clips())
+    grid = ast.token_grid(canvas)
     values = canvas.values.clone()
     values[:, 63, 0] += 1  # the last frame, the lowest band
     embed = ast.model.embeddings.patch_embeddings
@@ -106,6 +105,6 @@ def test_padding_is_told_from_input():
         mel=LogMelSettings(sample_rate_hz=8000, n_mels=24),
         kwargs=CNN,
     )
-    assert read_canvas(mel, clips()).real_B.tolist() == [81, 51]
+    assert mel.read_canvas(clips()).real_B.tolist() == [81, 51]
     text = HfText(config=TEXT_CONFIGS["bert"])
-    assert read_canvas(text, captions()).real_B.tolist() == [5, 3]
+    assert text.read_canvas(captions()).real_B.tolist() == [5, 3]

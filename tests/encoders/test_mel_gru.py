@@ -7,9 +7,8 @@ from encoder_inputs import (
     clips,
 )
 
-from mmlight.encoders.mel import LogMelSettings
+from mmlight.encoders.mel import LogMelSettings, SpecAugmentSettings
 from mmlight.encoders.mel_gru import MelGru
-from mmlight.encoders.spec_augment import SpecAugmentSettings
 from mmlight.errors import UserError
 
 SMALL = dict(channels=4, dim=16, layers=2)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from encoder_inputs import SIZES, TEXT_CONFIGS, captions
 from torch.nn.attention import varlen
 
-from mmlight.encoders import packed_attention
+from mmlight.encoders import packed_text
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.packed_text import PackedText
 from mmlight.encoders.text_rows import plan_rows
@@ -52,7 +52,7 @@ def on_device(monkeypatch):
         calls.append(1)
         return slow_varlen(*args, **kwargs)
 
-    monkeypatch.setattr(packed_attention, "fits_flash", lambda *_, dropout: dropout == 0)
+    monkeypatch.setattr(packed_text, "fits_flash", lambda *_, dropout: dropout == 0)
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     plain = PackedText.model_args
 
@@ -86,8 +86,8 @@ def test_sequences_reach_the_kernel_of_every_model(kind, checkpointing, on_devic
     encoder = HfText(config=config, pool="last", batching="padded").double().train()
     inputs = captions(LENGTHS)
     wanted = gradients(encoder, inputs)
-    packed_attention.use_packed_attention(encoder.model, causal=encoder._layouts.causal)
-    assert packed_attention.is_fused(encoder.model)
+    packed_text.use_packed_attention(encoder.model, causal=encoder._layouts.causal)
+    assert packed_text.is_fused(encoder.model)
     assert not on_device
     encoder.set_checkpointing(checkpointing)
     encoder.text_batching = "packed"
@@ -100,7 +100,7 @@ def test_sequences_reach_the_kernel_of_every_model(kind, checkpointing, on_devic
 
 def test_dropout_goes_through_the_mask(on_device):
     encoder = HfText(config=TEXT_CONFIGS["bert"], batching="packed").train()
-    packed_attention.use_packed_attention(encoder.model, causal=False)
+    packed_text.use_packed_attention(encoder.model, causal=False)
     assert encoder(captions(LENGTHS)).pooled_BD.isfinite().all()
     assert not on_device
 
@@ -110,7 +110,7 @@ def test_without_sequences_it_is_sdpa():
     encoder = HfText(config=TEXT_CONFIGS["clip"], pool="last").eval()
     inputs = captions(LENGTHS)
     wanted = gradients(encoder, inputs)
-    packed_attention.use_packed_attention(encoder.model, causal=True)
+    packed_text.use_packed_attention(encoder.model, causal=True)
     for value, known in zip(gradients(encoder, inputs), wanted, strict=True):
         assert torch.equal(value, known)
     # What is saved loads without this package.

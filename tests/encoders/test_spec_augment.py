@@ -3,9 +3,8 @@ import torch
 from encoder_inputs import AUDIO_CONFIGS, clips
 
 from mmlight.encoders.hf_audio import HfAudio
-from mmlight.encoders.mel import LogMelSettings
+from mmlight.encoders.mel import LogMelSettings, SpecAugmentSettings, spec_augment
 from mmlight.encoders.mel_timm import MelTimm
-from mmlight.encoders.spec_augment import SpecAugmentSettings, spec_augment
 from mmlight.errors import UserError
 from mmlight.saved.description import describe
 

@@ -10,12 +10,11 @@ from mmlight.encoders.batching import choose_layout, exact_layouts, has_collecti
 from ranks import run_ranks
 
 from mmlight.encoders import hf_text
-from mmlight.encoders.attention import attention_maps, explicit_attention
-from mmlight.encoders.canvas import read_canvas, replaced
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.lora import LoraSettings, add_adapters
 from mmlight.encoders.text_rows import GroupPlan, RowPlan
 from mmlight.errors import UserError
+from mmlight.insight.attention import attention_maps
 
 SMALL = dict(vocab_size=50, max_position_embeddings=24, **SIZES)
 ONE_KEY = dict(num_key_value_heads=1)
@@ -335,15 +334,15 @@ def test_explanations_see_padded_captions(way):
     inputs = batch(encoder)
     with torch.no_grad():
         plain = encoder(inputs).pooled_BD
-        with explicit_attention(encoder) as layers:
+        with encoder.explicit_attention() as layers:
             stepwise = encoder(inputs).pooled_BD
         assert layers[0].shape == (10, 2, 20, 20) and len(layers) == 2
         torch.testing.assert_close(stepwise, plain, atol=1e-5, rtol=1e-5)
         assert attention_maps(encoder, inputs).layers[0].shape == (10, 2, 20, 20)
-    canvas = read_canvas(encoder, inputs)
+    canvas = encoder.read_canvas(inputs)
     assert canvas.values.shape == (10, 20, 16)
     values = canvas.values.clone().requires_grad_()
-    with replaced(encoder, values):
+    with encoder.reading(values):
         again = encoder(inputs).pooled_BD
     torch.testing.assert_close(again, plain, atol=1e-5, rtol=1e-5)
     (gradient,) = torch.autograd.grad(again.square().sum(), values)

@@ -20,9 +20,8 @@ from mmlight.encoders.text_cnn import TextCnn
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
 from mmlight.insight.explain import explain
-from mmlight.insight.explained import Explained, metrics_of, rows_of
-from mmlight.insight.questions import ClassQuestion
-from mmlight.insight.settings import Effort
+from mmlight.insight.samples import Explained, metrics_of, rows_of
+from mmlight.insight.settings import ExplainSettings
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens
 from mmlight.tasks.classification import Classification
@@ -31,6 +30,7 @@ from mmlight.tasks.tower import Towers, TowerSettings
 ALL = ["attention", "rollout", "grad_cam", "integrated_gradients"]
 FLOW = ["attention", "rollout", "integrated_gradients"]
 MAPS = ["grad_cam", "integrated_gradients"]
+QUICK = ExplainSettings(gradient_steps=64, curve_steps=4, random_orders=1)
 VIT = dict(patch_size=8, embed_dim=16, depth=2, num_heads=2)
 CASES = {
     "vit": ("image", ENCODERS["vit"][1], ALL),
@@ -74,14 +74,14 @@ def subject_of(name):
     for parameter in task.head.parameters():
         torch.nn.init.normal_(parameter)
     batch = make_batch(modality, size=1, seed=1)
-    return Subject(task.eval(), batch, modality, ClassQuestion(task, 1, name="one"))
+    return Subject(task.eval(), batch, modality, task.class_question(1))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_methods_that_suit_it(name):
     subject = subject_of(name)
     tokens = Tokens(["", *["w"] * 10, ""], 3) if subject.modality == "text" else None
-    found = explain(subject, tokens=tokens, effort=Effort(64, 4, 1))
+    found = explain(subject, QUICK, tokens=tokens)
     assert [a.method for a in found.attributions] == CASES[name][2]
     for attribution in found.attributions:
         assert np.isfinite(attribution.importance_U).all()
@@ -100,6 +100,6 @@ def test_methods_that_suit_it(name):
 
 def test_a_method_that_does_not_suit_is_refused_by_name():
     with pytest.raises(UserError, match="a ResNet has no attention"):
-        explain(subject_of("cnn"), methods=["rollout"])
+        explain(subject_of("cnn"), ExplainSettings(methods=["rollout"]))
     with pytest.raises(UserError, match="grad_cam finds no map"):
-        explain(subject_of("clap"), methods=["grad_cam"])
+        explain(subject_of("clap"), ExplainSettings(methods=["grad_cam"]))

@@ -15,7 +15,6 @@ from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
 from mmlight.insight.blank import blank_canvas
 from mmlight.insight.gradients import grad_cam, integrated_gradients
-from mmlight.insight.questions import ClassQuestion
 from mmlight.insight.subject import Subject, repeat
 from mmlight.insight.units import Tokens, lay_over
 from mmlight.tasks.classification import Classification
@@ -33,7 +32,7 @@ def subject_of(name, encoder=None, *, image_px=16):
         torch.nn.init.normal_(parameter)
     task.eval()
     batch = repeat(make_batch(modality, size=1, seed=0, image_px=image_px), 1)
-    return task, Subject(task, batch, modality, ClassQuestion(task, 1, name="one"))
+    return task, Subject(task, batch, modality, task.class_question(1))
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -64,7 +63,7 @@ def test_grad_cam_of_a_cnn_is_captums():
     theirs = cam.attribute(subject.canvas.values, relu_attributions=True)[0, 0].detach()
     assert theirs.shape == (4, 4)
     ours = grad_cam(subject)
-    expected = lay_over(theirs, (64, 64), subject.canvas, smooth=True)
+    expected = lay_over(theirs, subject.canvas, smooth=True)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
     assert ours.max() > 0
 
@@ -94,7 +93,7 @@ def test_a_network_without_maps_is_refused():
     task.configure_model()
     task.eval()
     batch = make_batch("audio", size=1, seed=0)
-    subject = Subject(task, batch, "audio", ClassQuestion(task, 1, name="one"))
+    subject = Subject(task, batch, "audio", task.class_question(1))
     with pytest.raises(UserError, match="grad_cam finds no map in a ClapAudioModel"):
         grad_cam(subject)
 

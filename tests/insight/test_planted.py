@@ -7,19 +7,20 @@ import pytest
 import torch
 from planted import ENCODERS, make_batch, single, train
 
-from mmlight.encoders.eval_mode import eval_mode
+from mmlight.encoders.encoder import eval_mode
 from mmlight.insight.blank import blank_canvas
 from mmlight.insight.explain import explain
-from mmlight.insight.explained import Explained, metrics_of
 from mmlight.insight.faithfulness import deletion_and_insertion, random_curves
-from mmlight.insight.questions import ClassQuestion
-from mmlight.insight.settings import METHODS, Effort
+from mmlight.insight.samples import Explained, metrics_of
+from mmlight.insight.settings import METHODS, ExplainSettings
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens, units_of
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.tower import Towers, TowerSettings
 
 TOKENS = Tokens(["", *["w"] * 10, ""], 0)
+
+QUICK = dict(gradient_steps=32, curve_steps=4, random_orders=1)
 
 
 def explained(name, *, most_steps=1024):
@@ -29,9 +30,9 @@ def explained(name, *, most_steps=1024):
     samples, hits = [], {}
     for row in batch.label_B.nonzero()[:6, 0].tolist():
         one = single(batch, row)
-        subject = Subject(task, one, modality, ClassQuestion(task, 1, name="one"))
+        subject = Subject(task, one, modality, task.class_question(1))
         tokens = TOKENS if modality == "text" else None
-        explanation = explain(subject, tokens=tokens, effort=Effort(gradient_steps=most_steps))
+        explanation = explain(subject, ExplainSettings(gradient_steps=most_steps), tokens=tokens)
         samples.append(Explained(row, one.keys[0], "", explanation))
         for found in explanation.attributions:
             best = np.unravel_index(np.nanargmax(found.map_RK), found.map_RK.shape)
@@ -69,7 +70,7 @@ def test_curves_are_those_of_edited_images():
     """Deletion and insertion by hand: patches of the uint8 image blackened one by one."""
     task, batch = train("vit", num_steps=20)
     one = single(batch, 1)
-    subject = Subject(task, one, "image", ClassQuestion(task, 1, name="one"), batch_size=5)
+    subject = Subject(task, one, "image", task.class_question(1), batch_size=5)
     units = units_of(subject.encoder, subject.canvas, tokens=None)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     blank = blank_canvas(subject, image_blank="black")
@@ -102,7 +103,7 @@ def test_curves_are_those_of_edited_images():
 
 def test_random_orders_repeat_and_differ_by_seed():
     task, batch = train("vit", num_steps=5)
-    subject = Subject(task, single(batch, 1), "image", ClassQuestion(task, 1, name="one"))
+    subject = Subject(task, single(batch, 1), "image", task.class_question(1))
     units = units_of(subject.encoder, subject.canvas, tokens=None)
     blank = blank_canvas(subject)
     first, again, other = (
@@ -126,8 +127,8 @@ def test_training_goes_on_as_if_nothing_had_been():
             batch = make_batch(modality, size=8, seed=step)
             if explains and step == 2:
                 with torch.inference_mode(), torch.inference_mode(False), eval_mode(task):
-                    subject = Subject(task, batch, modality, ClassQuestion(task, 1, name="one"))
-                    explain(subject, methods=METHODS, tokens=TOKENS, effort=Effort(32, 4, 1))
+                    subject = Subject(task, batch, modality, task.class_question(1))
+                    explain(subject, ExplainSettings(METHODS, **QUICK), tokens=TOKENS)
             torch.manual_seed(step)  # of dropout
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(task.logits(batch), batch.label_B).backward()

@@ -7,8 +7,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 import tiny
 
-from mmlight.errors import UserError
-from mmlight.insight.questions import ClassQuestion, PairQuestion, check_task, partner_of
 from mmlight.insight.subject import Subject, repeat
 from mmlight.tasks.classification import Classification
 
@@ -23,7 +21,7 @@ def classifier():
 @pytest.mark.parametrize("modality", ["image", "text", "audio"])
 def test_the_sample_as_it_is_scores_as_in_its_batch(modality):
     task, batch = classifier(), tiny.batch(3, captions=2)
-    subject = Subject(task, batch, modality, ClassQuestion(task, 2, name="two"))
+    subject = Subject(task, batch, modality, task.class_question(2))
     values = subject.canvas.values
     with torch.no_grad():
         logits = task.logits(repeat(batch, 1))
@@ -36,8 +34,8 @@ def test_the_sample_as_it_is_scores_as_in_its_batch(modality):
 
 def test_a_pair_scores_its_cosine():
     task, batch = tiny.task().eval(), tiny.batch(3)
-    assert partner_of(task, "image") == "text" and partner_of(task, "text") == "image"
-    subject = Subject(task, batch, "image", PairQuestion(task, "image", "text"))
+    assert task.partner("image") == "text" and task.partner("text") == "image"
+    subject = Subject(task, batch, "image", task.pair_question("image", "text"))
     with torch.no_grad():
         image, text = (task.encode(m, getattr(batch, m))[0] for m in ("image", "text"))
         torch.testing.assert_close(subject.score(subject.canvas.values)[0], image @ text)
@@ -50,8 +48,3 @@ def test_copies_take_the_first_caption():
     assert copies.size == 4 and copies.text.token_ids_NL.shape == (4, length)
     assert torch.equal(copies.text.token_ids_NL[3], batch.text.token_ids_NL[0, :length])
     assert copies.captions == ["caption 0"] * 4 and copies.keys == ["00000/0"] * 4
-
-
-def test_other_models_are_refused():
-    with pytest.raises(UserError, match="answers of a Linear cannot be explained"):
-        check_task(torch.nn.Linear(1, 1))

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
 from encoder_inputs import AUDIO_CONFIGS, TEXT_CONFIGS, captions, clips, images
 
-from mmlight.encoders.canvas import read_canvas
 from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel import LogMelSettings
@@ -23,7 +23,7 @@ VIT_IMAGE = partial(TimmImage, "vit_tiny_patch16_224", img_size=32, kwargs=VIT)
 
 
 def units(encoder, inputs, tokens=None):
-    canvas = read_canvas(encoder, inputs)
+    canvas = encoder.read_canvas(inputs)
     return canvas, units_of(encoder, canvas, tokens=tokens)
 
 
@@ -71,11 +71,11 @@ def test_start_and_end_are_in_no_unit():
 
 
 def test_a_coarse_map_is_laid_over_its_part_of_the_canvas():
-    canvas = read_canvas(VIT_IMAGE(), images(count=1))
+    canvas = VIT_IMAGE().read_canvas(images(count=1))
     map_RK = torch.arange(16.0).view(4, 4)
-    found = lay_over(map_RK, (32, 32), canvas, smooth=False)
+    found = lay_over(map_RK, canvas, smooth=False)
     assert found.shape == (32, 32) and found[9, 31] == 7 and found[31, 0] == 12
-    shorter = lay_over(map_RK, (32, 16), canvas, smooth=False)
+    shorter = lay_over(map_RK, replace(canvas, covered_columns=16), smooth=False)
     assert shorter[0, 15] == 3 and (shorter[:, 16:] == 0).all()
-    longer = lay_over(map_RK, (32, 64), canvas, smooth=False)
+    longer = lay_over(map_RK, replace(canvas, covered_columns=64), smooth=False)
     assert longer[0, 31] == 1

@@ -14,9 +14,8 @@ from mmlight.__main__ import main
 from mmlight.errors import UserError
 from mmlight.interop.export_command import export
 from mmlight.interop.export_formats import Traced, compare, know, trace, write_torch
-from mmlight.interop.export_graphs import graphs_of
 from mmlight.interop.export_inputs import Sizes, make_inputs
-from mmlight.interop.export_recurrent import ScanGru
+from mmlight.interop.scan_gru import ScanGru
 from mmlight.saved.checkpoint import read_export, read_saved
 from mmlight.tasks.task import load_task
 
@@ -130,7 +129,8 @@ def test_earlier_export_is_replaced_only_when_asked(run, tmp_path):
 
 def test_program_that_answers_otherwise_is_found_out(tmp_path):
     task = every_task.make("image_classes")
-    (graph,) = graphs_of(task)
+    (graph,) = task.graphs()
+    graph.requires_grad_(False)
     inputs = [
         make_inputs(graph, task.preprocessing, sizes=Sizes(n, 1.0), look="smooth", seed=n)
         for n in (1, 3)

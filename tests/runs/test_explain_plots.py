@@ -3,13 +3,11 @@ import pytest
 from PIL import Image
 
 from mmlight.runs.plots.colored_text import ColoredText, _lay_out, plot_colored_texts
-from mmlight.runs.plots.examples import Example
+from mmlight.runs.plots.examples import Example, image_thumbnail, sound_thumbnail
 from mmlight.runs.plots.faithfulness import MeanCurves, plot_faithfulness
-from mmlight.runs.plots.heads import plot_heads, plot_token_heads
 from mmlight.runs.plots.labelled import plot_confusion
 from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
-from mmlight.runs.plots.overlays import Overlay, _tint, plot_overlays
-from mmlight.runs.plots.thumbnail import image_thumbnail, sound_thumbnail
+from mmlight.runs.plots.overlays import Overlay, _tint, plot_heads, plot_overlays, plot_token_heads
 
 pytestmark = pytest.mark.usefixtures("readable_text")
 

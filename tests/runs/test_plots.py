@@ -12,8 +12,7 @@ from mmlight.runs.plots.examples import (
     plot_spectrograms,
     spectrogram_db,
 )
-from mmlight.runs.plots.joint_space import plot_joint_space, project
-from mmlight.runs.plots.similarity import plot_similarity
+from mmlight.runs.plots.joint_space import plot_joint_space, plot_similarity, project
 
 pytestmark = pytest.mark.usefixtures("readable_text")
 

@@ -12,7 +12,6 @@ from mmlight import comm
 from mmlight.batch import Batch, Modality
 from mmlight.errors import UserError
 from mmlight.metrics.neighbours import knn_logits, label_figures, linear_labels
-from mmlight.tasks.task import Task
 
 
 class Probe(pl.Callback):
@@ -53,12 +52,9 @@ class Probe(pl.Callback):
         self.max_train = max_train
         self._kept: dict[Modality, list[tuple[Tensor, Tensor]]] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Check that there are labels and a training split."""
-        members = _data(trainer).members
-        own = getattr(type(pl_module), "probe_rows", None) is not Task.probe_rows
-        if members.label is None and not own:
-            raise UserError("probe needs labels; name data.members.label (such as cls)")
+        pl_module.check_probe(_data(trainer))
         if "train" not in _data(trainer).split_names():
             raise UserError("probe fits its classifiers on data.train.shards, which is not set")
 

@@ -64,7 +64,7 @@ class ZeroShot(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if stage == "predict":
             return
-        if not hasattr(pl_module, "encode"):
+        if pl_module.predicts != "features":
             raise UserError(
                 f"zero_shot has no effect on {type(pl_module).__name__}, whose classes are "
                 "learned; leave it out"

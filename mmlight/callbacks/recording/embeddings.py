@@ -54,14 +54,14 @@ class EmbeddingWriter(pl.Callback):
     def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: dict[str, Tensor] | list[Any],
+        pl_module: Any,
+        outputs: dict[str, Tensor],
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Write the batch's valid rows, and those of samples that cannot be read."""
-        if isinstance(outputs, list):
+        if pl_module.predicts != "features":
             return
         table = to_table(batch, outputs)
         if self._writer is None:

@@ -15,9 +15,8 @@ from mmlight.errors import UserError
 from mmlight.files import write_bytes
 from mmlight.metrics.labelled import LabelledEvaluation
 from mmlight.metrics.mistakes import find_mistakes
-from mmlight.runs.plots.examples import Example
+from mmlight.runs.plots.examples import Example, image_thumbnail, sound_thumbnail
 from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
-from mmlight.runs.plots.thumbnail import image_thumbnail, sound_thumbnail
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.stage_rows import write_stage_rows
 from mmlight.runs.show.sounds import flac
@@ -43,11 +42,9 @@ class ErrorsTable(pl.Callback):
         self.num_samples = num_samples
         self.with_sounds = with_sounds
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Refuse tasks without labels for whole samples."""
-        from mmlight.tasks.classification import Classification  # slow; others need not wait
-
-        if not isinstance(pl_module, Classification):
+        if not pl_module.has_mistakes:
             raise UserError(
                 f"mistakes: a {type(pl_module).__name__} has none to list; the model must be a "
                 "Classification"

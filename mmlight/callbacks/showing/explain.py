@@ -1,21 +1,14 @@
 """Explains answers when a test, a validation or training ends: maps, metrics, pictures."""
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 
 from mmlight.batch import MODALITIES, Modality
 from mmlight.callbacks.showing.media import send_pictures
-from mmlight.errors import UserError, nearest
-from mmlight.insight.settings import (
-    METHODS,
-    Asked,
-    Effort,
-    ImageBlank,
-    Method,
-    require_captum,
-)
+from mmlight.errors import UserError
+from mmlight.insight.settings import ExplainSettings, ImageBlank, Method
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.stage_rows import write_stage_rows
 
@@ -64,53 +57,40 @@ class Explain(pl.Callback):
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
-        for name in methods or ():
-            if name not in METHODS:
-                raise UserError(f"explain.methods: no '{name}'{nearest(name, METHODS)}")
-        if methods is not None and not methods:
-            raise UserError(f"explain.methods is empty; name some of {', '.join(METHODS)}")
-        for key, value in {
-            "num_samples": num_samples,
-            "num_drawn": num_drawn,
-            "gradient_steps": gradient_steps,
-            "curve_steps": curve_steps,
-            "random_orders": random_orders,
-            "batch_size": batch_size,
-        }.items():
-            if value < 1:
-                raise UserError(f"explain.{key} is {value}; it must be 1 or more")
-        if image_blank not in get_args(ImageBlank):
-            raise UserError(f"explain.image_blank: use one of {', '.join(get_args(ImageBlank))}")
-        if methods is None or "integrated_gradients" in methods:
-            require_captum()
+        if num_drawn < 1:
+            raise UserError(f"explain.num_drawn is {num_drawn}; it must be 1 or more")
         self.modalities = modalities
         self.num_drawn = num_drawn
-        self.asked = Asked(
+        self.settings = ExplainSettings(
             methods=methods,
             num_samples=num_samples,
             target=target,
             image_blank=image_blank,
-            effort=Effort(gradient_steps, curve_steps, random_orders),
+            gradient_steps=gradient_steps,
+            curve_steps=curve_steps,
+            random_orders=random_orders,
             batch_size=batch_size,
             seed=seed,
         )
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Refuse tasks and towers that cannot be explained."""
-        from mmlight.insight.questions import check_task
-
-        check_task(pl_module)
-        towers = pl_module.tower_settings.given()  # type: ignore[operator, union-attr]
+        if not pl_module.explained_targets:
+            raise UserError(
+                f"explain: answers of a {type(pl_module).__name__} cannot be explained; the model "
+                "must be a Classification or a Contrastive"
+            )
+        towers = pl_module.tower_settings.given()
         for name in self.modalities or ():
             if name not in towers:
                 raise UserError(
                     f"explain.modalities names {name}, but the model has towers for "
                     f"{', '.join(towers)}"
                 )
-        if self.asked.image_blank != "mean" and "image" not in (self.modalities or towers):
+        if self.settings.image_blank != "mean" and "image" not in (self.modalities or towers):
             raise UserError("explain.image_blank has no effect: no image is explained")
-        if self.asked.target != "predicted" and not hasattr(pl_module, "logits"):
-            raise UserError("explain.target has no effect on a contrastive model")
+        if self.settings.target not in pl_module.explained_targets:
+            raise UserError(f"explain.target has no effect on a {type(pl_module).__name__}")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explain samples of the test set."""
@@ -130,8 +110,7 @@ class Explain(pl.Callback):
         """Every rank does all of it: a sharded model needs them all, and none waits for another."""
         # Here and not above: they bring timm and transformers, for which no other run should wait.
         from mmlight.callbacks.showing.explain_pictures import draw_explanations
-        from mmlight.insight.explained import metrics_of, rows_of
-        from mmlight.insight.samples import explain_samples
+        from mmlight.insight.samples import explain_samples, metrics_of, rows_of
 
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         given = task.tower_settings.given()
@@ -141,7 +120,7 @@ class Explain(pl.Callback):
             if modality not in given or modality not in (self.modalities or given):
                 continue
             explained = list(
-                explain_samples(task, data, split=stage, modality=modality, asked=self.asked)
+                explain_samples(task, data, split=stage, modality=modality, settings=self.settings)
             )
             if not explained:
                 continue

@@ -7,11 +7,10 @@ import numpy as np
 
 from mmlight.batch import Modality
 from mmlight.insight.explain import Attribution
-from mmlight.insight.explained import Explained, mean_by_method, metrics_of
+from mmlight.insight.samples import Explained, mean_by_method, metrics_of
 from mmlight.runs.plots.colored_text import ColoredText, plot_colored_texts
 from mmlight.runs.plots.faithfulness import MeanCurves, plot_faithfulness
-from mmlight.runs.plots.heads import plot_heads, plot_token_heads
-from mmlight.runs.plots.overlays import Overlay, plot_overlays
+from mmlight.runs.plots.overlays import Overlay, plot_heads, plot_overlays, plot_token_heads
 from mmlight.runs.show.sounds import keep_sounds
 
 

@@ -7,29 +7,14 @@ import lightning.pytorch as pl
 import numpy as np
 
 from mmlight.batch import Batch
-from mmlight.callbacks.showing.box_pictures import draw_boxes
 from mmlight.callbacks.showing.media import send_pictures
 from mmlight.data.decode.image_header import as_stored
 from mmlight.errors import UserError
-from mmlight.metrics.boxes import BoxEvaluation
-from mmlight.metrics.calibration import calibration_error, reliability_bins
-from mmlight.metrics.labelled import LabelledEvaluation, confusion_matrix
-from mmlight.metrics.retrieved import RetrievalEvaluation
 from mmlight.runs.plots.curves import plot_curves
-from mmlight.runs.plots.examples import (
-    Example,
-    Found,
-    Retrieval,
-    plot_retrieval,
-    plot_spectrograms,
-)
-from mmlight.runs.plots.joint_space import plot_joint_space
-from mmlight.runs.plots.labelled import plot_confusion
-from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
-from mmlight.runs.plots.similarity import plot_similarity
+from mmlight.runs.plots.examples import Example
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
-from mmlight.runs.show.sounds import keep_sounds
+from mmlight.tasks.pictures import ShownSamples
 
 
 class Pictures(pl.Callback):
@@ -167,189 +152,22 @@ class Pictures(pl.Callback):
         for row in rows:
             self._kept[int(batch.index_B[row])] = _examples(batch, row)
 
-    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        evaluation: Any = getattr(pl_module, "evaluation", None)
-        if not trainer.is_global_zero or evaluation is None:
+    def _draw(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero or pl_module.evaluation is None:
             return
-        folder = Run(Path(trainer.default_root_dir)).plots
-        if isinstance(evaluation, LabelledEvaluation):
-            send_pictures(trainer, draw_labelled(evaluation, folder))
-        if isinstance(evaluation, BoxEvaluation):
-            pixels = {
-                number: kept["image"].pixels_CHW
-                for number, kept in self._kept.items()
-                if "image" in kept and kept["image"].pixels_CHW is not None
-            }
-            send_pictures(
-                trainer, draw_boxes(evaluation, folder, pixels=pixels, most=self.num_queries)
-            )
-        if not isinstance(evaluation, RetrievalEvaluation):
-            return  # other tasks draw what is theirs elsewhere
         data: Any = getattr(trainer, "datamodule", None)
         audio = getattr(data, "audio", None)
-        drawn = self.draw(
-            evaluation,
-            folder,
+        samples = ShownSamples(
+            self._kept,
+            num_queries=self.num_queries,
+            num_found=self.num_found,
+            projection=self.projection,
+            num_projected=self.num_projected,
             class_names=getattr(data, "class_names", None),
             sample_rate_hz=getattr(audio, "rate_hz", None),
         )
-        send_pictures(trainer, drawn)
-
-    def draw(
-        self,
-        evaluation: RetrievalEvaluation,
-        folder: Path,
-        *,
-        class_names: list[str] | None = None,
-        sample_rate_hz: int | None = None,
-    ) -> list[Path]:
-        """Draw everything that `evaluation` and the kept samples allow; return the files.
-
-        Args:
-            evaluation: features of the whole set.
-            folder: where the files go; their names begin with the stage.
-            class_names: names of the classes.
-            sample_rate_hz: of the waveforms.
-        """
-        stage, names = evaluation.stage, list(evaluation.features)
-        first = {name: _first_rows(evaluation.items[name]) for name in names}
-        samples = sorted(self._kept.keys() & set(evaluation.samples_S.tolist()))
-        captions = {item: evaluation.captions[row] for item, row in first.get("text", {}).items()}
-        drawn: list[Path] = []
-        for query in names:
-            for gallery in names:
-                both = [s for s in samples if s in first[query] and s in first[gallery]]
-                if query == gallery or len(both) < 2:
-                    continue
-                query_ND = evaluation.features[query][[first[query][s] for s in both]]
-                gallery_ND = evaluation.features[gallery][[first[gallery][s] for s in both]]
-                labels_N = evaluation.labels_of(np.array(both))
-                if names.index(query) < names.index(gallery):
-                    drawn.append(
-                        plot_similarity(
-                            query_ND,
-                            gallery_ND,
-                            folder / f"{stage}_similarity_{query}_{gallery}.png",
-                            query=query,
-                            gallery=gallery,
-                            labels_N=labels_N,
-                            captions=[captions[s] for s in both]
-                            if captions.keys() >= set(both)
-                            else None,
-                        )
-                    )
-                retrievals = self._retrievals(
-                    query_ND @ gallery_ND.T, both, query, gallery, captions, labels_N
-                )
-                picture = plot_retrieval(
-                    retrievals,
-                    folder / f"{stage}_retrieval_{query}_to_{gallery}.png",
-                    query=query,
-                    gallery=gallery,
-                    num_gallery=len(both),
-                    sample_rate_hz=sample_rate_hz,
-                )
-                drawn.append(picture)
-                heard = _heard(retrievals)
-                if heard and sample_rate_hz is not None:
-                    keep_sounds(picture, heard, sample_rate_hz=sample_rate_hz)
-        sounds = [self._example(s, "audio", captions) for s in samples if "audio" in self._kept[s]]
-        if sounds:
-            path = folder / f"{stage}_spectrograms.png"
-            drawn.append(plot_spectrograms(sounds[:6], path, sample_rate_hz=sample_rate_hz))
-            heard = [(s.caption, s.waveform_T) for s in sounds[:6] if s.waveform_T is not None]
-            if sample_rate_hz is not None:
-                keep_sounds(path, heard, sample_rate_hz=sample_rate_hz)
-        joint = self._joint_space(evaluation, folder, class_names=class_names)
-        return [*drawn, *([joint] if joint else [])]
-
-    def _joint_space(
-        self, evaluation: RetrievalEvaluation, folder: Path, *, class_names: list[str] | None
-    ) -> Path | None:
-        count = len(evaluation.samples_S)
-        spread = np.linspace(0, count - 1, min(count, self.num_projected), dtype=int)
-        shown_S = evaluation.samples_S[spread]
-        rows = {n: np.isin(items, shown_S) for n, items in evaluation.items.items()}
-        features = {n: evaluation.features[n][keep] for n, keep in rows.items() if keep.any()}
-        if sum(map(len, features.values())) < 8:
-            return None
-        items = {n: evaluation.items[n][rows[n]] for n in features}
-        labels = {n: evaluation.labels_of(values) for n, values in items.items()}
-        known = {n: values for n, values in labels.items() if values is not None}
-        return plot_joint_space(
-            features,
-            items,
-            folder / f"{evaluation.stage}_joint_space.png",
-            labels=known or None,
-            class_names=class_names,
-            method=self.projection,
-        )
-
-    def _retrievals(
-        self,
-        similarity_NN: np.ndarray,
-        samples: list[int],
-        query: str,
-        gallery: str,
-        captions: dict[int, str],
-        labels_N: np.ndarray | None,
-    ) -> list[Retrieval]:
-        count = len(samples)
-        retrievals = []
-        for row in np.linspace(0, count - 1, min(count, self.num_queries), dtype=int).tolist():
-            found = []
-            for column in np.argsort(-similarity_NN[row], kind="stable")[: self.num_found].tolist():
-                match: Literal["own", "class", "other"] = "other"
-                if row == column:
-                    match = "own"
-                elif labels_N is not None and labels_N[row] == labels_N[column] >= 0:
-                    match = "class"
-                example = self._example(samples[column], gallery, captions)
-                found.append(Found(example, float(similarity_NN[row, column]), match))
-            retrievals.append(Retrieval(self._example(samples[row], query, captions), found))
-        return retrievals
-
-    def _example(self, sample: int, modality: str, captions: dict[int, str]) -> Example:
-        kept = self._kept[sample].get(modality, Example())
-        return Example(kept.pixels_CHW, kept.waveform_T, captions.get(sample, ""))
-
-
-def _heard(retrievals: list[Retrieval]) -> list[tuple[str, np.ndarray]]:
-    """Return the sounds of a picture: the queries, or the first of what was found for each."""
-    heard = []
-    for row, retrieval in enumerate(retrievals, start=1):
-        found = [(f"row {row}, found first", one.example) for one in retrieval.found[:1]]
-        for place, example in [(f"row {row}, query", retrieval.query), *found]:
-            if example.waveform_T is not None:
-                heard.append((f"{place}: {example.caption}".rstrip(": "), example.waveform_T))
-    return heard
-
-
-def draw_labelled(evaluation: LabelledEvaluation, folder: Path) -> list[Path]:
-    """Draw a classifier's confusion matrix and reliability; return the files.
-
-    Args:
-        evaluation: answers of a whole set; with several labels per sample nothing is drawn.
-        folder: where the files go; their names begin with the stage.
-    """
-    if evaluation.labels_S is None or not evaluation.is_labelled_S.any():
-        return []
-    bins = reliability_bins(evaluation.logits_SK, evaluation.labels_S)
-    return [
-        plot_confusion(
-            confusion_matrix(evaluation),
-            folder / f"{evaluation.stage}_confusion.png",
-            class_names=evaluation.class_names,
-        ),
-        plot_reliability(
-            [
-                ReliabilityPanel(
-                    bins.count_M, bins.confidence_M, bins.accuracy_M, calibration_error(bins)
-                )
-            ],
-            folder / f"{evaluation.stage}_reliability.png",
-        ),
-    ]
+        folder = Run(Path(trainer.default_root_dir)).plots
+        send_pictures(trainer, pl_module.draw(pl_module.evaluation, folder, samples))
 
 
 def _examples(batch: Batch, row: int) -> dict[str, Example]:
@@ -367,11 +185,6 @@ def _examples(batch: Batch, row: int) -> dict[str, Example]:
         wave = batch.audio.waveform_BT[row, : int(batch.audio.length_B[row])]
         examples["audio"] = Example(waveform_T=wave.float().cpu().numpy().copy())
     return examples
-
-
-def _first_rows(items_N: np.ndarray) -> dict[int, int]:
-    """The first row of each sample."""
-    return {item: row for row, item in reversed(list(enumerate(items_N.tolist())))}
 
 
 def _total(batches: Any) -> float:

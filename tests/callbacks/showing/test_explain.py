@@ -109,7 +109,7 @@ def test_settings_out_of_range_are_refused(settings, said):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"target": "true"}, "explain.target has no effect on a contrastive model"),
+        ({"target": "true"}, "explain.target has no effect on a Contrastive"),
         ({"modalities": ["audio"], "image_blank": "black"}, "explain.image_blank has no effect"),
     ],
 )

@@ -1,8 +1,7 @@
-import numpy as np
 import pytest
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
-from tiny_run import COLOURS, TinyData, TinyTask, make_batch
+from tiny_run import TinyData, TinyTask, make_batch
 
 from mmlight.callbacks.recording.record import Record
 from mmlight.callbacks.showing.pictures import Pictures
@@ -96,26 +95,6 @@ def test_sample_without_audio_is_left_out_of_its_pairs(tmp_path):
     with_audio = {s for s, kept in pictures._kept.items() if "audio" in kept}
     assert with_audio <= {3, 11}
     assert (run.plots / "val_similarity_image_text.png").exists()
-
-
-def test_retrieved_examples_are_the_nearest_with_the_right_frames():
-    pictures = Pictures(num_queries=2, num_found=3)
-    batch = make_batch(0, size=8, num_samples=8)
-    trainer = type("T", (), {"is_global_zero": True, "sanity_checking": False})
-    pictures._keep(trainer, batch, 0, num_batches=1)
-    assert sorted(pictures._kept) == list(range(8))
-    similarity = np.full((8, 8), 0.1)
-    similarity[0, [5, 4, 0]] = [0.9, 0.8, 0.7]
-    labels = batch.label_B.numpy()
-    captions = dict(enumerate(batch.captions))
-    first, last = pictures._retrievals(
-        similarity, list(range(8)), "image", "text", captions, labels
-    )
-    assert [f.match for f in first.found] == ["other", "class", "own"]
-    assert first.found[0].example.caption == f"a {COLOURS[1]} square"
-    assert (first.query.pixels_CHW == batch.image.pixels_BCHW[0].numpy()).all()
-    assert [f.similarity for f in first.found] == [0.9, 0.8, 0.7]
-    assert (last.query.pixels_CHW == batch.image.pixels_BCHW[7].numpy()).all()
 
 
 def test_fill_rows_are_not_kept():

@@ -16,7 +16,7 @@ from mmlight.runs.plan.robustness_report import (
     format_robustness,
     write_robustness,
 )
-from mmlight.runs.plots.reliability import ReliabilityPanel, plot_reliability
+from mmlight.runs.plots.labelled import ReliabilityPanel, plot_reliability
 from mmlight.runs.run.folder import Run
 from mmlight.runs.show.report import write_report
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from encoder_inputs import AUDIO_CONFIGS, TEXT_CONFIGS, captions, clips, images
 
-from mmlight.encoders.attention import attention_maps, explicit_attention
 from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_timm import MelTimm
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
+from mmlight.insight.attention import attention_maps
 
 VIT = dict(patch_size=8, embed_dim=16, depth=2, num_heads=2)
 VIT_NAME = "vit_tiny_patch16_224"
@@ -67,7 +67,7 @@ def test_maps_come_from_the_same_function(name):
     encoder.eval()
     with torch.no_grad():
         fused = encoder(inputs).pooled_BD
-        with explicit_attention(encoder) as layers:
+        with encoder.explicit_attention() as layers:
             stepwise = encoder(inputs).pooled_BD
     assert (fused - stepwise).abs().max() < 1e-5
     assert len(layers) == 2
@@ -91,7 +91,7 @@ def test_training_goes_on_as_if_nothing_had_been(name):
     other = copy.deepcopy(encoder)
     before = attributes(encoder)
     attention_maps(encoder, inputs)
-    with pytest.raises(ZeroDivisionError), explicit_attention(encoder):
+    with pytest.raises(ZeroDivisionError), encoder.explicit_attention():
         _ = 1 / 0
     assert attributes(encoder) == before
     if hasattr(encoder.model, "config"):

@@ -1,9 +1,8 @@
 import numpy as np
 import torch
 
-from mmlight.encoders.attention import Attention
-from mmlight.encoders.token_grid import TokenGrid
-from mmlight.insight.flow import last_attention, pooled_by_head, rollout
+from mmlight.encoders.canvas import TokenGrid
+from mmlight.insight.attention import Attention, last_attention, pooled_by_head, rollout
 
 
 def random_attention(*, num_layers=3, heads=2, length=5, seed=0):
@@ -12,7 +11,7 @@ def random_attention(*, num_layers=3, heads=2, length=5, seed=0):
         torch.rand(2, heads, length, length, generator=g).softmax(-1) for _ in range(num_layers)
     )
     pooling = torch.rand(2, length, generator=g)
-    grid = TokenGrid(1, 2, 2, (8, 8))
+    grid = TokenGrid(1, 2, 2)
     return Attention(layers, pooling / pooling.sum(1, keepdim=True), grid)
 
 

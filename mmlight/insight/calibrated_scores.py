@@ -1,4 +1,4 @@
-"""Turns evaluations on clean and spoiled data into the rows of a robustness report."""
+"""Scores for a report of robustness: before and after calibration, by group."""
 
 from collections import Counter
 from typing import Any

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmlight.errors import UserError
-from mmlight.insight.robustness import (
+from mmlight.insight.calibrated_scores import (
     chance_accuracy,
     has_probabilities,
     scaled_scores,

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from encoder_inputs import SIZES, TEXT_CONFIGS, captions
-from mmlight.encoders.batching import choose_layout, exact_layouts, has_collective_forwards
 from ranks import run_ranks
 
 from mmlight.encoders import hf_text
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.lora import LoraSettings, add_adapters
+from mmlight.encoders.text_batching import choose_layout, exact_layouts, has_collective_forwards
 from mmlight.encoders.text_rows import GroupPlan, RowPlan
 from mmlight.errors import UserError
 from mmlight.insight.attention import attention_maps

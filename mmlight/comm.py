@@ -6,8 +6,7 @@ lone process gets its own values back. Tensors may lie on any device; where the 
 travel through this rank's GPU and the result returns to the device of the input.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -15,9 +14,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
-
-# The counters of `count_bytes` that are open now.
-_counters: list[dict[str, int]] = []
 
 
 def is_distributed() -> bool:
@@ -33,30 +29,6 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes, 1 on a lone process (not a collective)."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-@contextmanager
-def count_bytes() -> Iterator[dict[str, int]]:
-    """Count the bytes that this rank sends through this module while the context is open.
-
-    Yields a dict that fills up, by collective and type of number, such as ``gather float32``. A
-    collective counts as its ring algorithm sends: (W - 1) / W of the whole for a gather or a
-    reduce-scatter, twice that for an all-reduce. Pickled objects and what DDP or FSDP send
-    themselves are not counted. Not a collective; on a lone process nothing is sent.
-    """
-    counter: dict[str, int] = {}
-    _counters.append(counter)
-    try:
-        yield counter
-    finally:
-        # By identity: two counters of equal contents are equal.
-        _counters[:] = [c for c in _counters if c is not counter]
-
-
-def _count(kind: str, x: Tensor, num_bytes: int) -> None:
-    key = f"{kind} {str(x.dtype).removeprefix('torch.')}"
-    for counter in _counters:
-        counter[key] = counter.get(key, 0) + num_bytes
 
 
 def barrier() -> None:
@@ -82,7 +54,6 @@ def gather(x: Tensor) -> Tensor:
     sent = _to_wire(x)
     out = sent.new_empty((world_size() * len(sent), *sent.shape[1:]))
     dist.all_gather_into_tensor(out, sent)
-    _count("gather", x, out.nbytes - sent.nbytes)
     return out.to(x.device)
 
 
@@ -143,8 +114,6 @@ def shift(tensors: Sequence[Tensor]) -> list[Tensor]:
     operations += [dist.P2POp(dist.irecv, x, source, tag=i) for i, x in enumerate(received)]
     for request in dist.batch_isend_irecv(operations):
         request.wait()
-    for x in sent:
-        _count("shift", x, x.nbytes)
     return [out.to(x.device) for out, x in zip(received, kept, strict=True)]
 
 
@@ -209,7 +178,6 @@ class _Gather(torch.autograd.Function):
         sent = _to_wire(_at_least_float32(grad).contiguous())
         out = sent.new_empty((len(sent) // world_size(), *sent.shape[1:]))
         dist.reduce_scatter_tensor(out, sent)
-        _count("reduce_scatter", sent, sent.nbytes - out.nbytes)
         return out.to(device=grad.device, dtype=grad.dtype)
 
 
@@ -231,7 +199,6 @@ def _all_reduce(x: Tensor, *, op: Any) -> Tensor:
     # The collective works in place: never on the caller's tensor.
     sent = sent.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(sent, op=op)
-    _count("all_reduce", sent, 2 * sent.nbytes * (world_size() - 1) // world_size())
     return sent.to(device=x.device, dtype=x.dtype)
 
 

@@ -28,13 +28,6 @@ def _everything():
     comm.gather_with_grad(half).sum().backward()
 
     shifted = comm.shift([torch.full((2,), rank), torch.full((1, 2), 0.5 + rank)])
-    with comm.count_bytes() as all_sent:
-        comm.gather(torch.zeros(3))
-        with comm.count_bytes() as sent:
-            comm.all_reduce_sum(torch.zeros(6))
-            comm.gather_with_grad(torch.zeros(2, 3, requires_grad=True)).sum().backward()
-            comm.shift([torch.zeros(5, dtype=torch.float64)])
-    comm.gather(torch.zeros(3))
 
     own = torch.tensor([rank])
     summed = comm.all_reduce_sum(own)
@@ -53,8 +46,6 @@ def _everything():
         "objects": comm.gather_objects({"rank": rank, "text": "é" * rank}),
         "string": comm.broadcast_string(f"from {rank}, ü"),
         "shifted": shifted,
-        "sent": sent,
-        "all_sent": all_sent,
         "sum": summed,
         "own": own,
         "max": comm.all_reduce_max(torch.tensor([rank, -rank])),
@@ -125,19 +116,6 @@ def test_shift_brings_what_the_rank_before_has(results):
         assert r["shifted"][1].tolist() == [[0.5 + before] * 2]
 
 
-def test_bytes_are_counted_by_collective_while_a_counter_is_open(results):
-    for r in results:
-        gathered = (W - 1) * 6 * 4
-        assert r["sent"] == {
-            "all_reduce float32": 2 * 6 * 4 * (W - 1) // W,
-            "gather float32": gathered,
-            "reduce_scatter float32": gathered,
-            "shift float64": 5 * 8,
-        }
-        assert r["all_sent"]["gather float32"] == gathered + (W - 1) * 3 * 4
-        assert r["all_sent"]["shift float64"] == 5 * 8
-
-
 def test_a_lone_process_gets_its_own():
     x = torch.randn(2, 3, requires_grad=True)
     assert (comm.rank(), comm.world_size(), comm.is_distributed()) == (0, 1, False)
@@ -147,10 +125,7 @@ def test_a_lone_process_gets_its_own():
         assert torch.equal(function(x), x)
         assert not function(x).requires_grad
     assert comm.all_reduce_sum(x).data_ptr() != x.data_ptr()
-    with comm.count_bytes() as sent:
-        assert torch.equal(comm.shift([x])[0], x)
-        comm.gather(x)
-    assert sent == {}
+    assert torch.equal(comm.shift([x])[0], x)
     assert comm.gather_objects("a") == ["a"]
     assert comm.broadcast_string("a") == "a"
     comm.barrier()

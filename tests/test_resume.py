@@ -12,7 +12,7 @@ import torch
 from forked_runs import ForkedRuns
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from mmlight.trainer.checkpoints import AtomicCheckpointIO
+from mmlight.trainer.checkpoint_files import AtomicCheckpointIO
 from mmlight.trainer.ema import Ema
 
 MODEL = "model.init_args."

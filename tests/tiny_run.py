@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmlight.batch import Audio, Batch, Images, Text
 from mmlight.metrics.retrieved import RetrievalEvaluation
-from mmlight.tasks.logged import log_to_all
 from mmlight.tasks.retrieval_pictures import RetrievalPictures
+from mmlight.trainer.module import log_to_all
 
 COLOURS = ("red", "green", "blue", "yellow")
 RGB = torch.tensor([[220, 40, 40], [40, 190, 60], [50, 80, 230], [230, 210, 50]])

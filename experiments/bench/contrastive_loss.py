@@ -43,11 +43,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -239,25 +240,44 @@ def measure_alone(name: str, size: int, calls: int, open_clip: str | None) -> di
 
 
 @contextmanager
-def count_theirs() -> Iterator[dict[str, int]]:
-    """Count what open_clip sends: an all-gather, and scatters on the way back under gloo."""
+def count_sent() -> Iterator[dict[str, int]]:
+    """Count the bytes of features that this rank sends, whoever asks for it.
+
+    Ours goes by all-gathers, reduce-scatters and, around a ring, messages; open_clip's by an
+    all-gather, and scatters on the way back under gloo.
+    """
     sent = {"bytes": 0}
-    gather, scatter = dist.all_gather, dist.scatter
 
-    def all_gather(out: list[Tensor], x: Tensor, **settings: Any) -> Any:
-        sent["bytes"] += (len(out) - 1) * x.nbytes
-        return gather(out, x, **settings)
+    def counted(name: str, num_bytes: Callable[..., int]) -> Callable[..., Any]:
+        collective = getattr(dist, name)
 
-    def counted_scatter(x: Tensor, parts: Any = None, *rest: Any, **settings: Any) -> Any:
-        if parts is not None:
-            sent["bytes"] += (len(parts) - 1) * x.nbytes
-        return scatter(x, parts, *rest, **settings)
+        def call(*given: Any, **settings: Any) -> Any:
+            sent["bytes"] += num_bytes(*given)
+            return collective(*given, **settings)
 
-    dist.all_gather, dist.scatter = all_gather, counted_scatter
-    try:
+        return call
+
+    def of_tensors(a: Tensor, b: Tensor) -> int:
+        return abs(a.nbytes - b.nbytes) if a.is_floating_point() else 0  # masks are whole numbers
+
+    def of_messages(messages: list[dist.P2POp]) -> int:
+        own = [m.tensor for m in messages if m.op is dist.isend]
+        return sum(x.nbytes for x in own if x.is_floating_point())
+
+    def of_parts(x: Tensor, parts: Any = None, *_: Any) -> int:
+        return (len(parts) - 1) * x.nbytes if parts is not None else 0
+
+    by_name: dict[str, Callable[..., int]] = {
+        "all_gather_into_tensor": of_tensors,
+        "reduce_scatter_tensor": of_tensors,
+        "batch_isend_irecv": of_messages,
+        "all_gather": lambda out, x: (len(out) - 1) * x.nbytes,
+        "scatter": of_parts,
+    }
+    with ExitStack() as stack:
+        for name, num_bytes in by_name.items():
+            stack.enter_context(patch.object(dist, name, counted(name, num_bytes)))
         yield sent
-    finally:
-        dist.all_gather, dist.scatter = gather, scatter
 
 
 def measure_rank(
@@ -281,12 +301,10 @@ def measure_rank(
                 x_BD.grad = None
             comm.barrier()
             started = time.process_time()
-            with comm.count_bytes() as ours, count_theirs() as theirs:
+            with count_sent() as found:
                 step(features)
             used[name].append(time.process_time() - started)
-            # Masks are whole numbers; what is all-reduced are statistics of columns.
-            floats = {k: v for k, v in ours.items() if "float" in k and "all_reduce" not in k}
-            sent[name] = theirs["bytes"] + sum(floats.values())
+            sent[name] = found["bytes"]
     everyone = comm.gather_objects(used)
     if rank == 0:
         sums = {n: [sum(u[n][i] for u in everyone) for i in range(calls)] for n in names}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from mmlight.callbacks.measuring.step_clock import StepClock
+from mmlight.callbacks.measuring.short_runs import StepClock
 from mmlight.callbacks.showing.progress import Progress
 from mmlight.costs.meters import peak_bytes, resident_bytes
 from mmlight.costs.rates import measure_matmul, measure_rates

@@ -5,7 +5,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from mmlight.callbacks.measuring.lr_range import LrRange
+from mmlight.callbacks.measuring.short_runs import LrRange
 from mmlight.callbacks.showing.progress import Progress
 from mmlight.errors import UserError
 from mmlight.experiment.build import Experiment, assemble

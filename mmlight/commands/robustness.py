@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-from mmlight.callbacks.recording.wandb_run import WandbRun
 from mmlight.callbacks.showing.media import send_pictures
 from mmlight.data.decode.corruptions import KINDS, Corruption
 from mmlight.data.splits.metadata import carry, count_values
@@ -33,6 +32,7 @@ from mmlight.runs.plots.labelled import ReliabilityPanel, plot_reliability
 from mmlight.runs.show.report import write_report
 from mmlight.scores import chosen_direction, chosen_metric, format_value
 from mmlight.terminal import Terminal
+from mmlight.trainer.wandb_run import WandbRun
 
 _SEVERITIES = (1, 2, 3, 4, 5)
 

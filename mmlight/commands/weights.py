@@ -17,10 +17,10 @@ from mmlight.saved.rebuild import check_description
 from mmlight.scores import chosen_direction
 from mmlight.tasks.task import Task, build_task
 from mmlight.terminal import Terminal
+from mmlight.trainer.internals import AnyBatchNorm
 
 STAGES = ("val", "test")
 Tensors = dict[str, Tensor]
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 class Scoring:
@@ -167,7 +167,7 @@ def read_plain(path: Path) -> Saved:
 
 def has_batch_norm(task: nn.Module) -> bool:
     """Return whether a model keeps statistics of batches."""
-    return any(isinstance(m, _BATCH_NORM) and m.track_running_stats for m in task.modules())
+    return any(isinstance(m, AnyBatchNorm) and m.track_running_stats for m in task.modules())
 
 
 @torch.no_grad()
@@ -178,7 +178,7 @@ def recompute_batch_norm(task: Task, batches: Iterable[Batch]) -> None:
         task: changed in place.
         batches: batches of training.
     """
-    norms = [m for m in task.modules() if isinstance(m, _BATCH_NORM) and m.track_running_stats]
+    norms = [m for m in task.modules() if isinstance(m, AnyBatchNorm) and m.track_running_stats]
     before = [norm.momentum for norm in norms]
     task.eval()
     for norm in norms:

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves
 
 from mmlight.batch import Batch
 from mmlight.costs.tally import Counted, Tally, Work
 from mmlight.errors import UserError
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.tasks.task import Task
+from mmlight.trainer.internals import FakeTensorMode, tree_leaves
 
 _FEW = 2
 

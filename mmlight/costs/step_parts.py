@@ -11,7 +11,6 @@ import torch.distributed as dist
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
@@ -220,7 +219,7 @@ def gradient_bytes(task: nn.Module, strategy: Any) -> float:
     if not isinstance(strategy, DDPStrategy) or not comm.is_distributed():
         return 0.0
     trained = [p for p in task.parameters() if p.requires_grad]
-    halved = strategy._ddp_comm_hook is bf16_compress_hook
+    halved = getattr(strategy, "gradients", None) == "bfloat16"
     return sum(p.numel() * (2 if halved else p.element_size()) for p in trained)
 
 

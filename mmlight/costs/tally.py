@@ -8,11 +8,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import DataDependentOutputException
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from mmlight.trainer.internals import (
+    DataDependentOutputException,
+    OpOverload,
+    TorchDispatchMode,
+    flash_attention_on_cpu,
+    is_traceable_wrapper_subclass,
+    operator_of,
+    storage_key,
+    tree_leaves,
+)
 
 Kind = Literal["matmul", "conv", "norm", "math", "random", "move"]
 KINDS: tuple[Kind, ...] = ("matmul", "conv", "norm", "math", "random", "move")
@@ -110,8 +117,9 @@ class Tally(TorchDispatchMode):
             out = _guess(args[0])
         if not isinstance(func, OpOverload) or func.namespace == "prim":
             return out  # an operator over functions, such as flex attention; a question about one
-        name = func._overloadpacket.__name__
-        self._count(func._overloadpacket, name.removesuffix("_"), args, kwargs or {}, out)
+        operator = operator_of(func)
+        name = operator.__name__
+        self._count(operator, name.removesuffix("_"), args, kwargs or {}, out)
         for leaf in tree_leaves(out):
             wraps: bool = is_traceable_wrapper_subclass(leaf)
             if isinstance(leaf, Tensor) and not wraps:
@@ -121,7 +129,7 @@ class Tally(TorchDispatchMode):
     def ignore(self, tensors: Any) -> None:
         """Leave out tensors that were there before (parameters, a batch)."""
         for tensor in tensors:
-            self._live.setdefault(tensor.untyped_storage()._cdata, 0)
+            self._live.setdefault(storage_key(tensor.untyped_storage()), 0)
 
     def _count(self, packet: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
         counted = self.counted
@@ -142,7 +150,7 @@ class Tally(TorchDispatchMode):
 
     def _hold(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage_key(storage)
         if key in self._live:
             return
         size = storage.nbytes()
@@ -201,7 +209,6 @@ def _attention_backward(
     return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
 
 
-_FORMULAS: dict[Any, Callable[..., int]] = {
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
+_FORMULAS: dict[Any, Callable[..., int]] = dict(
+    zip(flash_attention_on_cpu(), (_attention, _attention_backward), strict=True)
+)

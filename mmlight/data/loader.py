@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mmlight.batch import Batch
 from mmlight.data.dataset import EvalBatches, Refusal, TrainBatches
 from mmlight.errors import UserError
 from mmlight.signals import held, shield_worker
+from mmlight.trainer.internals import end_workers
 
 
 class _CountUp(Sampler[int]):
@@ -41,9 +41,10 @@ def _init_worker(worker: int) -> None:
 class ShieldedLoader(DataLoader[Any]):
     """A DataLoader whose workers never hear the signals that the job is sent."""
 
-    def _get_iterator(self) -> Any:
+    def __iter__(self) -> Any:
+        """Begin to read; workers that are started now are started with signals held."""
         with held():
-            return super()._get_iterator()
+            return super().__iter__()
 
 
 def _data_loader(
@@ -68,14 +69,6 @@ def _data_loader(
         # model draws, and differently so in a resumed run
         generator=torch.Generator(),
     )
-
-
-def _end_workers(loader: DataLoader[Any]) -> None:
-    # Left to the garbage collector, which finalizes their queue before the iterator that owns it,
-    # each worker would take 5 seconds. Lightning does the same for what is a DataLoader.
-    if isinstance(loader._iterator, _MultiProcessingDataLoaderIter):
-        loader._iterator._shutdown_workers()
-    loader._iterator = None
 
 
 def _accept(item: Batch | Refusal) -> Batch:
@@ -147,7 +140,7 @@ class TrainLoader:
     def close(self) -> None:
         """End the worker processes; the next iteration starts new ones."""
         self._stream = None
-        _end_workers(self._loader)
+        end_workers(self._loader)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the position is in the data module's state.
@@ -186,7 +179,7 @@ class EvalLoader:
 
     def close(self) -> None:
         """End the worker processes; the next iteration starts new ones."""
-        _end_workers(self._loader)
+        end_workers(self._loader)
 
 
 def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

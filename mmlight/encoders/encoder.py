@@ -167,7 +167,7 @@ class Encoder(nn.Module, ABC):
     @property
     def learned_pooling(self) -> nn.Module | None:
         """The module `pool`, where an encoder has one."""
-        return self._modules.get("pool")
+        return dict(self.named_children()).get("pool")
 
     @abstractmethod
     def set_checkpointing(self, enabled: bool) -> None:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from mmlight.encoders.text_rows import GroupPlan, RowPlan, plan_groups, plan_rows
 from mmlight.errors import UserError
+from mmlight.trainer.internals import FakeTensor
 
 TextBatching = Literal["auto", "packed", "grouped", "padded"]
 

@@ -43,9 +43,8 @@ from mmlight.saved.checkpoint import check_whole
 from mmlight.saved.locate import locate
 from mmlight.signals import Interrupted
 from mmlight.tasks.task import Task
-from mmlight.trainer.empty_hooks import leave_out_empty_hooks
+from mmlight.trainer.checkpoint_files import clean, find_whole
 from mmlight.trainer.guard import Guard
-from mmlight.trainer.newest import clean, find_whole
 
 # What the trainer's method of a verb takes, beside task and data.
 _OF_METHODS = ("ckpt_path", "weights_only", "verbose", "return_predictions")
@@ -146,7 +145,6 @@ class Experiment:
                 loggers=self.record.loggers() if callbacks is None else [],
                 changes=changes or {},
             )
-            leave_out_empty_hooks(self.trainer, self.task)
 
     def call(self) -> None:
         """Have the trainer do the verb, and no more."""

@@ -10,12 +10,10 @@ from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from mmlight.callbacks.measuring.left_out import LeftOut
 from mmlight.callbacks.measuring.throughput import Throughput
 from mmlight.callbacks.recording.predictions import Predictions
 from mmlight.callbacks.recording.record import Record
 from mmlight.callbacks.recording.run_settings import RunSettings
-from mmlight.callbacks.recording.wandb_run import JobType, WandbRun
 from mmlight.callbacks.showing.progress import Progress
 from mmlight.errors import UserError
 from mmlight.experiment.checkpoint import check_test_with
@@ -24,12 +22,13 @@ from mmlight.experiment.parser import CALLBACKS
 from mmlight.runs.run.folder import Run
 from mmlight.signals import is_wanted
 from mmlight.tasks.task import Task
+from mmlight.trainer.axes import TokenCount
 from mmlight.trainer.checkpoints import CheckpointSettings
 from mmlight.trainer.guard import Guard
 from mmlight.trainer.heartbeat import Heartbeat
+from mmlight.trainer.left_out import LeftOut, SkippedSteps
 from mmlight.trainer.owed_validation import OwedValidation
-from mmlight.trainer.skipped_steps import SkippedSteps
-from mmlight.trainer.token_count import TokenCount
+from mmlight.trainer.wandb_run import JobType, WandbRun
 
 
 @dataclass
@@ -158,7 +157,6 @@ def make_trainer(
     }
     # Deterministic mode fills fresh memory with NaN to show up bugs: 7 % of a step of BERT.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    look_for_the_driver_once()
     strategy = trainer["strategy"] = _strategy(trainer["strategy"])
     if hasattr(strategy, "sharded_checkpoints"):  # FSDP's, ours
         # What is gathered in inference mode could not be trained with afterwards.
@@ -177,11 +175,11 @@ def make_trainer(
 def _strategy(asked: Any) -> Any:
     """Return our own strategy for ``ddp`` and ``fsdp``; each is loaded where it is used."""
     if asked == "ddp":
-        from mmlight.trainer.ddp import Ddp
+        from mmlight.trainer.strategies import Ddp
 
         return Ddp()
     if asked == "fsdp":
-        from mmlight.trainer.fsdp import Fsdp
+        from mmlight.trainer.strategies import Fsdp
 
         return Fsdp()
     return asked
@@ -189,12 +187,3 @@ def _strategy(asked: Any) -> Any:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value] if value else []
-
-
-def look_for_the_driver_once() -> None:
-    """Where there is no GPU, keep torch's optimisers from looking for one in every step.
-
-    Lightning has torch load NVIDIA's driver library to see; 0.3 ms each time where it is missing.
-    """
-    if not torch.cuda.is_available():
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

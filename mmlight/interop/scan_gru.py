@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmlight.trainer.internals import scan
+
 
 class ScanGru(nn.Module):
     """What a one-layer `nn.GRU` computes from a zero state.
@@ -30,8 +32,6 @@ class ScanGru(nn.Module):
 
     def forward(self, frames_BLD: Tensor) -> tuple[Tensor, None]:
         """Return the states of all frames (B, L, H), and nothing for the last one."""
-        from torch._higher_order_ops.scan import scan
-
         weight, bias = self.from_state.weight, self.from_state.bias
 
         def step(state_BH: Tensor, input_B3H: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ class ScanGru(nn.Module):
 
         inputs_LB3H = self.from_input(frames_BLD).transpose(0, 1)
         start_BH = frames_BLD.new_zeros((frames_BLD.shape[0], self.hidden_size))
-        _, states_LBH = scan(step, start_BH, inputs_LB3H, dim=0)
+        _, states_LBH = scan(step, start_BH, inputs_LB3H)
         states_BLH: Tensor = states_LBH.transpose(0, 1)
         return states_BLH, None
 

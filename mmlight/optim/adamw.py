@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from mmlight.errors import UserError, nearest
+from mmlight.trainer.internals import has_fused_kernel
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class AdamWSettings:
                 settings=self.init_args or {},
             )
         assert self.weight_decay is not None
-        supported = all(_has_fused_kernel(p) for group in groups for p in group["params"])
+        supported = all(has_fused_kernel(p) for group in groups for p in group["params"])
         if self.fused and not supported:
             raise UserError(
                 "optimizer.fused: true, but a parameter lies on a device, or has a dtype, without "
@@ -122,13 +121,6 @@ class AdamWSettings:
             weight_decay=self.weight_decay,
             fused=supported if self.fused is None else self.fused,
         )
-
-
-def _has_fused_kernel(parameter: Tensor) -> bool:
-    return (
-        parameter.is_floating_point()
-        and parameter.device.type in _get_fused_kernels_supported_devices()
-    )
 
 
 _KEY = "model.optimizer"

@@ -15,17 +15,14 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import (
-    DefaultLoadPlanner,
-    _EmptyStateDictLoadPlanner,
-)
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
-from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from mmlight.saved.checksums import folder_damage
 from mmlight.saved.locate import META, METADATA
+from mmlight.trainer.internals import EmptyLoadPlanner, load_tensors
 
 # The entries of a checkpoint that hold tensors of the model's size.
 STATE, OPTIMIZERS, AVERAGE = "state_dict", "optimizer_states", "ema"
@@ -98,7 +95,7 @@ def read_shards(path: Path, *, states: bool = True) -> dict[str, Any]:
     planner = WholePlanner(None if states else {STATE})
     reader.read_metadata()  # says what is wrong; torch would say that there is none
     try:
-        _load_state_dict(found, storage_reader=reader, planner=planner, no_dist=True)
+        load_tensors(found, reader=reader, planner=planner)
     except CheckpointException as error:  # no Exception, so nobody expects it
         raise next(iter(error.failures.values()))[0] from error
     meta = read_meta(path)
@@ -159,7 +156,7 @@ class ShardReader(FileSystemReader):
         Raises:
             UnpicklingError: the list names a function or class that is not of it.
         """
-        with self.fs.create_stream(self._get_metadata_path(), "rb") as file:
+        with self.fs.create_stream(Path(self.path) / METADATA, "rb") as file:
             metadata: Metadata = _ListReader(file).load()
         for part in (metadata.storage_data or {}).values():
             name = part.relative_path
@@ -191,7 +188,7 @@ class _PlainValues:
         super().load_bytes(read_item, io.BytesIO(buffer.getvalue()))  # type: ignore[misc]
 
 
-class WholePlanner(_PlainValues, _EmptyStateDictLoadPlanner):
+class WholePlanner(_PlainValues, EmptyLoadPlanner):
     """Reads all that a folder holds."""
 
 

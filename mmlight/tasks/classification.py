@@ -107,7 +107,7 @@ class Classification(PooledTask):
                 "objective mmlight.objectives.labels.BinaryCrossEntropy, and only with it"
             )
         counts_K = None
-        data: Any = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        data = self.datamodule
         if data is not None and hasattr(data, "check_classes"):
             data.check_classes(self.num_classes, field=self.label_field)
             if self.objective.needs_counts and self.trainer.state.fn == "fit":

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import lightning
 import torch
 from torch import Tensor
 
 from mmlight import comm
 from mmlight.batch import Batch
 from mmlight.tasks.extra_metrics import ExtraMetrics
+from mmlight.trainer.module import TrainedModule
 
 Stage = Literal["val", "test"]
 Column = Tensor | Sequence[Any]
@@ -175,7 +175,7 @@ class Gatherer:
         return Table(sample_N[order_N], columns)
 
 
-class Evaluated(lightning.LightningModule):
+class Evaluated(TrainedModule):
     """A module that says what it keeps of a batch and how kept rows become scores.
 
     The rest is written here once: epochs of validation and test, all ranks, logging.

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from mmlight.trainer.internals import AnyBatchNorm
 
 
 def encode_in_chunks(
@@ -58,7 +59,7 @@ def _contexts(
 @contextmanager
 def _statistics_kept(tower: nn.Module) -> Iterator[None]:
     """Keep the running statistics of batch norms: the first pass has counted this chunk."""
-    norms = [m for m in tower.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in tower.modules() if isinstance(m, AnyBatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -68,7 +68,7 @@ class Regression(PooledTask):
         self.objective = self._make_objective()
         self.register_buffer("mean_K", torch.zeros(len(self.names)))
         self.register_buffer("deviation_K", torch.ones(len(self.names)))
-        is_fit = self._trainer is not None and self.trainer.state.fn == "fit"
+        is_fit = self.is_fitting
         if self._standardise and is_fit and hasattr(self.data, "field_values"):
             self._measure()
 

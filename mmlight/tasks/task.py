@@ -1,17 +1,11 @@
 """The base of all tasks: optimiser, schedule, seeds, and self-contained checkpoints."""
 
-import inspect
-import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
-import torch
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -20,7 +14,7 @@ from mmlight.batch import Batch, Modality
 from mmlight.class_names import check_same_order
 from mmlight.encoders.lora import merge_adapters
 from mmlight.errors import UserError
-from mmlight.optim.adamw import AdamWSettings, own_settings
+from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.schedule import Schedule
 from mmlight.saved.checkpoint import (
@@ -35,15 +29,14 @@ from mmlight.saved.locate import locate
 from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.evaluation import Evaluated
 from mmlight.tasks.extra_metrics import ExtraMetrics
-from mmlight.tasks.finite_steps import FiniteSteps
 from mmlight.tasks.graph import Graph
-from mmlight.tasks.logged import log_to_all
 from mmlight.tasks.pictures import ShownSamples
 from mmlight.tasks.question import Question
 from mmlight.tasks.tower import Tower, Towers, check_tower_fits
 from mmlight.tasks.trained import TrainedParts
 from mmlight.tasks.tuning import Tuning
 from mmlight.terminal import note
+from mmlight.trainer.module import ShardedPart
 
 Target = Literal["predicted", "true"]
 
@@ -86,7 +79,6 @@ class Task(_Described, Evaluated):
         trained: which parameters are trained at which step.
         targets: what it learns from besides labels and fields: ``boxes``, or a modality without a
             tower, such as the text of transcripts. The data decodes and asks for nothing else.
-        finite: which steps were left out because their gradients are not finite.
         takes_captions: whether training takes several captions of a sample at once.
         explained_targets: which answers `question` may be about, out of ``predicted`` and ``true``;
             none where answers cannot be explained.
@@ -102,13 +94,6 @@ class Task(_Described, Evaluated):
     predicts: ClassVar[Literal["rows", "features"]] = "rows"
     has_mistakes: ClassVar[bool] = False
     job_type: ClassVar[Literal["pretrain", "finetune"]] = "finetune"
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep the signature of a training step, which Lightning would inspect in each step."""
-        super().__init_subclass__(**kwargs)
-        if "training_step" in cls.__dict__:
-            step: Any = cls.training_step
-            step.__signature__ = inspect.signature(step)
 
     def __init__(
         self,
@@ -134,17 +119,6 @@ class Task(_Described, Evaluated):
         self.data: Any = None
         self.trained: TrainedParts | None = None
         self._built = False
-        self._seed = 0
-        self._configured: list[dict[str, Any]] = []
-        self._unlogged: dict[str, Any] = {}
-        self.finite = FiniteSteps()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; Lightning sets the name of the hook that runs 46 times a step."""
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)  # no parameter, buffer or module
-        else:
-            super().__setattr__(name, value)
 
     @abstractmethod
     def build(self) -> None:
@@ -283,51 +257,49 @@ class Task(_Described, Evaluated):
             }
         return described
 
-    def after_step(self) -> None:
-        """Put parameters back into their range after an optimiser step."""
-
-    def setup(self, stage: str) -> None:
-        """Refuse precisions that would round the inputs themselves."""
-        if str(self.trainer.precision) in ("16-true", "bf16-true", "64-true"):
-            half = "16-mixed" if str(self.trainer.precision) == "16-true" else "bf16-mixed"
-            raise UserError(
-                f"trainer.precision {self.trainer.precision} would also round the waveforms; use "
-                f"{half} or 32-true"
-            )
-
-    def has_unused_parameters(self) -> bool:
-        """Whether some parameters that are ever trained get no gradient in some steps."""
+    def unfreezes(self) -> bool:
+        """Return whether more parameters are trained later on."""
         return self.trained is not None and self.trained.changes
 
+    def sharded_parts(self) -> Iterator[ShardedPart]:
+        """Yield towers, by their repeated blocks, and what stands behind them.
+
+        The task as a whole is not one of them: callbacks call its towers outside of its steps.
+        """
+        for modality in self.tower_settings.given():
+            tower = self.tower(modality)
+            blocks = [
+                m for block in tower.encoder.blocks() if block.repeated for m in block.modules
+            ]
+            yield ShardedPart(tower.encoder, blocks)
+            yield ShardedPart(tower.projection)
+        for name, child in self.named_children():
+            if name != "towers":
+                # A temperature would lose its digits in bfloat16.
+                yield ShardedPart(child, is_exact=name == "objective")
+
     def on_fit_start(self) -> None:
-        """Refuse settings without effect, and a DDP that would wait for what does not come."""
+        """Refuse settings without effect."""
         assert self.trained is not None
         self.trained.check_effect()
         self.metrics.check(self.example_answers, task=type(self).__name__)
-        text = getattr(getattr(self.trainer, "datamodule", None), "text", None)
+        text = getattr(self.datamodule, "text", None)
         if text is not None and text.captions_per_sample > 1 and not self.takes_captions:
             raise UserError(
                 f"data.text.captions_per_sample: {text.captions_per_sample} has no effect on "
                 f"{type(self).__name__}, which takes one; leave it out"
             )
-        strategy = self.trainer.strategy
-        if not isinstance(strategy, DDPStrategy) or not self.has_unused_parameters():
-            return
-        if not strategy._ddp_kwargs.get("find_unused_parameters"):
-            raise UserError(
-                f"trainer.strategy {type(strategy).__name__} would wait for parameters that get no "
-                "gradient; use trainer.strategy: ddp, which looks for them"
-            )
+        super().on_fit_start()
 
     def configure_model(self) -> None:
         """Build once, however often Lightning asks."""
         if self._built:
-            data = self._trainer and getattr(self._trainer, "datamodule", None)
+            data = self.datamodule
             if data is not None and data is not self.data and hasattr(data, "follow"):
                 data.follow(self._preparations())  # of another trainer
             return
-        if self._trainer is not None:
-            self.data = getattr(self.trainer, "datamodule", None)
+        if self.datamodule is not None:
+            self.data = self.datamodule
         if self.data is not None and hasattr(self.data, "preprocessing"):
             self.preprocessing = self.data.preprocessing()
         self.build()
@@ -344,12 +316,7 @@ class Task(_Described, Evaluated):
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser with weight-decay groups, and the schedule, stepped at every step."""
-        total_steps = self.trainer.estimated_stepping_batches
-        if total_steps == float("inf"):
-            raise UserError(
-                "trainer.max_epochs and trainer.max_steps are both unlimited, but the schedule "
-                "needs the number of steps; set one of them"
-            )
+        total_steps = self.total_steps()
         settings = self.optimizer_settings
         assert self.trained is not None
         groups = weight_decay_groups(
@@ -360,122 +327,30 @@ class Task(_Described, Evaluated):
             lr_scales=self.trained.lr_scales,
         )
         optimizer = settings.build(groups)
-        self._configured = own_settings(optimizer)
-        scheduler = self.schedule.build(optimizer, int(total_steps))
+        self.keep_settings(optimizer)
+        scheduler = self.schedule.build(optimizer, total_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
     def on_train_start(self) -> None:
-        """Train by the settings of this start; a checkpoint restores those of its own run."""
+        """Say what is trained, and train it."""
         assert self.trained is not None
-        self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self.trained.begin(self.global_step)
         self.train()
         for line in self.trained.notes:
             self.print(line)
         self.print(self.trained.summary())
-        configs = self.trainer.lr_scheduler_configs
-        for optimizer, config in zip(self.trainer.optimizers, configs, strict=True):
-            scheduler: Any = config.scheduler
-            scheduler.base_lrs = [group["lr"] for group in self._configured]
-            factor = scheduler.lr_lambdas[0](scheduler.last_epoch)
-            for group, settings in zip(optimizer.param_groups, self._configured, strict=True):
-                group.update(settings)
-                group["initial_lr"] = settings["lr"]
-                group["lr"] = settings["lr"] * factor
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then keep the objective's parameters in their range."""
-        super().optimizer_step(*args, **kwargs)
-        self.after_step()
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip gradients, and leave out a step whose gradients are not finite."""
-        # The trainer has checked both settings; LightningModule would once more in each step.
-        algorithm: Any = gradient_clip_algorithm or GradClipAlgorithmType.NORM
-        plugin = self.trainer.precision_plugin
-        if self._scales_loss():  # which leaves out steps itself, and lowers the scale
-            plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, algorithm)
-            self.finite.count_losses()
-        elif type(plugin).clip_grad_by_norm is Precision.clip_grad_by_norm:
-            # Lightning refuses any fused kernel, for the sake of float16's scaler.
-            most = gradient_clip_val or 0.0
-            by_value = algorithm == GradClipAlgorithmType.VALUE
-            self.finite.clip(optimizer, most=most, by_value=by_value)
-        else:
-            plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, algorithm)
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Go backward; where losses are scaled, note whether this one is finite."""
-        if self._scales_loss():
-            self.finite.note_loss(loss)
-        super().backward(loss, *args, **kwargs)
-
-    def _scales_loss(self) -> bool:
-        plugin = self.trainer.precision_plugin
-        return isinstance(plugin, MixedPrecision) and plugin.scaler is not None
+        super().on_train_start()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed from (seed, epoch, step, rank): a resumed run draws the same numbers."""
+        """Train what is trained in this step."""
         assert self.trained is not None
         if self.trained.begin(self.global_step):
             self.train()
             self.print(f"step {self.global_step}: {self.trained.summary()}")
-        mixed = (self._seed * 1_000_003 + batch.epoch) * 1_000_003 + batch.step
-        _seed_generators((mixed * 1_009 + comm.rank()) % 2**63)
-
-    def may_read(self, tensor: Tensor) -> bool:
-        """Tell whether a check may read values: on a GPU in every hundredth step of training.
-
-        Reading waits until the GPU has done all that it was given.
-        """
-        return not (tensor.is_cuda and self.training and self.global_step % 100)
-
-    def log_gated(self, values: dict[str, Tensor]) -> None:
-        """Log training values and the learning rate, in steps whose values are kept.
-
-        Callbacks find them at once; loggers get them when the step is done.
-        """
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0:
-            rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
-            lrs = {"train/lr": max(rates)}
-            if min(rates) < max(rates):
-                lrs["train/lr_lowest"] = min(rates)
-            self._unlogged = values | lrs
-            self.trainer.callback_metrics.update(
-                {name: torch.as_tensor(value) for name, value in self._unlogged.items()}
-            )
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Give the loggers what `log_gated` was told."""
-        self.log_step()
-
-    def log_step(self) -> None:
-        """Give the loggers what `log_gated` was told, once; on all ranks, after a step.
-
-        A checkpoint of the step has it done first: what goes on from it does not log it again.
-        """
-        # Batches whose gradients are only accumulated belong to a step that is not done.
-        if self._unlogged and not self.trainer.fit_loop._should_accumulate():
-            values = {name: float(value) for name, value in self._unlogged.items()}
-            self._unlogged = {}
-            log_to_all(self.trainer, values)
-
-    def log_with_step(self, values: Mapping[str, float]) -> None:
-        """Have values go to the loggers in the row of the step that is being done.
-
-        Args:
-            values: what a callback found at the end of a batch with which a step was done.
-        """
-        self._unlogged |= values
+        super().on_train_batch_start(batch, batch_idx)
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; what is not trained stays in evaluation mode."""
@@ -495,19 +370,6 @@ class Task(_Described, Evaluated):
         if names := getattr(self, "class_names", None):  # where answers are classes
             kept = checkpoint.get(CHECKPOINT_KEY, {}).get("preprocessing") or {}
             check_same_order(names, kept.get("class_names"))
-
-
-def _seed_generators(seed: int) -> None:
-    """Seed the generators in use as `torch.manual_seed` does.
-
-    That one also asks every kind of device there is; for each that nobody uses it formats a stack
-    trace and keeps it, which took 15 % of a step of 2 ms and grew with every step.
-    """
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
 
 
 def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> Task:

@@ -10,6 +10,7 @@ from mmlight.encoders.lora import LoraSettings, add_adapters
 from mmlight.errors import UserError
 from mmlight.tasks.tower import Tower
 from mmlight.tasks.tuning import Tuning, backbone_names, first_steps, positions
+from mmlight.trainer.internals import AnyBatchNorm
 
 _TENTH = 0.1
 
@@ -93,7 +94,7 @@ class TrainedParts:
                     if not _learns(module):
                         module.eval()
             for module in tower.encoder.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm) and not _learns(module):
+                if isinstance(module, AnyBatchNorm) and not _learns(module):
                     module.eval()
 
     def summary(self) -> str:

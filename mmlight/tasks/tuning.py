@@ -11,6 +11,7 @@ from torch import nn
 from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.lora import LoraSettings
 from mmlight.errors import UserError, nearest
+from mmlight.trainer.internals import AnyBatchNorm
 
 Method = Literal["full", "bitfit", "lora", "dora"]
 
@@ -140,7 +141,7 @@ def _frozen(
     if tuning.batch_norm == "frozen":
         for tower, encoder in encoders.items():
             for name, module in encoder.named_modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if isinstance(module, AnyBatchNorm):
                     own = f"towers.{tower}.encoder.{name}."
                     frozen |= {n for n in backbone if n.startswith(own)}
     return frozen

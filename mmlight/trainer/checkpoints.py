@@ -1,9 +1,6 @@
-"""Checkpoints that are whole or not there, and the newest one of a run."""
+"""When checkpoints are written, and which are kept: the newest ones and the best."""
 
-import os
-import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -13,117 +10,18 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning_utilities.core.apply_func import apply_to_collection
 
-from mmlight.errors import naming
-from mmlight.files import sync_folder
 from mmlight.runs.run.folder import step_of
-from mmlight.saved.checkpoint import read_checkpoint
 from mmlight.scores import Direction, chosen_direction, known_direction
 from mmlight.terminal import note
+from mmlight.trainer.checkpoint_files import (
+    AtomicCheckpointIO,
+    BackgroundCheckpointIO,
+    put_later_aside,
+)
+from mmlight.trainer.loop import accumulates
 from mmlight.trainer.monitored import check_found, check_monitor
-from mmlight.trainer.newest import put_later_aside
-from mmlight.trainer.run_logger import RunLogger
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a temporary file in the same folder, syncs it, and renames it.
-
-    Lightning's own writer goes through the system's temporary folder, which is not atomic across
-    file systems: a process killed while saving would leave half a file under the final name.
-    """
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read a checkpoint, also one in the parts that a sharded run wrote, to the CPU.
-
-        Args:
-            path: the checkpoint.
-            map_location: not used.
-            weights_only: not used; nothing but tensors and plain values is ever unpickled.
-        """
-        # Not mapped: what is restored would change with the file.
-        return read_checkpoint(Path(path), mapped=False)
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        """Save on rank 0 (Lightning calls it there only)."""
-        target = Path(path)
-        target.parent.mkdir(exist_ok=True)  # and not above: the run's folder may have been removed
-        part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            with naming(target), part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
-            sync_folder(target.parent)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-class BackgroundCheckpointIO(AtomicCheckpointIO):
-    """Copies a checkpoint and writes the copy in a thread, while training goes on.
-
-    The copy costs memory of the checkpoint's size on rank 0's host. A save waits for the one before
-    it; what is to be removed goes when everything before has been written; the end of `fit`, in
-    whatever way, waits for all of it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._thread: ThreadPoolExecutor | None = None
-        self._written: Future[None] | None = None
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        """Copy now, write later; raise what went wrong with the one before."""
-        self.wait()
-        copied = apply_to_collection(checkpoint, torch.Tensor, _copy)
-        self._written = self._start(super().save_checkpoint, copied, path, storage_options)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Remove, after what is being written: a killed process must leave one of the two."""
-        if self._written is None:
-            super().remove_checkpoint(path)
-            return
-        written, remove = self._written, super().remove_checkpoint
-
-        def in_turn() -> None:
-            written.result()
-            remove(path)
-
-        self._written = self._start(in_turn)
-
-    def wait(self) -> None:
-        """Wait until everything is on the disk.
-
-        Raises:
-            OSError: it could not be written, or whatever else went wrong with it.
-        """
-        if self._thread is not None:
-            self._thread.shutdown(wait=True)
-            self._thread = None
-        written, self._written = self._written, None
-        if written is not None:
-            written.result()
-
-    def teardown(self) -> None:
-        """Wait; Lightning calls it when a stage ends or fails."""
-        self.wait()
-
-    def _start(self, function: Callable[..., None], *arguments: Any) -> Future[None]:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        return self._thread.submit(function, *arguments)
-
-
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
+from mmlight.trainer.run_logger import logged_rows
 
 
 class KeptCheckpoints(ModelCheckpoint):
@@ -171,7 +69,7 @@ class KeptCheckpoints(ModelCheckpoint):
 
     def _should_skip_saving_checkpoint(self, trainer: pl.Trainer) -> bool:
         skips = super()._should_skip_saving_checkpoint(trainer)
-        return skips or trainer.fit_loop._should_accumulate()
+        return skips or accumulates(trainer)
 
     def _should_remove_checkpoint(self, trainer: pl.Trainer, previous: str, current: str) -> bool:
         # Also the one that training went on from, which Lightning keeps for ever.
@@ -233,9 +131,7 @@ class Best(KeptCheckpoints):
         super().on_train_start(trainer, pl_module)
         values = [
             float(row[self.monitor])
-            for logger in (trainer.loggers if trainer.is_global_zero else ())
-            if isinstance(logger, RunLogger)
-            for row in logger.log.rows()
+            for row in logged_rows(trainer)
             if row["step"] == trainer.global_step and self.monitor in row
         ]
         values = trainer.strategy.broadcast(values)

@@ -12,7 +12,7 @@ from mmlight.errors import UserError
 from mmlight.scores import chosen_direction, format_value
 from mmlight.terminal import say
 from mmlight.trainer.monitored import check_found, check_monitor
-from mmlight.trainer.run_logger import RunLogger
+from mmlight.trainer.run_logger import logged_rows
 
 
 class EarlyStopping(LightningEarlyStopping):
@@ -62,14 +62,11 @@ class EarlyStopping(LightningEarlyStopping):
         check_monitor(trainer, pl_module, self.monitor, key="early_stopping.monitor")
         # A checkpoint is written before the validation of its step; what that found is in the log,
         # and Lightning does not validate there again.
-        missed: list[tuple[int, float]] = []
-        for logger in trainer.loggers if trainer.is_global_zero else ():
-            if isinstance(logger, RunLogger):
-                missed += [
-                    (row["step"], float(row[self.monitor]))
-                    for row in logger.log.rows()
-                    if self._seen_step < row["step"] <= trainer.global_step and self.monitor in row
-                ]
+        missed = [
+            (row["step"], float(row[self.monitor]))
+            for row in logged_rows(trainer)
+            if self._seen_step < row["step"] <= trainer.global_step and self.monitor in row
+        ]
         for step, value in trainer.strategy.broadcast(missed):
             self._count(trainer, torch.tensor(value), step)
 

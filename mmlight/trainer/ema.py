@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mmlight.errors import UserError
+from mmlight.trainer.loop import StepCallback
 
 _KEY = "ema"
-_STATISTICS = ("running_mean", "running_var")
+# Buffers of norms that a forward pass in training changes.
+STATISTICS = ("running_mean", "running_var")
 
 
-class Ema(pl.Callback):
+class Ema(StepCallback):
     """Averages the weights over training; validates, and ends, with the average.
 
     After every `update_every` optimiser steps, ``average += (1 - d) (weights - average)`` with
@@ -52,7 +54,6 @@ class Ema(pl.Callback):
         self._average: dict[str, Tensor] | None = None
         self._raw: dict[str, Tensor] | None = None  # the weights, while the average is in use
         self._num_updates = 0
-        self._seen_step = 0
 
     @property
     def num_updates(self) -> int:
@@ -63,7 +64,7 @@ class Ema(pl.Callback):
         """Refuse trainers with which the average would be lost."""
         if stage != "fit":
             return
-        self._average, self._raw, self._num_updates, self._seen_step = None, None, 0, 0
+        self._average, self._raw, self._num_updates = None, None, 0
         if isinstance(trainer.strategy, FSDPStrategy):
             raise UserError("ema does not work with Lightning's FSDPStrategy; use strategy: fsdp")
         for callback in trainer.checkpoint_callbacks:
@@ -76,29 +77,18 @@ class Ema(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with the weights as they are, unless a checkpoint brought an average."""
         self._begin(pl_module)
-        self._seen_step = trainer.global_step
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Update the average after an optimiser step (not after a batch that only accumulates)."""
-        if trainer.global_step == self._seen_step:
-            return
-        self._seen_step = trainer.global_step
         if trainer.global_step % self.update_every:
             return
         assert self._average is not None
         decay = min(self.decay, (1 + self._num_updates) / (10 + self._num_updates))
-        for name, tensor in _averaged_tensors(pl_module).items():
+        for name, tensor in _averaged_tensors(task).items():
             if name not in self._average:  # unfrozen since the start: joins with its value of now
                 self._average[name] = _wide(tensor)
-        tensors = _all_tensors(pl_module)
+        tensors = _all_tensors(task)
         averages = [_own_part(average) for average in self._average.values()]
         values = [
             _own_part(tensors[name]).detach().to(average.dtype)
@@ -222,7 +212,7 @@ def _averaged_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
     # Other buffers are left alone: many are integers, or masks of minus infinity, whose average
     # with themselves is NaN.
     for name, buffer in module.named_buffers():
-        if name.rpartition(".")[2] in _STATISTICS:
+        if name.rpartition(".")[2] in STATISTICS:
             averaged[name] = buffer
     return averaged
 

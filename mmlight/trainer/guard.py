@@ -10,6 +10,8 @@ from types import MethodType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -20,15 +22,15 @@ from mmlight.runs.run.attempts import append_event
 from mmlight.runs.run.folder import Run
 from mmlight.runs.slurm.job import is_ours, job_name
 from mmlight.terminal import note, say
-from mmlight.trainer.agreement import Agreement
+from mmlight.trainer.checkpoint_files import clean
 from mmlight.trainer.checkpoints import Newest
-from mmlight.trainer.newest import clean
+from mmlight.trainer.loop import StepCallback
 
 # As `EX_TEMPFAIL` of sysexits.h: not done, to be tried again.
 STOPPED = 75
 
 
-class Guard(pl.Callback):
+class Guard(StepCallback):
     """Hands a run on: agree, save, leave `fit`; what is on the disk then is all that was done.
 
     It takes the place of Lightning's own handling of signals, which saves from within a handler,
@@ -52,7 +54,6 @@ class Guard(pl.Callback):
         self.handed_on: str | None = None
         self._agreement: Agreement | None = None
         self._first_step: int | None = None
-        self._seen_step = 0
         self._last_step: float = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -78,7 +79,7 @@ class Guard(pl.Callback):
         """Note the start, and see that all ranks begin at the same step."""
         assert self._agreement is not None
         step = trainer.global_step
-        self._first_step = self._seen_step = step
+        self._first_step = step
         self._last_step = trainer.estimated_stepping_batches
         least, greatest = -self._agreement.ask_now(-step), self._agreement.ask_now(step)
         if least != greatest:
@@ -100,23 +101,14 @@ class Guard(pl.Callback):
         self._stop_before_training()
         signals.save_first(partial(clean, self.run))
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Agree, after a step of the optimiser; where the answer is to stop, save."""
-        step = trainer.global_step
-        if step == self._seen_step or self.handed_on is not None:
+        if self.handed_on is not None:
             return
-        self._seen_step = step
         assert self._agreement is not None
         heard = self._agreement.ask(signals.noted())
-        if not heard or step >= self._last_step:  # the last step ends training anyway
-            return
+        if not heard or trainer.global_step >= self._last_step:
+            return  # the last step ends training anyway
         self.handed_on = signals.NAMES[heard]
         self._save(trainer)
         # Lightning's loops look at this when the step's metrics have been logged, and raise.
@@ -231,3 +223,53 @@ class _NoHandlers(_SignalConnector):
 
 def _do_nothing(self: Any) -> None:
     pass
+
+
+class Agreement:
+    """A number that all ranks have agreed on: the greatest that any of them gave.
+
+    It goes over the network between the hosts' processors, in its own group of gloo, while the next
+    step computes: `ask` begins it, the next `ask` returns what came out of it. So a GPU is never
+    waited for, and all ranks hear the same answer after the same step. A lone process hears its
+    own number at once.
+
+    Called by all ranks, in the same order.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = None
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            self._group = dist.new_group(backend="gloo")
+        self._value = torch.zeros(1, dtype=torch.int64)
+        self._work: Any = None
+
+    def ask(self, value: int) -> int:
+        """Give a number; return what was agreed on at the last call (a lone process: now)."""
+        if self._group is None:
+            return value
+        before = self._answer()
+        self._value = torch.tensor([value])
+        self._work = dist.all_reduce(
+            self._value, dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return before
+
+    def ask_now(self, value: int) -> int:
+        """Give a number and wait for all ranks."""
+        answer = self.ask(value)
+        return answer if self._group is None else self._answer()
+
+    def close(self) -> None:
+        """Wait for all ranks, and leave the group: gloo aborts where one leaves early."""
+        if self._group is not None:
+            self._answer()
+            dist.barrier(group=self._group)
+            dist.destroy_process_group(self._group)
+            self._group = None
+
+    def _answer(self) -> int:
+        if self._work is None:
+            return 0
+        self._work.wait()
+        self._work = None
+        return int(self._value)

@@ -5,10 +5,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from mmlight.trainer.run_logger import RunLogger
+from mmlight.trainer.loop import StepCallback, accumulates
+from mmlight.trainer.run_logger import logged_rows
 
 
-class OwedValidation(pl.Callback):
+class OwedValidation(StepCallback):
     """Runs a validation that was due at the checkpoint's step, before training goes on from it.
 
     Lightning takes a validation for done when it goes on from a checkpoint that was written just
@@ -33,7 +34,7 @@ class OwedValidation(pl.Callback):
 
         def is_due_after_step(*args: Any) -> bool:
             due = is_due(*args)
-            if loop._should_accumulate() and not trainer.should_stop:
+            if accumulates(trainer) and not trainer.should_stop:
                 self._postponed = self._postponed or due
                 return False
             return due or self._postponed
@@ -52,9 +53,7 @@ class OwedValidation(pl.Callback):
             return
         known = any(
             row["step"] == trainer.global_step and any(name.startswith("val/") for name in row)
-            for logger in (trainer.loggers if trainer.is_global_zero else ())
-            if isinstance(logger, RunLogger)
-            for row in logger.log.rows()
+            for row in logged_rows(trainer)
         )
         if not trainer.strategy.broadcast(known):
             loop = trainer.fit_loop.epoch_loop.val_loop
@@ -65,13 +64,8 @@ class OwedValidation(pl.Callback):
             trainer._logger_connector._first_loop_iter = None
         self._owes = False
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+    def after_batch(
+        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
     ) -> None:
         """Note whether a validation follows; checkpoint callbacks come after this one."""
         if not self._validates:

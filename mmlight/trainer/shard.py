@@ -17,21 +17,18 @@ from torch.distributed.fsdp import (
 from torch.utils import _pytree
 
 from mmlight.encoders.encoder import FeatureMap
-from mmlight.tasks.task import Task
+from mmlight.trainer.module import TrainedModule
 
 
 def shard(
-    task: Task,
+    task: TrainedModule,
     *,
     mesh: DeviceMesh,
     bfloat16: bool = False,
     reshard_after_forward: bool = True,
     cpu_offload: bool = False,
 ) -> list[FSDPModule]:
-    """Shard every encoder, projection, head and objective of a task, in place.
-
-    Each repeated block of an encoder is gathered by itself. The task as a whole is not one unit:
-    callbacks call its towers outside of its steps.
+    """Shard the parts of a task, in place: encoders, projections, heads and objectives.
 
     Args:
         task: built, with equal weights on every rank.
@@ -63,19 +60,14 @@ def shard(
             module.register_forward_hook(_make_tree_nodes)  # before fully_shard's own
             units.append(fully_shard(module, mp_policy=policy, **options))
 
-    for modality in task.tower_settings.given():
-        tower = task.tower(modality)
-        for block in tower.encoder.blocks():
-            if block.repeated:
-                for module in block.modules:
-                    fully_shard(module, mp_policy=policy, **options)
-        add(tower.encoder, policy)
-        make_tree_node(FeatureMap)
-        register_fsdp_forward_method(tower.encoder, "feature_maps")
-        add(tower.projection, policy)
-    for name, child in task.named_children():
-        if name != "towers":
-            add(child, exact if name == "objective" else policy)
+    for part in task.sharded_parts():
+        own = exact if part.is_exact else policy
+        for block in part.blocks:
+            fully_shard(block, mp_policy=own, **options)
+        add(part.module, own)
+        if hasattr(part.module, "feature_maps"):
+            make_tree_node(FeatureMap)
+            register_fsdp_forward_method(part.module, "feature_maps")
     return units
 
 

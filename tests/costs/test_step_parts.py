@@ -7,7 +7,7 @@ from torch import nn
 
 from mmlight import comm
 from mmlight.costs.step_parts import StepParts, gradient_bytes
-from mmlight.trainer.ddp import Ddp
+from mmlight.trainer.strategies import Ddp
 
 
 def sent():

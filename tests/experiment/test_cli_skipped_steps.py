@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from mmlight.errors import UserError
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
-from mmlight.trainer.skipped_steps import SkippedSteps
+from mmlight.trainer.left_out import SkippedSteps
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from contrastive_reference import make_batch
-from ranks import run_ranks
+from ranks import count_sent, run_ranks
 from torch import nn
 
 from mmlight import comm
@@ -56,7 +56,7 @@ def _case(name, share) -> dict[str, torch.Tensor]:
     objective.build(MODALITIES)
     objective.double()
     batch = make_batch(present=PRESENT[present], caption=CAPTION, label=LABEL, rows=share)
-    with comm.count_bytes() as sent:
+    with count_sent() as sent:
         loss = objective(lambda m: towers[m](inputs[m][share]), batch)
         loss.value.backward()
     out = {"value": loss.value.detach(), **loss.logs}

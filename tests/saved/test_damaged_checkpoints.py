@@ -16,7 +16,7 @@ from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import Saved, read_checkpoint, read_saved, write_export
 from mmlight.saved.checksums import file_checksum, write_list
 from mmlight.saved.locate import META
-from mmlight.trainer.newest import find_whole
+from mmlight.trainer.checkpoint_files import find_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 

@@ -10,11 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, model_checkpoint
 
 from mmlight.runs.run.folder import Run
-from mmlight.trainer.checkpoints import (
-    AtomicCheckpointIO,
-    BackgroundCheckpointIO,
-    CheckpointSettings,
-)
+from mmlight.trainer.checkpoint_files import AtomicCheckpointIO, BackgroundCheckpointIO
+from mmlight.trainer.checkpoints import CheckpointSettings
 from mmlight.trainer.owed_validation import OwedValidation
 
 

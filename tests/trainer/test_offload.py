@@ -1,6 +1,6 @@
 """What offloading to the host asks of the strategy; it needs a GPU to run."""
 
-from mmlight.trainer.fsdp import Fsdp
+from mmlight.trainer.strategies import Fsdp
 
 
 def test_offloaded_gradients_are_summed_between_hosts():

@@ -58,7 +58,7 @@ def test_sharded_then_averaged_then_sharded_equals_one_process(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     one = train(path, tmp_path / "one")
-    whole = '{"class_path": "mmlight.trainer.fsdp.Fsdp"'
+    whole = '{"class_path": "mmlight.trainer.strategies.Fsdp"'
     whole += ', "init_args": {"sharded_checkpoints": false}}'
     for steps, strategy in ((4, "fsdp"), (8, "ddp"), (10, whole), (STEPS, "fsdp")):
         resume = () if steps == 4 else ("--ckpt_path", "last")

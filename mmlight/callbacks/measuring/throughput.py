@@ -16,6 +16,7 @@ from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.costs.tally import Tally
 from mmlight.runs.run.summary import SAMPLES_PER_S
 from mmlight.tasks.task import Task
+from mmlight.trainer.loop import StepCallback, accumulates, is_logged
 
 DATA_WAIT_SHARE = "train/data_wait_share"
 FLOP_SHARE = "train/flop_share"
@@ -23,7 +24,7 @@ PEAK_MEMORY_MB = "train/peak_memory_mb"
 JOULES_PER_SAMPLE = "train/joules_per_sample"
 
 
-class Throughput(pl.Callback):
+class Throughput(StepCallback):
     """Logs what training reaches, at the trainer's log steps.
 
     - `train/samples_per_s`, over all ranks.
@@ -55,7 +56,6 @@ class Throughput(pl.Callback):
         self._samples = 0
         self._paused_s = 0.0
         self._validation_began = 0.0
-        self._seen_step = 0
         self._tally: Tally | None = None
         self._flops_per_sample: float | None = None
         self._matmul_flops: float | None = None
@@ -74,7 +74,6 @@ class Throughput(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin anew."""
         self._since, self._samples, self._paused_s = None, 0, 0.0
-        self._seen_step = trainer.global_step
         self._flops_per_sample = None
         self._meter = EnergyMeter(trainer.strategy.root_device)
         if getattr(trainer, "profiler", None) is not self._parts:
@@ -115,42 +114,33 @@ class Throughput(pl.Callback):
         """Leave nothing behind in the modules."""
         self._end_of_timing()
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+    def after_batch(
+        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
     ) -> None:
         """Count the batch (`mmlight.batch.Batch`), and log at log steps."""
         if self._since is None:
             flops = self._stop_counting()
             self._flops_per_sample = flops / batch.size if flops else None
             self._start_clock(trainer, now=time.perf_counter())
-            self._seen_step = trainer.global_step
             self._end_of_timing()
-            self._time_next_step(trainer, step=self._seen_step)
+            self._time_next_step(trainer, step=trainer.global_step)
             return
         self._samples += batch.size
         step = trainer.global_step
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step == self._seen_step or not every or step % every:
+        if accumulates(trainer) or not is_logged(trainer, step=step):
             self._time_next_step(trainer, step=step)
             return
-        self._seen_step = step
         now = time.perf_counter()
         seconds = max(now - self._since - self._paused_s, 1e-9)
-        values = self._values(trainer, seconds) | self._part_values(trainer, pl_module)
+        values = self._values(trainer, seconds) | self._part_values(trainer, task)
         self._start_clock(trainer, now=now)
-        cast(Task, pl_module).log_with_step(values)
+        cast(Task, task).log_with_step(values)
         self._time_next_step(trainer, step=step)
 
     def _time_next_step(self, trainer: pl.Trainer, *, step: int) -> None:
         """Begin to time parts, from the next batch on, if its step is one that is logged."""
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         parts = self._parts
-        if parts is None or parts.is_on or not every or (step + 1) % every:
+        if parts is None or parts.is_on or not is_logged(trainer, step=step + 1):
             return
         parts.begin(is_cuda=trainer.strategy.root_device.type == "cuda")
         if comm.is_distributed():

@@ -17,8 +17,6 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mmlight import yaml_text
-from mmlight.callbacks.recording.tensorboard_run import TensorBoardRun
-from mmlight.callbacks.recording.wandb_run import SentPatch, WandbRun
 from mmlight.files import read_json, write_json, write_text
 from mmlight.runs.code import provenance
 from mmlight.runs.run.folder import Run
@@ -31,7 +29,8 @@ from mmlight.runs.slurm.job import describe_job
 from mmlight.signals import Interrupted
 from mmlight.tasks.task import Task
 from mmlight.terminal import Terminal
-from mmlight.trainer.run_logger import RunLogger
+from mmlight.trainer.run_logger import RunLogger, TensorBoardRun, own_log
+from mmlight.trainer.wandb_run import SentPatch, WandbRun
 
 _LONGEST_PATCH = 20_000
 
@@ -161,9 +160,9 @@ class Record(pl.Callback):
         """Forget rows that this training will write again."""
         if not trainer.is_global_zero:
             return
+        if (log := own_log(trainer)) is not None:
+            log.rewind(trainer.global_step)
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.log.rewind(trainer.global_step)
             if isinstance(logger, TensorBoardRun):
                 logger.rewind(trainer.global_step)
         for logger in trainer.loggers:
@@ -198,9 +197,8 @@ class Record(pl.Callback):
 
     @staticmethod
     def _sync(trainer: pl.Trainer) -> None:
-        for logger in trainer.loggers if trainer.is_global_zero else ():
-            if isinstance(logger, RunLogger):
-                logger.log.sync()
+        if (log := own_log(trainer)) is not None:
+            log.sync()
 
     def _began_from(self) -> str | None:
         """Return the checkpoint of another run that this one began from, at its first start."""
@@ -212,10 +210,7 @@ class Record(pl.Callback):
     def _write(self, trainer: pl.Trainer, *, status: str, error: str | None) -> None:
         if not trainer.is_global_zero:
             return
-        wall_s = None
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                wall_s = round(logger.log.wall_s, 1)
+        log = own_log(trainer)
         rows = read_rows(self.run.metrics_jsonl)
         checkpoint = self._config.get("checkpoint") or {}
         monitor, mode = checkpoint.get("monitor"), checkpoint.get("monitor_mode")
@@ -236,7 +231,7 @@ class Record(pl.Callback):
             "samples_seen": rows[-1].get("samples", 0) if rows else 0,
             "tokens_seen": rows[-1].get("tokens") if rows else None,
             "samples_per_s": typical_samples_per_s(rows),
-            "wall_s": wall_s,
+            "wall_s": None if log is None else round(log.wall_s, 1),
             "started": self._started.isoformat(timespec="seconds"),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "peak_memory_mb": _peak_memory_mb(),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mmlight.callbacks.recording.wandb_run import JobType, SentPatch
 from mmlight.errors import UserError
+from mmlight.trainer.wandb_run import JobType, SentPatch
 
 
 @dataclass

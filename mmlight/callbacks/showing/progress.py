@@ -11,12 +11,13 @@ from rich import progress as rich_progress
 
 from mmlight.scores import MAIN_SCORES, format_value
 from mmlight.terminal import Terminal
+from mmlight.trainer.loop import StepCallback
 
 _LINE_EVERY_S = 30.0
 _LOSS_EVERY_S = 0.5
 
 
-class Progress(ProgressBar):
+class Progress(StepCallback, ProgressBar):
     """Shows step, loss, samples per second and the time left.
 
     On a terminal it is a bar; elsewhere (SLURM's output files) a line at every tenth of the work,
@@ -48,7 +49,6 @@ class Progress(ProgressBar):
         self._speed_since = (0.0, 0)
         self._samples = 0
         self._world_size = 1
-        self._seen_step = 0
         self._accumulated = 1
 
     def disable(self) -> None:
@@ -79,30 +79,24 @@ class Progress(ProgressBar):
         """Open the bar."""
         self._train_total = trainer.estimated_stepping_batches
         self._world_size = trainer.world_size
-        self._first_step = self._seen_step = trainer.global_step
+        self._first_step = trainer.global_step
         self._samples = 0
         self._began = time.monotonic()
         self._speed_since = (self._began, 0)
         self._open("train", self._train_total, done=trainer.global_step)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+    def after_batch(
+        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
     ) -> None:
-        """Advance."""
-        step = trainer.global_step
-        if not self._enabled:
-            return
+        """Take the loss."""
         self._samples += getattr(batch, "size", 0) * self._world_size
         if isinstance(outputs, dict) and "loss" in outputs:
             self._next_losses.append(outputs["loss"])
-        if step == self._seen_step:
+
+    def after_step(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Advance."""
+        if not self._enabled:
             return
-        self._seen_step = step
         self._step_losses, self._next_losses = self._next_losses, []
         self._accumulated = trainer.accumulate_grad_batches
         now = time.monotonic()
@@ -110,7 +104,7 @@ class Progress(ProgressBar):
         if now - since > 1:
             self._speed = (self._samples - samples) / (now - since)
             self._speed_since = (now, self._samples)
-        self._advance("train", step, self._train_total)
+        self._advance("train", trainer.global_step, self._train_total)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""

@@ -56,7 +56,7 @@ def compared(run: Any) -> ComparedRun:
 
     Args:
         run: as `wandb.Api().runs` gives it, logged by
-            `mmlight.callbacks.recording.wandb_run.WandbRun`.
+            `mmlight.trainer.wandb_run.WandbRun`.
     """
     config = dict(run.config)
     told = config.pop("provenance", None) or {}

@@ -8,7 +8,7 @@ from lightning import Trainer
 from tiny_run import TinyData, TinyTask
 from torch.optim.lr_scheduler import LambdaLR
 
-from mmlight.callbacks.measuring.lr_range import LrRange
+from mmlight.callbacks.measuring.short_runs import LrRange
 
 
 class TwoRates(TinyTask):

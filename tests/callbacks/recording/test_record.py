@@ -12,9 +12,9 @@ from tiny_run import TinyData, TinyTask
 
 from mmlight.callbacks.measuring.throughput import Throughput
 from mmlight.callbacks.recording.record import Record
-from mmlight.callbacks.recording.wandb_run import WandbRun
 from mmlight.runs.code import provenance
 from mmlight.runs.run.folder import Run
+from mmlight.trainer.wandb_run import WandbRun
 
 CONFIG = {"seed_everything": 3, "model": {"towers": {"image": {"width": 8}}}}
 

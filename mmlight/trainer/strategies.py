@@ -1,14 +1,15 @@
-"""Parameters, gradients and optimiser states shared out over all devices (FSDP2)."""
+"""How a task is spread over processes: gradients averaged (DDP) or everything sharded (FSDP2)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -20,7 +21,7 @@ from torch.optim import Optimizer
 from mmlight.errors import UserError
 from mmlight.saved.checkpoint import read_checkpoint
 from mmlight.saved.locate import kind_of
-from mmlight.tasks.task import Task
+from mmlight.trainer.module import TrainedModule
 from mmlight.trainer.shard import shard
 from mmlight.trainer.sharded_files import (
     gather_whole,
@@ -30,6 +31,38 @@ from mmlight.trainer.sharded_files import (
 )
 
 _ON_CPU = StateDictOptions(cpu_offload=True)
+
+
+class Ddp(DDPStrategy):
+    """DDP with gradients that live in the buckets they are sent in (`trainer.strategy: ddp`).
+
+    DDP looks for parameters without gradients only where a task has some: a schedule that trains
+    more parameters later on, or parts of a tower that it leaves out. Looking costs a walk through
+    the graph in every step.
+
+    Args:
+        gradients: what gradients are sent as; `bfloat16` halves the traffic and rounds them to 8
+            bits (torch's `bf16_compress_hook`).
+        options: further arguments of Lightning's `DDPStrategy`.
+    """
+
+    def __init__(
+        self, *, gradients: Literal["float32", "bfloat16"] = "float32", **options: Any
+    ) -> None:
+        self.gradients = gradients
+        options = {"gradient_as_bucket_view": True, **options}
+        if gradients == "bfloat16":
+            options["ddp_comm_hook"] = bf16_compress_hook
+        super().__init__(**options)
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        """Wrap the built task."""
+        if (
+            isinstance(self.lightning_module, TrainedModule)
+            and self.lightning_module.has_unused_parameters()
+        ):
+            self._ddp_kwargs.setdefault("find_unused_parameters", True)
+        super().setup(trainer)
 
 
 class Fsdp(ModelParallelStrategy):
@@ -81,7 +114,7 @@ class Fsdp(ModelParallelStrategy):
     def setup(self, trainer: pl.Trainer) -> None:
         """Shard the built task, once, then make its optimiser."""
         task = self.lightning_module
-        if not isinstance(task, Task):
+        if not isinstance(task, TrainedModule):
             raise UserError("trainer.strategy: fsdp shards the tasks of mmlight only")
         if not self._sharded:
             self._check(task)
@@ -148,8 +181,8 @@ class Fsdp(ModelParallelStrategy):
             return load_sharded(path, task, self.optimizers)
         return load_whole(read_checkpoint(path), task, self.optimizers)
 
-    def _check(self, task: Task) -> None:
-        if task.trained is not None and task.trained.changes:
+    def _check(self, task: TrainedModule) -> None:
+        if task.unfreezes():
             raise UserError(
                 "model.tuning.unfreeze trains more parameters later on, which fsdp cannot; use "
                 "trainer.strategy: ddp"

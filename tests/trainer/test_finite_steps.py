@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from mmlight import comm
-from mmlight.tasks.finite_steps import FiniteSteps
+from mmlight.trainer.finite_steps import FiniteSteps
 
 
 class Flagging(FiniteSteps):

@@ -5,8 +5,8 @@ from tiny_run import TinyData, TinyTask
 
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
+from mmlight.trainer.axes import TokenCount
 from mmlight.trainer.run_logger import RunLogger
-from mmlight.trainer.token_count import TokenCount
 
 # A batch of `tiny_run` has eight captions of one token.
 TOKENS = 8

@@ -15,7 +15,8 @@ from mmlight.runs.run.folder import Run
 TRAIN = """
 import sys, time
 from pathlib import Path
-from mmlight.callbacks.recording.wandb_run import WandbRun
+from mmlight.runs.run.folder import Run
+from mmlight.trainer.wandb_run import WandbRun
 from mmlight.runs.run.folder import Run
 folder, down, first, last, down_at, how = sys.argv[1:]
 about = {"group": "seeds", "notes": "why it was run"}

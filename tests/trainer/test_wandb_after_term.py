@@ -12,7 +12,8 @@ LOG = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
 from mmlight import signals
-from mmlight.callbacks.recording.wandb_run import WandbRun
+from mmlight.runs.run.folder import Run
+from mmlight.trainer.wandb_run import WandbRun
 from mmlight.runs.run.folder import Run
 signals.note_signals()
 logger = WandbRun(Run(Path(sys.argv[1])), mode="offline", config={})
@@ -32,7 +33,7 @@ print("left in order")
 GO_ON = """
 import sys
 from pathlib import Path
-from mmlight.callbacks.recording.wandb_run import WandbRun
+from mmlight.trainer.wandb_run import WandbRun
 from mmlight.runs.run.folder import Run
 logger = WandbRun(Run(Path(sys.argv[1])), mode="offline", config={})
 axes = {"epoch": 0, "samples": 0, "wall_s": 0.0}

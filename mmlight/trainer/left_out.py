@@ -1,4 +1,4 @@
-"""Tells of steps that were left out, and ends a training that learns nothing."""
+"""Counts the samples and steps that a training does without; ends one that learns nothing."""
 
 import sys
 from typing import Any
@@ -6,18 +6,20 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmlight import comm
+from mmlight.batch import Batch
 from mmlight.errors import UserError
 from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import read_checkpoint
 from mmlight.terminal import note
+from mmlight.trainer.ema import STATISTICS
+from mmlight.trainer.loop import StepCallback, is_logged
 
 _WHAT = "the loss or its gradient is not finite"
 
 
-class SkippedSteps(pl.Callback):
+class SkippedSteps(StepCallback):
     """Logs ``train/skipped_steps``, and stops when too many in a row were left out.
 
     On a GPU the counts are read at log steps, when it is waited for anyway: what stops there may
@@ -31,7 +33,7 @@ class SkippedSteps(pl.Callback):
 
     def __init__(self, run: Run, *, most: int) -> None:
         self.run, self.most = run, most
-        self._before = self._told = self._seen_step = self._first_step = 0
+        self._before = self._told = self._first_step = 0
         self._statistics: list[tuple[Tensor, Tensor]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -44,27 +46,19 @@ class SkippedSteps(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note where training begins."""
-        self._first_step = self._seen_step = trainer.global_step
-        norms = [m for m in pl_module.modules() if isinstance(m, _BatchNorm)]
-        own = [x for norm in norms for x in (norm.running_mean, norm.running_var) if x is not None]
+        self._first_step = trainer.global_step
+        own = [
+            buffer
+            for name, buffer in pl_module.named_buffers()
+            if name.rpartition(".")[2] in STATISTICS
+        ]
         self._statistics = [(x, x.clone()) for x in own]
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Look at the counts after a step, on a GPU after one that is logged."""
-        step = trainer.global_step
-        if step == self._seen_step:
-            return
-        self._seen_step = step
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.strategy.root_device.type == "cpu" or (every and step % every == 0):
-            self._look(trainer, pl_module, most=self.most)
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        if on_cpu or is_logged(trainer, step=trainer.global_step):
+            self._look(trainer, task, most=self.most)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look, before anything is scored."""
@@ -115,3 +109,55 @@ class SkippedSteps(pl.Callback):
             if all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
                 return f"the last good checkpoint is {path}"
         return "there is no good checkpoint"
+
+
+class LeftOut(StepCallback):
+    """Logs ``num_left_out`` of each evaluation, and of each epoch of training, where there are any.
+
+    These are samples that cannot be read, and those that have nothing of what the model reads;
+    `bad_samples.jsonl` in the run's folder names them.
+    """
+
+    def __init__(self) -> None:
+        self._counts = {"train": 0, "val": 0, "test": 0}
+
+    def score_names(self, pl_module: pl.LightningModule) -> set[str]:
+        """Return the name of what it logs, without its stage."""
+        return {"num_left_out"}
+
+    def after_batch(
+        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
+    ) -> None:
+        """Count the batch's."""
+        self._counts["train"] += len(batch.bad)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the batch's."""
+        self._counts["test" if trainer.testing else "val"] += len(batch.bad)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log those of the epoch, as far as it was trained."""
+        self._log(pl_module, "train")
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log those of the evaluation."""
+        self._log(pl_module, "test" if trainer.testing else "val")
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _log(self, pl_module: pl.LightningModule, stage: str) -> None:
+        count, self._counts[stage] = self._counts[stage], 0
+        # On every rank: a collective.
+        total = int(comm.all_reduce_sum(torch.tensor(count, device=pl_module.device)))
+        if total:
+            pl_module.log(f"{stage}/num_left_out", float(total))

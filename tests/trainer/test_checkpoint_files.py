@@ -10,7 +10,7 @@ import torch.distributed.checkpoint as dcp
 from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import CHECKPOINT_KEY
 from mmlight.saved.locate import META
-from mmlight.trainer.newest import clean, find_whole, put_later_aside
+from mmlight.trainer.checkpoint_files import clean, find_whole, put_later_aside
 
 
 @pytest.fixture

@@ -93,3 +93,20 @@ def test_experiment_extends_files_that_exist(path):
     assert isinstance(values, dict)
     for other in values.get("extends", []):
         assert (path.parent / other).is_file(), other
+
+
+def test_the_walks_of_contributing_go_through_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    walks = text[text.index("## Two walks") : text.index("## What a change touches")]
+    files = re.findall(r"`([\w/]+\.py)`", walks)
+    assert [name for name in files if not (ROOT / "mmlight" / name).is_file()] == []
+    step = re.findall(r"`([\w/]+\.py)`", walks[: walks.index("**A run")])
+    assert len(step) == len(set(step)) == 25
+
+
+def test_the_picture_of_contributing_names_every_room_and_module():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = text[text.index("```mermaid") : text.index("| rule |")]
+    names = {p.stem for p in (ROOT / "mmlight").iterdir() if p.suffix == ".py" or p.is_dir()}
+    names -= {"__init__", "__pycache__"}
+    assert sorted(name for name in names if not re.search(rf"\b{name}\b", picture)) == []

@@ -173,6 +173,14 @@ def _no_class_path(where: str, given: str) -> str:
     return f"{where}: must be a class_path and its init_args, not {given}"
 
 
+def _hints(found: type) -> dict[str, Any]:
+    """The types of what a class takes, those among it that it hands on to its bases by **."""
+    if _is_plain(found):
+        return get_type_hints(found)
+    own = [kind.__dict__["__init__"] for kind in found.__mro__ if "__init__" in kind.__dict__]
+    return {name: hint for one in reversed(own) for name, hint in get_type_hints(one).items()}
+
+
 def _settings(class_path: str | None, group: str | None) -> list[str]:
     """The parameters of a class, or of the settings class of one of its parameters."""
     if class_path is None:
@@ -181,7 +189,7 @@ def _settings(class_path: str | None, group: str | None) -> list[str]:
     try:
         found: Any = getattr(importlib.import_module(module_name), name)
         for part in group.split(".") if group else ():
-            hint = get_type_hints(found if _is_plain(found) else found.__init__)[part]
+            hint = _hints(found)[part]
             kinds = [hint, *get_args(hint)]
             found = next(kind for kind in kinds if inspect.isclass(kind) and kind is not NoneType)
     except (ImportError, AttributeError, ValueError, KeyError, NameError, StopIteration):

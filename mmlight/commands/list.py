@@ -79,7 +79,8 @@ def classes(kind: str, modules: Sequence[str] = ()) -> Iterator[tuple[str, str]]
             break
         known |= more
     for name, node in found:
-        if node.name in known and known & set(_bases(node)) and not _is_abstract(node):
+        is_base = node.name.startswith("_") or _is_abstract(node)
+        if node.name in known and known & set(_bases(node)) and not is_base:
             yield name, (ast.get_docstring(node) or "").partition("\n")[0]
 
 
@@ -89,6 +90,8 @@ def _bases(node: ast.ClassDef) -> Iterator[str]:
 
 
 def _is_abstract(node: ast.ClassDef) -> bool:
+    if "ABC" in _bases(node):
+        return True
     marks = (d for f in node.body if isinstance(f, ast.FunctionDef) for d in f.decorator_list)
     return any(getattr(mark, "id", "") == "abstractmethod" for mark in marks)
 

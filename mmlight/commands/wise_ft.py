@@ -154,14 +154,16 @@ def main(argv: Sequence[str]) -> int:
     second: dict[str, Any] | None = None
     if options.second:
         second = resolve(["test", "-c", options.second])[0]["data"]
-    finetuned = locate(options.finetuned, key="--finetuned").path
-    scoring = Scoring(rest, checkpoint=finetuned, kind="wise-ft")
+    pretrained = read_plain(locate(options.pretrained, key="--pretrained").path)
+    checkpoint = locate(options.finetuned, key="--finetuned").path
+    finetuned = read_plain(checkpoint)
+    scoring = Scoring(rest, checkpoint=checkpoint, kind="wise-ft")
     with scoring.work():
         _walk(
             scoring,
             options=options,
-            pretrained=read_plain(locate(options.pretrained, key="--pretrained").path),
-            finetuned=read_plain(finetuned),
+            pretrained=pretrained,
+            finetuned=finetuned,
             corruption=corruption,
             second=second,
         )

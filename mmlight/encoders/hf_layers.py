@@ -1,5 +1,6 @@
 """What the encoders around a model of transformers have in common: its layers."""
 
+from abc import ABC
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, ClassVar
@@ -24,7 +25,7 @@ _DECAY_FREE = (
 )
 
 
-class HfLayers(Encoder):
+class HfLayers(Encoder, ABC):
     """An encoder around a `model` of transformers.
 
     `stem` are prefixes of parameters that are registered after the layers but applied before them.

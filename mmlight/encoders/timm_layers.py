@@ -1,5 +1,6 @@
 """What the encoders around a model of timm have in common: its layers, tokens and maps."""
 
+from abc import ABC
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from mmlight.errors import UserError
 _FINEST = 4
 
 
-class TimmLayers(Encoder):
+class TimmLayers(Encoder, ABC):
     """An encoder around a `model` of timm, maybe with a learned `pool` behind it."""
 
     model: Any

@@ -11,13 +11,6 @@ from mmlight.encoders.timm_image import TimmImage
 CLASSES = (TimmImage, HfImage, HfText, TextCnn, MelTimm, MelGru, HfAudio)
 
 
-def test_no_two_encoders_share_a_parameter_name():
-    """A swapped `class_path` in YAML would keep the value of a shared name."""
-    names = [name for cls in CLASSES for name in inspect.signature(cls.__init__).parameters]
-    names = [name for name in names if name != "self"]
-    assert len(names) == len(set(names))
-
-
 def test_every_parameter_has_a_help_line():
     for cls in CLASSES:
         for name in inspect.signature(cls.__init__).parameters:

@@ -308,7 +308,7 @@ def test_an_unknown_way_is_named():
 
 def test_the_way_is_kept_when_the_encoder_is_rebuilt():
     encoder = make("bert", batching="grouped")
-    assert HfText(**encoder.rebuild_args()).batching == "grouped"
+    assert HfText(**encoder.rebuild_args()).text_batching == "grouped"
 
 
 def test_masks_with_holes_and_empty_captions_stay_padded():

@@ -13,9 +13,8 @@ from mmlight.errors import UserError
 from mmlight.experiment.build import assemble, build
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-(PROGRAM,) = re.findall(
-    r"^```python\n(.*?mmlight\.experiment.*?)^```", README, re.DOTALL | re.MULTILINE
-)
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+(PROGRAM,) = (block for block in BLOCKS if "mmlight.experiment" in block)
 
 
 @pytest.fixture

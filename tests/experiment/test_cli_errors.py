@@ -133,8 +133,8 @@ KEYS = {
         "unknown key `model.towers.image.lockd` (did you mean 'locked'?)",
     ),
     "encoder": (
-        {f"{IMAGE}timm_nam": "resnet18"},
-        "unknown key `model.towers.image.encoder.timm_nam` (did you mean 'name'?)",
+        {f"{IMAGE}nam": "resnet18"},
+        "unknown key `model.towers.image.encoder.nam` (did you mean 'name'?)",
     ),
     "settings of an encoder": (
         {f"{AUDIO}mel.n_mel": 3},

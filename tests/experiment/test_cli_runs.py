@@ -241,7 +241,7 @@ def _wandb_config(log: Path) -> dict:
     for data in read_segment(log).records:
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
-        for update in (record.run.config_yaml, record.config):
+        for update in (record.run.config, record.config):
             for item in update.update:
                 config[item.key or item.nested_key[0]] = json.loads(item.value_json)
     return config

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions
+from rich.console import ConsoleOptions
 from rich.segment import Segment
 
 from mmlight.terminal import Terminal, one_line, say_text
@@ -165,7 +165,7 @@ class Grid:
         else:
             say_text(self.csv() if form == "csv" else self.markdown())
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+    def __rich_console__(self, console: Terminal, options: ConsoleOptions) -> Iterator[Segment]:
         """Show it among other things, in parts where it is too wide."""
         for part in self.parts(options.max_width):
             yield Segment(f"\n{part.text(width=options.max_width)}")

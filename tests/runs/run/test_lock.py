@@ -77,7 +77,7 @@ def test_second_start_on_a_run_ends_in_one_line_and_touches_nothing(
     part = run / "checkpoints" / ".step-00000002.ckpt.ab12.part"
     part.parent.mkdir()
     part.write_bytes(b"what the first one writes")
-    values = cli_data.experiment(tmp_path / "data", tmp_path)
+    values = cli_data.experiment(cli_data.write_data(tmp_path / "data"), tmp_path)
     path = cli_data.write_yaml(tmp_path / "tiny.yaml", values)
     assert cli_data.run_in_process("fit", "-c", path, "--run.id", "a", *more) == 2
     said = capsys.readouterr().err.strip()

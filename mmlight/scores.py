@@ -110,6 +110,18 @@ def direction(name: str, *, modes: Iterable[tuple[Any, Any]] = ()) -> Direction:
     return "min" if (name, "min") in set(modes) else "max"
 
 
+def direction_of_class(
+    monitor: str | None, directions: Mapping[str, Direction]
+) -> Direction | None:
+    """Return which way a monitored metric is better, as its class says it; None: it does not.
+
+    Args:
+        monitor: the metric, such as ``val/explained``.
+        directions: what classes say, by score without its stage.
+    """
+    return directions.get(monitor.partition("/")[2]) if monitor else None
+
+
 def chosen_direction(name: str, *, given: Any = None, remedy: str) -> Direction:
     """Return the direction by which something is chosen, or stopped.
 

@@ -44,6 +44,8 @@ from mmlight.saved.locate import locate
 from mmlight.signals import Interrupted
 from mmlight.tasks.task import Task
 from mmlight.trainer.checkpoint_files import clean, find_whole
+from mmlight.trainer.checkpoints import CheckpointSettings
+from mmlight.trainer.early_stopping import EarlyStopping
 from mmlight.trainer.guard import Guard
 
 # What the trainer's method of a verb takes, beside task and data.
@@ -94,6 +96,17 @@ class Experiment:
             raise mistake from error
         self.data: ShardDataModule = self.settings["data"]
         self.task: Task = self.settings["model"]
+        self._find_modes(config)
+
+    def _find_modes(self, config: Namespace) -> None:
+        """Let classes of metrics say which way they are better, and write that into `config`."""
+        directions = self.task.metrics.directions()
+        checkpoint: CheckpointSettings = self.settings["checkpoint"]
+        checkpoint.find_mode(directions)
+        config["checkpoint"]["monitor_mode"] = checkpoint.monitor_mode
+        stop: EarlyStopping | None = self.settings["early_stopping"]
+        if stop is not None:
+            stop.find_mode(directions)
 
     @cached_property
     def config(self) -> dict[str, Any]:

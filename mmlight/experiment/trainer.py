@@ -98,9 +98,7 @@ def make_watchers(
     if verb == "fit":
         guard = Guard(run, of_job=hands_on(own) is not False)
         # Checkpoints are written from the guard on: what they hold is noted before.
-        directions = task.metrics.directions()
-        kept = checkpoint.callbacks(run.checkpoints, directions=directions)
-        callbacks += [OwedValidation(), guard, *kept]
+        callbacks += [OwedValidation(), guard, *checkpoint.callbacks(run.checkpoints)]
     return Watchers(callbacks, record, guard)
 
 

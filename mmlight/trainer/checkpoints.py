@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mmlight.runs.run.folder import step_of
-from mmlight.scores import Direction, chosen_direction, known_direction
+from mmlight.scores import Direction, chosen_direction, direction_of_class, known_direction
 from mmlight.terminal import note
 from mmlight.trainer.checkpoint_files import (
     AtomicCheckpointIO,
@@ -161,7 +161,7 @@ class CheckpointSettings:
         keep: how many of the newest are kept.
         monitor: also keep the best by this metric, such as `val/image_to_text/recall_at_1`.
         monitor_mode: whether the larger or the smaller value is better; None tells it from the
-            metric's name (losses, ranks and error rates fall).
+            metric's class or name (losses, ranks and error rates fall).
         keep_best: how many of the best are kept; has an effect only with `monitor`.
         asynchronous: write in the background while training goes on, from a copy in the host's
             memory.
@@ -179,23 +179,27 @@ class CheckpointSettings:
         """Return what writes them."""
         return BackgroundCheckpointIO() if self.asynchronous else AtomicCheckpointIO()
 
-    def _mode(self, monitor: str, directions: Mapping[str, Direction]) -> Direction:
+    def find_mode(self, directions: Mapping[str, Direction]) -> None:
+        """Fill in `monitor_mode` where nobody set it and the metric's class says it.
+
+        Args:
+            directions: what classes say, by score without its stage.
+        """
+        self.monitor_mode = self.monitor_mode or direction_of_class(self.monitor, directions)
+
+    def _mode(self, monitor: str) -> Direction:
         given, known = self.monitor_mode, known_direction(monitor)
         if given and known and given != known:
             kept = "largest" if given == "max" else "smallest"
             note(f"checkpoint.monitor_mode: {given} keeps the {kept} {monitor}, which is the worst")
         remedy = "set checkpoint.monitor_mode to max or min"
-        of_metric = directions.get(monitor.partition("/")[2])
-        return chosen_direction(monitor, given=given or of_metric, remedy=remedy)
+        return chosen_direction(monitor, given=given, remedy=remedy)
 
-    def callbacks(
-        self, folder: Path, *, directions: Mapping[str, Direction] | None = None
-    ) -> list[ModelCheckpoint]:
+    def callbacks(self, folder: Path) -> list[ModelCheckpoint]:
         """Return the callbacks that do it.
 
         Args:
             folder: where checkpoints are written.
-            directions: which way scores are better whose names do not say it, without their stage.
         """
         minutes = self.every_n_minutes
         newest = Newest(
@@ -215,7 +219,7 @@ class CheckpointSettings:
             filename="best-{step:08d}",
             auto_insert_metric_name=False,
             monitor=self.monitor,
-            mode=self._mode(self.monitor, directions or {}),
+            mode=self._mode(self.monitor),
             save_top_k=self.keep_best,
             save_on_train_epoch_end=False,
         )

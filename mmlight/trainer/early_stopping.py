@@ -1,6 +1,7 @@
 """Stops training when a metric no longer improves."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -9,7 +10,13 @@ from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from torch import Tensor
 
 from mmlight.errors import UserError
-from mmlight.scores import chosen_direction, format_value
+from mmlight.scores import (
+    Direction,
+    chosen_direction,
+    direction_of_class,
+    format_value,
+    known_direction,
+)
 from mmlight.terminal import say
 from mmlight.trainer.monitored import check_found, check_monitor
 from mmlight.trainer.run_logger import logged_rows
@@ -27,7 +34,7 @@ class EarlyStopping(LightningEarlyStopping):
         patience: validations without an improvement.
         min_delta: less than this is no improvement.
         mode: whether the larger or the smaller value is better; None tells it from the metric's
-            name, as the summary does (losses, ranks and error rates fall).
+            class or name, as `checkpoint.monitor_mode` does (losses, ranks and error rates fall).
     """
 
     def __init__(
@@ -45,13 +52,34 @@ class EarlyStopping(LightningEarlyStopping):
             monitor,
             min_delta=min_delta,
             patience=patience,
-            mode=chosen_direction(
-                monitor, given=mode, remedy="set early_stopping.mode to max or min"
-            ),
+            mode=mode or known_direction(monitor) or "max",
             check_on_train_epoch_end=False,
         )
+        self._asked: Direction | None = mode
         self._best_step = 0
         self._seen_step = 0
+
+    def find_mode(self, directions: Mapping[str, Direction]) -> None:
+        """Settle which way the metric is better, before training.
+
+        Args:
+            directions: what classes say, by score without its stage.
+
+        Raises:
+            UserError: neither the settings nor the metric's class or name say it.
+        """
+        self._asked = chosen_direction(
+            self.monitor,
+            given=self._asked or direction_of_class(self.monitor, directions),
+            remedy="set early_stopping.mode to max or min",
+        )
+        if self._asked != self.mode:
+            self.mode = self._asked
+            self.min_delta, self.best_score = -self.min_delta, -self.best_score
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a metric of which nobody has said which way it is better."""
+        self.find_mode({})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a run that never has the metric.

@@ -13,6 +13,8 @@ from tasks import tiny
 
 from mmlight.errors import UserError
 from mmlight.metrics.numbers import NumberEvaluation, number_scores
+from mmlight.runs.run.ckpt_path import best_checkpoint
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.tasks.evaluation import evaluate
 from mmlight.tasks.regression import Regression
@@ -136,6 +138,20 @@ def test_the_checkpoint_alone_answers_in_the_units_of_the_data(trained):
     assert "metrics" not in task.description["init_args"]
 
 
+def test_the_class_of_an_added_metric_says_which_way_it_is_better(trained):
+    path, run = trained
+    name = "val/explained"
+    given = ("--checkpoint.monitor", name, "--early_stopping.monitor", name)
+    few = ("--trainer.max_steps", "10", "--run.test", "false", "--run.id", "monitored")
+    assert cli_data.run_in_process("fit", "-c", path, *given, *few) == 0
+    made = Run(run.with_name("monitored"))
+    assert made.setting("checkpoint.monitor_mode") == "max"
+    values = {row["step"]: row[name] for row in read_rows(made.metrics_jsonl) if name in row}
+    best = max(values, key=lambda step: values[step])
+    assert json.loads(made.summary_json.read_text())["best"][name]["step"] == best
+    assert best_checkpoint(made).path.name == f"best-{best:08d}.ckpt"
+
+
 @pytest.mark.slow
 def test_predict_export_and_compare_take_it(trained, capsys, tmp_path):
     path, run = trained
@@ -146,6 +162,27 @@ def test_predict_export_and_compare_take_it(trained, capsys, tmp_path):
     assert cli_data.run_in_process("compare", run, "--out", tmp_path / "out") == 0
     assert "val/mae" in capsys.readouterr().out
     assert cli_data.run_in_process("export", run, "--out", tmp_path / "export") == 0
+
+
+@pytest.mark.slow
+def test_folds_take_it(trained, capsys, tmp_path):
+    path, _ = trained
+    values = yaml.safe_load(path.read_text())
+    values = cli_data.changed(
+        values,
+        {
+            "data.init_args.val": None,
+            "data.init_args.test": None,
+            "data.init_args.predict": None,
+            "trainer.max_steps": 5,
+            "run.root": str(tmp_path / "runs"),
+            "run.test": False,
+            "checkpoint.monitor": None,
+        },
+    )
+    path = cli_data.write_yaml(tmp_path / "folded.yaml", values)
+    assert cli_data.run_in_process("folds", "-c", path, "--k", "2", "--field", "cls") == 0
+    assert "test/mae" in capsys.readouterr().out
 
 
 def test_own_parts_in_one_file_train_resume_predict_and_export(tmp_path, monkeypatch):

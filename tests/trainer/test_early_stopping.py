@@ -65,6 +65,17 @@ def test_direction_comes_from_the_name(tmp_path):
     assert fit(EarlyStopping("val/accuracy", patience=2, mode="min"), tmp_path) == 6
 
 
+def test_direction_comes_from_the_class_of_a_metric_else_it_must_be_given(tmp_path):
+    stop = EarlyStopping("val/gap", min_delta=0.1)
+    stop.find_mode({"gap": "min"})
+    assert stop.mode == "min" and stop.min_delta == -0.1 and stop.best_score == float("inf")
+    stop = EarlyStopping("val/gap", mode="max")
+    stop.find_mode({"gap": "min"})
+    assert stop.mode == "max" and stop.best_score == -float("inf")
+    with pytest.raises(UserError, match=r"'val/gap' is better.*set early_stopping\.mode"):
+        fit(EarlyStopping("val/gap"), tmp_path)
+
+
 def test_nan_stops_at_once(tmp_path, capsys):
     assert fit(EarlyStopping("val/accuracy"), tmp_path, values=(0.5, float("nan"))) == 4
     assert "step 4: val/accuracy is nan" in capsys.readouterr().out

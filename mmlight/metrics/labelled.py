@@ -20,7 +20,6 @@ from torchmetrics.functional.classification import (
 from mmlight.errors import UserError, nearest
 from mmlight.metrics.calibration import calibration_error, reliability_bins
 
-UNLABELLED = -1
 TOP_K = 5
 ONE_LABEL_SCORES = ("accuracy", "accuracy_at_5", "macro_f1", "calibration_error", "loss")
 MULTI_LABEL_SCORES = ("mean_average_precision", "micro_f1", "macro_f1", "exact_match", "loss")

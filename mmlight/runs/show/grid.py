@@ -165,7 +165,7 @@ class Grid:
         else:
             say_text(self.csv() if form == "csv" else self.markdown())
 
-    def __rich_console__(self, console: Terminal, options: ConsoleOptions) -> Iterator[Segment]:
+    def __rich_console__(self, console: Any, options: ConsoleOptions) -> Iterator[Segment]:
         """Show it among other things, in parts where it is too wide."""
         for part in self.parts(options.max_width):
             yield Segment(f"\n{part.text(width=options.max_width)}")

@@ -133,8 +133,8 @@ KEYS = {
         "unknown key `model.towers.image.lockd` (did you mean 'locked'?)",
     ),
     "encoder": (
-        {f"{IMAGE}nam": "resnet18"},
-        "unknown key `model.towers.image.encoder.nam` (did you mean 'name'?)",
+        {f"{IMAGE}naem": "resnet18"},
+        "unknown key `model.towers.image.encoder.naem` (did you mean 'name'?)",
     ),
     "settings of an encoder": (
         {f"{AUDIO}mel.n_mel": 3},

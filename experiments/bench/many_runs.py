@@ -47,7 +47,7 @@ COMMANDS = {
     "runs": ["runs"],
     "runs --where setting": ["runs", "--where", "optimizer.lr=0.001"],
     "runs --where score": ["runs", "--where", "val/accuracy>0.8"],
-    "runs --where, none": ["runs", "--where", "no.such.key=1"],
+    "runs --where, none": ["runs", "--where", "optimizer.lr=7"],
     "runs --all": ["runs", "--all"],
     "ps": ["ps"],
     "ps --all": ["ps", "--all"],

@@ -21,6 +21,16 @@ def is_logged(trainer: pl.Trainer, *, step: int) -> bool:
     return bool(every) and step % every == 0
 
 
+def num_batches(trainer: pl.Trainer) -> float:
+    """Return how many batches the evaluation that goes on has; infinity if that is unknown."""
+    batches: Any = trainer.num_val_batches
+    if trainer.testing:
+        batches = trainer.num_test_batches
+    elif trainer.predicting:
+        batches = trainer.num_predict_batches
+    return float(sum(batches)) if isinstance(batches, list) else float(batches)
+
+
 class StepCallback(pl.Callback):
     """A callback that acts after batches of training, or after steps of the optimiser.
 

@@ -15,6 +15,7 @@ from mmlight.runs.plots.examples import Example
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.tasks.pictures import ShownSamples
+from mmlight.trainer.loop import num_batches
 
 
 class Pictures(pl.Callback):
@@ -69,9 +70,7 @@ class Pictures(pl.Callback):
         """Forget the samples of the last evaluation."""
         self._kept = {}
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the samples of the last evaluation."""
-        self._kept = {}
+    on_test_start = on_validation_start
 
     def on_validation_batch_end(
         self,
@@ -83,19 +82,23 @@ class Pictures(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep some samples of the batch."""
-        self._keep(trainer, batch, batch_idx, num_batches=_total(trainer.num_val_batches))
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        # Batch b of n brings the total up to (b + 1) / n of the samples, wherever n is known.
+        total = num_batches(trainer)
+        share = min(1.0, (batch_idx + 1) / total) if total < float("inf") else 1.0
+        wanted = round(share * self.num_samples) - len(self._kept)
+        valid = batch.valid_B.nonzero()[:, 0].tolist()
+        if wanted <= 0 or not valid:
+            return
+        # Evenly spread rows, because files often lie sorted by class.
+        rows = [
+            valid[i] for i in np.linspace(0, len(valid) - 1, min(wanted, len(valid)), dtype=int)
+        ]
+        for row in rows:
+            self._kept[int(batch.index_B[row])] = _examples(batch, row)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep some samples of the batch."""
-        self._keep(trainer, batch, batch_idx, num_batches=_total(trainer.num_test_batches))
+    on_test_batch_end = on_validation_batch_end
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the last validation, and the curves."""
@@ -136,22 +139,6 @@ class Pictures(pl.Callback):
         """Draw."""
         self._draw(trainer, pl_module)
 
-    def _keep(self, trainer: pl.Trainer, batch: Batch, number: int, *, num_batches: float) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking:
-            return
-        # Batch b of n brings the total up to (b + 1) / n of the samples, wherever n is known.
-        share = min(1.0, (number + 1) / num_batches) if num_batches < float("inf") else 1.0
-        wanted = round(share * self.num_samples) - len(self._kept)
-        valid = batch.valid_B.nonzero()[:, 0].tolist()
-        if wanted <= 0 or not valid:
-            return
-        # Evenly spread rows, because files often lie sorted by class.
-        rows = [
-            valid[i] for i in np.linspace(0, len(valid) - 1, min(wanted, len(valid)), dtype=int)
-        ]
-        for row in rows:
-            self._kept[int(batch.index_B[row])] = _examples(batch, row)
-
     def _draw(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero or pl_module.evaluation is None:
             return
@@ -185,7 +172,3 @@ def _examples(batch: Batch, row: int) -> dict[str, Example]:
         wave = batch.audio.waveform_BT[row, : int(batch.audio.length_B[row])]
         examples["audio"] = Example(waveform_T=wave.float().cpu().numpy().copy())
     return examples
-
-
-def _total(batches: Any) -> float:
-    return float(sum(batches)) if isinstance(batches, list) else float(batches)

@@ -11,7 +11,7 @@ from rich import progress as rich_progress
 
 from mmlight.scores import MAIN_SCORES, format_value
 from mmlight.terminal import Terminal
-from mmlight.trainer.loop import StepCallback
+from mmlight.trainer.loop import StepCallback, num_batches
 
 _LINE_EVERY_S = 30.0
 _LOSS_EVERY_S = 0.5
@@ -123,7 +123,7 @@ class Progress(StepCallback, ProgressBar):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open a bar, unless training has one already."""
         if trainer.state.fn != "fit":
-            self._open("validate", _total(trainer.num_val_batches))
+            self._open("validate", num_batches(trainer))
 
     def on_validation_batch_end(
         self,
@@ -135,7 +135,7 @@ class Progress(StepCallback, ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Advance; in training, show it beside the bar."""
-        total = _total(trainer.num_val_batches)
+        total = num_batches(trainer)
         if trainer.state.fn != "fit":
             self._advance("validate", batch_idx + 1, total)
         elif self._bar is not None and self._task is not None:
@@ -153,7 +153,7 @@ class Progress(StepCallback, ProgressBar):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
-        self._open("test", _total(trainer.num_test_batches))
+        self._open("test", num_batches(trainer))
 
     def on_test_batch_end(
         self,
@@ -165,23 +165,14 @@ class Progress(StepCallback, ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Advance."""
-        self._advance("test", batch_idx + 1, _total(trainer.num_test_batches))
+        what = "predict" if trainer.predicting else "test"
+        self._advance(what, batch_idx + 1, num_batches(trainer))
+
+    on_predict_batch_end = on_test_batch_end
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
-        self._open("predict", _total(trainer.num_predict_batches))
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Advance."""
-        self._advance("predict", batch_idx + 1, _total(trainer.num_predict_batches))
+        self._open("predict", num_batches(trainer))
 
     def _open(self, what: str, total: float, *, done: int = 0) -> None:
         self._close()
@@ -275,10 +266,6 @@ def summarise_scores(scores: dict[str, float]) -> str:
     ]
     rest = [f"{name} {format_value(name, value)}" for name, value in scores.items()]
     return "  ".join(parts or rest[:4])
-
-
-def _total(batches: Any) -> float:
-    return float(sum(batches)) if isinstance(batches, list) else float(batches)
 
 
 def _tenth(done: int, total: float) -> int:

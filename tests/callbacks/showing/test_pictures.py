@@ -99,8 +99,10 @@ def test_sample_without_audio_is_left_out_of_its_pairs(tmp_path):
 
 def test_fill_rows_are_not_kept():
     pictures = Pictures(num_samples=64)
-    trainer = type("T", (), {"is_global_zero": True, "sanity_checking": False})
-    pictures._keep(trainer, make_batch(2, size=8, num_samples=20), 0, num_batches=1)
+    what = {"is_global_zero": True, "sanity_checking": False, "num_val_batches": [1]}
+    trainer = type("T", (), what | {"testing": False, "predicting": False})
+    batch = make_batch(2, size=8, num_samples=20)
+    pictures.on_validation_batch_end(trainer, None, None, batch, 0)
     assert sorted(pictures._kept) == [16, 17, 18, 19]
 
 

@@ -12,9 +12,10 @@ import re
 import textwrap
 from collections.abc import Iterable
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from mmlight.errors import nearest
+from mmlight.parameters import parameters_of
 
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([\w.]+)':")
@@ -173,14 +174,6 @@ def _no_class_path(where: str, given: str) -> str:
     return f"{where}: must be a class_path and its init_args, not {given}"
 
 
-def _hints(found: type) -> dict[str, Any]:
-    """The types of what a class takes, those among it that it hands on to its bases by **."""
-    if _is_plain(found):
-        return get_type_hints(found)
-    own = [kind.__dict__["__init__"] for kind in found.__mro__ if "__init__" in kind.__dict__]
-    return {name: hint for one in reversed(own) for name, hint in get_type_hints(one).items()}
-
-
 def _settings(class_path: str | None, group: str | None) -> list[str]:
     """The parameters of a class, or of the settings class of one of its parameters."""
     if class_path is None:
@@ -189,20 +182,9 @@ def _settings(class_path: str | None, group: str | None) -> list[str]:
     try:
         found: Any = getattr(importlib.import_module(module_name), name)
         for part in group.split(".") if group else ():
-            hint = _hints(found)[part]
+            hint = parameters_of(found)[part].hint
             kinds = [hint, *get_args(hint)]
             found = next(kind for kind in kinds if inspect.isclass(kind) and kind is not NoneType)
     except (ImportError, AttributeError, ValueError, KeyError, NameError, StopIteration):
         return []
-    names: list[str] = []
-    for kind in getattr(found, "__mro__", ()):  # what a class hands on by ** is its bases'
-        if own := kind.__dict__.get("__init__"):
-            parameters = list(inspect.signature(own).parameters.values())[1:]
-            names += [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
-            if all(one.kind is not one.VAR_KEYWORD for one in parameters):
-                break
-    return names
-
-
-def _is_plain(found: Any) -> bool:
-    return hasattr(found, "__dataclass_fields__")
+    return list(parameters_of(found)) if isinstance(found, type) else []

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin
 
 from mmlight.errors import UserError, nearest
 from mmlight.experiment.arguments import Given
-from mmlight.saved.rebuild import parameters_of
+from mmlight.parameters import parameters_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ parameter that it is for, all of them before anything is built.
 
 import dataclasses
 import functools
-import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from mmlight.errors import UserError, nearest
 from mmlight.own_modules import TRUST, is_allowed
+from mmlight.parameters import parameters_of
 from mmlight.renamed import present_names
 from mmlight.saved.description import named_class
 
@@ -243,35 +243,6 @@ class _Reader:
 
 _COLLECTIONS: tuple[Any, ...] = (list, tuple, Sequence, Iterable, dict, Mapping)
 _SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Parameter:
-    """What a class takes under a name: of which kind, and whether it must be given."""
-
-    hint: Any
-    required: bool
-
-
-def parameters_of(built: type) -> dict[str, Parameter]:
-    """Return the keyword arguments of a class, those that it hands on with ** included."""
-    found: dict[str, Parameter] = {}
-    for kind in built.__mro__:
-        own = kind.__dict__.get("__init__")
-        if own is None or own is object.__init__:
-            continue
-        try:
-            hints = typing.get_type_hints(own)
-        except (NameError, TypeError):  # names that only a type checker imports
-            hints = {}
-        parameters = list(inspect.signature(own).parameters.values())[1:]
-        for one in parameters:
-            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
-                required = one.default is one.empty
-                found.setdefault(one.name, Parameter(hints.get(one.name, Any), required))
-        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
-            break
-    return found
 
 
 def _mapping(made: dict[Any, Make]) -> Callable[[], dict[Any, Any]]:

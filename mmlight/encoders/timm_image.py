@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from mmlight.batch import Images
 from mmlight.encoders.encoder import Encoded, Encoder, FeatureMap, MapSpec
 from mmlight.encoders.pool import on_first
+from mmlight.encoders.timm_import import ResNet
 from mmlight.encoders.timm_inputs import TimmInputs, timm_inputs
 from mmlight.encoders.timm_layers import (
     TimmLayers,

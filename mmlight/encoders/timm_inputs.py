@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm.data.config import resolve_data_config
-
+from mmlight.encoders.timm_import import resolve_data_config
 from mmlight.errors import UserError
 from mmlight.text_file import MIB, read_text_file
 

@@ -4,13 +4,13 @@ from abc import ABC
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
-from timm.models import group_parameters
 from torch import Tensor
 
 from mmlight.encoders.attention import timm_attention
 from mmlight.encoders.canvas import Canvas, TokenGrid
 from mmlight.encoders.depth import cut_into_blocks
 from mmlight.encoders.encoder import Block, Encoder, FeatureMap, MapSpec
+from mmlight.encoders.timm_import import group_parameters
 from mmlight.errors import UserError
 
 _FINEST = 4

@@ -6,12 +6,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
-from timm.models import adapt_input_conv, load_model_config_from_hf
 from torch import Tensor
 
+from mmlight.encoders.timm_import import adapt_input_conv, load_model_config_from_hf, timm
 from mmlight.errors import UserError, nearest
 
 _SHOWN = 5

@@ -80,9 +80,9 @@ class Throughput(StepCallback):
             self._parts = None
         if self._parts is not None:
             self._parts.watch_task(pl_module)
-        if self._matmul_flops is None and self._counts(trainer, pl_module):
-            device = trainer.strategy.root_device
-            self._matmul_flops = measure_matmul(device, dtype=_dtype(str(trainer.precision)))
+        # Now, while a GPU's memory is free; a CPU's first step need not wait for it.
+        if trainer.strategy.root_device.type == "cuda" and self._counts(trainer, pl_module):
+            self._measure(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
@@ -133,7 +133,7 @@ class Throughput(StepCallback):
         now = time.perf_counter()
         seconds = max(now - self._since - self._paused_s, 1e-9)
         values = self._values(trainer, seconds) | self._part_values(trainer, task)
-        self._start_clock(trainer, now=now)
+        self._start_clock(trainer, now=time.perf_counter())
         cast(Task, task).log_with_step(values)
         self._time_next_step(trainer, step=step)
 
@@ -174,13 +174,19 @@ class Throughput(StepCallback):
         waited_s = _waited_s(trainer)
         if waited_s is not None:
             values[DATA_WAIT_SHARE] = (waited_s - self._waited_s) / seconds
-        if self._flops_per_sample and self._matmul_flops:
+        if self._flops_per_sample:
             reached = self._samples * self._flops_per_sample / seconds
-            values[FLOP_SHARE] = reached / self._matmul_flops
+            values[FLOP_SHARE] = reached / self._measure(trainer)
         joules = self._meter.joules() if self._meter is not None else None
         if joules is not None and self._joules is not None:
             values[JOULES_PER_SAMPLE] = (joules - self._joules) / self._samples
         return values
+
+    def _measure(self, trainer: pl.Trainer) -> float:
+        if self._matmul_flops is None:
+            device, dtype = trainer.strategy.root_device, _dtype(str(trainer.precision))
+            self._matmul_flops = measure_matmul(device, dtype=dtype)
+        return self._matmul_flops
 
     def _start_clock(self, trainer: pl.Trainer, *, now: float) -> None:
         self._since, self._samples, self._paused_s = now, 0, 0.0

@@ -8,19 +8,22 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from mmlight.callbacks.measuring.short_runs import StepClock
 from mmlight.callbacks.showing.progress import Progress
+from mmlight.commands.cost import CostOptions, foretell_experiment
+from mmlight.costs.foretell import Foretold
 from mmlight.costs.meters import peak_bytes, resident_bytes
 from mmlight.costs.rates import measure_matmul, measure_rates
 from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.errors import UserError
 from mmlight.experiment.build import Experiment, assemble
 from mmlight.files import plain, write_json
-from mmlight.terminal import Terminal, say
+from mmlight.runs.show.grid import Column, Grid
+from mmlight.terminal import say
 
 _FEWEST = 3
+_BY = ("foretold", "measured")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,141 +54,113 @@ def main(argv: Sequence[str]) -> int:
         )
     if any(argument.partition("=")[0] == "--ckpt_path" for argument in rest):
         raise UserError("bench starts as the experiment does; leave out --ckpt_path")
-    _Bench(assemble("fit", rest), options).run()
+    experiment = assemble("fit", rest)
+    clock = StepClock(StepParts(), num_steps=options.steps, warmup=options.warmup)
+    base_bytes, ema = resident_bytes(), experiment.settings["ema"]
+    unbuilt = rates = None
+    if options.check:
+        unbuilt = deepcopy(experiment.task)
+        is_bf16 = experiment.settings["trainer"]["precision"] == "bf16-mixed"
+        dtype = torch.bfloat16 if is_bf16 else torch.float32
+        rates = measure_rates(torch.device("cpu"), dtype=dtype)
+    # Nothing is logged, validated or saved.
+    experiment.begin(
+        kind="bench",
+        callbacks=[Progress(), clock, *([] if ema is None else [ema])],
+        changes={
+            "limit_val_batches": 0,
+            "enable_checkpointing": False,
+            "logger": False,
+            "profiler": clock.parts,
+        },
+    )
+    with experiment.work():
+        experiment.call()
+        found = _figures(experiment, clock, base_bytes)
+        if unbuilt is not None:
+            foretold = foretell_experiment(
+                experiment,
+                unbuilt,
+                options=CostOptions(),
+                base_bytes=base_bytes,
+                rates_before=rates,
+            )
+            found["check"] = _check(found, foretold)
+        if experiment.trainer.is_global_zero:
+            path = experiment.folder.path / "bench.json"
+            write_json(path, found)
+            _show(found)
+            say("", f"figures: {path}")
+            if options.json:
+                say(json.dumps(plain(found)))
     return 0
 
 
-class _Bench:
-    """Trains as ``fit`` does, and keeps nothing but the figures."""
-
-    def __init__(self, experiment: Experiment, options: argparse.Namespace) -> None:
-        self._experiment, self._options = experiment, options
-        self._parts = StepParts()
-        self._clock = StepClock(self._parts, num_steps=options.steps, warmup=options.warmup)
-        self._base_bytes = resident_bytes()
-        trainer, ema = experiment.settings["trainer"], experiment.settings["ema"]
-        self._unbuilt = deepcopy(experiment.task) if options.check else None
-        if options.check:
-            dtype = torch.bfloat16 if trainer["precision"] == "bf16-mixed" else torch.float32
-            self._rates = measure_rates(torch.device("cpu"), dtype=dtype)
-        experiment.begin(
-            kind="bench",
-            # Nothing is logged, validated or saved.
-            callbacks=[Progress(), self._clock, *([] if ema is None else [ema])],
-            changes={
-                "limit_val_batches": 0,
-                "enable_checkpointing": False,
-                "logger": False,
-                "profiler": self._parts,
-            },
+def _figures(experiment: Experiment, clock: StepClock, base_bytes: float) -> dict[str, Any]:
+    trainer, parts = experiment.trainer, clock.parts
+    steps = parts.steps()[: clock.num_done]
+    if len(steps) < _FEWEST:
+        raise UserError(
+            f"bench measured {len(steps)} batches before training ended; raise "
+            "trainer.max_steps or trainer.max_epochs, or give --steps and --warmup less"
         )
-        self._trainer = experiment.trainer
-
-    def run(self) -> None:
-        """Train, print the figures, and write them."""
-        with self._experiment.work():
-            self._experiment.call()
-            self._tell()
-
-    def _tell(self) -> None:
-        steps = self._parts.steps()[: self._clock.num_done]
-        if len(steps) < _FEWEST:
-            raise UserError(
-                f"bench measured {len(steps)} batches before training ended; raise "
-                "trainer.max_steps or trainer.max_epochs, or give --steps and --warmup less"
-            )
-        found = self._figures(steps)
-        if self._unbuilt is not None:
-            found["check"] = self._check(found)
-        if not self._trainer.is_global_zero:
-            return
-        path = self._experiment.folder.path / "bench.json"
-        write_json(path, found)
-        console = Terminal(soft_wrap=True)
-        console.print(_table(found))
-        if "check" in found:
-            console.print(_check_table(found["check"]))
-        console.print(f"figures: {path}")
-        if self._options.json:
-            say(json.dumps(plain(found)))
-
-    def _figures(self, steps: list[dict[Any, float]]) -> dict[str, Any]:
-        clock, device = self._clock, self._trainer.strategy.root_device
-        peak = peak_bytes(device)
-        times = [sum(step.values()) for step in steps]
-        step_s = median(times)
-        mean_s = {part: sum(step[part] for step in steps) / len(steps) for part in PARTS}
-        total_s = sum(mean_s.values())
-        low, *_, high = quantiles(times, n=10)
-        dtype = torch.float32
-        if str(self._trainer.precision).endswith("-mixed"):
-            is_bf16 = str(self._trainer.precision).startswith("bf16")
-            dtype = torch.bfloat16 if is_bf16 else torch.float16
-        matmul = measure_matmul(device, dtype=dtype)
-        sent = {kind: count / len(steps) for kind, count in sorted(self._parts.sent_bytes.items())}
-        if gradients := gradient_bytes(self._experiment.task, self._trainer.strategy):
-            sent["gradients (counted from the parameters)"] = gradients
-        samples = clock.num_samples / clock.num_done
-        return {
-            "device": _name(device),
-            "num_devices": self._trainer.world_size,
-            "precision": str(self._trainer.precision),
-            "num_threads": torch.get_num_threads(),
-            "steps": len(steps),
-            "samples_per_s": samples * self._trainer.world_size / step_s,
-            "step_ms": 1e3 * step_s,
-            "step_ms_p10": 1e3 * low,
-            "step_ms_p90": 1e3 * high,
-            "cpu_ms": 1e3 * clock.cpu_s / clock.num_done,
-            "gflop_per_sample": clock.flops / samples / 1e9,
-            "matmul_tflops": matmul / 1e12,
-            "roofline_share": clock.flops / (step_s * matmul),
-            "data_wait_share": mean_s["data"] / total_s,
-            "peak_memory_mb": peak / 2**20,
-            "base_memory_mb": self._base_bytes / 2**20,
-            "joules_per_sample": None if clock.joules is None else clock.joules / clock.num_samples,
-            "sent_bytes_per_step": sent,
-            "part_ms": {part: 1e3 * seconds for part, seconds in mean_s.items()},
-        }
-
-    def _check(self, found: dict[str, Any]) -> dict[str, Any]:
-        from mmlight.commands.cost import CostOptions, foretell_experiment
-
-        assert self._unbuilt is not None
-        foretold = foretell_experiment(
-            self._unbuilt,
-            self._experiment.data,
-            trainer=self._experiment.settings["trainer"],
-            has_ema=self._experiment.settings["ema"] is not None,
-            options=CostOptions(device="cpu"),
-            base_bytes=self._base_bytes,
-            rates_before=self._rates,
-        )
-        # On one thread, the time that the process computed: others on the machine do not count.
-        one_thread = found["num_threads"] == 1
-        measured_ms = found["cpu_ms"] if one_thread else found["step_ms"]
-        return {
-            "clock": "cpu" if one_thread else "wall",
-            "measured_ms": measured_ms,
-            "foretold_ms": 1e3 * foretold.step_s,
-            "time_ratio": 1e3 * foretold.step_s / measured_ms,
-            "measured_mb": found["peak_memory_mb"],
-            "foretold_mb": sum(foretold.memory_ddp.values()) / 2**20,
-            "memory_ratio": sum(foretold.memory_ddp.values()) / 2**20 / found["peak_memory_mb"],
-            "foretold_part_ms": {name: 1e3 * s for name, s in foretold.part_s.items()},
-            "foretold_memory_mb": {n: b / 2**20 for n, b in foretold.memory_ddp.items()},
-            "notes": foretold.notes,
-        }
+    device, precision = trainer.strategy.root_device, str(trainer.precision)
+    peak = peak_bytes(device)
+    times = [sum(step.values()) for step in steps]
+    step_s = median(times)
+    mean_s = {part: sum(step[part] for step in steps) / len(steps) for part in PARTS}
+    low, *_, high = quantiles(times, n=10)
+    dtype = torch.float32
+    if precision.endswith("-mixed"):
+        dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float16
+    matmul = measure_matmul(device, dtype=dtype)
+    sent = {kind: count / len(steps) for kind, count in sorted(parts.sent_bytes.items())}
+    if gradients := gradient_bytes(experiment.task, trainer.strategy):
+        sent["gradients (counted from the parameters)"] = gradients
+    samples = clock.num_samples / clock.num_done
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "num_devices": trainer.world_size,
+        "precision": precision,
+        "num_threads": torch.get_num_threads(),
+        "steps": len(steps),
+        "samples_per_s": samples * trainer.world_size / step_s,
+        "step_ms": 1e3 * step_s,
+        "step_ms_p10": 1e3 * low,
+        "step_ms_p90": 1e3 * high,
+        "cpu_ms": 1e3 * clock.cpu_s / clock.num_done,
+        "gflop_per_sample": clock.flops / samples / 1e9,
+        "matmul_tflops": matmul / 1e12,
+        "roofline_share": clock.flops / (step_s * matmul),
+        "data_wait_share": mean_s["data"] / sum(mean_s.values()),
+        "peak_memory_mb": peak / 2**20,
+        "base_memory_mb": base_bytes / 2**20,
+        "joules_per_sample": None if clock.joules is None else clock.joules / clock.num_samples,
+        "sent_bytes_per_step": sent,
+        "part_ms": {part: 1e3 * seconds for part, seconds in mean_s.items()},
+    }
 
 
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def _check(found: dict[str, Any], foretold: Foretold) -> dict[str, Any]:
+    # On one thread, the time that the process computed: others on the machine do not count.
+    one_thread = found["num_threads"] == 1
+    measured_ms = found["cpu_ms"] if one_thread else found["step_ms"]
+    foretold_mb = sum(foretold.memory_ddp.values()) / 2**20
+    return {
+        "clock": "cpu" if one_thread else "wall",
+        "measured_ms": measured_ms,
+        "foretold_ms": 1e3 * foretold.step_s,
+        "time_ratio": 1e3 * foretold.step_s / measured_ms,
+        "measured_mb": found["peak_memory_mb"],
+        "foretold_mb": foretold_mb,
+        "memory_ratio": foretold_mb / found["peak_memory_mb"],
+        "foretold_part_ms": {name: 1e3 * s for name, s in foretold.part_s.items()},
+        "foretold_memory_mb": {n: b / 2**20 for n, b in foretold.memory_ddp.items()},
+        "notes": foretold.notes,
+    }
 
 
-def _table(found: dict[str, Any]) -> Table:
-    table = Table(title=f"{found['steps']} steps on {found['num_devices']} x {found['device']}")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
+def _show(found: dict[str, Any]) -> None:
     spread = f"[{found['step_ms_p10']:,.1f}, {found['step_ms_p90']:,.1f}]"
     rows = [
         ("samples/s", f"{found['samples_per_s']:,.1f}"),
@@ -201,17 +176,21 @@ def _table(found: dict[str, Any]) -> Table:
     sent = found["sent_bytes_per_step"] or {"collectives": 0}
     rows += [(f"MB a step: {kind}", f"{count / 1e6:,.2f}") for kind, count in sent.items()]
     rows += [(f"ms a step: {part}", f"{ms:,.2f}") for part, ms in found["part_ms"].items()]
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _check_table(check: dict[str, Any]) -> Table:
-    table = Table(title="foretold and measured")
-    for column in ("", "foretold", "measured", "ratio"):
-        table.add_column(column, justify="left" if not column else "right")
-    for what, unit in (("time", "ms"), ("memory", "mb")):
-        shown = f"step, ms ({check['clock']} time)" if unit == "ms" else "peak memory, MiB"
-        values = (check[f"foretold_{unit}"], check[f"measured_{unit}"])
-        table.add_row(shown, *(f"{v:,.1f}" for v in values), f"{check[f'{what}_ratio']:.2f}")
-    return table
+    title = f"{found['steps']} steps on {found['num_devices']} x {found['device']}"
+    say(title)
+    Grid((Column("figure"), Column("value", align="right")), tuple(rows)).print()
+    if check := found.get("check"):
+        compared = [
+            (
+                said,
+                *(f"{check[f'{by}_{unit}']:,.1f}" for by in _BY),
+                f"{check[f'{what}_ratio']:.2f}",
+            )
+            for said, what, unit in (
+                (f"step, ms ({check['clock']} time)", "time", "ms"),
+                ("peak memory, MiB", "memory", "mb"),
+            )
+        ]
+        numbers = (Column(name, align="right") for name in (*_BY, "ratio"))
+        say("", "foretold and measured")
+        Grid((Column(""), *numbers), tuple(compared)).print()

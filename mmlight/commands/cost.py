@@ -4,12 +4,11 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from mmlight.batch import Batch
 from mmlight.costs.batches import blank_batch
@@ -21,17 +20,18 @@ from mmlight.data.dataset import Rank, Refusal
 from mmlight.data.module import ShardDataModule
 from mmlight.data.order.cursor import default_lanes
 from mmlight.errors import UserError
-from mmlight.experiment.build import assemble
+from mmlight.experiment.build import Experiment, assemble
 from mmlight.files import plain
+from mmlight.runs.show.grid import Column, Grid
 from mmlight.tasks.task import Task
-from mmlight.terminal import Terminal, say
+from mmlight.terminal import say
 
 # Shapes differ between batches where texts do: so many are looked at, spread over an epoch.
 _NUM_BATCHES = 6
 _CUDA_CONTEXT_BYTES = 0.5 * 2**30
 
 
-@dataclass(frozen=True)
+@dataclass
 class CostOptions:
     """What is asked.
 
@@ -42,6 +42,7 @@ class CostOptions:
         matmul_tflops: the device's rate of matrix products, in place of the known one.
         efficiency: share of a data sheet's rate that large products reach.
         samples: training samples, where the shards are not here.
+        json: whether to end with a line of JSON.
     """
 
     device: str = "cpu"
@@ -50,6 +51,7 @@ class CostOptions:
     matmul_tflops: float | None = None
     efficiency: float = 0.6
     samples: int | None = None
+    json: bool = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -66,76 +68,49 @@ def main(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    devices = ", ".join(["cpu (measured here)", *DEVICES])
-    add("--device", default="cpu", help=f"{devices}; default cpu")
-    add("--devices", type=int, default=1, help="how many (default 1)")
+    add("--device", help=f"{', '.join(['cpu (measured here)', *DEVICES])}; default cpu")
+    add("--devices", dest="num_devices", type=int, help="how many (default 1)")
     add("--strategy", choices=("ddp", "fsdp"), help="default: the experiment's, or ddp")
     add("--matmul-tflops", type=float, help="matrix products, TFLOP/s, if known better")
-    add(
-        "--efficiency",
-        type=float,
-        default=0.6,
-        help="share of a data sheet's TFLOP/s that matrix products reach (default 0.6, what large "
-        "ones do in bfloat16)",
-    )
+    text = "share of a data sheet's TFLOP/s that matrix products reach (default 0.6, what large "
+    add("--efficiency", type=float, help=f"{text}ones do in bfloat16)")
     add("--samples", type=int, help="training samples, where the shards are not on this machine")
     add("--json", action="store_true", help="end with a line of JSON")
-    options, rest = parser.parse_known_args(list(argv))
-    if options.devices < 1:
-        raise UserError(f"--devices {options.devices}: must be 1 or more")
+    options, rest = parser.parse_known_args(list(argv), CostOptions())
+    if options.num_devices < 1:
+        raise UserError(f"--devices {options.num_devices}: must be 1 or more")
     if not 0 < options.efficiency <= 1:
         raise UserError(f"--efficiency {options.efficiency}: must be above 0, and 1 at most")
     if options.matmul_tflops is not None and options.matmul_tflops <= 0:
         raise UserError(f"--matmul-tflops {options.matmul_tflops}: must be above 0")
     find_device(options.device)
-    asked = CostOptions(
-        device=options.device,
-        num_devices=options.devices,
-        strategy=options.strategy,
-        matmul_tflops=options.matmul_tflops,
-        efficiency=options.efficiency,
-        samples=options.samples,
-    )
     experiment = assemble("fit", rest)
-    found = foretell_experiment(
-        experiment.task,
-        experiment.data,
-        trainer=experiment.settings["trainer"],
-        has_ema=experiment.settings["ema"] is not None,
-        options=asked,
-        base_bytes=None,
-    )
-    console = Terminal(soft_wrap=True)
-    for table in _tables(found, asked, name=experiment.name):
-        console.print(table)
-    for note in found.notes:
-        console.print(note)
+    found = foretell_experiment(experiment, experiment.task, options=options)
+    _show(found, options, name=experiment.name)
+    say(*found.notes)
     if options.json:
-        say(json.dumps(plain(asdict(found) | {"options": asdict(asked)})))
+        say(json.dumps(plain(asdict(found) | {"options": asdict(options)})))
     return 0
 
 
 def foretell_experiment(
+    experiment: Experiment,
     task: Task,
-    data: ShardDataModule,
     *,
-    trainer: Any,
-    has_ema: bool,
     options: CostOptions,
-    base_bytes: float | None,
+    base_bytes: float | None = None,
     rates_before: Rates | None = None,
 ) -> Foretold:
     """Return what an experiment costs.
 
     Args:
+        experiment: whose data and settings count.
         task: its model, not yet built; it is of no use afterwards.
-        data: its data.
-        trainer: the trainer's settings.
-        has_ema: whether weights are averaged.
         options: what is asked.
         base_bytes: memory of a process without a model; None takes this process's of now.
         rates_before: what was measured before a training that is to be compared.
     """
+    data, trainer = experiment.data, experiment.settings["trainer"]
     device = find_device(options.device)
     base = resident_bytes() if base_bytes is None else base_bytes
     precision = str(trainer["precision"] or "32-true")
@@ -144,7 +119,7 @@ def foretell_experiment(
     data.reads = (*task.tower_settings.given(), *task.targets)
     counter = ShapeCounter(task, precision=precision)
     seen = _batches(data, options)
-    steps_per_epoch, notes = seen.steps_per_epoch, list(seen.notes)
+    steps_per_epoch, notes = seen.steps_per_epoch, seen.notes
     if options.samples is not None:
         steps_per_epoch = max(options.samples // data.global_batch_size, 1)
     num_steps = _num_steps(trainer, steps_per_epoch, accumulate)
@@ -157,7 +132,7 @@ def foretell_experiment(
         strategy=options.strategy or _strategy(trainer),
         precision=precision,
         clips=bool(trainer["gradient_clip_val"]),
-        has_ema=has_ema,
+        has_ema=experiment.settings["ema"] is not None,
         accumulate=accumulate,
         num_steps=num_steps,
         data_s=seen.load_s,
@@ -174,8 +149,8 @@ def foretell_experiment(
         found = foretell(step, counter.size, settings, rates=rates)
     else:
         if matmul is not None:
-            known = {name: matmul / 1e12 / options.efficiency for name in device.tflops}
-            device = type(device)(**{**asdict(device), "tflops": known})
+            known = dict.fromkeys(device.tflops, matmul / 1e12 / options.efficiency)
+            device = replace(device, tflops=known)
         found = foretell(step, counter.size, settings, device=device, efficiency=options.efficiency)
         if seen.load_s:
             notes.append(
@@ -189,14 +164,7 @@ def foretell_experiment(
 def _mean_step(
     counter: ShapeCounter, batches: list[Batch], *, num_steps: int | None, accumulate: int
 ) -> tuple[StepCount, list[str]]:
-    """Return the mean batch of the whole training, in which more and more may be trained.
-
-    Args:
-        counter: of the model.
-        batches: of the data.
-        num_steps: batches in all.
-        accumulate: batches of a step.
-    """
+    """Return the mean batch of the whole training, in which more and more may be trained."""
     starts = [start * accumulate for start in counter.starts]
     end = num_steps if num_steps is not None else starts[-1] + 1
     stages = [(a, b) for a, b in pairwise([*starts, max(end, starts[-1])]) if a < min(b, end)]
@@ -212,9 +180,8 @@ def _mean_step(
             f"{one.counted.flops / one.num_samples / 1e9:,.3f} from step {begin // accumulate:,}"
             for one, (begin, _) in zip(counts, stages, strict=True)
         ]
-        changes.append(
-            f"what is trained changes: GFLOP a sample {', '.join(parts)}; means are given"
-        )
+        told = ", ".join(parts)
+        changes.append(f"what is trained changes: GFLOP a sample {told}; means are given")
     return mean_count(counts, weights=weights), changes
 
 
@@ -250,7 +217,7 @@ def _batches(data: ShardDataModule, options: CostOptions) -> _Seen:
     per_epoch = batches.order.steps_per_epoch
     chosen = sorted({per_epoch * i // _NUM_BATCHES for i in range(_NUM_BATCHES)})
     found: list[Batch] = []
-    times: list[float] = []
+    times = []
     # One thread decodes, whatever else the machine does meanwhile.
     for number in [chosen[0], *chosen]:  # the first opens files
         began = time.process_time()
@@ -279,12 +246,9 @@ def _strategy(trainer: Any) -> str:
     return "fsdp" if "fsdp" in said or "modelparallel" in said else "ddp"
 
 
-def _tables(found: Foretold, options: CostOptions, *, name: str) -> list[Table]:
+def _show(found: Foretold, options: CostOptions, *, name: str) -> None:
     what = "measured here" if options.device == "cpu" else "by its data sheet"
-    cost = Table(title=f"{name} on {options.num_devices} x {options.device} ({what})")
-    cost.add_column("")
-    cost.add_column("foretold", justify="right")
-    step = found.step_s
+    has_several = options.num_devices > 1
     rows = [("GFLOP a sample, forward and backward", f"{found.flops_per_sample / 1e9:,.3f}")]
     if found.total_flops is not None and found.hours is not None:
         rows += [
@@ -294,28 +258,22 @@ def _tables(found: Foretold, options: CostOptions, *, name: str) -> list[Table]:
         ]
     if found.kwh is not None:
         rows.append(("kWh of the devices", f"{found.kwh:,.1f}"))
-    rows.append(("ms a step", f"{1e3 * step:,.2f}"))
+    rows.append(("ms a step", f"{1e3 * found.step_s:,.2f}"))
     rows += [(f"  {part}", f"{1e3 * s:,.2f}") for part, s in found.part_s.items()]
-    if options.num_devices > 1:
+    if has_several:
         rows += [
             ("MB sent a step and device", f"{found.sent_bytes / 1e6:,.1f}"),
             ("share of waiting for it", f"{found.communication_share:.1%}"),
         ]
-    for row in rows:
-        cost.add_row(*row)
-    memory = Table(title="memory of each device, MiB")
-    memory.add_column("")
-    memory.add_column("DDP" if options.num_devices > 1 else "one device", justify="right")
-    if options.num_devices > 1:
-        memory.add_column("FSDP", justify="right")
-    used = {**found.memory_ddp, **found.memory_fsdp}
-    for part in used:
-        memory.add_row(*_row(part, found, options, of=part))
-    memory.add_row(*_row("in all", found, options, of=None))
-    return [cost, memory]
-
-
-def _row(name: str, found: Foretold, options: CostOptions, *, of: str | None) -> list[str]:
-    columns = [found.memory_ddp] + [found.memory_fsdp] * (options.num_devices > 1)
-    values = [sum(c.values()) if of is None else c.get(of, 0.0) for c in columns]
-    return [name, *(f"{value / 2**20:,.1f}" for value in values)]
+    say(f"{name} on {options.num_devices} x {options.device} ({what})")
+    Grid((Column(""), Column("foretold", align="right")), tuple(rows)).print()
+    by_strategy = {"DDP" if has_several else "one device": found.memory_ddp}
+    if has_several:
+        by_strategy["FSDP"] = found.memory_fsdp
+    used = dict.fromkeys([*found.memory_ddp, *found.memory_fsdp])
+    memory = {part: [of.get(part, 0.0) for of in by_strategy.values()] for part in used}
+    memory["in all"] = [sum(of.values()) for of in by_strategy.values()]
+    shown = tuple((n, *(f"{size / 2**20:,.1f}" for size in sizes)) for n, sizes in memory.items())
+    columns = (Column(""), *(Column(name, align="right") for name in by_strategy))
+    say("", "memory of each device, MiB")
+    Grid(columns, shown).print()

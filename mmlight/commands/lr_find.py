@@ -1,15 +1,13 @@
 """``mmlight lr-find``: a learning-rate range test of an experiment."""
 
 import argparse
-import csv
-import io
 from collections.abc import Sequence
 
 from mmlight.callbacks.measuring.short_runs import LrRange
 from mmlight.callbacks.showing.progress import Progress
 from mmlight.errors import UserError
 from mmlight.experiment.build import Experiment, assemble
-from mmlight.files import write_text
+from mmlight.files import csv_text, write_text
 from mmlight.optim.lr_range import suggest
 from mmlight.runs.plots.lr_range import plot_lr_range
 from mmlight.tasks.task import Task
@@ -67,11 +65,8 @@ def _tell(watch: LrRange, experiment: Experiment) -> None:
     """Draw the curve and say what it means."""
     lrs, losses = watch.lrs, watch.losses
     found = suggest(lrs, losses)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("lr", "loss"))
-    writer.writerows(zip(lrs, losses, strict=True))
-    write_text(experiment.folder.path / "lr_find.csv", text.getvalue())
+    rows = [{"lr": lr, "loss": loss} for lr, loss in zip(lrs, losses, strict=True)]
+    write_text(experiment.folder.path / "lr_find.csv", csv_text(rows, ("lr", "loss")))
     picture = plot_lr_range(lrs, losses, found, experiment.folder.path / "lr_find.png")
     if found is None:
         say(

@@ -2,26 +2,25 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from dataclasses import asdict, dataclass, field
 
 from mmlight.commands.weights import (
+    Scores,
     Scoring,
     Tensors,
-    check_batch_norm,
-    has_batch_norm,
+    norms_told,
     parse,
     read_plain,
     sign_of,
+    table,
 )
 from mmlight.errors import UserError
 from mmlight.files import write_json
+from mmlight.runs.show.grid import Grid
 from mmlight.saved.checkpoint import Saved, different_tensors
 from mmlight.saved.locate import locate
 from mmlight.scores import chosen_metric, format_value
-from mmlight.tasks.task import Task, build_task
+from mmlight.tasks.task import Task
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Ingredient:
 
     name: str
     path: str
-    scores: dict[str, float]
+    scores: dict[str, float] = field(default_factory=dict)
     kept: bool = True
 
 
@@ -83,9 +82,8 @@ class Average:
             self._first = dict(tensors)
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
-                before = self._sum.get(name)
                 wide = tensor.double()
-                self._sum[name] = wide if before is None else before + wide
+                self._sum[name] = self._sum[name] + wide if self.count else wide
         self.count += 1
 
     def remove(self, tensors: Tensors) -> None:
@@ -123,29 +121,15 @@ def main(argv: Sequence[str]) -> int:
         help="greedy takes models in the order of their validation score, and keeps those that do "
         "not lower that of the soup; uniform averages all (default %(default)s)",
     )
-    parser.add_argument(
-        "--metric", help="what greedy chooses by, without its stage; default: accuracy, f1, wer, ap"
-    )
-    parser.add_argument(
-        "--recompute-batch-norm",
-        type=int,
-        default=0,
-        metavar="N",
-        help="take the statistics of batch norms from N batches of training; by default those of "
-        "the models are averaged like weights",
-    )
     options, rest = parse(parser, argv)
     if options.kind == "uniform" and options.metric is not None:
         raise UserError("soup: --metric has no effect with --kind uniform, which takes all")
     paths = [locate(source, key="soup").path for source in options.sources]
     saved = [read_plain(path) for path in paths]
     check_ingredients(saved, options.sources)
-    given = [
-        Ingredient(source, str(path), {})
-        for source, path in zip(options.sources, paths, strict=True)
-    ]
     scoring = Scoring(rest, checkpoint=paths[0], kind="soup")
     with scoring.work():
+        given = [Ingredient(*named) for named in zip(options.sources, map(str, paths), strict=True)]
         _cook(scoring, options=options, saved=saved, given=given)
     return 0
 
@@ -153,39 +137,33 @@ def main(argv: Sequence[str]) -> int:
 def _cook(
     on: Scoring, *, options: argparse.Namespace, saved: list[Saved], given: list[Ingredient]
 ) -> None:
-    task = build_task(saved[0])
-    on.check_data(task)
     num_batches = options.recompute_batch_norm
-    check_batch_norm(task, num_batches, on.data)
-    if not on.stages():
-        raise UserError("soup needs data.val or data.test")
+    task = on.model(saved[0], verb="soup", num_batches=num_batches)
     average = Average()
     metric = None
     if options.kind == "greedy":
-        if "val" not in on.stages():
+        if "val" not in on.stages:
             raise UserError("soup --kind greedy chooses by data.val, which is not set; use uniform")
         metric = _choose(on, task, average, options, saved, given)
     else:
         for one in saved:
             average.add(one.tensors)
     on.put(task, average.tensors(), num_batches=num_batches)
-    scores = {stage: on.score(task, stage) for stage in on.stages()}
+    scores = {stage: on.score(task, stage) for stage in on.stages}
     path = on.folder.path / "soup.ckpt"
     on.save(task, path)
-    norms = f"recomputed on {num_batches} batches" if num_batches else "averaged"
+    norms = norms_told(task, num_batches, by_default="averaged")
     if on.trainer.is_global_zero:
-        write_json(
-            on.folder.path / "soup.json",
-            {
-                "kind": options.kind,
-                "metric": metric,
-                "batch_norm": norms if has_batch_norm(task) else None,
-                "ingredients": [asdict(one) for one in given],
-                "scores": scores,
-            },
-        )
+        told = {
+            "kind": options.kind,
+            "metric": metric,
+            "batch_norm": norms,
+            "ingredients": list(map(asdict, given)),
+            "scores": scores,
+        }
+        write_json(path.with_suffix(".json"), told)
     on.tell(_table(given, metric, scores))
-    if has_batch_norm(task):
+    if norms:
         on.tell(f"statistics of batch norms: {norms}")
     on.tell(f"soup: {path}")
 
@@ -199,56 +177,40 @@ def _choose(
     given: list[Ingredient],
 ) -> str:
     """Score each model, add the best, then whichever does not make the soup worse."""
-    num_batches = options.recompute_batch_norm
-    for one, ingredient in zip(saved, given, strict=True):
-        on.put(task, one.tensors, num_batches=0)
+    for model, ingredient in zip(saved, given, strict=True):
+        on.put(task, model.tensors, num_batches=0)
         ingredient.scores = on.score(task, "val")
         ingredient.kept = False
     metric = chosen_metric(given[0].scores, asked=options.metric)
     sign = sign_of(metric)
-    order = sorted(range(len(given)), key=lambda n: -sign * given[n].scores[metric])
     best = None
-    for number in order:
-        average.add(saved[number].tensors)
-        if best is None:
-            # A model alone keeps its own statistics.
-            value = sign * given[number].scores[metric]
-        else:
-            on.put(task, average.tensors(), num_batches=num_batches)
-            value = sign * on.score(task, "val")[metric]
-        given[number].kept = best is None or value >= best
-        if given[number].kept:
+    for number in sorted(range(len(given)), key=lambda n: -sign * given[n].scores[metric]):
+        one, tensors = given[number], saved[number].tensors
+        average.add(tensors)
+        value = one.scores[metric]  # a model alone keeps its own statistics
+        if best is not None:
+            on.put(task, average.tensors(), num_batches=options.recompute_batch_norm)
+            value = on.score(task, "val")[metric]
+        one.kept = best is None or sign * value >= sign * best
+        if one.kept:
             best = value
         else:
-            average.remove(saved[number].tensors)
+            average.remove(tensors)
         on.tell(
-            f"{given[number].name}: {metric} {format_value(metric, given[number].scores[metric])}, "
-            f"soup with it {format_value(metric, sign * value)}"
-            f"{'' if given[number].kept else ': left out'}"
+            f"{one.name}: {metric} {format_value(metric, one.scores[metric])}, "
+            f"soup with it {format_value(metric, value)}{'' if one.kept else ': left out'}"
         )
     return metric
 
 
-def _table(
-    given: list[Ingredient], metric: str | None, scores: dict[str, dict[str, float]]
-) -> Table:
+def _table(given: list[Ingredient], metric: str | None, scores: Scores) -> Grid:
     """Return what was put in, and how good the soup is."""
-    stages = list(scores)
-    shown = metric or chosen_metric(scores[stages[0]], asked=None)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model")
-    table.add_column("in the soup")
-    for stage in stages:
-        table.add_column(f"{stage} {shown}", justify="right")
+    shown = metric or chosen_metric(next(iter(scores.values())), asked=None)
+    rows = []
     for one in given:
-        cells = [
-            format_value(shown, one.scores[shown]) if stage == "val" and one.scores else "-"
-            for stage in stages
-        ]
-        table.add_row(one.name, "yes" if one.kept else "no", *cells)
-    table.add_row(
-        f"soup of {sum(one.kept for one in given)}",
-        "",
-        *(format_value(shown, scores[stage][shown]) for stage in stages),
-    )
-    return table
+        alone = format_value(shown, one.scores[shown]) if one.scores else "-"
+        cells = [alone if stage == "val" else "-" for stage in scores]
+        rows.append([one.name, "yes" if one.kept else "no", *cells])
+    last = [format_value(shown, of_stage[shown]) for of_stage in scores.values()]
+    rows.append([f"soup of {sum(one.kept for one in given)}", "", *last])
+    return table(shown, scores, rows, "model", "in the soup")

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from mmlight.batch import Batch
 from mmlight.errors import UserError
 from mmlight.experiment.build import assemble
+from mmlight.runs.show.grid import Column, Grid
 from mmlight.saved.checkpoint import Saved, read_saved
 from mmlight.saved.rebuild import check_description
 from mmlight.scores import chosen_direction
 from mmlight.tasks.task import Task, build_task
-from mmlight.terminal import Terminal
+from mmlight.terminal import say
 from mmlight.trainer.internals import AnyBatchNorm
 
-STAGES = ("val", "test")
 Tensors = dict[str, Tensor]
+Scores = dict[str, dict[str, float]]  # by stage: val, test, and second for other data
 
 
 class Scoring:
@@ -48,19 +49,28 @@ class Scoring:
         self.data = self._experiment.data
         self.trainer = self._experiment.trainer
         self.folder = self._experiment.folder
-        self.console = Terminal(soft_wrap=True)
+        self.stages: list[str] = [
+            name for name in ("val", "test") if name in self.data.split_names()
+        ]
 
-    def tell(self, text: Any) -> None:
+    def tell(self, told: str | Grid) -> None:
         """Print on rank 0."""
         if self.trainer.is_global_zero:
-            self.console.print(text)
+            told.print() if isinstance(told, Grid) else say(told)
 
-    def check_data(self, task: Task) -> None:
-        """Refuse data whose classes are not the model's.
+    def model(self, saved: Saved, *, verb: str, num_batches: int) -> Task:
+        """Return the model that is to be scored, where the experiment's data suits it.
+
+        Args:
+            saved: the model.
+            verb: for messages.
+            num_batches: of training data, for statistics of batch norms.
 
         Raises:
-            UserError: they are not.
+            UserError: the data has other classes, nothing to score on, or no batches for statistics
+                that are asked for; or the model has no such statistics.
         """
+        task = build_task(saved)
         ours = (task.preprocessing or {}).get("class_names") or []
         theirs = self.data.preprocessing().get("class_names") or []
         if list(ours) != list(theirs):
@@ -68,10 +78,15 @@ class Scoring:
                 f"data.class_names are {theirs or 'none'}, but the checkpoint's are "
                 f"{ours or 'none'}; give the config it was trained with"
             )
-
-    def stages(self) -> list[str]:
-        """Return which of val and test the data has."""
-        return [name for name in STAGES if name in self.data.split_names()]
+        if num_batches < 0:
+            raise UserError(f"--recompute-batch-norm {num_batches}: must be 0 or more")
+        if num_batches and not _batch_norms(task):
+            raise UserError("--recompute-batch-norm has no effect: the model has no batch norm")
+        if num_batches and "train" not in self.data.split_names():
+            raise UserError("--recompute-batch-norm needs data.train, which is not set")
+        if not self.stages:
+            raise UserError(f"{verb} needs data.val or data.test")
+        return task
 
     def score(self, task: Task, stage: str, *, data: Any = None) -> dict[str, float]:
         """Return the scores of a model on val or test, named without the stage.
@@ -116,11 +131,22 @@ class Scoring:
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Return a verb's own options and the other arguments.
+    """Return a verb's own options, those that all these verbs have, and the other arguments.
 
     Raises:
         UserError: no config, or `--ckpt_path`.
     """
+    parser.add_argument(
+        "--metric", help="what to choose by, without its stage; default: accuracy, f1, wer, ap"
+    )
+    parser.add_argument(
+        "--recompute-batch-norm",
+        type=int,
+        default=0,
+        metavar="N",
+        help="take the statistics of batch norms from N batches of training, anew for all weights "
+        "that are scored; by default those of the models are averaged like weights",
+    )
     options, rest = parser.parse_known_args(list(argv))
     if any(argument.partition("=")[0] == "--ckpt_path" for argument in rest):
         raise UserError(f"{parser.prog} takes no --ckpt_path; it names its checkpoints itself")
@@ -129,18 +155,16 @@ def parse(
     return options, rest
 
 
-def check_batch_norm(task: Task, num_batches: int, data: Any) -> None:
-    """Refuse statistics that nothing has, or that nothing can be made of.
+def table(metric: str, stages: Iterable[str], rows: Sequence[Sequence[str]], *heads: str) -> Grid:
+    """Return rows of weights: a cell below each head, and a score below each stage."""
+    scores = (Column(f"{stage} {metric}", align="right") for stage in stages)
+    return Grid((*(Column(head, wraps=True) for head in heads), *scores), tuple(map(tuple, rows)))
 
-    Raises:
-        UserError: as above.
-    """
-    if num_batches < 0:
-        raise UserError(f"--recompute-batch-norm {num_batches}: must be 0 or more")
-    if num_batches and not has_batch_norm(task):
-        raise UserError("--recompute-batch-norm has no effect: the model has no batch norm")
-    if num_batches and "train" not in data.split_names():
-        raise UserError("--recompute-batch-norm needs data.train, which is not set")
+
+def norms_told(task: Task, num_batches: int, *, by_default: str) -> str | None:
+    """Return where statistics of batch norms come from; None for a model without any."""
+    told = f"recomputed on {num_batches} batches" if num_batches else by_default
+    return told if _batch_norms(task) else None
 
 
 def sign_of(metric: str) -> int:
@@ -165,9 +189,9 @@ def read_plain(path: Path) -> Saved:
     return Saved(task.rebuild_description(), task.preprocessing, task.state_dict())
 
 
-def has_batch_norm(task: nn.Module) -> bool:
-    """Return whether a model keeps statistics of batches."""
-    return any(isinstance(m, AnyBatchNorm) and m.track_running_stats for m in task.modules())
+def _batch_norms(task: nn.Module) -> list[Any]:
+    """Return what keeps statistics of batches."""
+    return [m for m in task.modules() if isinstance(m, AnyBatchNorm) and m.track_running_stats]
 
 
 @torch.no_grad()
@@ -178,7 +202,7 @@ def recompute_batch_norm(task: Task, batches: Iterable[Batch]) -> None:
         task: changed in place.
         batches: batches of training.
     """
-    norms = [m for m in task.modules() if isinstance(m, AnyBatchNorm) and m.track_running_stats]
+    norms = _batch_norms(task)
     before = [norm.momentum for norm in norms]
     task.eval()
     for norm in norms:

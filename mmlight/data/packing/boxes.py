@@ -13,10 +13,9 @@ from mmlight.data.packing.source import (
     Source,
     SourceFiles,
     StoredFile,
-    are_numbers,
     ending_of,
     key_of,
-    order_classes,
+    number_classes,
 )
 from mmlight.errors import UserError
 
@@ -101,17 +100,11 @@ class BoxSamples:
         """
         if not self._pictures:
             raise UserError(f"{self._where}: names no picture")
-        found, class_names = list(self._classes), self._given.class_names
-        if are_numbers(found, class_names, where=self._where):
-            numbers = [int(name) for name in found]
-            self.result.class_names = list(class_names or ())
-        else:
-            given = class_names if class_names is not None else ordered
-            names = order_classes(found, given, where=self._where)
-            number_of = {name: number for number, name in enumerate(names)}
-            numbers = [number_of[name] for name in found]
-            self.result.class_names = names
-        self.result.samples = self._samples(np.array(numbers, np.int64), extras)
+        self.result.class_names, number_of = number_classes(
+            self._classes, self._given.class_names, where=self._where, ordered=ordered
+        )
+        number_K = np.array([number_of[name] for name in self._classes], np.int64)
+        self.result.samples = self._samples(number_K, extras)
         return self.result
 
     def _samples(

@@ -6,16 +6,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mmlight.class_names import read_names
+from mmlight.class_names import CLASS_NAMES, read_names
 from mmlight.data.packing.coco import read_coco
 from mmlight.data.packing.folder import read_folder
-from mmlight.data.packing.source import Exclude, Given, Source, write_names
-from mmlight.data.packing.table import read_box_table, read_table
+from mmlight.data.packing.source import Exclude, Given, Source
+from mmlight.data.packing.table import read_box_table, read_table, split_column
 from mmlight.data.packing.text_files import read_conll, read_lines
 from mmlight.data.packing.voc import read_voc
 from mmlight.data.packing.write import DEFAULT_SAMPLES_PER_SHARD, pack
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.errors import UserError
+from mmlight.files import write_text
 from mmlight.terminal import note
 
 # What is packed, and the options that have an effect on it beside those for all.
@@ -115,26 +116,17 @@ def run(options: argparse.Namespace) -> list[ShardIndex]:
     Raises:
         UserError: options that do not go together, or anything wrong with what is packed.
     """
+    settings = ("samples_per_shard", "overwrite", "shuffle_seed")
     return pack_source(
-        _read(options),
-        options.out,
-        samples_per_shard=options.samples_per_shard,
-        overwrite=options.overwrite,
-        shuffle_seed=options.shuffle_seed,
+        _read(options), options.out, **{name: getattr(options, name) for name in settings}
     )
 
 
 def pack_source(source: Source, out_dir: Path, **settings: Any) -> list[ShardIndex]:
-    """Write shards and ``classnames.txt``, and say what was left out; return the shards.
-
-    Args:
-        source: what is packed.
-        out_dir: where to.
-        settings: see `mmlight.data.packing.write.pack`.
-    """
+    """Write shards (see `pack`) and ``classnames.txt``, and say what was left out."""
     shards = pack(source.samples, out_dir, **settings)
     if source.class_names:
-        write_names(out_dir, source.class_names)
+        write_text(out_dir / CLASS_NAMES, "".join(f"{name}\n" for name in source.class_names))
     for what, count in source.left_out.items():
         if count:
             note(f"left out: {count:,} {what}")
@@ -195,7 +187,7 @@ def _check(options: argparse.Namespace, kind: str) -> dict[str, Any]:
 
 
 def _parse_member(text: str) -> tuple[str, str]:
-    extension, equals, column = text.partition("=")
-    if not (extension and equals and column):
+    extension, column = split_column(text)
+    if not (extension and column):
         raise UserError(f"--member '{text}': write EXT=COLUMN, such as txt=caption")
-    return extension.lower().removeprefix("."), column
+    return extension, column

@@ -14,10 +14,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mmlight.class_names import CLASS_NAMES
 from mmlight.data.shards import index
 from mmlight.data.shards.paths import natural_key
-from mmlight.errors import UserError, naming, nearest
+from mmlight.errors import UserError, nearest
 from mmlight.text_file import read_regular
 
 
@@ -231,46 +230,40 @@ def order_classes(found: Iterable[str], given: Sequence[str] | None, *, where: s
             )
         if not name or re.search(r"[\r\n]", name):
             raise UserError(f"{where}: {name!r} can't be the name of a class: it is no line")
-    if given is not None:
-        if twice := [name for name, count in Counter(given).items() if count > 1]:
-            raise UserError(f"--class-names: '{twice[0]}' comes twice; names must tell classes")
-        return list(given)
-    return names
+    if given is None:
+        return names
+    if twice := [name for name, count in Counter(given).items() if count > 1]:
+        raise UserError(f"--class-names: '{twice[0]}' comes twice; names must tell classes")
+    return list(given)
 
 
-def are_numbers(found: Iterable[str], given: Sequence[str] | None, *, where: str) -> bool:
-    """Return whether labels are the numbers of their classes, rather than names.
+def number_classes(
+    found: Iterable[str],
+    given: Sequence[str] | None,
+    *,
+    where: str,
+    ordered: Sequence[str] | None = None,
+) -> tuple[list[str], dict[str, int]]:
+    """Return the names of classes, if they have any, and the number of each label.
 
     Args:
-        found: the labels that occur.
-        given: names, of which there must be one for each number.
+        found: the labels that occur: names, or the numbers of their classes.
+        given: the names that the user gives.
         where: begins messages.
+        ordered: the source's own order of names, where none are given; by default the natural one.
 
     Raises:
-        UserError: a number that no name is for.
+        UserError: see `order_classes`; or a number that no name is for.
     """
     labels = set(found)
-    if not all(re.fullmatch(r"[0-9]{1,10}", label) for label in labels):
-        return False
-    if given is None:
-        return True
-    if labels & set(given):
-        return False
-    if beyond := [label for label in labels if int(label) >= len(given)]:
-        raise UserError(
-            f"{where}: class {min(beyond)}, but --class-names holds {len(given)} names (the first "
-            "is that of class 0)"
-        )
-    return True
-
-
-def write_names(folder: Path, names: Iterable[str]) -> None:
-    """Write ``classnames.txt`` beside shards."""
-    path = folder / CLASS_NAMES
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with naming(path):
-            part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    are_numbers = all(re.fullmatch(r"[0-9]{1,10}", label) for label in labels)
+    if are_numbers and not labels & set(given or ()):
+        beyond = [label for label in labels if given is not None and int(label) >= len(given)]
+        if given is not None and beyond:
+            raise UserError(
+                f"{where}: class {min(beyond)}, but --class-names holds {len(given)} names (the "
+                "first is that of class 0)"
+            )
+        return list(given or ()), {label: int(label) for label in labels}
+    names = order_classes(labels, ordered if given is None else given, where=where)
+    return names, {name: number for number, name in enumerate(names)}

@@ -6,14 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.data.packing.boxes import BoxSamples
-from mmlight.data.packing.source import (
-    Given,
-    Source,
-    StoredFile,
-    are_numbers,
-    ending_of,
-    order_classes,
-)
+from mmlight.data.packing.source import Given, Source, StoredFile, ending_of, number_classes
 from mmlight.data.packing.table_file import column_names, read_rows
 from mmlight.errors import UserError
 
@@ -46,7 +39,7 @@ def read_table(
         UserError: no such columns, or none at all.
     """
     members = dict(members or {})
-    named = [_split(column) for column in files]
+    named = [split_column(column) for column in files]
     source = given.open_files(given.images or table.parent)
     wanted = [column for _, column in named] + list(members.values())
     if not wanted:
@@ -88,24 +81,20 @@ def read_table(
     return result
 
 
-def _split(column: str) -> tuple[str, str]:
+def split_column(column: str) -> tuple[str, str]:
+    """Return the extension of a member, empty where none is named, and the column it is from."""
     extension, equals, name = column.partition("=")
     return (extension.lower().removeprefix("."), name) if equals else ("", column)
 
 
 def _names(table: Path, label: str, given: Given) -> tuple[list[str], dict[str, int]]:
     """Return the names of the classes, if they have any, and the number of each label."""
-    found: dict[str, None] = {}
-    for _, row in read_rows(table, columns=[label], encoding=given.encoding):
-        if (text := _text(row[label])) is not None:
-            found[text] = None
+    rows = read_rows(table, columns=[label], encoding=given.encoding)
+    found = {text for _, row in rows if (text := _text(row[label])) is not None}
     where = f"table {table}, column '{label}'"
     if not found:
         raise UserError(f"{where} holds no label")
-    if are_numbers(found, given.class_names, where=where):
-        return list(given.class_names or ()), {text: int(text) for text in found}
-    names = order_classes(found, given.class_names, where=where)
-    return names, {name: number for number, name in enumerate(names)}
+    return number_classes(found, given.class_names, where=where)
 
 
 def _text(value: Any) -> str | None:
@@ -195,13 +184,12 @@ def _find(table: Path, names: Sequence[str]) -> dict[str, str]:
     plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(names)}
     found = {}
     for role, known in _NAMES.items():
-        match = next((plain[name] for name in known if name in plain), None)
-        if match is not None:
+        if match := next((plain[name] for name in known if name in plain), None):
             found[role] = match
     needed = [("file",), ("left",), ("top",), ("right", "width"), ("bottom", "height"), ("class",)]
     for roles in needed:
         if not any(role in found for role in roles):
-            asked = " or ".join(f"{_NAMES[role][0]}" for role in roles)
+            asked = " or ".join(_NAMES[role][0] for role in roles)
             raise UserError(
                 f"--boxes: table {table} has no column '{asked}'; it has {', '.join(names)}"
             )

@@ -60,7 +60,7 @@ def read_rows(
     reader = readers.get(table.suffix.lower())
     if reader is None:
         raise UserError(f"table {table}: its name must end in {', '.join(readers)}")
-    with _named_errors(table):
+    with reading(f"table {table}"):
         for row in reader(table, columns, encoding, names):
             lacking = [name for name, value in row.values.items() if _is_nan(value)]
             yield Row(row.where, {**row.values, **dict.fromkeys(lacking)}) if lacking else row
@@ -77,7 +77,7 @@ def column_names(table: Path, *, encoding: str | None = None) -> list[str]:
         UserError: a file that can't be read.
     """
     suffix = table.suffix.lower()
-    with _named_errors(table):
+    with reading(f"table {table}"):
         if suffix == ".parquet":
             import pyarrow.parquet as pq
 
@@ -89,24 +89,22 @@ def column_names(table: Path, *, encoding: str | None = None) -> list[str]:
 
 
 @contextmanager
-def _named_errors(table: Path) -> Iterator[None]:
+def reading(what: str) -> Iterator[None]:
+    """Say in one line what keeps a file, such as ``table x.csv``, from being read."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"table {table} can't be read: {error.strerror or error}") from error
+        raise UserError(f"{what} can't be read: {error.strerror or error}") from error
     except UnicodeError as error:
-        raise UserError(f"table {table}: {encoding_fault(error)}") from error
+        of = getattr(error, "encoding", "utf-8").upper()
+        raise UserError(
+            f"{what}: not {of} text ({error}); name its encoding: --encoding latin-1 or cp1252"
+        ) from error
     except ValueError as error:
         # of pyarrow, whose errors are such
-        if isinstance(error, UserError) or table.suffix.lower() != ".parquet":
+        if isinstance(error, UserError) or not what.lower().endswith(".parquet"):
             raise
-        raise UserError(f"table {table} is no parquet file: {error}") from error
-
-
-def encoding_fault(error: UnicodeError) -> str:
-    """Return what is wrong with a text's encoding, and what would help."""
-    of = getattr(error, "encoding", "utf-8").upper()
-    return f"not {of} text ({error}); name its encoding: --encoding latin-1 or cp1252"
+        raise UserError(f"{what} is no parquet file: {error}") from error
 
 
 def open_text(path: Path, encoding: str | None) -> TextIO:

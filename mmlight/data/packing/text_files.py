@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.data.packing.source import Given, Source, order_classes
-from mmlight.data.packing.table_file import encoding_fault, open_text
+from mmlight.data.packing.table_file import open_text, reading
 from mmlight.data.shards.paths import natural_key
 from mmlight.errors import UserError
 from mmlight.text_file import MARK
@@ -37,9 +37,9 @@ def read_conll(
     Raises:
         UserError: no such file or column, or lines of different lengths.
     """
-    with _named_errors(path):
-        num_columns, is_numbered, tabs = _look(path, given.encoding)
     where = f"file {path}"
+    with reading(where):
+        num_columns, is_numbered, tabs = _look(path, given.encoding)
     word_at = words if words is not None else (2 if is_numbered else 1)
     tag_at = tags if tags is not None else num_columns
     for flag, column in (("--words", word_at), ("--tags", tag_at)):
@@ -52,7 +52,7 @@ def read_conll(
     result = Source(())
 
     def samples() -> Iterator[dict[str, Any]]:
-        with _named_errors(path), open_text(path, given.encoding) as file:
+        with reading(where), open_text(path, given.encoding) as file:
             found: tuple[list[str], list[str]] = ([], [])
             number = 0
             for line_number, line in enumerate(file, start=1):
@@ -79,23 +79,6 @@ def read_conll(
 
     result.samples = samples()
     return result
-
-
-class _named_errors:
-    """Says in one line what keeps a file from being read."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            said = f"can't be read: {error.strerror or error}"
-            raise UserError(f"file {self._path} {said}") from error
-        if isinstance(error, UnicodeError):
-            raise UserError(f"file {self._path}: {encoding_fault(error)}") from error
 
 
 def _look(path: Path, encoding: str | None) -> tuple[int, bool, bool]:
@@ -167,17 +150,14 @@ def read_lines(folder: Path, given: Given) -> Source:
     def samples() -> Iterator[dict[str, Any]]:
         for path in paths:
             label = classes.index(name_of[path])
-            try:
-                with open_text(path, given.encoding) as file:
-                    for number, line in enumerate(file, start=1):
-                        text = line.strip("\r\n").removeprefix(MARK)
-                        if not text.strip():
-                            result.left_out["blank lines"] += 1
-                            continue
-                        key = f"{name_of[path].replace('.', '_')}/{number:07d}"
-                        yield {"__key__": key, "txt": text, "cls": label}
-            except UnicodeError as error:
-                raise UserError(f"file {path}: {encoding_fault(error)}") from error
+            with reading(f"file {path}"), open_text(path, given.encoding) as file:
+                for number, line in enumerate(file, start=1):
+                    text = line.strip("\r\n").removeprefix(MARK)
+                    if not text.strip():
+                        result.left_out["blank lines"] += 1
+                        continue
+                    key = f"{name_of[path].replace('.', '_')}/{number:07d}"
+                    yield {"__key__": key, "txt": text, "cls": label}
 
     result.samples = samples()
     return result

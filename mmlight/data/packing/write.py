@@ -7,13 +7,14 @@ and files that samples name are read when their turn comes.
 import itertools
 import json
 import os
+import pickle
 import re
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mmlight.class_names import CLASS_NAMES
 from mmlight.data.order.cursor import permutation
@@ -33,7 +34,6 @@ def pack(
     *,
     samples_per_shard: int = DEFAULT_SAMPLES_PER_SHARD,
     overwrite: bool = False,
-    workers: int | None = None,
     shuffle_seed: int | None = None,
 ) -> list[ShardIndex]:
     """Write samples as ``00000.tar``, ``00001.tar`` ... with their indexes.
@@ -48,7 +48,6 @@ def pack(
         out_dir: a folder, made if it is not there.
         samples_per_shard: all shards but the last hold this many.
         overwrite: replace shards of an earlier `pack`; without it they are an error.
-        workers: see `mmlight.data.shards.index.load_or_build`.
         shuffle_seed: permute the samples; by default they stay in their order. Shards of one class
             each mix badly in training, so shuffle those.
 
@@ -65,7 +64,7 @@ def pack(
     partial = Path(tempfile.mkdtemp(prefix=".packing-", dir=out_dir))
     try:
         if shuffle_seed is not None:
-            samples = shuffled(samples, seed=shuffle_seed, folder=partial, encode=_encoded)
+            samples = _shuffled(samples, seed=shuffle_seed, folder=partial)
         iterator = iter(samples)
         new: list[Path] = []
         for number in itertools.count():
@@ -78,7 +77,7 @@ def pack(
         if not new:
             raise UserError(f"no samples to pack into {out_dir}")
         # Read back, with the very checks that training makes.
-        for shard in index.load_or_build(new, workers=workers, progress=False):
+        for shard in index.load_or_build(new, progress=False):
             if shard.index_path.parent != partial:  # MMLIGHT_INDEX_DIR names it by its old place
                 shard.index_path.unlink()
         for path in old:
@@ -89,9 +88,7 @@ def pack(
             os.replace(path, out_dir / path.name)
     finally:
         shutil.rmtree(partial)
-    return index.load_or_build(
-        [out_dir / path.name for path in new], workers=workers, progress=False
-    )
+    return index.load_or_build([out_dir / path.name for path in new], progress=False)
 
 
 def _old_files(out_dir: Path, *, overwrite: bool) -> list[Path]:
@@ -160,60 +157,16 @@ def _encode(value: Any, where: str) -> bytes:
         raise UserError(f"{where}: {error}; give bytes, text, numbers, lists or dicts") from error
 
 
-_HEAD_BYTES = 8
-
-
-def shuffled(
-    samples: Iterable[Mapping[str, Any]],
-    *,
-    seed: int,
-    folder: Path,
-    encode: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+def _shuffled(
+    samples: Iterable[Mapping[str, Any]], *, seed: int, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """Yield samples in an order that the seed and their number decide.
-
-    Args:
-        samples: as `mmlight.data.packing.write.pack` takes them.
-        seed: of the order.
-        folder: where they wait; the file has no name there.
-        encode: turns the members of a sample into bytes, but for files that it names.
-    """
+    """Yield samples in an order that the seed and their number decide; they wait in a folder."""
     places = array("q")
-    sources: list[Any] = []
+    # No other process can write into it: the file has no name.
     with tempfile.TemporaryFile(dir=folder) as file:
         for sample in samples:
             places.append(file.tell())
-            _put(file, encode(sample), sources)
-        order = permutation(len(places), seed=seed, epoch=0, use=0, place=(0, 0))
-        for number in order:
+            pickle.dump(_encoded(sample), file)
+        for number in permutation(len(places), seed=seed, epoch=0, use=0, place=(0, 0)):
             file.seek(places[number])
-            yield _take(file, sources)
-
-
-def _put(file: IO[bytes], sample: Mapping[str, Any], sources: list[Any]) -> None:
-    head: dict[str, Any] = {}
-    bodies: list[bytes] = []
-    for name, value in sample.items():
-        if isinstance(value, StoredFile):
-            if value.source not in sources:
-                sources.append(value.source)
-            head[name] = [sources.index(value.source), str(value.path), value.where]
-        elif isinstance(value, bytes):
-            head[name] = len(value)
-            bodies.append(value)
-        else:
-            head[name] = value  # the key
-    text = json.dumps(head).encode()
-    file.write(len(text).to_bytes(_HEAD_BYTES, "little"))
-    file.writelines([text, *bodies])
-
-
-def _take(file: IO[bytes], sources: list[Any]) -> dict[str, Any]:
-    size = int.from_bytes(file.read(_HEAD_BYTES), "little")
-    sample: dict[str, Any] = {}
-    for name, value in json.loads(file.read(size)).items():
-        if isinstance(value, list):
-            source, path, where = value
-            value = StoredFile(sources[source], Path(path), where)
-        sample[name] = file.read(value) if isinstance(value, int) else value
-    return sample
+            yield pickle.load(file)

@@ -45,13 +45,21 @@ def main(argv: Sequence[str]) -> int:
         verbs.add_parser("pack", help="write shards: from a folder, a table, VOC, COCO, CoNLL, ...")
     )
     options = parser.parse_args(argv)
-    if options.verb == "index":
-        _index(options)
-        return 0
     if options.verb == "pack":
         _print_summary(pack_command.run(options))
         return 0
-    return _check(options)
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers {options.workers} must be at least 1")
+    if options.verb == "check":
+        return _check(options)
+    shards = index.load_or_build(
+        expand(options.patterns),
+        workers=options.workers,
+        rebuild=options.rebuild,
+        max_member_bytes=options.max_member_bytes,
+    )
+    _print_summary(shards)
+    return 0
 
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
@@ -74,18 +82,6 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a name per line; labels may be these. Default: classnames.txt beside the shards",
     )
-
-
-def _index(options: argparse.Namespace) -> None:
-    if options.workers is not None and options.workers < 1:
-        raise UserError(f"--workers {options.workers} must be at least 1")
-    shards = index.load_or_build(
-        expand(options.patterns),
-        workers=options.workers,
-        rebuild=options.rebuild,
-        max_member_bytes=options.max_member_bytes,
-    )
-    _print_summary(shards)
 
 
 def _print_summary(shards: Sequence[ShardIndex]) -> None:
@@ -123,8 +119,6 @@ def _print_summary(shards: Sequence[ShardIndex]) -> None:
 def _check(options: argparse.Namespace) -> int:
     from mmlight.data.faults import NamedLabels  # needs torch, which `index` and `pack` do without
 
-    if options.workers is not None and options.workers < 1:
-        raise UserError(f"--workers {options.workers} must be at least 1")
     num_samples = num_bad = 0
     paths = expand(options.patterns)
     given = options.class_names

@@ -33,7 +33,7 @@ def test_index_lies_beside_the_shard_and_says_what_is_in_it(tmp_path):
     assert index.num_samples == 3
     assert index.extensions == {"png": 2, "txt": 1, "flac": 1}
     rows = index.rows()
-    assert rows.keys[:] == ["0", "1", "2"]
+    assert list(rows.keys) == ["0", "1", "2"]
     assert list(zip(rows.width, rows.height, strict=True)) == [(30, 20), (0, 0), (0, 0)]
     np.testing.assert_allclose(rows.duration_s, [np.nan, 1.5, np.nan])
 
@@ -99,10 +99,9 @@ def rewritten(index, change):
     names = ("num_bytes", "mtime_ns", "sha256", "extensions", "largest_member", "num_ignored")
     index_file.store(
         index.path,
-        keys=rows.keys[:],
+        keys=list(rows.keys),
         columns=columns,
         summary={name: getattr(index, name) for name in names},
-        cache_dir=None,
     )
 
 
@@ -204,20 +203,18 @@ def test_where_the_shards_folder_refuses_the_cache_folder_serves(tmp_path):
     path = text_shard(tmp_path / "a.tar", 2)
     # A folder in the index's place refuses it to root as well, unlike a read-only one.
     (tmp_path / "a.tar.index").mkdir()
-    (index,) = load_or_build([path], cache_dir=tmp_path / "cache")
-    assert index.index_path.parent == tmp_path / "cache"
-    assert load_or_build([path], cache_dir=tmp_path / "cache") == [index]
-    (default,) = load_or_build([path])
-    assert default.index_path.parent == tmp_path / "home" / ".cache" / "mmlight" / "index"
+    (index,) = load_or_build([path])
+    assert index.index_path.parent == tmp_path / "home" / ".cache" / "mmlight" / "index"
+    assert load_or_build([path]) == [index]
     assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_read_only_folder_is_left_alone(tmp_path):
     path = text_shard(tmp_path / "shards" / "a.tar", 2)
     path.parent.chmod(0o555)
-    (index,) = load_or_build([path], cache_dir=tmp_path / "cache")
+    (index,) = load_or_build([path])
     path.parent.chmod(0o755)
-    assert index.index_path.parent == tmp_path / "cache"
+    assert index.index_path.parent == tmp_path / "home" / ".cache" / "mmlight" / "index"
 
 
 def test_many_shards_are_built_in_processes_in_their_order(tmp_path):
@@ -243,7 +240,7 @@ def test_two_builders_at_once_leave_one_whole_index(tmp_path):
     for thread in threads:
         thread.join()
     assert len(results) == 4
-    assert results[0].rows().keys[:] == results[3].rows().keys[:]
+    assert list(results[0].rows().keys) == list(results[3].rows().keys)
     assert sorted(os.listdir(tmp_path)) == ["a.tar", "a.tar.index"]
 
 
@@ -283,7 +280,7 @@ def test_index_found_in_a_read_only_folder_is_used(tmp_path):
     path = text_shard(tmp_path / "shards" / "a.tar", 2)
     (built,) = load_or_build([path])
     path.parent.chmod(0o555)
-    (found,) = load_or_build([path], cache_dir=tmp_path / "cache")
+    (found,) = load_or_build([path])
     path.parent.chmod(0o755)
     assert found == built
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "home").exists()

@@ -1,8 +1,8 @@
 """One index per shard: where every member lies, so that any sample is one read away.
 
 An index lies beside its shard (``00000.tar.index``) or, where that folder is read-only or
-``MMLIGHT_INDEX_DIR`` is set, in a cache folder. It is built when first needed and again when the
-shard's size or time changes, or when the index is damaged.
+``MMLIGHT_INDEX_DIR`` is set, in that or in ``~/.cache/mmlight/index``. It is built when first
+needed and again when the shard's size or time changes, or when the index is damaged.
 """
 
 import json
@@ -13,8 +13,9 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,6 @@ _NUM_THREADS = 16
 def load_or_build(
     paths: Iterable[Path],
     *,
-    cache_dir: Path | None = None,
     workers: int | None = None,
     progress: bool = True,
     max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES,
@@ -49,9 +49,6 @@ def load_or_build(
 
     Args:
         paths: shards, as `mmlight.data.shards.paths.expand` gives them.
-        cache_dir: where indexes go whose shard lies in a read-only folder; by default
-            ``~/.cache/mmlight/index``. The environment variable ``MMLIGHT_INDEX_DIR`` names a
-            folder for all indexes, also of shards in writable folders.
         workers: processes that build if there are 8 shards or more to do; by default one per CPU
             core, at most 16.
         progress: show what is going on: a bar on a terminal, else one line.
@@ -63,25 +60,21 @@ def load_or_build(
     """
     paths = list(paths)
     with ThreadPoolExecutor(_NUM_THREADS) as threads:
-        known = _find_all(threads, paths, cache_dir, max_member_bytes)
+        known = _find_all(threads, paths, max_member_bytes)
         todo = [
             path for path, (index, _) in zip(paths, known, strict=True) if rebuild or index is None
         ]
         if not todo:
             return [index for index, _ in known if index is not None]
         workers = workers or min(16, len(os.sched_getaffinity(0)))
-        with _Progress(todo, shown=progress) as shown:
+        with _progress(todo, shown=progress) as advance:
             if workers == 1 or len(todo) < _MIN_SHARDS_FOR_PROCESSES:
                 for path in todo:
-                    build(path, cache_dir=cache_dir, max_member_bytes=max_member_bytes)
-                    shown.advance()
+                    build(path, max_member_bytes=max_member_bytes)
+                    advance()
             else:
-                options = {
-                    "cache_dir": str(cache_dir) if cache_dir else None,
-                    "max_member_bytes": max_member_bytes,
-                }
-                _build_in_processes(todo, options, min(workers, len(todo)), shown.advance)
-        found = _find_all(threads, todo, cache_dir, max_member_bytes)
+                _build_in_processes(todo, max_member_bytes, min(workers, len(todo)), advance)
+        found = _find_all(threads, todo, max_member_bytes)
     built = dict(zip(todo, (index for index, _ in found), strict=True))
     indexes = []
     for path, (index, stale) in zip(paths, known, strict=True):
@@ -99,17 +92,14 @@ def load_or_build(
 
 
 def _find_all(
-    threads: ThreadPoolExecutor,
-    paths: Sequence[Path],
-    cache_dir: Path | None,
-    max_member_bytes: int,
+    threads: ThreadPoolExecutor, paths: Sequence[Path], max_member_bytes: int
 ) -> list[tuple[ShardIndex | None, ShardIndex | None]]:
     """Return for each shard the index that is up to date, and one that was there in any case."""
 
     def find(path: Path) -> tuple[ShardIndex | None, ShardIndex | None]:
         status = _stat(path)
         stale = None
-        for place in index_file.places(path, cache_dir=cache_dir):
+        for place in index_file.places(path):
             try:
                 index = index_file.read(path, place)
             except (OSError, OldIndexError):
@@ -137,23 +127,14 @@ def restore(index: ShardIndex) -> ShardIndex:
         UserError: the shard has another content by now.
     """
     _log.warning("index %s is damaged; it is built anew", index.index_path)
-    beside = index.index_path.parent == index.path.parent
-    built = build(
-        index.path,
-        cache_dir=None if beside else index.index_path.parent,
-        max_member_bytes=max(DEFAULT_MAX_MEMBER_BYTES, index.largest_member),
-    )
+    largest = max(DEFAULT_MAX_MEMBER_BYTES, index.largest_member)
+    built = build(index.path, max_member_bytes=largest)
     if built.sha256 != index.sha256:
         raise UserError(f"shard {index.path} changed while it was in use; start the run again")
     return built
 
 
-def build(
-    path: Path,
-    *,
-    cache_dir: Path | None = None,
-    max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES,
-) -> ShardIndex:
+def build(path: Path, *, max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES) -> ShardIndex:
     """Read a shard from end to end and store its index; see `load_or_build`."""
     before = _stat(path)
     try:
@@ -188,7 +169,7 @@ def build(
         "num_ignored": num_ignored,
     }
     keys = [sample.key for sample in samples]
-    return index_file.store(path, keys=keys, columns=columns, summary=summary, cache_dir=cache_dir)
+    return index_file.store(path, keys=keys, columns=columns, summary=summary)
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -234,7 +215,7 @@ def _tabulate(
 
 
 def _build_in_processes(
-    paths: Sequence[Path], options: dict[str, Any], workers: int, done: Callable[[], None]
+    paths: Sequence[Path], max_member_bytes: int, workers: int, done: Callable[[], None]
 ) -> None:
     """Build in processes of our own.
 
@@ -252,7 +233,7 @@ def _build_in_processes(
         ) as process:
             processes.append(process)
             assert process.stdin and process.stdout
-            process.stdin.write(json.dumps(options | {"paths": [str(path) for path in share]}))
+            process.stdin.write(json.dumps([max_member_bytes, *map(str, share)]))
             process.stdin.close()
             for line in process.stdout:
                 if error := json.loads(line):
@@ -273,39 +254,29 @@ def _build_in_processes(
 
 def _work() -> None:
     """Build the shards named on stdin; per shard a line on stdout: null, or what is wrong."""
-    request = json.load(sys.stdin)
-    cache_dir = Path(request["cache_dir"]) if request["cache_dir"] else None
-    for path in request["paths"]:
+    max_member_bytes, *paths = json.load(sys.stdin)
+    for path in paths:
         error = None
         try:
-            build(Path(path), cache_dir=cache_dir, max_member_bytes=request["max_member_bytes"])
+            build(Path(path), max_member_bytes=max_member_bytes)
         except UserError as problem:
             error = str(problem)
         say(json.dumps(error))
 
 
-class _Progress:
-    """A bar on a terminal, one line elsewhere (a log file), nothing if not shown."""
+@contextmanager
+def _progress(paths: Sequence[Path], *, shown: bool) -> Iterator[Callable[[], None]]:
+    """Show a bar on a terminal, one line elsewhere (a log file); yield what advances it."""
+    from rich.progress import Progress
 
-    def __init__(self, paths: Sequence[Path], *, shown: bool) -> None:
-        from rich.progress import Progress
-
-        is_live = shown and sys.stderr.isatty()
-        self._bar = Progress(console=Terminal(stderr=True), disable=not is_live, transient=True)
-        text = f"Indexing {len(paths)} shard{'s' * (len(paths) != 1)} (once)"
-        self._task = self._bar.add_task(text, total=len(paths))
-        if shown and not is_live:
-            say(f"{text}, the first is {paths[0]}", file=sys.stderr)
-
-    def __enter__(self) -> "_Progress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self) -> None:
-        self._bar.advance(self._task)
+    is_live = shown and sys.stderr.isatty()
+    text = f"Indexing {len(paths)} shard{'s' * (len(paths) != 1)} (once)"
+    if shown and not is_live:
+        say(f"{text}, the first is {paths[0]}", file=sys.stderr)
+    console = Terminal(stderr=True)
+    with Progress(console=console, disable=not is_live, transient=True) as bar:
+        task = bar.add_task(text, total=len(paths))
+        yield lambda: bar.advance(task)
 
 
 if __name__ == "__main__":

@@ -88,10 +88,7 @@ class ShardIndex:
             raise DamagedIndexError("its checksum is another")
         try:
             return index_rows.from_bytes(
-                content,
-                now.counts(),
-                extensions=list(now.extensions),
-                shard_bytes=now.num_bytes,
+                content, now.counts(), extensions=list(now.extensions), shard_bytes=now.num_bytes
             )
         except ValueError as error:
             raise DamagedIndexError(str(error)) from error
@@ -104,24 +101,21 @@ class ShardIndex:
 _SUMMARY = {field.name: field.type for field in fields(ShardIndex)[2:]}
 
 
-def places(shard: Path, *, cache_dir: Path | None) -> Iterator[Path]:
+def places(shard: Path) -> Iterator[Path]:
     """Yield where the index of a shard may lie, best first."""
     name = f"{shard.name}.index"
     everywhere = os.environ.get("MMLIGHT_INDEX_DIR")
     if not everywhere:
         yield shard.with_name(name)
     absolute = os.fsencode(os.path.abspath(shard))
-    unique = f"{hashlib.sha256(absolute).hexdigest()[:32]}-{name}"
-    if everywhere:
-        yield Path(everywhere) / unique
-    else:
-        yield (cache_dir or Path.home() / ".cache" / "mmlight" / "index") / unique
+    folder = Path(everywhere) if everywhere else Path.home() / ".cache" / "mmlight" / "index"
+    yield folder / f"{hashlib.sha256(absolute).hexdigest()[:32]}-{name}"
 
 
-def load(shard: Path, *, cache_dir: Path | None = None) -> list[ShardIndex]:
+def load(shard: Path) -> list[ShardIndex]:
     """Return the readable indexes of a shard, up to date or not, best place first."""
     found = []
-    for place in places(shard, cache_dir=cache_dir):
+    for place in places(shard):
         try:
             found.append(read(shard, place))
         except (OSError, DamagedIndexError):
@@ -149,7 +143,6 @@ def store(
     keys: Sequence[str],
     columns: Mapping[str, Sequence[float]],
     summary: dict[str, Any],
-    cache_dir: Path | None,
 ) -> ShardIndex:
     """Write a shard's index beside it or, where that can't be done, into the cache folder.
 
@@ -158,7 +151,6 @@ def store(
         keys: see `index_rows.to_bytes`.
         columns: likewise.
         summary: the fields of `ShardIndex` that can't be told from these.
-        cache_dir: see `places`.
     """
     rows, counts = index_rows.to_bytes(keys, columns)
     summary = summary | {
@@ -170,7 +162,7 @@ def store(
     text = json.dumps(summary).encode()
     head = _HEAD.pack(_MAGIC, FORMAT, len(text), zlib.crc32(text))
     problems = []
-    for place in places(shard, cache_dir=cache_dir):
+    for place in places(shard):
         # By its mode too: root could write, but whoever took the right away meant it.
         if place.parent == shard.parent and not shard.parent.stat().st_mode & 0o222:
             problems.append(f"{place.parent}: read-only")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 
@@ -20,24 +19,15 @@ _COLUMNS = {
 }
 
 
-class SampleKeys(Sequence[str]):
+class SampleKeys:
     """Sample keys, kept as the bytes of all and where each ends."""
 
     def __init__(self, text: bytes, ends: np.ndarray) -> None:
         self._text = text
         self._starts = np.concatenate([[0], ends])
 
-    def __len__(self) -> int:
-        return len(self._starts) - 1
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
-        row = range(len(self))[row]
+    def __getitem__(self, row: int) -> str:
+        row = range(len(self._starts) - 1)[row]
         text = self._text[self._starts[row] : self._starts[row + 1]]
         return text.decode("utf-8", "backslashreplace")
 

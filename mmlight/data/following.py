@@ -22,32 +22,17 @@ _SAID = ("size", "interpolation", "eval_crop", "crop_pct")
 
 
 def follow_image(given: ImageSettings, wanted: Mapping[str, Any]) -> ImageSettings:
-    """Fill in what image settings leave out.
-
-    Args:
-        given: the user's.
-        wanted: what the image tower says.
-    """
+    """Fill in what a user's image settings leave out by what the image tower says."""
     return replace(given, **_left_out(given, _for_image(given, wanted))).complete()
 
 
 def follow_audio(given: AudioSettings, wanted: Mapping[str, Any]) -> AudioSettings:
-    """Fill in what audio settings leave out.
-
-    Args:
-        given: the user's.
-        wanted: what the audio tower says.
-    """
+    """Fill in what a user's audio settings leave out by what the audio tower says."""
     return replace(given, **_left_out(given, wanted)).complete()
 
 
 def image_differs(given: ImageSettings, wanted: Mapping[str, Any]) -> str | None:
-    """Return a line that says where a user's own settings are not those of the tower.
-
-    Args:
-        given: the user's.
-        wanted: what the image tower says.
-    """
+    """Return a line that says where a user's own settings are not what the image tower says."""
     wanted = _for_image(given, wanted)
     names = [n for n in _SAID if n in wanted and getattr(given, n) not in (None, wanted[n])]
     # Without weights that were trained on images, a size is the only one that the model takes, and

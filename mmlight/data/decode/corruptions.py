@@ -72,13 +72,7 @@ KINDS: dict[Modality, dict[str, Kind]] = {
             0.3,
             blur,
         ),
-        "jpeg": Kind(
-            (25, 18, 15, 10, 7),
-            "quality of a JPEG file, 1 to 100",
-            1,
-            100,
-            jpeg,
-        ),
+        "jpeg": Kind((25, 18, 15, 10, 7), "quality of a JPEG file, 1 to 100", 1, 100, jpeg),
         "occlusion": Kind(
             (0.05, 0.1, 0.2, 0.3, 0.4),
             "share of the image that a grey rectangle covers",
@@ -89,11 +83,7 @@ KINDS: dict[Modality, dict[str, Kind]] = {
     },
     "audio": {
         "noise": Kind(
-            (20, 15, 10, 5, 0),
-            "signal-to-noise ratio in dB of pink noise",
-            -60,
-            100,
-            audio_noise,
+            (20, 15, 10, 5, 0), "signal-to-noise ratio in dB of pink noise", -60, 100, audio_noise
         ),
         "tempo": Kind(
             (1.1, 1.2, 1.3, 1.4, 1.5),
@@ -145,34 +135,23 @@ class Corruption:
         """Refuse what does not exist."""
         kinds = KINDS.get(self.modality)
         if kinds is None:
-            raise UserError(
-                f"data.corruptions: modality '{self.modality}' is none of {', '.join(KINDS)}"
-            )
+            raise _refused(f"modality '{self.modality}' is none of {', '.join(KINDS)}")
         if self.kind not in kinds:
-            raise UserError(
-                f"data.corruptions: {self.modality} has no kind '{self.kind}'"
-                f"{nearest(self.kind, kinds)}; there is {', '.join(kinds)}"
-            )
+            hint = f"{nearest(self.kind, kinds)}; there is {', '.join(kinds)}"
+            raise _refused(f"{self.modality} has no kind '{self.kind}'{hint}")
         if (self.severity is None) == (self.amount is None):
-            raise UserError(f"data.corruptions: {self.name} needs either a severity or an amount")
+            raise _refused(f"{self.name} needs either a severity or an amount")
         if self.severity is not None and self.severity not in range(1, 6):
-            raise UserError(
-                f"data.corruptions: severity {self.severity} of {self.name}; use 1 to 5"
-            )
+            raise _refused(f"severity {self.severity} of {self.name}; use 1 to 5")
         known = kinds[self.kind]
         if self.amount is not None and not known.low <= self.amount <= known.high:
-            raise UserError(
-                f"data.corruptions: amount {self.amount} of {self.name} must be {known.low:g} to "
-                f"{known.high:g} ({known.meaning})"
-            )
-        for split in self.splits if self.splits is not None else _EVALUATED:
-            if split not in get_args(SplitName):
-                raise UserError(
-                    f"data.corruptions: split '{split}' of {self.name} is none of "
-                    f"{', '.join(get_args(SplitName))}"
-                )
+            between = f"{known.low:g} to {known.high:g} ({known.meaning})"
+            raise _refused(f"amount {self.amount} of {self.name} must be {between}")
+        for split in self.splits or ():
+            if split not in (names := get_args(SplitName)):
+                raise _refused(f"split '{split}' of {self.name} is none of {', '.join(names)}")
         if self.splits is not None and not self.splits:
-            raise UserError(f"data.corruptions: splits of {self.name} is empty; name one")
+            raise _refused(f"splits of {self.name} is empty; name one")
 
     @property
     def name(self) -> str:
@@ -192,6 +171,10 @@ class Corruption:
         return split in (_EVALUATED if self.splits is None else self.splits)
 
 
+def _refused(what: str) -> UserError:
+    return UserError(f"data.corruptions: {what}")
+
+
 @dataclass(frozen=True)
 class Corruptor:
     """Spoils the samples of one split.
@@ -206,37 +189,27 @@ class Corruptor:
 
     def image(self, pixels_CHW: Tensor, *, sample: int) -> Tensor:
         """Return spoiled pixels, uint8 of the same size."""
-        result: Tensor = self._apply("image", pixels_CHW, sample=sample)
-        return result
+        spoiled: Tensor = self._apply("image", pixels_CHW, self._draws("image", sample))
+        return spoiled
 
     def audio(
         self, waveform: Waveform, *, sample: int, sample_rate_hz: int, max_samples: int
     ) -> Waveform:
         """Return a spoiled waveform, of which the middle is kept where it is now too long."""
-        spoiled: Waveform = self._apply(
-            "audio", waveform, sample=sample, sample_rate_hz=sample_rate_hz
-        )
+        draws = self._draws("audio", sample)
+        spoiled: Waveform = self._apply("audio", waveform, draws, sample_rate_hz=sample_rate_hz)
         spare = max(0, len(spoiled) - max_samples)
         return spoiled[spare // 2 : spare // 2 + max_samples]
 
     def captions(self, captions: Sequence[str], *, sample: int) -> list[str]:
         """Return spoiled captions."""
         draws = self._draws("text", sample)
-        return [self._apply("text", text, sample=sample, draws=draws) for text in captions]
+        return [self._apply("text", text, draws) for text in captions]
 
     def _draws(self, modality: Modality, sample: int) -> Draws:
         return Draws(_PURPOSES[modality], seed=self.seed, epoch=0, sample=sample)
 
-    def _apply(
-        self,
-        modality: Modality,
-        value: Any,
-        *,
-        sample: int,
-        draws: Draws | None = None,
-        **options: Any,
-    ) -> Any:
-        draws = draws or self._draws(modality, sample)
+    def _apply(self, modality: Modality, value: Any, draws: Draws, **options: Any) -> Any:
         for corruption in self.corruptions:
             if corruption.modality == modality:
                 apply = KINDS[modality][corruption.kind].apply

@@ -1,7 +1,7 @@
 """Random numbers that depend on (seed, epoch, sample) and nothing else."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +17,8 @@ Purpose = Literal[
 ]
 
 # Each purpose draws from a stream of its own, so that mapping one more modality leaves the crops
-# and captions of the others as they were.
-_STREAMS: dict[Purpose, int] = {
-    "image": 1,
-    "audio": 2,
-    "text": 3,
-    "replacement": 4,
-    "image_corruption": 5,
-    "audio_corruption": 6,
-    "text_corruption": 7,
-}
+# and captions of the others as they were: a new one comes last.
+_STREAMS = {purpose: stream for stream, purpose in enumerate(get_args(Purpose), start=1)}
 _CHUNK = 16
 
 

@@ -1,18 +1,14 @@
 """Checks of a mapping against the samples themselves, before training begins."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mmlight.batch import MODALITIES
-from mmlight.data.members import (
-    Contents,
-    Members,
-    check_extensions,
-    parse_source,
-)
+from mmlight.data.members import Contents, Members, parse_source
 from mmlight.data.sample import SampleSet
 from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError, nearest
@@ -34,23 +30,28 @@ def check_members(corpus: Corpus, members: Members, *, where: str, key: str = "m
         key: the setting that maps them, likewise.
 
     Raises:
-        UserError: as above.
+        UserError: an entry names only members, or only keys, that no sample has.
     """
-    check_extensions(members, corpus.extensions(), where=where, key=key)
-    for entry, sources in members.groups().items():
-        keyed = [source for source in sources if parse_source(source)[1] is not None]
-        if len(keyed) == len(sources):
-            check_keys(corpus, keyed, where=f"{key}.{entry}: no sample of {where}")
+    present = corpus.extensions()
+    groups = members.groups()
+    for entry, sources in groups.items():
+        extensions = [parse_source(source)[0] for source in sources]
+        if not any(present.get(extension) for extension in extensions):
+            there = ", ".join(sorted(present)) or "none"
+            wanted = " or ".join(f"'{extension}'" for extension in dict.fromkeys(extensions))
+            raise UserError(
+                f"{key}.{entry}: no sample of {where} has a member {wanted}; it has {there}"
+                f"{nearest(extensions[0], present)}"
+            )
+    for entry, sources in groups.items():
+        if all(parse_source(source)[1] is not None for source in sources):
+            check_keys(corpus, sources, where=f"{key}.{entry}: no sample of {where}")
 
 
 def without_absent_targets(corpus: Corpus, members: Members) -> Members:
     """Return the mapping without labels and other targets that no sample has, for predictions.
 
     What the model reads (image, text, audio) stays, so that its lack is found.
-
-    Args:
-        corpus: the samples.
-        members: how they are mapped.
     """
     present = corpus.extensions()
     absent: set[str] = set()
@@ -58,10 +59,8 @@ def without_absent_targets(corpus: Corpus, members: Members) -> Members:
         if entry.partition(".")[0] in MODALITIES:
             continue
         there = [source for source in sources if present.get(parse_source(source)[0])]
-        keyed = [source for source in there if parse_source(source)[1] is not None]
-        if there and len(keyed) < len(there):
-            continue
-        if not there or not _has_key(corpus, keyed):
+        are_keyed = all(parse_source(source)[1] is not None for source in there)
+        if not there or (are_keyed and not _has_key(corpus, there)):
             absent.add(entry)
     if absent & {"boxes", "box_labels"}:  # one says nothing without the other
         absent |= {"boxes", "box_labels"}
@@ -86,20 +85,30 @@ def spread(corpus: Corpus) -> Iterator[int]:
     return (place * len(corpus) // count for place in range(count))
 
 
+def read_spread(corpus: Corpus, sources: list[str]) -> Iterator[tuple[int, Contents]]:
+    """Yield numbers and contents of samples that lie evenly over a corpus, 20,000 at most.
+
+    One that cannot be read is left out: it is counted when its turn comes.
+
+    Args:
+        corpus: the samples.
+        sources: what is read of each.
+    """
+    extensions = [parse_source(source)[0] for source in sources]
+    for number in spread(corpus):
+        with suppress(OSError):
+            yield number, Contents(corpus.read(number, extensions))
+
+
 def check_keys(corpus: Corpus, sources: list[str], *, where: str) -> None:
     """Raise UserError, beginning with `where`, if no sample has any of these keys."""
-    extensions = [parse_source(source)[0] for source in sources]
     there: set[str] = set()
-    for number in spread(corpus):
-        try:
-            contents = Contents(corpus.read(number, extensions))
-        except OSError:
-            continue  # a bad sample, as below
-        for source, extension in zip(sources, extensions, strict=True):
+    for _, contents in read_spread(corpus, sources):
+        for source in sources:
             try:
                 if contents.value(source) is not None:
                     return
-                whole = contents.value(extension)
+                whole = contents.value(parse_source(source)[0])
             except ValueError:
                 continue  # a bad sample: it is counted when its turn comes
             if isinstance(whole, Mapping):
@@ -118,12 +127,7 @@ _MOST_COUNTED = 2_000_000
 
 
 def only_read(members: Members, reads: Collection[str]) -> Members:
-    """Return a mapping without what a model does not read.
-
-    Args:
-        members: the mapping.
-        reads: modalities, and ``boxes``.
-    """
+    """Return a mapping without the modalities, and ``boxes``, that a model does not read."""
     changes: dict[str, Any] = {}
     if "image" not in reads or "boxes" not in reads:
         changes |= {"boxes": None, "box_labels": None, "box_format": "xyxy"}
@@ -137,12 +141,7 @@ def only_read(members: Members, reads: Collection[str]) -> Members:
 
 
 def what_is_there(name: str, counts: Mapping[str, int]) -> str:
-    """Return a line on a split: ``train 49: 41 images, 48 texts, 3 unreadable``.
-
-    Args:
-        name: the split.
-        counts: of `count_what_is_there`.
-    """
+    """Return a line on the counts of a split: ``train 49: 41 images, 48 texts, 3 unreadable``."""
     shown = [f"{count:,} {kind}" for kind, count in counts.items() if kind != "samples"]
     total = f"{name} {counts['samples']:,}"
     return f"{total}: {', '.join(shown)}" if shown else total
@@ -153,9 +152,6 @@ def count_what_is_there(samples: SampleSet) -> dict[str, int]:
 
     Of the index alone: unreadable is an image or a sound whose header says nothing; what else is
     broken shows when it is decoded.
-
-    Args:
-        samples: of the split, mapped to what is read.
     """
     has_index = all(corpus.shards for corpus, _ in samples.parts)  # plain files have none
     if len(samples) > _MOST_COUNTED or not has_index:

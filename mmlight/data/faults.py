@@ -10,7 +10,7 @@ from mmlight.class_names import CLASS_NAMES, NoClassError, class_number, read_na
 from mmlight.data.decode.audio import check_audio
 from mmlight.data.decode.image import check_image
 from mmlight.data.decode.probe import kind
-from mmlight.data.members import Contents, Members, label_value, parse_source
+from mmlight.data.members import Contents, label_value, parse_source
 from mmlight.data.sample import (
     BadMemberError,
     Decoding,
@@ -140,15 +140,11 @@ def faults_of(
 
 def _check_whole_sounds(samples: SampleSet, number: int) -> None:
     """Decode what an evaluation leaves out of long sounds: training may draw any part."""
-    for extension, data in samples.corpus.read(
-        number, _sound_extensions(samples.members(number))
-    ).items():
+    sources = samples.members(number).groups().get("audio", [])
+    extensions = [parse_source(source)[0] for source in sources]
+    for extension, data in samples.corpus.read(number, extensions).items():
         try:
             check_audio(data)
         # Decoders raise what they like about broken bytes.
         except Exception as error:
             raise BadMemberError(extension, error) from error
-
-
-def _sound_extensions(members: Members) -> Sequence[str]:
-    return [parse_source(source)[0] for source in members.groups().get("audio", [])]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmlight.class_names import NoClassError, class_numbers
-from mmlight.data.checks import MAX_LOOKED_AT, spread
+from mmlight.data.checks import MAX_LOOKED_AT, read_spread
 from mmlight.data.decode.boxes import box_class
 from mmlight.data.labels import Labels
 from mmlight.data.members import Contents, Members, parse_source
@@ -66,19 +66,17 @@ def check_labels(
     Raises:
         UserError: as above.
     """
-    extension = parse_source(source)[0]
+    unsealed = replace(labels, sealed=False)
     first: dict[int, int] = {}
     unnamed: list[tuple[int, str]] = []
-    for number in spread(corpus):
+    for number, contents in read_spread(corpus, [source]):
         try:
-            contents = Contents(corpus.read(number, [extension]))
-            label = replace(labels, sealed=False).of(corpus, number, contents, source)
-            first.setdefault(label, number)
+            first.setdefault(unsealed.of(corpus, number, contents, source), number)
         except UserError as error:
             raise UserError(f"{where}: {corpus.named(number)}: {error}") from error
         except NoClassError as error:
             unnamed.append((number, str(error)))
-        except (OSError, ValueError):
+        except ValueError:
             continue  # a bad sample: it is counted when its turn comes
     looked_at = min(len(corpus), MAX_LOOKED_AT)
     if len(unnamed) > max_bad_fraction * looked_at:
@@ -117,32 +115,24 @@ def check_label_lists(
     Raises:
         UserError: a label that is no class; or zeros and ones for all classes.
     """
+    where = f"{where}, field '{name}'"
     lists: list[Any] = []
     for corpus, members in parts:
         if (source := members.fields.get(name)) is None:
             continue
-        for number in spread(corpus):
-            try:
-                value = Contents(corpus.read(number, [parse_source(source)[0]])).value(source)
-            except (OSError, ValueError):
-                continue  # a bad sample: it is counted when its turn comes
-            if value is None:
-                continue
+        for number, value in _values(corpus, source):
             lists.append(value)
             try:
                 highest = max(class_numbers(value, names), default=-1)
             except ValueError as error:
-                raise UserError(
-                    f"{where}, field '{name}': {corpus.named(number)}: {error}"
-                ) from error
-            SeenLabels(highest=highest, sample=corpus.named(number)).check(
-                num_classes, where=f"{where}, field '{name}':"
-            )
+                raise UserError(f"{where}: {corpus.named(number)}: {error}") from error
+            seen = SeenLabels(highest=highest, sample=corpus.named(number))
+            seen.check(num_classes, where=f"{where}:")
     is_mask = [isinstance(one, list) and len(one) == num_classes > 2 for one in lists]
     if len(lists) > 1 and all(is_mask) and all(x in (0, 1) for one in lists for x in one):
         raise UserError(
-            f"{where}, field '{name}': every list holds {num_classes} zeros and ones, one for each "
-            "class; give the numbers or the names of a sample's classes instead"
+            f"{where}: every list holds {num_classes} zeros and ones, one for each class; give the "
+            "numbers or the names of a sample's classes instead"
         )
 
 
@@ -161,20 +151,15 @@ def check_box_labels(
     Raises:
         UserError: as above.
     """
-    extension = parse_source(source)[0]
     seen: dict[str | int, int] = {}
-    for number in spread(corpus):
+    for number, value in _values(corpus, source):
         try:
-            listed = Contents(corpus.read(number, [extension])).value(source)
-            listed = labels.of_boxes(corpus, number, listed)
+            listed = labels.of_boxes(corpus, number, value)
         except UserError as error:
             raise UserError(f"{where}: {corpus.named(number)}: {error}") from error
-        except (OSError, ValueError):
-            continue  # a bad sample: it is counted when its turn comes
-        if isinstance(listed, list):
-            for label in listed:
-                if isinstance(label, str | int):
-                    seen.setdefault(label, number)
+        for label in listed if isinstance(listed, list) else ():
+            if isinstance(label, str | int):
+                seen.setdefault(label, number)
     for label in sorted(seen, key=str):
         try:
             box_class(label, class_names)
@@ -182,6 +167,17 @@ def check_box_labels(
             raise UserError(f"{where}: {corpus.named(seen[label])}: {error}") from error
         except ValueError:
             continue  # a bad sample, too
+
+
+def _values(corpus: Corpus, source: str) -> Iterator[tuple[int, Any]]:
+    """Yield the number of a sample and what `source` names, see `read_spread`."""
+    for number, contents in read_spread(corpus, [source]):
+        try:
+            value = contents.value(source)
+        except ValueError:
+            continue  # a bad sample: it is counted when its turn comes
+        if value is not None:
+            yield number, value
 
 
 def label_counts(
@@ -215,18 +211,15 @@ def label_counts(
         if source is None:
             continue
         try:
-            raw = samples.corpus.read(number, [parse_source(source)[0]])
-        except OSError:
-            continue  # a bad sample: it is counted when its turn comes
-        try:
+            contents = Contents(samples.corpus.read(number, [parse_source(source)[0]]))
             if field is None:
-                found = [read.of(samples.corpus, number, Contents(raw), source)]
+                found = {read.of(samples.corpus, number, contents, source)}
             else:
-                value = Contents(raw).value(source)
-                found = [] if value is None else sorted(set(class_numbers(value, class_names)))
+                value = contents.value(source)
+                found = set() if value is None else set(class_numbers(value, class_names))
         except UserError as error:
             raise UserError(f"{samples.corpus.named(number)}: {error}") from error
-        except ValueError:
+        except (OSError, ValueError):
             continue  # a bad sample: it is counted when its turn comes
         for label in found:
             if label >= num_classes:

@@ -8,7 +8,7 @@ from mmlight.batch import MODALITIES, Modality
 from mmlight.class_names import plain_number
 from mmlight.data.decode import probe
 from mmlight.data.decode.boxes import BoxFormat
-from mmlight.errors import UserError, nearest
+from mmlight.errors import UserError
 from mmlight.text_file import MARK, decode_text, parse_json, split_lines
 
 
@@ -262,29 +262,3 @@ def label_value(contents: Contents, source: str) -> Any:
         number = plain_number(value)
         return value if number is None else number
     return value
-
-
-def check_extensions(
-    members: Members, present: Mapping[str, int], *, where: str, key: str = "members"
-) -> None:
-    """Refuse members that no sample has.
-
-    Args:
-        members: the mapping to check.
-        present: extensions of the data set with the number of samples that have each.
-        where: name of the data set for the message.
-        key: the setting that maps them, likewise.
-
-    Raises:
-        UserError: an entry names only members that no sample has.
-    """
-    for entry, sources in members.groups().items():
-        extensions = [parse_source(source)[0] for source in sources]
-        if any(present.get(extension) for extension in extensions):
-            continue
-        there = ", ".join(sorted(present)) or "none"
-        wanted = " or ".join(f"'{extension}'" for extension in dict.fromkeys(extensions))
-        raise UserError(
-            f"{key}.{entry}: no sample of {where} has a member {wanted}; it has {there}"
-            f"{nearest(extensions[0], present)}"
-        )

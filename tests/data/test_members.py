@@ -2,8 +2,19 @@ import json
 
 import pytest
 
-from mmlight.data.members import Contents, Members, check_extensions, label_value, parse_source
+from mmlight.data.checks import check_members
+from mmlight.data.members import Contents, Members, label_value, parse_source
 from mmlight.errors import UserError
+
+
+class Extensions:
+    """A corpus of one sample that has members of these extensions."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def extensions(self):
+        return dict.fromkeys(self.names, 1)
 
 
 def contents(**raw) -> Contents:
@@ -105,13 +116,13 @@ def test_contradictions_are_one_line_errors(settings, message):
 
 def test_a_member_nobody_has_names_those_there_and_the_nearest():
     with pytest.raises(UserError, match=r"'jpeg'.*it has jpg, txt.*did you mean 'jpg'"):
-        check_extensions(Members(image="jpeg"), {"jpg": 3, "txt": 3}, where="data.train")
-    check_extensions(Members(image=["jpeg", "jpg"]), {"jpg": 3}, where="data.train")
+        check_members(Extensions("jpg", "txt"), Members(image="jpeg"), where="data.train")
+    check_members(Extensions("jpg"), Members(image=["jpeg", "jpg"]), where="data.train")
 
 
 def test_every_source_with_a_weight_must_exist():
     with pytest.raises(UserError, match=r"text\.json"):
-        check_extensions(Members(text={"txt": 1, "json:a": 1}), {"txt": 3}, where="data.train")
+        check_members(Extensions("txt"), Members(text={"txt": 1, "json:a": 1}), where="data.train")
 
 
 def test_extensions_are_compared_in_lower_case():

@@ -79,8 +79,11 @@ def find_folds(
     if field is not None and is_fold(field):
         raise UserError(f"folds: --field {field}: write --k {field.partition(':')[2]} instead")
     source = field if field is not None else f"fold:{k}"
-    parts = training_splits(data)
-    if field is None and any(is_fold(s) for part in parts for s in _filtered(part)):
+    if not (train := data.get("train")):
+        raise UserError("folds: data.train.shards is not set; name the shards of all folds there")
+    parts = train if isinstance(train, list) else [train]
+    filtered = [source for part in parts for name in _FILTERS for source in part[name] or {}]
+    if field is None and any(map(is_fold, filtered)):
         raise UserError("folds: data.train has a filter `fold:` already; leave one of them out")
     found = []
     for number, part in enumerate(parts):
@@ -147,18 +150,6 @@ def fold_data(data: Mapping[str, Any], fold: Fold, folds: Folds) -> dict[str, An
     return result
 
 
-def training_splits(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the splits that training reads.
-
-    Raises:
-        UserError: there are none.
-    """
-    train = data.get("train")
-    if not train:
-        raise UserError("folds: data.train.shards is not set; name the shards of all folds there")
-    return list(train) if isinstance(train, list) else [train]
-
-
 def _values(
     part: Mapping[str, Any], data: Mapping[str, Any], source: str, *, where: str
 ) -> list[str | None]:
@@ -201,10 +192,6 @@ def _joined(filters: Mapping[str, Any] | None, source: str, values: list[str]) -
     before = (filters or {}).get(source, [])
     listed = before if isinstance(before, list) else [before]
     return {**(filters or {}), source: [*listed, *values]}
-
-
-def _filtered(part: Mapping[str, Any]) -> list[str]:
-    return [source for name in _FILTERS for source in part[name] or {}]
 
 
 def _group(counts: Mapping[str, int], k: int, *, field: str) -> list[tuple[str, ...]]:

@@ -187,7 +187,7 @@ def find_samples(
     kinds = {ending: name for name in modalities for ending in ENDINGS[name]}
     paths = list(dict.fromkeys(_expand(patterns, kinds, where=f"{where}.files")))
     samples = [PlainSample(f"text:{number}", text=text) for number, text in enumerate(texts, 1)]
-    samples += _join(paths, kinds) if len(modalities) > 1 else _each(paths, kinds)
+    samples += _join(paths, kinds, is_alone=len(modalities) == 1)
     if not samples:
         raise UserError(f"{where}: no text in {', '.join(patterns)}; give a sample in each line")
     return samples
@@ -255,20 +255,11 @@ def _walk(top: str, kinds: dict[str, Modality], *, where: str) -> Iterator[str]:
         _log.warning("%s: left out files of other kinds in %s", where, left_out)
 
 
-def _each(paths: list[str], kinds: dict[str, Modality]) -> list[PlainSample]:
-    samples: list[PlainSample] = []
-    for path in paths:
-        ending = _ending(path)
-        samples += (
-            _lines(path) if kinds[ending] == "text" else [PlainSample(_shown(path), {ending: path})]
-        )
-    return samples
-
-
-def _join(paths: list[str], kinds: dict[str, Modality]) -> list[PlainSample]:
+def _join(paths: list[str], kinds: dict[str, Modality], *, is_alone: bool) -> list[PlainSample]:
+    """Return the samples of files: each alone, or with those that differ in their ending."""
     groups: dict[str, dict[str, str]] = {}
     for path in paths:
-        files = groups.setdefault(os.path.splitext(path)[0], {})
+        files = groups.setdefault(path if is_alone else os.path.splitext(path)[0], {})
         twin = next((p for e, p in files.items() if kinds[e] == kinds[_ending(path)]), None)
         if twin is not None:
             raise UserError(

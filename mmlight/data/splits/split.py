@@ -2,8 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -28,9 +30,8 @@ class Split:
         members: how these shards' members are mapped; None takes the data module's.
         weight: this source's share of a mixture; only the ratios count.
         only: keeps samples by their metadata: ``{json:speaker: [ann, bob]}``; labels by number or
-            name. With several
-            sources, samples that fit all of them. ``fold:5`` is a sample's number (0 to 4) when
-            all samples are dealt into five equal parts, label by label.
+            name. With several sources, samples that fit all of them. ``fold:5`` is a sample's
+            number (0 to 4) when all samples are dealt into five equal parts, label by label.
         without: drops samples in the same way; with several sources, samples that fit any.
         per_class: keeps so many samples of each label (after `only` and `without`), drawn by the
             data's seed; more of them include the fewer.
@@ -86,17 +87,20 @@ def open_split(
         UserError: no such shard, or a filter that names what is not there.
     """
     corpus = Corpus((indexes or Indexes()).of(split), verify=verify)
-    if split.only or split.without or split.per_class is not None:
-        corpus = choose(
-            corpus,
-            only=split.only,
-            without=split.without,
-            per_class=split.per_class,
-            members=members,
-            seed=seed,
-            where=where,
-            labels=labels,
-        )
+    if split.per_class is not None and split.per_class < 1:
+        raise UserError(f"{where}.per_class is {split.per_class}; it must be 1 or more")
+    if split.per_class is not None and members.label is None:
+        raise UserError(f"{where}.per_class needs data.members.label")
+    filters = _filters(split, label=members.label, labels=labels, where=where)
+    read = partial(read_values, members=members, seed=seed, where=where, labels=labels)
+    # Parts that are dealt out last are equal parts of what the others leave.
+    for is_dealt in (False, True):
+        mine = [one for one in filters if is_fold(one.source) == is_dealt]
+        corpus = _filter(corpus, mine, read, where=where)
+    if split.per_class is not None and members.label is not None:
+        label_of = read(corpus, [members.label])[members.label]
+        order = drawn_order(corpus, seed=seed)
+        corpus = corpus.subset(_few(label_of, split.per_class, order, where=where))
     if split.limit is not None:
         if not 1 <= split.limit <= len(corpus):
             raise UserError(
@@ -109,126 +113,61 @@ def open_split(
     return corpus
 
 
-Values = Mapping[str, Sequence[str | int] | str | int]
+class _Filter(NamedTuple):
+    name: Literal["only", "without"]
+    source: str
+    asked: list[str]
+
+
+def _filters(
+    split: Split, *, label: str | None, labels: Labels | None, where: str
+) -> list[_Filter]:
+    found: list[_Filter] = []
+    names: tuple[Literal["only", "without"], ...] = ("only", "without")
+    for name in names:
+        for source, given in (getattr(split, name) or {}).items():
+            if isinstance(given, Sequence) and not given:
+                raise UserError(f"{where}.{name}: '{source}' has no values; name one or more")
+            listed = [given] if isinstance(given, str | int) else given
+            text_of = labels.asked if labels is not None and source == label else as_text
+            found.append(_Filter(name, source, [text_of(value) for value in listed]))
+    return found
+
 
 _MAX_SHOWN = 20
 
 
-def choose(
-    corpus: Corpus,
-    *,
-    only: Values | None,
-    without: Values | None,
-    per_class: int | None,
-    members: Members,
-    seed: int,
-    where: str,
-    labels: Labels | None = None,
-) -> Corpus:
-    """Return the corpus of the samples that are asked for, in the same order.
-
-    Args:
-        corpus: all samples.
-        only: values by source (see `read_values`); samples with one of each source's are kept.
-        without: likewise; samples with any of these are dropped.
-        per_class: of what is left, so many samples of each label, drawn by the seed; a larger
-            number adds samples to those of a smaller one.
-        members: names the label.
-        seed: of the draws.
-        where: name of the split for messages.
-        labels: how labels are read; None compares them as written.
-
-    Raises:
-        UserError: a source or a value that no sample has, too few samples of a label, or nothing
-            left.
-    """
-    only, without = only or {}, without or {}
-    _check(only=only, without=without, per_class=per_class, members=members, where=where)
-    # Parts that are dealt out last are equal parts of what the others leave.
-    for is_dealt in (False, True):
-        corpus = _filter(
-            corpus,
-            only={k: v for k, v in only.items() if is_fold(k) == is_dealt},
-            without={k: v for k, v in without.items() if is_fold(k) == is_dealt},
-            members=members,
-            seed=seed,
-            where=where,
-            labels=labels,
-        )
-    if per_class is None:
-        return corpus
-    few = _few(corpus, per_class, members=members, seed=seed, where=where, labels=labels)
-    return corpus.subset(few)
-
-
 def _filter(
     corpus: Corpus,
+    filters: Sequence[_Filter],
+    read: Callable[..., dict[str, list[str | None]]],
     *,
-    only: Values,
-    without: Values,
-    members: Members,
-    seed: int,
     where: str,
-    labels: Labels | None,
 ) -> Corpus:
-    if not only and not without:
+    if not filters:
         return corpus
     keep = np.ones(len(corpus), bool)
-    sources = list(dict.fromkeys([*only, *without]))
-    values = read_values(corpus, sources, members=members, seed=seed, where=where, labels=labels)
-    for name, filters, wanted in (("only", only, True), ("without", without, False)):
-        for source, given in filters.items():
-            read = labels if source == members.label else None
-            place = f"{where}.{name}"
-            asked = _asked(given, values[source], source=source, where=place, labels=read)
-            keep &= np.array([(value in asked) == wanted for value in values[source]])
+    values = read(corpus, list(dict.fromkeys(one.source for one in filters)))
+    for name, source, asked in filters:
+        there = Counter(value for value in values[source] if value is not None)
+        for value in asked:
+            if value not in there:
+                shown = sorted(there)[:_MAX_SHOWN]
+                more = f" and {len(there) - _MAX_SHOWN} more" if len(there) > _MAX_SHOWN else ""
+                raise UserError(
+                    f"{where}.{name}: no sample has '{value}' as {source}{nearest(value, there)}; "
+                    f"there is {', '.join(shown)}{more}"
+                )
+        wanted = set(asked)
+        keep &= np.array([(value in wanted) == (name == "only") for value in values[source]])
     if not keep.any():
         raise UserError(f"{where}: only and without together leave no sample")
     return corpus if keep.all() else corpus.subset(np.flatnonzero(keep))
 
 
-def _check(
-    *, only: Values, without: Values, per_class: int | None, members: Members, where: str
-) -> None:
-    if per_class is not None and per_class < 1:
-        raise UserError(f"{where}.per_class is {per_class}; it must be 1 or more")
-    if per_class is not None and members.label is None:
-        raise UserError(f"{where}.per_class needs data.members.label")
-    for name, filters in (("only", only), ("without", without)):
-        for source, given in filters.items():
-            if isinstance(given, Sequence) and not given:
-                raise UserError(f"{where}.{name}: '{source}' has no values; name one or more")
-
-
-def _asked(
-    given: Sequence[str | int] | str | int,
-    values: Sequence[str | None],
-    *,
-    source: str,
-    where: str,
-    labels: Labels | None,
-) -> set[str]:
-    listed = [given] if isinstance(given, str | int) else given
-    asked = [as_text(value) if labels is None else labels.asked(value) for value in listed]
-    there = Counter(value for value in values if value is not None)
-    for value in asked:
-        if value not in there:
-            shown = sorted(there)[:_MAX_SHOWN]
-            more = f" and {len(there) - _MAX_SHOWN} more" if len(there) > _MAX_SHOWN else ""
-            raise UserError(
-                f"{where}: no sample has '{value}' as {source}{nearest(value, there)}; "
-                f"there is {', '.join(shown)}{more}"
-            )
-    return set(asked)
-
-
 def _few(
-    corpus: Corpus, count: int, *, members: Members, seed: int, where: str, labels: Labels | None
+    label_of: Sequence[str | None], count: int, order: Sequence[int], *, where: str
 ) -> np.ndarray:
-    assert members.label is not None
-    label_of = read_values(
-        corpus, [members.label], members=members, seed=seed, where=where, labels=labels
-    )[members.label]
     there = Counter(label for label in label_of if label is not None)
     rarest = min(there, key=lambda label: there[label])
     if there[rarest] < count:
@@ -238,7 +177,7 @@ def _few(
         )
     taken: Counter[str] = Counter()
     numbers = []
-    for number in drawn_order(corpus, seed=seed):
+    for number in order:
         label = label_of[number]
         if label is not None and taken[label] < count:
             taken[label] += 1

@@ -177,15 +177,8 @@ def decode_sample(
         data, image = contents.raw[parse_source(name)[0]], decoding.image
         stream = draws("image") if draws else None
         if image.fits:
-            labels = decoding.labels or Labels()
-            sample.fitted = _load_fitted(
-                name,
-                contents,
-                members,
-                decoding,
-                draws=stream,
-                renumber=partial(labels.of_boxes, samples.corpus, number),
-            )
+            boxes_of = partial(_boxes_of, samples, number, contents, decoding)
+            sample.fitted = _load_fitted(name, data, image, boxes_of, draws=stream)
             sample.pixels_CHW = sample.fitted.pixels_CHW
         else:
             sample.pixels_CHW = _attempt(name, lambda: load_image(data, image, draws=stream))
@@ -241,54 +234,53 @@ def _drawn(
 
 def _load_fitted(
     name: str,
-    contents: Contents,
-    members: Members,
-    decoding: Decoding,
+    data: bytes,
+    settings: ImageSettings,
+    boxes_of: Callable[..., BoxSet | None],
     *,
     draws: Draws | None,
-    renumber: Callable[[Any], Any],
 ) -> Fitted:
-    settings = decoding.image
-    assert settings is not None
-    data = contents.raw[parse_source(name)[0]]
-    pixels_CHW = _attempt(
-        name, lambda: decode(data, channels=settings.num_channels, max_pixels=settings.max_pixels)
-    )
-    turn, shape = read_orientation(data), pixels_CHW.shape[1:]
-    stored = (shape[1], shape[0]) if TURNS[turn][0] else (shape[0], shape[1])
-    boxes = None
-    if members.boxes is not None:
-        boxes = _attempt(
-            members.boxes,
-            lambda: _boxes_of(contents, members, decoding, stored=stored, renumber=renumber),
-        )
-        if boxes is not None and turn != 1:
-            turned_N4 = turn_boxes(boxes.xyxy_N4, turn, height=shape[0], width=shape[1])
-            boxes = replace(boxes, xyxy_N4=turned_N4)
+    channels, most = settings.num_channels, settings.max_pixels
+    pixels_CHW = _attempt(name, lambda: decode(data, channels=channels, max_pixels=most))
+    turn, (height, width) = read_orientation(data), pixels_CHW.shape[1:]
+    stored = (width, height) if TURNS[turn][0] else (height, width)
+    boxes = boxes_of(height=stored[0], width=stored[1])
+    if boxes is not None and turn != 1:
+        turned_N4 = turn_boxes(boxes.xyxy_N4, turn, height=height, width=width)
+        boxes = replace(boxes, xyxy_N4=turned_N4)
     fitted = _attempt(name, lambda: fit_image(pixels_CHW, boxes, settings, draws=draws))
     return replace(fitted, original=stored, orientation=turn)
 
 
 def _boxes_of(
+    samples: SampleSet,
+    number: int,
     contents: Contents,
-    members: Members,
     decoding: Decoding,
     *,
-    stored: tuple[int, int],
-    renumber: Callable[[Any], Any],
+    height: int,
+    width: int,
 ) -> BoxSet | None:
-    assert members.boxes is not None and members.box_labels is not None
-    boxes, labels = contents.value(members.boxes), contents.value(members.box_labels)
-    if boxes is None and labels is None:
+    """Return the boxes of a sample, in pixels of its image as stored."""
+    members = samples.members(number)
+    if members.boxes is None or members.box_labels is None:
         return None
-    return parse_boxes(
-        boxes,
-        renumber(labels),
-        box_format=members.box_format,
-        class_names=decoding.class_names,
-        width=stored[1],
-        height=stored[0],
-    )
+    boxes_in, labels_in = members.boxes, members.box_labels
+
+    def read() -> BoxSet | None:
+        boxes, labels = contents.value(boxes_in), contents.value(labels_in)
+        if boxes is None and labels is None:
+            return None
+        return parse_boxes(
+            boxes,
+            (decoding.labels or Labels()).of_boxes(samples.corpus, number, labels),
+            box_format=members.box_format,
+            class_names=decoding.class_names,
+            width=width,
+            height=height,
+        )
+
+    return _attempt(boxes_in, read)
 
 
 def _corrupt(sample: Sample, captions: list[str], decoding: Decoding, corruptor: Corruptor) -> None:

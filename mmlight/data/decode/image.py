@@ -20,14 +20,12 @@ from mmlight.data.decode.boxes import BoxSet
 from mmlight.data.decode.draw import Draws
 from mmlight.data.decode.image_fit import Fitted, fit, jitter_color, random_fit
 from mmlight.data.decode.image_header import png_fault, read_head, read_orientation, upright
+from mmlight.data.decode.probe import PILLOW_FORMATS
 from mmlight.errors import UserError
 
 Crop = Literal["random_resized", "center", "squash", "fit", "random_fit"]
 EvalCrop = Literal["center", "squash", "fit"]
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
-
-# Given explicitly, so that no rarer decoder of Pillow (EPS runs a program) sees foreign bytes.
-_PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 @dataclass
@@ -268,12 +266,7 @@ def check_image(data: bytes) -> None:
 
 
 def random_box(
-    height: int,
-    width: int,
-    *,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    draws: Draws,
+    height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws
 ) -> tuple[int, int, int, int]:
     """Return top, left, height, width of a random box as torchvision's RandomResizedCrop does."""
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -369,7 +362,7 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def _decode_with_pillow(data: bytes, *, channels: int, max_pixels: int) -> Tensor:
-    with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
         _check_pixels(*image.size, max_pixels)
         image.load()
         plain: Image.Image = image

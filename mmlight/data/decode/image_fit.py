@@ -110,10 +110,7 @@ def random_fit(
         boxes,
         box=(top, left, cut_height, cut_width),
         to=(max(1, round(full[0] * shrink)), max(1, round(full[1] * shrink))),
-        flips=(
-            draws.uniform() < flip_probability,
-            draws.uniform() < vertical_flip_probability,
-        ),
+        flips=(draws.uniform() < flip_probability, draws.uniform() < vertical_flip_probability),
         interpolation=interpolation,
     )
 
@@ -174,10 +171,7 @@ def _cut_boxes(
 ) -> BoxSet:
     # Clipped by hand below: how much of a box is left must be known.
     moved: Tensor = tv_tensors.BoundingBoxes(
-        boxes.xyxy_N4,
-        format="XYXY",
-        canvas_size=original,
-        clamping_mode=None,
+        boxes.xyxy_N4, format="XYXY", canvas_size=original, clamping_mode=None
     )
     moved = F.resized_crop(moved, *box, list(to))
     if flips[0]:
@@ -189,10 +183,8 @@ def _cut_boxes(
     xyxy_N4 = whole_N4.clamp(min=0).minimum(limit_4)
     sides_N2 = (xyxy_N4[:, 2:] - xyxy_N4[:, :2]).clamp(min=0)
     whole_N2 = whole_N4[:, 2:] - whole_N4[:, :2]
-    is_cut = box[2:] != original
     keep_N = torch.ones(len(xyxy_N4), dtype=torch.bool)
-    if is_cut:
-        keep_N = (sides_N2.prod(1) >= _LEAST_VISIBLE * whole_N2.prod(1)) & (
-            sides_N2 >= _LEAST_SIDE
-        ).all(1)
+    if box[2:] != original:
+        keep_N = sides_N2.prod(1) >= _LEAST_VISIBLE * whole_N2.prod(1)
+        keep_N &= (sides_N2 >= _LEAST_SIDE).all(1)
     return BoxSet(xyxy_N4[keep_N], boxes.label_N[keep_N], boxes.annotated_N4[keep_N])

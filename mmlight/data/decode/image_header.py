@@ -12,12 +12,14 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from PIL import Image
 from torch import Tensor
 
 from mmlight.batch import TURNS
+from mmlight.data.decode.sound_file import riff_chunks
 
 
 @dataclass(frozen=True)
@@ -45,33 +47,46 @@ def png_fault(data: bytes) -> str | None:
     """Return which chunk of a PNG is damaged, None where none is."""
     if data[:4] != b"\x89PNG":
         return None
+    for position, name, end in _png_chunks(data):
+        shown = name.decode("ascii", "replace")
+        if end > len(data):
+            return f"cut short inside the chunk {shown}"
+        if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return f"the checksum of the chunk {shown} at byte {position} is wrong"
+    return None
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yield start, name and end of each chunk; the last may be cut short."""
     position = 8
     while position + 8 <= len(data):
         (size,) = struct.unpack_from(">I", data, position)
         end = position + 12 + size
-        name = data[position + 4 : position + 8].decode("ascii", "replace")
-        if end > len(data):
-            return f"cut short inside the chunk {name}"
-        if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            return f"the checksum of the chunk {name} at byte {position} is wrong"
+        yield position, data[position + 4 : position + 8], end
         position = end
-    return None
 
 
-def _read_jpeg_head(data: bytes) -> Head | None:
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment before the scan, behind which are no headers."""
     position = 2
-    while position + 9 <= len(data):
-        if data[position] != 0xFF:
-            return None
+    while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # padding before a marker
             position += 1
             continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            return Head("jpeg", width, height)
-        (length,) = struct.unpack(">H", data[position + 2 : position + 4])
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker == 0xDA or length < 2:
+            return
+        yield marker, position + 4, position + 2 + length
         position += 2 + length
+
+
+def _read_jpeg_head(data: bytes) -> Head | None:
+    for marker, start, _ in _jpeg_segments(data):
+        is_frame = 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+        if is_frame and start + 5 <= len(data):
+            height, width = struct.unpack_from(">HH", data, start + 1)
+            return Head("jpeg", width, height)
     return None
 
 
@@ -149,47 +164,20 @@ def turn_boxes(xyxy_N4: Tensor, orientation: int, *, height: int, width: int) ->
 
 def _exif_blocks(data: bytes) -> Iterator[bytes]:
     if data[:2] == b"\xff\xd8":
-        yield from _of_jpeg(data)
+        for marker, start, end in _jpeg_segments(data):
+            if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
+                yield data[start:end]
     elif data[:4] == b"\x89PNG":
-        yield from _of_png(data)
+        for position, name, end in islice(_png_chunks(data), _MOST_CHUNKS):
+            body = data[position + 8 : end - 4]
+            if name == b"eXIf":
+                yield body
+            elif name == b"zTXt" and body.startswith(b"Raw profile type exif\0"):
+                yield from _raw_profile(body)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        position = 12
-        for _ in range(_MOST_CHUNKS):
-            if position + 8 > len(data):
-                return
-            (size,) = struct.unpack_from("<I", data, position + 4)
-            if data[position : position + 4] == b"EXIF":
-                yield data[position + 8 : position + 8 + size]
-            position += 8 + size + size % 2
-
-
-def _of_jpeg(data: bytes) -> Iterator[bytes]:
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # padding before a marker
-            position += 1
-            continue
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        if marker == 0xDA or length < 2:  # the scan begins: no headers come after it
-            return
-        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            yield data[position + 4 : position + 2 + length]
-        position += 2 + length
-
-
-def _of_png(data: bytes) -> Iterator[bytes]:
-    position = 8
-    for _ in range(_MOST_CHUNKS):
-        if position + 8 > len(data):
-            return
-        (size,) = struct.unpack_from(">I", data, position)
-        name, body = data[position + 4 : position + 8], data[position + 8 : position + 8 + size]
-        if name == b"eXIf":
-            yield body
-        elif name == b"zTXt" and body.startswith(b"Raw profile type exif\0"):
-            yield from _raw_profile(body)
-        position += 12 + size
+        for name, start, size in riff_chunks(data, "<"):
+            if name == b"EXIF":
+                yield data[start : start + size]
 
 
 def _raw_profile(body: bytes) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ ENDINGS: dict[Kind, tuple[str, ...]] = {
     "json": ("json",),
 }
 # Given explicitly, so that no rarer decoder of Pillow (EPS runs a program) sees foreign bytes.
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def kind(extension: str) -> Kind:
@@ -33,7 +33,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
                 return image.size
     # Pillow raises what it likes about broken headers; whoever decodes it counts and names it.
     except Exception:

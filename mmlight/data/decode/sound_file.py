@@ -71,7 +71,7 @@ def complete(data: bytes) -> bytes:
 def _wave(data: bytes) -> bytes:
     order = ">" if data[:4] == b"RIFX" else "<"
     long_size = None
-    for name, start, size in _chunks(data, order):
+    for name, start, size in riff_chunks(data, order):
         if name == b"ds64":
             long_size = _unpack("<Q", data, start + 8)[0]
         if name != b"data":
@@ -89,13 +89,13 @@ def _wave(data: bytes) -> bytes:
 
 
 def _aiff(data: bytes) -> None:
-    for name, start, size in _chunks(data, ">"):
+    for name, start, size in riff_chunks(data, ">"):
         if name == b"SSND":
             _check_end(start + size, data, is_known=size < _UNKNOWN_FROM)
             return
 
 
-def _chunks(data: bytes, order: str) -> Iterator[tuple[bytes, int, int]]:
+def riff_chunks(data: bytes, order: str) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and size of the chunks of a RIFF or IFF file."""
     position = 12
     for _ in range(_MAX_CHUNKS):

@@ -11,11 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from mmlight.data.checks import check_members
 from mmlight.data.members import Members
-from mmlight.data.shards.corpus import Corpus
-from mmlight.data.shards.index import load_or_build
-from mmlight.data.shards.paths import expand
 from mmlight.data.tokenizer_command import captions
 from mmlight.errors import UserError, naming
 from mmlight.terminal import say
@@ -119,10 +115,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if not 2 <= args.order <= 6:
         raise UserError(f"--order {args.order}: must be 2 to 6, which is what KenLM reads")
-    corpus = Corpus(load_or_build(expand(args.shards)))
-    members = Members(text=args.text)
-    check_members(corpus, members, where="--shards")
-    texts = captions(corpus, members)
+    texts = captions(args.shards, Members(text=args.text))
     model = NgramModel(
         ("".join(c.lower() for c in text) if args.lowercase else text for text in texts),
         order=args.order,

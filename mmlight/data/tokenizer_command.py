@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -51,29 +52,35 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.vocab_size <= len(SPECIALS):
         raise UserError(f"--vocab-size {args.vocab_size}: more than {len(SPECIALS)} are needed")
-    corpus = Corpus(load_or_build(expand(args.shards)))
     members = Members(text=args.text, text_lines=args.text_lines, text_words=args.text_words)
-    check_members(corpus, members, where="--shards")
     tokenizer = train(
-        captions(corpus, members),
+        captions(args.shards, members),
         vocab_size=args.vocab_size,
         kind=args.kind,
         lowercase=args.lowercase,
     )
     save(tokenizer, args.out)
-    _describe(tokenizer, captions(corpus, members), args.out)
+    _describe(tokenizer, captions(args.shards, members), args.out)
     return 0
 
 
-def captions(corpus: Corpus, members: Members) -> Iterator[str]:
-    """Yield every caption, sample by sample; samples that cannot be read are left out."""
-    extensions = members.extensions()
-    for number in range(len(corpus)):
-        try:
-            found = Contents(corpus.read(number, extensions)).captions(members)
-        except (OSError, ValueError):
-            continue  # broken text; `mmlight shards check` names it, training counts it
-        yield from (text for text, _ in found)
+def captions(shards: Sequence[str], members: Members) -> Iterator[str]:
+    """Yield every caption of shards, sample by sample; samples that cannot be read are left out.
+
+    Raises:
+        UserError: no such shards, or no sample has such members.
+    """
+    corpus = Corpus(load_or_build(expand(shards)))
+    check_members(corpus, members, where="--shards")
+    return (text for number in range(len(corpus)) for text in _captions(corpus, members, number))
+
+
+def _captions(corpus: Corpus, members: Members, number: int) -> list[str]:
+    try:
+        found = Contents(corpus.read(number, members.extensions())).captions(members)
+    except (OSError, ValueError):
+        return []  # broken text; `mmlight shards check` names it, training counts it
+    return [text for text, _ in found]
 
 
 def train(
@@ -94,12 +101,13 @@ def train(
     else:
         built.normalizer = normalizers.NFC()
     built.pre_tokenizer = before
-    if kind == "bpe":
-        built.decoder = tokenizers.decoders.ByteLevel()
-    elif kind == "wordpiece":
-        built.decoder = tokenizers.decoders.WordPiece()
-    elif kind == "char":
-        built.decoder = tokenizers.decoders.Fuse()  # else decoding puts spaces between characters
+    decoders = {
+        "bpe": tokenizers.decoders.ByteLevel,
+        "wordpiece": tokenizers.decoders.WordPiece,
+        "char": tokenizers.decoders.Fuse,  # else decoding puts spaces between characters
+    }
+    if kind in decoders:
+        built.decoder = decoders[kind]()
     built.train_from_iterator(texts, trainer)
     start, end = built.token_to_id(START), built.token_to_id(END)
     built.post_processor = processors.TemplateProcessing(
@@ -118,6 +126,11 @@ def train(
 def _parts(
     kind: str, vocab_size: int
 ) -> tuple[models.Model, pre_tokenizers.PreTokenizer, trainers.Trainer]:
+    options: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "special_tokens": SPECIALS,
+        "show_progress": False,
+    }
     if kind == "bpe":
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         if vocab_size < len(alphabet) + len(SPECIALS):
@@ -128,24 +141,15 @@ def _parts(
         return (
             models.BPE(),
             pre_tokenizers.ByteLevel(add_prefix_space=True),
-            trainers.BpeTrainer(
-                vocab_size=vocab_size,
-                special_tokens=SPECIALS,
-                initial_alphabet=alphabet,
-                show_progress=False,
-            ),
+            trainers.BpeTrainer(initial_alphabet=alphabet, **options),
         )
     if kind == "wordpiece":
         return (
             models.WordPiece(unk_token=UNK),
             pre_tokenizers.BertPreTokenizer(),
-            trainers.WordPieceTrainer(
-                vocab_size=vocab_size, special_tokens=SPECIALS, show_progress=False
-            ),
+            trainers.WordPieceTrainer(**options),
         )
-    word = trainers.WordLevelTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIALS, show_progress=False
-    )
+    word = trainers.WordLevelTrainer(**options)
     if kind == "word":
         return models.WordLevel(unk_token=UNK), pre_tokenizers.BertPreTokenizer(), word
     every = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), behavior="isolated")
@@ -166,17 +170,15 @@ def save(tokenizer: JsonTokenizer, folder: Path) -> None:
     if others or (folder.exists() and not folder.is_dir()):
         raise UserError(f"--out {folder}: holds {others[0] if others else 'a file'}; name another")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as around:
+        part = Path(around, folder.name)
+        part.mkdir()
         for name, text in files.items():
             with naming(folder / name):
                 (part / name).write_text(text, encoding="utf-8")
-        part.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
         part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _describe(tokenizer: JsonTokenizer, texts: Iterator[str], folder: Path) -> None:

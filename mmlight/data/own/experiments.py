@@ -63,14 +63,12 @@ def _data_file(found: FoundData, name: str) -> str:
     values["global_batch_size"] = _batch_size(found)
     values["eval_batch_size"] = 64
     made = "".join(
-        f"# Made by: {command('shards', 'pack', *_pack(arguments, f'data/{name}/{split}'))}\n"
-        for split, arguments in found.packs.items()
+        f"# Made by: {command('shards', 'pack', source, f'data/{name}/{split}', *options)}\n"
+        for split, (source, *options) in found.packs.items()
     )
     class_path = "mmlight.data.module.ShardDataModule"
-    return _yaml(
-        f"# Purpose: {found.summary()}.\n{made}",
-        {"data": {"class_path": class_path, "init_args": values}},
-    )
+    text = yaml_text.dump({"data": {"class_path": class_path, "init_args": values}})
+    return f"# Purpose: {found.summary()}.\n{made}{text}"
 
 
 def _num_trained(found: FoundData) -> int:
@@ -81,10 +79,6 @@ def _num_trained(found: FoundData) -> int:
 def _batch_size(found: FoundData) -> int:
     """Return a batch that leaves at least four steps an epoch, however few samples there are."""
     return int(2 ** max(1, min(6, int(math.log2(max(_num_trained(found), 8) / 4)))))
-
-
-def _pack(arguments: list[str], out: str) -> list[str]:
-    return [arguments[0], out, *arguments[1:]]
 
 
 def _names_folder(found: FoundData, name: str) -> str:
@@ -168,7 +162,7 @@ def _experiment(
         "checkpoint": {"monitor": monitor},
         "model": model,
     }
-    return _yaml(header, values | (more or {}))
+    return header + yaml_text.dump(values | (more or {}))
 
 
 def _own_class(name: str) -> str:
@@ -183,8 +177,4 @@ def _own_class(name: str) -> str:
         "extends": [f"../finetune/{name}.yaml"],
         "model": {"init_args": {"objective": objective}},
     }
-    return _yaml(header, values)
-
-
-def _yaml(header: str, values: dict[str, Any]) -> str:
     return header + yaml_text.dump(values)

@@ -129,11 +129,10 @@ def _shards(path: Path, splits: Mapping[str, list[Path]]) -> FoundData:
         # `mmlight shards index` tells how many; here only the first shard is read.
         found.sizes[split] = len(keys) * len(files)
         found.lines.append(f"{split}: {len(files):,} shards, {len(keys):,} samples in the first")
-    _sort_members(found, counts)
     found.has_labels = "cls" in counts
     names = [folder / "classnames.txt" for folder in (path, *found.shards.values())]
     found.has_names = found.has_labels and any(p.is_file() for p in names)
-    return _checked(found)
+    return _finished(found, counts)
 
 
 def _tables(path: Path, tables: Mapping[str, Path]) -> FoundData:
@@ -151,8 +150,7 @@ def _tables(path: Path, tables: Mapping[str, Path]) -> FoundData:
         found.lines += [f"{table.name}: {line}" for line in columns.lines()]
         for kind, file in columns.examples.items():
             found.example.setdefault(kind, file)
-    _sort_members(found, counts)
-    return _checked(found)
+    return _finished(found, counts)
 
 
 def _files(path: Path) -> FoundData:
@@ -191,8 +189,7 @@ def _files(path: Path) -> FoundData:
         found.has_labels = found.has_names = labelled
         found.sizes[split] = len(keys)
         found.packs[split] = [str(root), *options]
-    _sort_members(found, counts)
-    return _checked(found)
+    return _finished(found, counts)
 
 
 def _walk(root: Path) -> Iterable[Path]:
@@ -202,14 +199,11 @@ def _walk(root: Path) -> Iterable[Path]:
             yield Path(folder, name)
 
 
-def _sort_members(found: FoundData, counts: Counter[str]) -> None:
+def _finished(found: FoundData, counts: Counter[str]) -> FoundData:
     for modality in _MODALITIES:
         own = [e for e, _ in counts.most_common() if probe.kind(e) == modality and e != "cls"]
         if own:
             found.members[modality] = own
-
-
-def _checked(found: FoundData) -> FoundData:
     if not found.has_labels and len(found.members) < 2:
         only = ", ".join(found.members) or "nothing"
         raise UserError(

@@ -7,7 +7,6 @@ import argparse
 import io
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -270,11 +269,10 @@ def make(out: Path, *, settings: SceneSettings, workers: int, progress: bool = T
     if _is_made(out, settings):
         return False
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        partial.chmod(0o777 & ~_umask())
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        partial = Path(folder, out.name)
         for split in SPLITS:
-            (partial / split).mkdir()
+            (partial / split).mkdir(parents=True)
         total = sum(settings.count(split) for split in SPLITS)
         columns = (
             TextColumn("making scenes"),
@@ -289,12 +287,4 @@ def make(out: Path, *, settings: SceneSettings, workers: int, progress: bool = T
         (partial / "classnames.txt").write_text("\n".join(class_names()) + "\n")
         (partial / _SETTINGS_FILE).write_text(json.dumps(asdict(settings)) + "\n")
         partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return True
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

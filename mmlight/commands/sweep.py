@@ -17,7 +17,7 @@ from mmlight.runs.plan.sweep import Sweep, load, trial_runs
 from mmlight.runs.run.lock import RunLock
 from mmlight.runs.slurm.profile import take_changes
 from mmlight.signals import Interrupted
-from mmlight.terminal import Terminal, say
+from mmlight.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -110,9 +110,8 @@ def _show(sweep: Sweep, folder: SweepFolder) -> int:
     if not folder.path.is_dir():
         raise UserError(f"there is no sweep in {folder.path}; --name and --root say where it is")
     results = record_results(sweep, folder, queue=jobs_now(folder))
-    console = Terminal(soft_wrap=True)
-    console.print(f"{folder.name}: {progress(results, sweep)}")
-    conclude(results, sweep, folder, console=console)
+    say(f"{folder.name}: {progress(results, sweep)}")
+    conclude(results, sweep, folder)
     return 0
 
 

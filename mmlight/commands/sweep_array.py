@@ -18,7 +18,7 @@ from mmlight.runs.plan.configs import freeze, place
 from mmlight.runs.plan.local import described
 from mmlight.runs.plan.optuna_search import OptunaSearch
 from mmlight.runs.plan.results import SweepFolder, read_run
-from mmlight.runs.plan.status import jobs_now, progress, read_results, record_results, run_state
+from mmlight.runs.plan.status import jobs_now, progress, read_results, record_results
 from mmlight.runs.plan.sweep import Choices, Sweep, TrialRun, load, trial_runs
 from mmlight.runs.run.attempts import append_event
 from mmlight.runs.slurm import client
@@ -30,6 +30,7 @@ from mmlight.terminal import note, say, say_text
 # The runs of one array have the same machines.
 _ONE_FOR_ALL = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
 _BEGUN = ("failed", "stopped")
+_NOT_DUE = ("finished", "waiting", "running")
 _BASE = "base.yaml"
 
 
@@ -152,18 +153,10 @@ def _tasks(
     runs: list[TrialRun], sweep: Sweep, folder: SweepFolder, *, failed_only: bool
 ) -> list[int]:
     queue = jobs_now(folder)
-    found = []
-    for task, run in enumerate(runs):
-        if read_run(folder, run, sweep).state == "finished":
-            continue
-        state = run_state(run, folder, queue)
-        if state is None:
-            is_due = not failed_only
-        else:
-            is_due = not state.is_active and (not failed_only or state.word in _BEGUN)
-        if is_due:
-            found.append(task)
-    return found
+    states = [read_run(folder, run, sweep, queue).state for run in runs]
+    if failed_only:
+        return [task for task, state in enumerate(states) if state in _BEGUN]
+    return [task for task, state in enumerate(states) if state not in _NOT_DUE]
 
 
 def _configs(

@@ -1,6 +1,6 @@
 """A sweep on this machine: its runs one after another (no torch)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmlight.errors import UserError
@@ -76,14 +76,14 @@ def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) ->
     console = Terminal(soft_wrap=True)
     _check_idle(folder)
     search = OptunaSearch(sweep, journal=folder.journal) if sweep.searcher == "optuna" else None
-    results = {r.number: r for r in _remembered(sweep, folder, search)}
+    proposals: Iterable[tuple[int, Mapping[str, Any]]]
     if failed_only:
         results = {r.number: r for r in read_results(sweep, folder, search=search)}
-        failed = [r for r in results.values() if r.is_broken]
-        if not failed:
+        proposals = [(r.number, r.values) for r in results.values() if r.is_broken]
+        if not proposals:
             console.print("no run of the sweep has failed")
-        proposals: Iterator[tuple[int, Mapping[str, Any]]] = ((r.number, r.values) for r in failed)
     else:
+        results = {r.number: r for r in _remembered(sweep, folder, search)}
         proposals = _proposals(sweep, search, done=len(results))
     total = sweep.trials or len(sweep.combinations())
     for number, values in proposals:
@@ -93,7 +93,7 @@ def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) ->
         results[number] = result
         if search:
             search.tell(result)
-        ordered = [results[n] for n in sorted(results)]
+        ordered = sorted(results.values(), key=lambda r: r.number)
         write_results(folder, ordered, sweep)
         console.print(f"  {_outcome(result, sweep, best(ordered, sweep))}")
         if result.state == "failed" and len(results) == 1:
@@ -101,23 +101,14 @@ def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) ->
                 f"the first run of the sweep failed: {result.error}; all of it is in "
                 f"{folder.log(trial_runs(sweep, number, values)[0])}"
             )
-    ordered = [results[n] for n in sorted(results)]
-    write_results(folder, ordered, sweep)
-    return conclude(ordered, sweep, folder, console=console)
+    return conclude(sorted(results.values(), key=lambda r: r.number), sweep, folder)
 
 
-def conclude(
-    results: Sequence[Result], sweep: Sweep, folder: SweepFolder, *, console: Terminal
-) -> int:
-    """Draw the plot, print the table and the best; return the exit code, 1 without a finished run.
-
-    Args:
-        results: all combinations.
-        sweep: the settings.
-        folder: of the sweep.
-        console: where it is printed.
-    """
+def conclude(results: Sequence[Result], sweep: Sweep, folder: SweepFolder) -> int:
+    """Write and print the table and the best, draw the plot; return 1 without a finished run."""
+    write_results(folder, results, sweep)
     plot_sweep(results, sweep, folder.path / "sweep.png")
+    console = Terminal(soft_wrap=True)
     console.print(format_results(results, sweep))
     found = best(results, sweep)
     if found is None:
@@ -199,12 +190,11 @@ def described(sweep: Sweep, values: Mapping[str, Any]) -> str:
 
 
 def _check_idle(folder: SweepFolder) -> None:
-    scanned = [Run(path.parent) for path in folder.path.glob("*/submission.json")]
     queue = jobs_now(folder)
-    active = [run for run in scanned if state_of(run, queue).is_active]
-    if active:
+    states = [state_of(Run(p.parent), queue) for p in folder.path.glob("*/submission.json")]
+    if active := sum(state.is_active for state in states):
         raise UserError(
-            f"{len(active)} runs of {folder.path} wait or run on SLURM: --status shows them, "
+            f"{active} runs of {folder.path} wait or run on SLURM: --status shows them, "
             "`mmlight cancel` ends them"
         )
 

@@ -15,13 +15,15 @@ from mmlight.files import csv_text, warn_once, write_text
 from mmlight.runs.plan.processes import last_line
 from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.run.folder import Run
+from mmlight.runs.run.state import Queue, Word, state_of
 from mmlight.runs.show.grid import Column, Grid
 from mmlight.scores import format_value
 
-State = Literal["new", "waiting", "running", "finished", "pruned", "failed", "stopped", "cancelled"]
+State = Literal["new", "pruned"] | Word
 # What the state of a combination is called, of those of its runs.
 _WORST_FIRST: tuple[State, ...] = (
-    *("failed", "stopped", "cancelled", "pruned", "running", "waiting", "new", "finished"),
+    *("failed", "stopped", "unknown", "cancelled", "pruned", "running", "waiting", "new"),
+    "finished",
 )
 
 
@@ -58,7 +60,7 @@ class Result:
     @property
     def is_broken(self) -> bool:
         """Whether it was begun and has not come to its end, where none of its runs is active."""
-        return self.state in ("failed", "stopped", "running")
+        return self.state in ("failed", "stopped", "unknown", "running")
 
 
 @dataclass(frozen=True)
@@ -116,52 +118,64 @@ class SweepFolder:
         write_text(file, yaml_text.dump(now))
 
 
-def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep) -> Result:
-    """Return how one run did, from its summary.
+def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep, queue: Queue = None) -> Result:
+    """Return how one run did, from its summary, or does.
+
+    Args:
+        folder: of the sweep.
+        run: which one.
+        sweep: the settings.
+        queue: SLURM's jobs by id; None for what the folder alone tells.
 
     Raises:
         UserError: a finished run that has no such metric.
     """
     result = Result(number=run.number, values=run.values, state="new")
-    path = folder.run_path(run)
-    summary = Run(path).summary
-    if summary is None:
-        if not path.exists() and (log := folder.log(run)).exists():  # a mistake leaves no folder
+    found = Run(folder.run_path(run))
+    if not found.path.exists():
+        if (log := folder.log(run)).exists():  # a mistake leaves no folder
             return replace(result, state="failed", error=last_line(log))
-        return replace(result, state="running" if path.exists() else "new")
+        return result
     try:
-        return _of_summary(summary, result, path, sweep)
+        summary = found.summary or {}
+        error = None if summary.get("error") is None else str(summary["error"])
+        result = replace(result, wall_s=float(summary.get("wall_s") or 0.0), error=error)
+        if summary.get("status") == "finished":
+            score = _score(dict(summary[sweep.value]), found.path, sweep)
+            if score != score:
+                return replace(result, state="failed", error=f"{sweep.metric} is nan")
+            return replace(result, state="finished", scores=(score,))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
-        warn_once(f"{path / 'summary.json'}: cannot be read, and is left out")
+        warn_once(f"{found.summary_json}: cannot be read, and is left out")
         return replace(result, state="failed", error="its summary.json is damaged")
+    state = state_of(found, queue)
+    why = state.why.removeprefix("failed: ") if state.word in ("failed", "stopped") else None
+    word: State = "running" if state.word == "ending" else state.word
+    return replace(result, state=word, error=result.error or why)
 
 
-def _of_summary(summary: Mapping[str, Any], result: Result, path: Path, sweep: Sweep) -> Result:
-    error = None if summary["error"] is None else str(summary["error"])
-    result = replace(result, wall_s=float(summary.get("wall_s") or 0.0), error=error)
-    if summary["status"] != "finished":
-        state: State = "failed" if summary["status"] == "failed" else "running"
-        return replace(result, state=state)
-    values = dict(summary[sweep.value])
+def _score(values: Mapping[str, Any], path: Path, sweep: Sweep) -> float:
     if sweep.metric not in values:
         raise UserError(
             f"sweep metric: run {path} has no metric '{sweep.metric}'"
             f"{nearest(sweep.metric, values)}; it has {', '.join(sorted(values))}"
         )
     value = values[sweep.metric]
-    score = float(value["value"] if sweep.value == "best" else value)
-    if score != score:
-        return replace(result, state="failed", error=f"{sweep.metric} is nan")
-    return replace(result, state="finished", scores=(score,))
+    return float(value["value"] if sweep.value == "best" else value)
 
 
 def read_combination(
-    folder: SweepFolder, number: int, values: Mapping[str, Any], sweep: Sweep
+    folder: SweepFolder,
+    number: int,
+    values: Mapping[str, Any],
+    sweep: Sweep,
+    queue: Queue = None,
 ) -> Result:
-    """Return how the runs of one combination did, from their folders."""
-    return joined([read_run(folder, run, sweep) for run in trial_runs(sweep, number, values)])
+    """Return how the runs of one combination do; see `read_run`."""
+    runs = trial_runs(sweep, number, values)
+    return joined([read_run(folder, run, sweep, queue) for run in runs])
 
 
 def joined(results: Sequence[Result]) -> Result:

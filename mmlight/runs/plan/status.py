@@ -2,44 +2,26 @@
 
 import fcntl
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.plan.optuna_search import OptunaSearch
-from mmlight.runs.plan.results import (
-    Result,
-    SweepFolder,
-    best,
-    joined,
-    read_run,
-    write_results,
-)
-from mmlight.runs.plan.results import State as Word
-from mmlight.runs.plan.sweep import Sweep, TrialRun, load, trial_runs
+from mmlight.runs.plan.results import Result, SweepFolder, best, read_combination, write_results
+from mmlight.runs.plan.sweep import Sweep, load
 from mmlight.runs.run.folder import Run
-from mmlight.runs.run.state import State, jobs_of, state_of
-from mmlight.runs.slurm.client import QueuedJob
+from mmlight.runs.run.state import Queue, jobs_of
 from mmlight.scores import format_value
 from mmlight.terminal import say
-
-_WORDS: dict[str, Word] = {
-    "waiting": "waiting",
-    "running": "running",
-    "ending": "running",
-    "failed": "failed",
-    "cancelled": "cancelled",
-    "stopped": "stopped",
-}
 
 
 def read_results(
     sweep: Sweep,
     folder: SweepFolder,
     *,
-    queue: Mapping[str, QueuedJob] | None = None,
+    queue: Queue = None,
     search: OptunaSearch | None = None,
 ) -> list[Result]:
     """Return how all combinations do now.
@@ -51,11 +33,11 @@ def read_results(
         search: Optuna's, where it is the searcher; it learns what has finished.
     """
     if search is None:
-        combinations = list(enumerate(sweep.combinations()))
-        return [_read(sweep, folder, n, values, queue) for n, values in combinations]
+        combinations = enumerate(sweep.combinations())
+        return [read_combination(folder, n, v, sweep, queue) for n, v in combinations]
     results = []
     for trial in search.trials():
-        result = _read(sweep, folder, trial.number, trial.values, queue)
+        result = read_combination(folder, trial.number, trial.values, sweep, queue)
         if result.state == "finished":
             search.tell(result)
         elif trial.state == "pruned":
@@ -64,7 +46,7 @@ def read_results(
     return results
 
 
-def jobs_now(folder: SweepFolder) -> Mapping[str, QueuedJob] | None:
+def jobs_now(folder: SweepFolder) -> Queue:
     """Return what SLURM knows of a sweep's jobs; None where it cannot be asked.
 
     Args:
@@ -76,17 +58,7 @@ def jobs_now(folder: SweepFolder) -> Mapping[str, QueuedJob] | None:
         return None
 
 
-def run_state(
-    run: TrialRun, folder: SweepFolder, queue: Mapping[str, QueuedJob] | None
-) -> State | None:
-    """Return the state of one run; None where it was never begun nor submitted."""
-    path = folder.run_path(run)
-    return state_of(Run(path), queue) if path.exists() else None
-
-
-def record_results(
-    sweep: Sweep, folder: SweepFolder, *, queue: Mapping[str, QueuedJob] | None = None
-) -> list[Result]:
+def record_results(sweep: Sweep, folder: SweepFolder, *, queue: Queue = None) -> list[Result]:
     """Write the table, the best, and when nothing is left to run the plot; return the results.
 
     Several processes may do so at once: one after another, each with what is there then.
@@ -95,7 +67,7 @@ def record_results(
     with _locked(folder.path / ".results.lock"):
         results = read_results(sweep, folder, queue=queue, search=search)
         write_results(folder, results, sweep)
-        if not any(r.state in ("new", "waiting", "running") for r in results):
+        if not any(r.state in ("new", "waiting", "running", "unknown") for r in results):
             from mmlight.runs.plan.pictures import plot_sweep  # loads matplotlib
 
             plot_sweep(results, sweep, folder.path / "sweep.png")
@@ -104,35 +76,13 @@ def record_results(
 
 def progress(results: Sequence[Result], sweep: Sweep) -> str:
     """Return how far the sweep is, in a line."""
-    counts: dict[str, int] = {}
-    for result in results:
-        counts[result.state] = counts.get(result.state, 0) + 1
+    counts = Counter(result.state for result in results)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
     found = best(results, sweep)
     if found is None:
         return f"{len(results)} trials: {states}"
     score = format_value(sweep.metric, found.score or 0.0)
     return f"{len(results)} trials: {states}; best is trial {found.number}: {sweep.metric} {score}"
-
-
-def _read(
-    sweep: Sweep,
-    folder: SweepFolder,
-    number: int,
-    values: Mapping[str, object],
-    queue: Mapping[str, QueuedJob] | None,
-) -> Result:
-    found = []
-    for run in trial_runs(sweep, number, values):
-        result = read_run(folder, run, sweep)
-        state = run_state(run, folder, queue) if result.state != "finished" else None
-        if state is not None and state.word in _WORDS:
-            why = (
-                state.why.removeprefix("failed: ") if state.word in ("failed", "stopped") else None
-            )
-            result = replace(result, state=_WORDS[state.word], error=result.error or why)
-        found.append(result)
-    return joined(found)
 
 
 @contextmanager

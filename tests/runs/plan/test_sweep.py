@@ -145,7 +145,7 @@ def test_failed_and_diverged_runs_have_no_score(tmp_path):
     assert [(r.state, r.score) for r in found] == [
         ("failed", None),
         ("failed", None),
-        ("running", None),
+        ("stopped", None),
     ]
     assert found[0].error == "RuntimeError: no"
 
@@ -273,7 +273,7 @@ def test_a_damaged_summary_stops_no_sweep(tmp_path, summary):
     run = trial_runs(sweep, 0, sweep.combinations()[0])[0]
     folder.run_path(run).mkdir(parents=True)
     (folder.run_path(run) / "summary.json").write_bytes(summary)
-    assert read_run(folder, run, sweep).state in ("failed", "running")
+    assert read_run(folder, run, sweep).state in ("failed", "stopped", "running")
 
 
 @pytest.mark.parametrize(

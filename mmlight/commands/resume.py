@@ -19,7 +19,6 @@ from mmlight.runs.run.submission import Submission
 from mmlight.runs.slurm import client, profile
 from mmlight.runs.slurm.launch import Launch
 from mmlight.runs.slurm.profile import read_profile
-from mmlight.runs.slurm.resources import plan
 from mmlight.terminal import note, say
 
 # A run may be made longer; whatever else is changed makes another one.
@@ -82,7 +81,6 @@ def main(argv: Sequence[str]) -> int:
         cluster=cluster,
         changes=changes,
         profile=site,
-        resources=plan(config, site),
         snapshot=snapshot,
         own=own,
         cwd=Path(before.cwd),

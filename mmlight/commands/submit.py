@@ -16,9 +16,9 @@ from mmlight.runs.run.signature import signature
 from mmlight.runs.run.state import jobs_of, state_of
 from mmlight.runs.slurm import client, profile
 from mmlight.runs.slurm.followers import dependency, follow
-from mmlight.runs.slurm.launch import Launch
+from mmlight.runs.slurm.launch import NEVER_SUBMITTED, Launch
 from mmlight.runs.slurm.profile import read_profile
-from mmlight.runs.slurm.resources import notes, plan
+from mmlight.runs.slurm.resources import notes
 from mmlight.terminal import note, say, say_text
 
 
@@ -106,22 +106,12 @@ def prepare(
     from mmlight.experiment.parser import resolve  # loads torch
 
     config, name = resolve(["fit", *arguments])
-    resources = plan(config, site)
     root = Path(config["run"]["root"]).absolute()
     name = checked("name", config["run"]["name"] or name)
     sources = read_sources(config, root=root)
-    launch = Launch(
-        run=root / name / checked("id", config["run"]["id"] or signature(config)),
-        config=config,
-        cluster=cluster,
-        changes=changes,
-        profile=site,
-        resources=resources,
-        snapshot=sources.snapshot,
-        own=sources.own_folders,
-        cwd=Path.cwd(),
-    )
-    return launch, sources
+    run = root / name / checked("id", config["run"]["id"] or signature(config))
+    code = (sources.snapshot, sources.own_folders)
+    return Launch(run, config, cluster, changes, site, *code), sources
 
 
 def launched_before(run: Path) -> list[Run]:
@@ -143,10 +133,7 @@ def numbered(launch: Launch, number: int) -> Launch:
 
 def _launched(run: Run) -> str:
     if run.submission is None:
-        return (
-            f"{run.path} exists, but was never submitted: remove it, or launch another run of the "
-            "same experiment with --again"
-        )
+        return NEVER_SUBMITTED.format(run.path)
     state = state_of(run, jobs_of([run], missing=note))
     is_over = state.is_active or state.word == "finished"
     further = "" if is_over else f"`mmlight resume {run.label}` goes on with it, "

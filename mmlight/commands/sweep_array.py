@@ -24,7 +24,6 @@ from mmlight.runs.run.attempts import append_event
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.launch import CONFIG, ArrayLaunch, Launch
 from mmlight.runs.slurm.profile import read_profile
-from mmlight.runs.slurm.resources import plan
 from mmlight.terminal import note, say, say_text
 
 # The runs of one array have the same machines.
@@ -90,10 +89,8 @@ def submit_sweep(
             cluster=cluster,
             changes=changes,
             profile=site,
-            resources=plan(config, site),
             snapshot=sources.snapshot,
             own=sources.own_folders,
-            cwd=Path.cwd(),
         )
         for task, config in zip(tasks, configs, strict=True)
     }
@@ -106,7 +103,7 @@ def submit_sweep(
     )
     largest = client.max_array_size()
     if dry_run:
-        for _, text in launch.scripts(largest=largest):
+        for _, text, _ in launch.scripts(largest=largest):
             say_text(text)
         return 0
     sources.copy()

@@ -18,6 +18,7 @@ from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.profile import Profile
+from mmlight.runs.slurm.resources import Resources
 from mmlight.runs.slurm.script import render
 
 # A restart is nearly all import of packages, on a machine whose cores the ranks share.
@@ -191,7 +192,7 @@ class Lab:
             name="tiny",
             run_id=run_id,
             folder=run.path / "slurm",
-            nodes=nodes,
+            resources=Resources(nodes, 1, 0),
             snapshot=REPOSITORY,
             cwd=self.folder,
         )

@@ -24,10 +24,6 @@ from mmlight.runs.slurm.followers import redirect
 from mmlight.runs.slurm.job import job_name
 from mmlight.terminal import say
 
-MAX_REQUEUES = "MMLIGHT_MAX_REQUEUES"
-MAX_STUCK = "MMLIGHT_MAX_STUCK"
-ON_PREEMPTION = "MMLIGHT_ON_PREEMPTION"
-
 
 def judge(
     run: Run, code: int, environ: Mapping[str, str], failure: Failure | None = None
@@ -47,8 +43,8 @@ def judge(
     return decide(
         run,
         code,
-        max_requeues=_number(environ, MAX_REQUEUES, 50),
-        max_stuck=_number(environ, MAX_STUCK, 2),
+        max_requeues=_number(environ, "MMLIGHT_MAX_REQUEUES", 50),
+        max_stuck=_number(environ, "MMLIGHT_MAX_STUCK", 2),
         failure=failure or Failure(),
         can_exclude=lambda nodes: can_leave_out(nodes, script),
     )
@@ -66,12 +62,13 @@ def hand_on(
         by_slurm: SLURM requeues the job already.
     """
     about = {**decision.described(), "nodes": environ.get("SLURM_JOB_NODELIST")}
-    job = _own_job(environ)
+    job = job_name(environ)
+    assert job is not None, "only a job's script calls this"
     if decision.exclude or decision.delay_s:
         without = f" without {', '.join(decision.exclude)}" if decision.exclude else ""
         after = f" after {decision.delay_s} s" if decision.delay_s else ""
         _say(f"job {job}: the run goes on{without}{after}")
-    if environ.get(ON_PREEMPTION, "requeue") == "requeue":
+    if environ.get("MMLIGHT_ON_PREEMPTION", "requeue") == "requeue":
         # Said first: this process is killed as soon as the controller has heard.
         append_event(run.path, "requeued", job=job, **about)
         _say(f"requeueing job {job} at step {decision.step} ({decision.reason})")
@@ -102,43 +99,35 @@ def _change_waiting(job: str, decision: Decision) -> None:
 
     This process is being ended meanwhile, but has SLURM's KillWait (30 s) for it.
     """
-    changes = []
-    if decision.exclude:
-        changes.append(f"ExcNodeList={_all_excluded(job, decision)}")
-    if decision.delay_s:
-        changes.append(f"StartTime=now+{decision.delay_s}")
-    if changes:
+    if changes := _waits(job, decision, exclude="ExcNodeList", begin="StartTime"):
         try:
             client.run("scontrol", "update", f"JobId={job}", *changes)
         except UserError as error:
             _say(f"job {job}: {error}")
 
 
-def _all_excluded(job: str, decision: Decision) -> str:
-    """Return the nodes to leave out, those that the profile leaves out among them."""
-    own = client.show("job", job).get("ExcNodeList", "(null)")
-    return ",".join(dict.fromkeys([*([] if own == "(null)" else [own]), *decision.exclude]))
+def _waits(job: str, decision: Decision, *, exclude: str, begin: str) -> list[str]:
+    """Return the options for the nodes to leave out, the profile's among them, and the delay."""
+    options = []
+    if decision.exclude:
+        own = client.show("job", job).get("ExcNodeList", "(null)")
+        nodes = dict.fromkeys([*([] if own == "(null)" else [own]), *decision.exclude])
+        options.append(f"{exclude}={','.join(nodes)}")
+    if decision.delay_s:
+        options.append(f"{begin}=now+{decision.delay_s}")
+    return options
 
 
 def _submit_again(job: str, decision: Decision, environ: Mapping[str, str]) -> str:
     if JOB_SCRIPT not in environ:
         raise UserError(f"{JOB_SCRIPT} is not set; it names the script to submit again")
-    options = [f"--dependency=afterany:{job}"]
-    if decision.exclude:
-        options.append(f"--exclude={_all_excluded(job, decision)}")
-    if decision.delay_s:
-        options.append(f"--begin=now+{decision.delay_s}")
+    waits = _waits(job, decision, exclude="--exclude", begin="--begin")
+    options = [f"--dependency=afterany:{job}", *waits]
     task = environ.get("SLURM_ARRAY_TASK_ID")
     if task is not None:
         options.append(f"--array={task}")
     new = client.submit(Path(environ[JOB_SCRIPT]), options=options)
     return new if task is None else f"{new}_{task}"
-
-
-def _own_job(environ: Mapping[str, str]) -> str:
-    job = job_name(environ)
-    assert job is not None, "only a job's script calls this"
-    return job
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:

@@ -50,10 +50,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
 
 def _lost_node(run: Run, environ: Mapping[str, str]) -> str | None:
     """Return the batch shell's node in this job's last start, if nobody has judged that one."""
-    last: Mapping[str, object] = {}
-    for event in read_attempts(run.path).events:
-        if event["event"] != "end":
-            last = event
+    others = [event for event in read_attempts(run.path).events if event["event"] != "end"]
+    last = others[-1] if others else {}
     restart = int(environ.get("SLURM_RESTART_COUNT") or 0)
     is_ours = last.get("event") == "start" and last.get("job") == job_name(environ)
     before = last.get("restart")

@@ -1,6 +1,6 @@
 """What becomes of a run when one of its starts has ended: handed on, given up or left."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ from mmlight.runs.run.attempts import read_attempts
 from mmlight.runs.run.folder import Run
 from mmlight.signals import INT
 
+Action = Literal["hand on", "give up", "leave"]
 USER_MISTAKE = 2
 _BACK_OFF_S = 30
 _LONGEST_BACK_OFF_S = 1800
@@ -29,7 +30,7 @@ class Decision:
         exclude: nodes that the run goes on without.
     """
 
-    action: Literal["hand on", "give up", "leave"]
+    action: Action
     reason: str
     step: int
     stuck: int
@@ -95,9 +96,10 @@ def decide(
     end = (stalled or ends or [{}])[-1]
     if stalled:  # the process that failed first is the one that noticed the other
         failure = replace(failure, node=str(end["node"]) if end.get("node") else None)
+    failed = f"killed by signal {code - 128}" if code > 128 else f"failed with exit code {code}"
     hand_on, mistake = bool(end.get("hand_on")), any(e.get("mistake") for e in ends)
-    reason = str(end.get("reason") or _name(code))
-    before = hand_ons[-1] if hand_ons else {"step": 0, "stuck": 0}
+    reason = str(end.get("reason") or failed)
+    before: Mapping[str, Any] = hand_ons[-1] if hand_ons else {}
     moved = step > int(before.get("step", 0))
     stuck = 0 if moved else int(before.get("stuck", 0))
     lost = 0
@@ -106,11 +108,9 @@ def decide(
         lost = 1 if moved else int(before.get("lost", 0)) + 1
     elif not moved:
         stuck += 1
-    exclude = _excluded(hand_ons)
+    exclude = list(before.get("exclude") or ())
 
-    def decision(
-        action: Literal["hand on", "give up", "leave"], why: str, exit_code: int
-    ) -> Decision:
+    def decision(action: Action, why: str, exit_code: int) -> Decision:
         return Decision(action, why, step, stuck, exit_code, failure.node, lost, tuple(exclude))
 
     if run.cancelled.exists() or end.get("reason") == INT:
@@ -122,26 +122,17 @@ def decide(
         return decision("give up", said, code or USER_MISTAKE)
     node, elsewhere = failure.node, False
     if node is not None and node not in exclude and can_exclude(",".join([*exclude, node])):
-        failed = [e.get("node") for e in hand_ons]
-        if failure.outside is not None and node in failed:
+        nodes = [e.get("node") for e in hand_ons]
+        if failure.outside is not None and node in nodes:
             exclude = [*exclude, node]
-        elif stuck >= max_stuck and not exclude and set(failed[1 - max_stuck :]) <= {node}:
+        elif stuck >= max_stuck and not exclude and set(nodes[1 - max_stuck :]) <= {node}:
             # Once: it may be the node's fault, and then another one shows it.
             exclude, elsewhere = [node], True
+    end_of_it = None
     if stuck >= max_stuck and not elsewhere:
-        said = f"no progress beyond step {step} in {stuck} starts in a row; the last: {reason}"
-        return decision("give up", said, code or 1)
-    if len(hand_ons) >= max_requeues:
-        said = f"handed on {len(hand_ons)} times already, the most allowed; the last: {reason}"
-        return decision("give up", said, code or 1)
+        end_of_it = f"no progress beyond step {step} in {stuck} starts in a row"
+    elif len(hand_ons) >= max_requeues:
+        end_of_it = f"handed on {len(hand_ons)} times already, the most allowed"
+    if end_of_it is not None:
+        return decision("give up", f"{end_of_it}; the last: {reason}", code or 1)
     return decision("hand on", reason, 0)
-
-
-def _excluded(hand_ons: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(hand_ons[-1].get("exclude") or ()) if hand_ons else []
-
-
-def _name(code: int) -> str:
-    if code > 128:
-        return f"killed by signal {code - 128}"
-    return f"failed with exit code {code}"

@@ -71,10 +71,10 @@ def failure_of(environ: Mapping[str, str], by: Ending) -> Failure:
     if gone := _gone_nodes(environ):
         return Failure(f"node failure: {', '.join(gone)}", gone[0])
     if by in ("requeued", "preempted"):
-        return Failure("preempted" if by == "preempted" else "requeued by SLURM", None)
-    script = environ.get(JOB_SCRIPT)
-    log = Path(script).with_name(f"{job_name(environ)}.out") if script else None
-    return Failure(None, failed_node(log) if log else None)
+        return Failure("preempted" if by == "preempted" else "requeued by SLURM")
+    if (script := environ.get(JOB_SCRIPT)) is None:
+        return Failure()
+    return Failure(node=failed_node(Path(script).with_name(f"{job_name(environ)}.out")))
 
 
 def failed_node(log: Path) -> str | None:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ from mmlight.runs.run.submission import CANCELLED, Submission, script_file
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.followers import redirect
 from mmlight.runs.slurm.profile import Profile
-from mmlight.runs.slurm.resources import Resources
+from mmlight.runs.slurm.resources import Resources, plan
 from mmlight.runs.slurm.script import Array, render
 
 CONFIG = "submitted.yaml"
+NEVER_SUBMITTED = (
+    "{} exists, but was never submitted: remove it, or launch another run of the same experiment "
+    "with --again"
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,13 @@ class Launch:
         cluster: path of the cluster's profile.
         changes: values in place of the profile's, by key.
         profile: the profile, with these values.
-        resources: what it needs.
         snapshot: where Python imports its code from; None for the installed package.
-        cwd: where relative paths in the configuration begin.
         own: where Python imports the user's own code from.
+        cwd: where relative paths in the configuration begin.
+        resources: what it needs.
+
+    Raises:
+        UserError: the cluster lacks it.
     """
 
     run: Path
@@ -44,10 +51,13 @@ class Launch:
     cluster: Path
     changes: Mapping[str, str]
     profile: Profile
-    resources: Resources
     snapshot: Path | None
-    cwd: Path
     own: tuple[Path, ...] = ()
+    cwd: Path = field(default_factory=Path.cwd)
+    resources: Resources = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "resources", plan(self.config, self.profile))
 
     def script(self, *, folder: Path | None = None, **which: Any) -> str:
         """Return the job script.
@@ -61,9 +71,7 @@ class Launch:
             root=self.run.parents[1],
             name=self.run.parent.name,
             folder=folder or script_file(self.run).parent,
-            nodes=self.resources.nodes,
-            tasks_per_node=self.resources.tasks_per_node,
-            gpus_per_node=self.resources.gpus_per_node,
+            resources=self.resources,
             snapshot=self.snapshot,
             own=self.own,
             cwd=self.cwd,
@@ -82,12 +90,9 @@ class Launch:
         try:
             self.run.mkdir(parents=True)
         except FileExistsError:
-            raise UserError(
-                f"{self.run} exists, but was never submitted: remove it, or launch another run of "
-                "the same experiment with --again"
-            ) from None
+            raise UserError(NEVER_SUBMITTED.format(self.run)) from None
         try:
-            return self._submit((), options=options)
+            return self._submit(options=options)
         except BaseException:
             shutil.rmtree(self.run, ignore_errors=True)
             raise
@@ -99,14 +104,14 @@ class Launch:
             before: how it was submitted.
         """
         (self.run / CANCELLED).unlink(missing_ok=True)
-        again = self._submit(before.jobs, submitted_at=before.submitted_at)
+        again = self._submit(before)
         if before.jobs:
             redirect(self.run, before=before.jobs[-1], now=again.jobs[-1])
         return again
 
     def write_config(self) -> None:
         """Write the configuration that the jobs read, into the run's folder."""
-        write_text(self._config_file, yaml_text.dump(self.full_config()))
+        write_text(self.run / CONFIG, yaml_text.dump(self.full_config()))
 
     def full_config(self) -> dict[str, Any]:
         """Return the configuration with the run's place and the machines that it gets."""
@@ -119,50 +124,42 @@ class Launch:
         }
         return {**self.config, "trainer": trainer, "run": run}
 
-    def submission(self, jobs: tuple[str, ...], *, submitted_at: float) -> Submission:
-        """Return what is noted of it.
+    def submitted(self, job: str, before: Submission | None) -> Submission:
+        """Note in the run's folder that a job of it was submitted.
 
         Args:
-            jobs: ids of its jobs, the newest last.
-            submitted_at: when it was first submitted, seconds since 1970.
+            job: its id.
+            before: how the run was submitted earlier, if it was.
         """
-        return Submission(
+        steps = self.config["trainer"].get("max_steps")
+        submission = Submission(
             id=self.run.name,
             name=self.run.parent.name,
             cluster=str(self.cluster.absolute()),
-            jobs=jobs,
-            submitted_at=submitted_at,
+            jobs=(*(before.jobs if before else ()), job),
+            submitted_at=before.submitted_at if before else time.time(),
             user=getpass.getuser(),
             nodes=self.resources.nodes,
             gpus_per_node=self.resources.gpus_per_node,
             tasks_per_node=self.resources.tasks_per_node,
-            config=str(self._config_file.absolute()),
+            config=str((self.run / CONFIG).absolute()),
             cwd=str(self.cwd),
             changes=dict(self.changes),
             snapshot=str(self.snapshot) if self.snapshot else None,
             own=tuple(map(str, self.own)),
-            max_steps=_max_steps(self.config),
+            max_steps=steps if isinstance(steps, int) and steps > 0 else None,
             monitor=(self.config.get("checkpoint") or {}).get("monitor"),
         )
-
-    @property
-    def _config_file(self) -> Path:
-        return self.run / CONFIG
+        submission.write(self.run)
+        return submission
 
     def _submit(
-        self,
-        jobs: tuple[str, ...],
-        *,
-        submitted_at: float | None = None,
-        options: Sequence[str] = (),
+        self, before: Submission | None = None, *, options: Sequence[str] = ()
     ) -> Submission:
         self.write_config()
         script = script_file(self.run)
         write_text(script, self.script())
-        jobs = (*jobs, client.submit(script, options=options))
-        submission = self.submission(jobs, submitted_at=submitted_at or time.time())
-        submission.write(self.run)
-        return submission
+        return self.submitted(client.submit(script, options=options), before)
 
 
 @dataclass(frozen=True)
@@ -184,8 +181,8 @@ class ArrayLaunch:
     max_concurrent: int | None
     draws: bool
 
-    def scripts(self, *, largest: int | None) -> Iterator[tuple[str, str]]:
-        """Yield the name and the text of each job script.
+    def scripts(self, *, largest: int | None) -> Iterator[tuple[str, str, dict[int, Launch]]]:
+        """Yield the name and the text of each job script, and what its tasks are, by number.
 
         Args:
             largest: how many tasks an array may have; None for any number.
@@ -196,22 +193,16 @@ class ArrayLaunch:
         own = [f"trap {shlex.quote(status)} EXIT"]
         if self.draws:
             own.append(f'{python}.commands.sweep_array "$root/$name" "$id" || exit')
-        for number, (begin, tasks) in enumerate(self._parts(largest)):
-            file = f"job-{number + 1}.sh" if number else "job.sh"
-            array = Array(
-                self.ids[begin : begin + (largest or len(self.ids))],
-                tasks=[task - begin for task in tasks],
-                max_concurrent=self.max_concurrent,
-            )
-            folder = self.folder / "slurm"
-            yield file, first.script(folder=folder, array=array, prepare=own, file=file)
-
-    def _parts(self, largest: int | None) -> Iterator[tuple[int, list[int]]]:
-        """Yield the runs of each array, and the first run that it could have."""
-        size = largest or len(self.ids)
+        size, folder, number = largest or len(self.ids), self.folder / "slurm", 0
         for begin in range(0, len(self.ids), size):
-            if tasks := [task for task in self.launches if begin <= task < begin + size]:
-                yield begin, tasks
+            ids = self.ids[begin : begin + size]
+            places = [n for n in range(len(ids)) if begin + n in self.launches]
+            if places:
+                number += 1
+                file = f"job-{number}.sh" if number > 1 else "job.sh"
+                array = Array(ids, tasks=places, max_concurrent=self.max_concurrent)
+                text = first.script(folder=folder, array=array, prepare=own, file=file)
+                yield file, text, {n: self.launches[begin + n] for n in places}
 
     def submit(self, *, largest: int | None) -> list[str]:
         """Make the runs' folders and submit the arrays; return their jobs' ids.
@@ -223,36 +214,26 @@ class ArrayLaunch:
             UserError: SLURM refuses one; then nothing that was made or submitted for it stays.
         """
         new = [launch.run for launch in self.launches.values() if not launch.run.exists()]
-        jobs: list[str] = []
+        jobs: dict[str, dict[int, Launch]] = {}
         try:
             for launch in self.launches.values():
                 (launch.run / CANCELLED).unlink(missing_ok=True)
                 if not self.draws:
                     launch.write_config()
-            for file, text in self.scripts(largest=largest):
+            for file, text, tasks in self.scripts(largest=largest):
                 script = self.folder / "slurm" / file
                 write_text(script, text)
                 # So many at a time are meant for all arrays together.
                 waits = bool(self.max_concurrent and jobs)
-                options = [f"--dependency=afterany:{jobs[-1]}"] if waits else []
-                jobs.append(client.submit(script, options=options))
+                options = [f"--dependency=afterany:{[*jobs][-1]}"] if waits else []
+                jobs[client.submit(script, options=options)] = tasks
         except BaseException:
             if jobs:
-                client.cancel(jobs)
+                client.cancel(list(jobs))
             for run in new:
                 shutil.rmtree(run, ignore_errors=True)
             raise
-        now = time.time()
-        for job, (begin, tasks) in zip(jobs, self._parts(largest), strict=True):
-            for task in tasks:
-                launch = self.launches[task]
-                before = Submission.read(launch.run)
-                named = (*(before.jobs if before else ()), f"{job}_{task - begin}")
-                at = before.submitted_at if before else now
-                launch.submission(named, submitted_at=at).write(launch.run)
-        return jobs
-
-
-def _max_steps(config: Mapping[str, Any]) -> int | None:
-    steps = config["trainer"].get("max_steps")
-    return steps if isinstance(steps, int) and steps > 0 else None
+        for job, tasks in jobs.items():
+            for task, launch in tasks.items():
+                launch.submitted(f"{job}_{task}", Submission.read(launch.run))
+        return list(jobs)

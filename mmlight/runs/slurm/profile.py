@@ -25,8 +25,8 @@ from mmlight.terminal import note
 from mmlight.yaml_text import parser_mode
 
 _CHANGE = "--cluster."
-# What the shell may say where the profile does not.
-_SERVES = ("partition", "account", "qos", "constraint", "reservation")
+# Whom a job asks; the shell may say it where the profile does not.
+SERVES = ("partition", "account", "qos", "constraint", "reservation")
 # What the job script itself works with, and what bash lets nobody assign.
 _OWN = frozenset(
     "address array_task code command cwd ended first host_python id ids imports name python root "
@@ -138,20 +138,22 @@ class Profile:
         Raises:
             UserError: a control character in a value, or a name that no variable can have.
         """
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if isinstance(value, Container):
-                for key, text in asdict(value).items():
-                    for part in text if isinstance(text, list) else [text]:
-                        check_line(f"container.{key}", part)
-            elif isinstance(value, dict):
-                for name, text in value.items():
-                    _check_variable(name)
-                    check_line(f"{one.name}.{name}", str(text), allowed="\n\t")
-            else:
-                allowed = "\n\t" if one.name == "setup" else ""  # lines of shell by intent
-                for text in value if isinstance(value, list) else [value]:
-                    check_line(one.name, str(text), allowed=allowed)
+        for name in self.environment:
+            _check_variable(name)
+        for key, value in asdict(self).items():
+            _check_lines(key, value)
+
+
+def _check_lines(key: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _check_lines(f"{key}.{name}", part)
+    elif isinstance(value, list):
+        for part in value:
+            _check_lines(key, part)
+    else:
+        several = key == "setup" or key.startswith("environment.")  # lines of shell by intent
+        check_line(key, str(value), allowed="\n\t" if several else "")
 
 
 def check_line(key: str, text: str, *, allowed: str = "") -> None:
@@ -239,7 +241,7 @@ def with_shell(site: Profile, environ: Mapping[str, str]) -> tuple[Profile, list
         if kind not in ("SBATCH", "SRUN"):
             continue
         key, said = rest.lower(), f"{name}={environ[name]} of the shell"
-        if kind == "SRUN" or key not in _SERVES:
+        if kind == "SRUN" or key not in SERVES:
             lines.append(f"{said} is left out: a job asks for what its cluster's profile says")
         elif getattr(site, key) is not None:
             lines.append(f"{said} is overridden by the profile's {key}: {getattr(site, key)}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from mmlight.errors import UserError
 from mmlight.runs.code.git import SNAPSHOT
 from mmlight.runs.run.ids import checked
-from mmlight.runs.slurm.profile import Profile, check_line
+from mmlight.runs.slurm.profile import SERVES, Profile, check_line
+from mmlight.runs.slurm.resources import Resources
 from mmlight.runs.slurm.shell_text import (
     environment,
     exports,
@@ -19,11 +20,12 @@ from mmlight.runs.slurm.shell_text import (
 )
 
 # What a run's process does: it goes on from the newest checkpoint of this run, if there is one.
-FIT = (
+_FIT = (
     'fit -c "$run/submitted.yaml" --run.root "$root" --run.name "$name" --run.id "$id" '
     "--ckpt_path auto"
 )
 _MARK = "#@ "
+_ONE_PROCESS = Resources(nodes=1, tasks_per_node=1, gpus_per_node=0)
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,10 @@ def render(
     run_id: str | None = None,
     array: Array | None = None,
     folder: Path,
-    nodes: int = 1,
-    tasks_per_node: int = 1,
-    gpus_per_node: int = 0,
+    resources: Resources = _ONE_PROCESS,
     snapshot: Path | None = None,
     own: Sequence[Path] = (),
     cwd: Path | None = None,
-    command: str = FIT,
     prepare: Sequence[str] = (),
     file: str = "job.sh",
 ) -> str:
@@ -74,14 +73,10 @@ def render(
         run_id: the run's id, for a job of one run.
         array: the runs, for a job array.
         folder: where the script and the logs of its jobs go.
-        nodes: number of machines.
-        tasks_per_node: processes on each.
-        gpus_per_node: GPUs of each.
+        resources: machines, processes and GPUs.
         snapshot: where Python imports mmlight from; None for the installed package.
         own: where Python imports the user's own code from.
         cwd: where relative paths begin; None for the current folder.
-        command: what follows ``python -m mmlight``, as words of the shell. It may use the
-            variables ``root``, ``name``, ``id`` and ``run`` (the run's folder).
         prepare: lines of shell that run last before it.
         file: the script's name in `folder`.
 
@@ -109,10 +104,9 @@ def render(
         raise UserError(f"run.root: {str(root)!r} holds a backslash, which SLURM does not take")
     if broken := [str(one) for one in imports if ":" in str(one)]:
         raise UserError(f"{broken[0]!r} holds a colon, so Python can't import from it")
-    seen = [here, root, *imports]
-    python = python_words(profile, interpreter, folders=seen, cwd=here, on_gpus=gpus_per_node > 0)
-    num_processes = nodes * tasks_per_node
-    started = srun_words(profile, folders=seen, cwd=here, num_processes=num_processes)
+    seen, on_gpus = [here, root, *imports], resources.gpus_per_node > 0
+    python = python_words(profile, interpreter, folders=seen, cwd=here, on_gpus=on_gpus)
+    started = srun_words(profile, folders=seen, cwd=here, num_processes=resources.num_processes)
     filled = {
         "options": _options(
             profile,
@@ -120,9 +114,7 @@ def render(
             # sbatch puts the job's id and more in place of what a % begins.
             log=f"{folder}/".replace("%", "%%") + ("%A_%a.out" if array else "%j.out"),
             array=array,
-            nodes=nodes,
-            tasks_per_node=tasks_per_node,
-            gpus_per_node=gpus_per_node,
+            resources=resources,
         ),
         "run": [
             f"cwd={quoted(here)}",
@@ -142,21 +134,15 @@ def render(
             *profile.setup,
         ],
         "imports": [*_imports(imports, snapshot), *prepare],
-        "bounds": [
-            *exports(
-                {
-                    "MMLIGHT_MAX_REQUEUES": profile.max_requeues,
-                    "MMLIGHT_MAX_STUCK": profile.max_stuck,
-                    "MMLIGHT_ON_PREEMPTION": profile.on_preemption,
-                    "MMLIGHT_JOB_SCRIPT": folder / file,
-                }
-            )
-        ],
-        "command": [
-            f"srun=({started})",
-            f"python=({python})",
-            f"command=({command})",
-        ],
+        "bounds": exports(
+            {
+                "MMLIGHT_MAX_REQUEUES": profile.max_requeues,
+                "MMLIGHT_MAX_STUCK": profile.max_stuck,
+                "MMLIGHT_ON_PREEMPTION": profile.on_preemption,
+                "MMLIGHT_JOB_SCRIPT": folder / file,
+            }
+        ),
+        "command": [f"srun=({started})", f"python=({python})", f"command=({_FIT})"],
     }
     return _fill(template().read_text(), filled)
 
@@ -178,32 +164,22 @@ def _fill(text: str, filled: dict[str, list[str]]) -> str:
 
 
 def _options(
-    profile: Profile,
-    *,
-    name: str,
-    log: str,
-    array: Array | None,
-    nodes: int,
-    tasks_per_node: int,
-    gpus_per_node: int,
+    profile: Profile, *, name: str, log: str, array: Array | None, resources: Resources
 ) -> list[str]:
+    gpus = resources.gpus_per_node
     given: dict[str, str | int | None] = {
         "job-name": name,
         "output": log,
         "open-mode": "append",
         "array": array.option() if array else None,
-        "nodes": nodes,
-        "ntasks-per-node": tasks_per_node,
+        "nodes": resources.nodes,
+        "ntasks-per-node": resources.tasks_per_node,
         "cpus-per-task": profile.cpus_per_task,
-        "gres": f"{profile.gres or 'gpu'}:{gpus_per_node}" if gpus_per_node else None,
+        "gres": f"{profile.gres or 'gpu'}:{gpus}" if gpus else None,
         "mem": profile.memory_per_node,
         "time": profile.time,
         "signal": f"USR1@{profile.signal_lead_s}",
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "reservation": profile.reservation,
+        **{key: getattr(profile, key) for key in SERVES},
     }
     options = [f"--{key}={_option(value)}" for key, value in given.items() if value is not None]
     options.append("--requeue")

@@ -10,6 +10,7 @@ import pytest
 
 from mmlight.runs.slurm import profile
 from mmlight.runs.slurm.profile import Profile
+from mmlight.runs.slurm.resources import Resources
 from mmlight.runs.slurm.script import render, template
 
 FOLDER = Path(__file__).parents[3] / "slurm"
@@ -28,8 +29,7 @@ def test_cluster_file_makes_a_sound_script(path, tmp_path):
             name="a",
             run_id="b",
             folder=tmp_path,
-            tasks_per_node=max(1, site.gpus_per_node),
-            gpus_per_node=site.gpus_per_node,
+            resources=Resources(1, max(1, site.gpus_per_node), site.gpus_per_node),
         )
     )
     assert subprocess.run(["bash", "-n", script]).returncode == 0

@@ -9,6 +9,7 @@ import pytest
 
 from mmlight.errors import UserError
 from mmlight.runs.slurm.profile import Container, Profile
+from mmlight.runs.slurm.resources import Resources
 from mmlight.runs.slurm.script import Array, render, template
 
 
@@ -53,7 +54,7 @@ def run(script, folder, **environment):
 
 def test_asks_for_what_profile_and_run_need(tmp_path):
     profile = Profile(partition="gpu", gres="gpu:a100", memory_per_node="0", signal_lead_s=300)
-    asked = options(rendered(tmp_path, profile, nodes=2, tasks_per_node=4, gpus_per_node=4))
+    asked = options(rendered(tmp_path, profile, resources=Resources(2, 4, 4)))
     for option in (
         *("--requeue", "--open-mode=append", "--signal=USR1@300", "--nodes=2"),
         *("--ntasks-per-node=4", "--gres=gpu:a100:4", "--mem=0", "--partition=gpu"),
@@ -93,7 +94,7 @@ def test_each_task_of_an_array_is_a_run_of_its_own(tmp_path, monkeypatch):
 
 def test_lines_bear_their_time_and_the_rank_of_several(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
-    script = rendered(tmp_path, cwd=tmp_path, nodes=2, tasks_per_node=4)
+    script = rendered(tmp_path, cwd=tmp_path, resources=Resources(2, 4, 0))
     done, called = run(script, tmp_path)
     assert done.returncode == 7  # of srun, not of what writes the lines
     assert "--label" in called
@@ -229,7 +230,7 @@ def test_pyxis_starts_in_the_folder_of_submission(tmp_path):
 )
 def test_apptainer_gets_the_gpus_that_are_asked_for(tmp_path, gpus, options, count):
     profile = Profile(container=Container("apptainer", "i", [], options), python="python3")
-    script = rendered(tmp_path, profile, gpus_per_node=gpus, cwd=tmp_path)
+    script = rendered(tmp_path, profile, resources=Resources(1, 1, gpus), cwd=tmp_path)
     line = next(one for one in script.splitlines() if one.startswith("python=("))
     assert line.split().count("--nv") == count
     assert f"--pwd={tmp_path}" in line

@@ -10,13 +10,11 @@ from mmlight.runs.run.submission import Submission
 from mmlight.runs.slurm import client
 from mmlight.runs.slurm.launch import ArrayLaunch, Launch
 from mmlight.runs.slurm.profile import Profile
-from mmlight.runs.slurm.resources import Resources
 
 
 def launch_of(root, tasks, count, **changes):
     """The arrays of a sweep of which some runs are submitted."""
     config = {"trainer": {"max_steps": 3}, "model": {"init_args": dict.fromkeys("abcdef", 1)}}
-    resources = Resources(1, 1, 0)
     ids = [f"trial-{n:04d}" for n in range(count)]
     launches = {
         task: Launch(
@@ -25,7 +23,6 @@ def launch_of(root, tasks, count, **changes):
             cluster=Path("site.yaml"),
             changes={},
             profile=Profile(),
-            resources=resources,
             snapshot=None,
             cwd=root,
         )

@@ -5,10 +5,8 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from mmlight.errors import UserError
 from mmlight.runs.code.checkout import recorded_code
@@ -22,10 +20,11 @@ from mmlight.runs.code.recorded import (
     read_recorded,
     recorded_environment,
 )
-from mmlight.runs.plan.processes import Command, Ended, ends_on_term, run_one
+from mmlight.runs.plan.processes import Command, ends_on_term, run_one
 from mmlight.runs.run.find import find
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.ids import RUN_ID
+from mmlight.runs.show.grid import Grid
 from mmlight.terminal import Terminal, agrees, say
 
 _POLL_S = 0.5
@@ -75,38 +74,37 @@ def main(argv: Sequence[str]) -> int:
             f"--check: {run.path} has logged no loss; it logs one every "
             f"{recorded.config['trainer'].get('log_every_n_steps') or 50} steps"
         )
-    console = Terminal(soft_wrap=True)
     again = Run(run.path.resolve().with_name(f"{run.id}-again-{secrets.token_hex(2)}"))
     arguments = _arguments(recorded, again, check=options.check)
     say(*describe(recorded, arguments))
     if not options.yes and not _is_agreed():
         return 1
+    watch = _Watch(recorded, again, losses[: options.check], options.check)
     with ends_on_term(), recorded_code(recorded, options.repository) as paths:
-        _show_differences(differences_before(recorded), console)
-        watch = _Watch(recorded, again, losses=losses, check=options.check, console=console)
-        ended = _run(recorded, again, arguments, paths=paths, watch=watch)
+        _show_differences(differences_before(recorded))
+        before = filter(None, [os.environ.get("PYTHONPATH")])
+        environment = {
+            **recorded_environment(recorded),
+            "PYTHONPATH": os.pathsep.join([*map(str, paths), *before]),
+            RUN_ID: again.id,
+        }
+        command = Command(arguments, environment, folder=recorded.folder)
+        ended = run_one(command, should_stop=watch.is_done, poll_s=_POLL_S)
     watch.show_differences()
-    return _conclude(watch, ended, console)
+    return watch.conclude(ended.code)
 
 
+@dataclass
 class _Watch:
     """Follows the new run: shows what differs as soon as it is known, and compares losses."""
 
-    def __init__(
-        self,
-        recorded: Recorded,
-        again: Run,
-        *,
-        losses: list[Logged],
-        check: int | None,
-        console: Terminal,
-    ) -> None:
-        self.recorded, self.again, self.check = recorded, again, check
-        self.losses = losses[:check]
-        self._console = console
-        self._shown = False
+    recorded: Recorded
+    again: Run
+    losses: list[Logged]
+    check: int | None
+    shown: bool = False
 
-    def __call__(self) -> bool:
+    def is_done(self) -> bool:
         """Return whether the run has shown what was asked."""
         self.show_differences()
         if self.check is None:
@@ -118,9 +116,29 @@ class _Watch:
         return read_losses(self.again.metrics_jsonl)[: len(self.losses)]
 
     def show_differences(self) -> None:
-        if not self._shown and self.again.provenance_json.exists():
-            self._shown = True
-            _show_differences(differences_after(self.recorded, self.again), self._console)
+        if not self.shown and self.again.provenance_json.exists():
+            self.shown = True
+            _show_differences(differences_after(self.recorded, self.again))
+
+    def conclude(self, code: int) -> int:
+        """Say how the losses compare; return the exit code."""
+        say(f"recorded: {self.recorded.run.path}", f"again:    {self.again.path}")
+        now = self.now()
+        first = first_difference(self.losses, now)
+        if first is not None:
+            say(f"{first.what} was {first.before}, now it is {first.now}: the first that differs")
+            return 1 if self.check is not None else code
+        if now:
+            share = f"{len(now)} of {len(self.losses)} logged losses"
+            say(f"{share}: equal bit for bit (to step {now[-1].step})")
+        if self.check is None:
+            return code
+        if len(self.losses) < self.check:
+            say(f"--check {self.check}: the run has logged {len(self.losses)} only")
+        if len(now) < len(self.losses):
+            say(f"the run ended with code {code} after {len(now)} logged losses, too few to tell")
+            return 1
+        return 0
 
 
 def _is_agreed() -> bool:
@@ -155,61 +173,7 @@ def _arguments(recorded: Recorded, again: Run, *, check: int | None) -> list[str
     return arguments
 
 
-def _run(
-    recorded: Recorded,
-    again: Run,
-    arguments: list[str],
-    *,
-    paths: Sequence[Path],
-    watch: _Watch,
-) -> Ended[None]:
-    before = filter(None, [os.environ.get("PYTHONPATH")])
-    environment = {
-        **recorded_environment(recorded),
-        "PYTHONPATH": os.pathsep.join([*map(str, paths), *before]),
-        RUN_ID: again.id,
-    }
-    command = Command(arguments, environment, folder=recorded.folder)
-    return run_one(command, should_stop=watch, poll_s=_POLL_S)
-
-
-def _show_differences(found: Sequence[Difference], console: Terminal) -> None:
-    if not found:
-        return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("differs", "recorded", "now"):
-        table.add_column(heading)
-    for difference in found:
-        table.add_row(difference.what, difference.before, difference.now)
-    console.print(table)
-
-
-def _conclude(watch: _Watch, ended: Ended[None], console: Terminal) -> int:
-    console.print(f"recorded: {watch.recorded.run.path}", f"again:    {watch.again.path}", sep="\n")
-    now = watch.now()
-    first = first_difference(watch.losses, now)
-    if first is not None:
-        console.print(
-            f"step {first.step}: {first.name} was {_shown(first.before)}, now it is "
-            f"{_shown(first.now)}: the first that differs"
-        )
-        return 1 if watch.check is not None else ended.code
-    if now:
-        console.print(
-            f"{len(now)} of {len(watch.losses)} logged losses: equal bit for bit (to step "
-            f"{now[-1].step})"
-        )
-    if watch.check is None:
-        return ended.code
-    if len(watch.losses) < watch.check:
-        console.print(f"--check {watch.check}: the run has logged {len(watch.losses)} only")
-    if len(now) < len(watch.losses):
-        console.print(
-            f"the run ended with code {ended.code} after {len(now)} logged losses, too few to tell"
-        )
-        return 1
-    return 0
-
-
-def _shown(value: float | str | None) -> str:
-    return "not logged" if value is None else repr(value)
+def _show_differences(found: Sequence[Difference]) -> None:
+    if found:
+        rows = [{"differs": d.what, "recorded": d.before, "now": d.now} for d in found]
+        Terminal().print(Grid.of_records(rows))

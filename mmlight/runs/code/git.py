@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,7 +41,7 @@ class Git:
         untracked: number of files that git neither tracks nor ignores.
         patch: the difference from the commit, of tracked files first, then the untracked files;
             empty where there is none.
-        tracked: how many characters of it are about tracked files.
+        patch_tracked: how many characters of it are about tracked files.
         left_out: untracked files that are too large for the patch.
         prefix: the folder that was looked at, relative to the top of the work tree.
         top: the work tree's folder.
@@ -54,8 +54,8 @@ class Git:
     dirty: bool
     untracked: int
     patch: str
-    tracked: int = 0
-    left_out: tuple[str, ...] = ()
+    patch_tracked: int = 0
+    left_out: list[str] = field(default_factory=list)
     prefix: str = ""
     top: str = ""
     code_sha256: str | None = None
@@ -63,18 +63,8 @@ class Git:
     def described(self) -> dict[str, Any]:
         """Return everything but the patch, of which there is a hash."""
         patch = self.patch.encode(errors="surrogateescape")
-        return {
-            "commit": self.commit,
-            "branch": self.branch,
-            "dirty": self.dirty,
-            "untracked": self.untracked,
-            "left_out": list(self.left_out),
-            "prefix": self.prefix,
-            "top": self.top,
-            "patch_sha256": sha256(patch).hexdigest() if patch else None,
-            "patch_tracked": self.tracked,
-            "code_sha256": self.code_sha256,
-        }
+        about = {name: value for name, value in vars(self).items() if name != "patch"}
+        return {**about, "patch_sha256": sha256(patch).hexdigest() if patch else None}
 
 
 def read_git(folder: Path) -> Git | None:
@@ -99,11 +89,11 @@ def read_git(folder: Path) -> Git | None:
         branch=(run_git(folder, "rev-parse", "--abbrev-ref", "HEAD") or "HEAD").strip(),
         dirty=dirty,
         untracked=len(new) + len(left_out),
-        left_out=tuple(left_out),
+        left_out=left_out,
         prefix=prefix,
         top=str(top_folder(folder) or ""),
         patch=changed + (_patch(folder, new) if new else ""),
-        tracked=len(changed),
+        patch_tracked=len(changed),
         code_sha256=_hash_of_code(folder, prefix, new=new),
     )
 
@@ -137,8 +127,6 @@ def _read_copied(folder: Path) -> Git | None:
         return None
     described = json.loads((above / SNAPSHOT_GIT).read_text())
     del described["patch_sha256"]
-    described["tracked"] = described.pop("patch_tracked", 0)
-    described["left_out"] = tuple(described["left_out"])
     patch = (above / SNAPSHOT_PATCH).read_bytes().decode(errors="surrogateescape")
     return Git(**described, patch=patch)
 
@@ -175,9 +163,9 @@ def _small_enough(folder: Path, names: list[str]) -> tuple[list[str], list[str]]
     """Return those of the untracked files that the patch takes, and the others."""
     taken: list[str] = []
     others: list[str] = []
-    top, room = top_folder(folder), _LARGEST_NEW_FILES
+    top, room = top_folder(folder) or folder, _LARGEST_NEW_FILES
     for name in names:
-        path = (top or folder) / name
+        path = top / name
         # A work tree within this one is listed as its folder.
         size = path.lstat().st_size if path.is_file() or path.is_symlink() else room + 1
         fits = size <= min(room, _LARGEST_NEW_FILE)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmlight.runs.code.recorded import Difference
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.scores import is_loss
 
@@ -21,23 +22,6 @@ class Logged:
     values: dict[str, float | str]
 
 
-@dataclass(frozen=True)
-class LossDifference:
-    """The first logged step at which two runs differ.
-
-    Attributes:
-        step: optimiser steps done.
-        name: the loss.
-        before: its value in the recorded run; None where it logged none there.
-        now: its value in the other.
-    """
-
-    step: int
-    name: str
-    before: float | str | None
-    now: float | str | None
-
-
 def read_losses(jsonl: Path) -> list[Logged]:
     """Return the training losses of each logged step that has any, in order.
 
@@ -52,7 +36,7 @@ def read_losses(jsonl: Path) -> list[Logged]:
     return found
 
 
-def first_difference(before: list[Logged], now: list[Logged]) -> LossDifference | None:
+def first_difference(before: list[Logged], now: list[Logged]) -> Difference | None:
     """Return where two runs differ first, as far as both go; None where they are equal.
 
     Args:
@@ -60,15 +44,10 @@ def first_difference(before: list[Logged], now: list[Logged]) -> LossDifference 
         now: those of the other run.
     """
     for old, new in zip(before, now, strict=False):
-        if old.step != new.step:
-            step, name = min((old.step, next(iter(old.values))), (new.step, next(iter(new.values))))
-            return LossDifference(
-                step,
-                name,
-                old.values.get(name) if old.step == step else None,
-                new.values.get(name) if new.step == step else None,
-            )
-        for name in dict.fromkeys([*old.values, *new.values]):
-            if old.values.get(name) != new.values.get(name):
-                return LossDifference(old.step, name, old.values.get(name), new.values.get(name))
+        step = min(old.step, new.step)
+        was, is_now = (one.values if one.step == step else {} for one in (old, new))
+        for name in [*was, *is_now]:
+            if was.get(name) != is_now.get(name):
+                shown = (repr(v[name]) if name in v else "not logged" for v in (was, is_now))
+                return Difference(f"step {step}: {name}", *shown)
     return None

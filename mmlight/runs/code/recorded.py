@@ -124,9 +124,8 @@ def read_recorded(path: Path) -> Recorded:
 
 def _check_git(run: Run, git: Any) -> None:
     """Refuse what git would take for an option, and a folder outside of the work tree."""
-    commit, prefix = (
-        (git.get("commit"), git.get("prefix", "")) if isinstance(git, dict) else ("", "")
-    )
+    git = git if isinstance(git, dict) else {"commit": ""}
+    commit, prefix = git.get("commit"), git.get("prefix", "")
     if not _COMMIT.fullmatch(str(commit)):
         raise UserError(f"run {run.path}: its provenance names no commit, but {commit!r}")
     if Path(prefix).is_absolute() or ".." in Path(prefix).parts:
@@ -144,15 +143,14 @@ def differences_before(recorded: Recorded) -> list[Difference]:
 
 def differences_after(recorded: Recorded, again: Run) -> list[Difference]:
     """Return what else differs, once the other run has written its own record: place and data."""
-    provenance = read_json(again.provenance_json) or {}
-    found = _differences(
-        *({k: p.get(k) for k in _PLACE} for p in (recorded.provenance, provenance))
-    )
-    splits = [
-        (p.get("data") or {}).get("fingerprint") or {} for p in (recorded.provenance, provenance)
-    ]
-    data = [{f"data: {name}": str(v)[:12] for name, v in split.items()} for split in splits]
-    return found + _differences(*data)
+    now = read_json(again.provenance_json) or {}
+    return _differences(_place_and_data(recorded.provenance), _place_and_data(now))
+
+
+def _place_and_data(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    splits = (provenance.get("data") or {}).get("fingerprint") or {}
+    data = {f"data: {name}": str(value)[:12] for name, value in splits.items()}
+    return {**{key: provenance.get(key) for key in _PLACE}, **data}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

@@ -147,12 +147,14 @@ class Code:
         git: its commit, and the patch that leads from there to now, untracked files included.
         files: what belongs to it, relative to `top`.
         source: the folder that Python imports from, relative to `top`.
+        root: the folder of all runs, in which the copy lies.
     """
 
     top: Path
     git: Git
     files: tuple[str, ...]
     source: str
+    root: Path
 
     @property
     def key(self) -> str:
@@ -160,25 +162,18 @@ class Code:
         patch = self.git.patch.encode(errors="surrogateescape")
         return self.git.commit[:12] + (f"-{sha256(patch).hexdigest()[:8]}" if patch else "")
 
-    def folder(self, root: Path) -> Path:
-        """Return where Python will import its copy from.
+    @property
+    def folder(self) -> Path:
+        """Where Python will import its copy from."""
+        return self.root / FOLDER / self.key / self.source
 
-        Args:
-            root: the folder of all runs.
-        """
-        return root.absolute() / FOLDER / self.key / self.source
-
-    def copy(self, root: Path) -> Path:
-        """Make the copy, unless there is one; return where Python will import it from.
-
-        Args:
-            root: the folder of all runs.
-        """
-        target = root.absolute() / FOLDER / self.key
+    def copy(self) -> Path:
+        """Make the copy, unless there is one; return where Python will import it from."""
+        target = self.root / FOLDER / self.key
         if target.exists():
-            return self.folder(root)
+            return self.folder
         target.parent.mkdir(parents=True, exist_ok=True)
-        ignored = root / ".gitignore"
+        ignored = self.root / ".gitignore"
         if not ignored.exists():
             # Else the next copy would hold this one.
             write_text(ignored, "# Written by mmlight: runs are no code.\n*\n")
@@ -198,7 +193,7 @@ class Code:
                     raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        return self.folder(root)
+        return self.folder
 
 
 @dataclass(frozen=True)
@@ -209,22 +204,20 @@ class Sources:
         ours: mmlight's; None where it is installed as a package.
         own: the user's own, in the order in which Python looks at it.
             A folder in no git work tree is used where it lies.
-        root: the folder of all runs.
     """
 
     ours: Code | None
     own: tuple[Code | Path, ...]
-    root: Path
 
     @property
     def snapshot(self) -> Path | None:
         """Where Python will import mmlight's copy from."""
-        return self.ours.folder(self.root) if self.ours else None
+        return self.ours.folder if self.ours else None
 
     @property
     def own_folders(self) -> tuple[Path, ...]:
         """Where Python will import the user's own code from."""
-        return tuple(o if isinstance(o, Path) else o.folder(self.root) for o in self.own)
+        return tuple(o if isinstance(o, Path) else o.folder for o in self.own)
 
     @property
     def codes(self) -> list[Code]:
@@ -234,7 +227,7 @@ class Sources:
     def copy(self) -> None:
         """Make the copies that are not there yet."""
         for code in self.codes:
-            code.copy(self.root)
+            code.copy()
 
     def notes(self) -> Iterator[str]:
         """Yield a line on each thing that a job runs otherwise than one may think."""
@@ -263,12 +256,12 @@ def read_sources(config: Mapping[str, Any], *, root: Path) -> Sources:
         config: the resolved configuration.
         root: the folder of all runs.
     """
-    ours, root = code_folder(), root.absolute()
+    ours = code_folder()
     own: list[Code | Path] = []
     for one in read_own_code(config, ours=import_folder(ours)):
         code = read_code(one.folder, root=root) if one.git else None
         own.append(replace(code, source=code.git.prefix or ".") if code else one.folder)
-    return Sources(read_code(ours, root=root), tuple(own), root)
+    return Sources(read_code(ours, root=root), tuple(own))
 
 
 def read_code(folder: Path, *, root: Path) -> Code | None:
@@ -286,7 +279,7 @@ def read_code(folder: Path, *, root: Path) -> Code | None:
     names = {name for name in listed.split("\0") if name and name not in large}
     files = [name for name in names if _is_code(top / name, runs=runs)]
     source = import_folder(top / git.prefix)
-    return Code(top, git, tuple(sorted(files)), str(source.relative_to(top)))
+    return Code(top, git, tuple(sorted(files)), str(source.relative_to(top)), root.absolute())
 
 
 def _is_code(path: Path, *, runs: Path) -> bool:

@@ -1,6 +1,7 @@
 import json
 
-from mmlight.runs.code.losses import Logged, LossDifference, first_difference, read_losses
+from mmlight.runs.code.losses import Logged, first_difference, read_losses
+from mmlight.runs.code.recorded import Difference
 
 
 def logged(*values, name="train/loss"):
@@ -24,12 +25,12 @@ def test_equal_as_far_as_both_go():
 
 def test_the_first_difference_is_found():
     found = first_difference(logged(1.0, 0.5, 0.2), logged(1.0, 0.5 + 2**-53, 0.3))
-    assert found == LossDifference(20, "train/loss", 0.5, 0.5 + 2**-53)
+    assert found == Difference("step 20: train/loss", "0.5", repr(0.5 + 2**-53))
 
 
 def test_steps_and_losses_that_only_one_has_differ():
     before, now = logged(1.0, 0.5), [Logged(15, {"train/loss": 1.0})]
-    assert first_difference(before, now) == LossDifference(10, "train/loss", 1.0, None)
-    assert first_difference(logged(1.0), logged(1.0, name="train/loss_b")) == LossDifference(
-        10, "train/loss", 1.0, None
+    assert first_difference(before, now) == Difference("step 10: train/loss", "1.0", "not logged")
+    assert first_difference(logged(1.0), logged(1.0, name="train/loss_b")) == Difference(
+        "step 10: train/loss", "1.0", "not logged"
     )

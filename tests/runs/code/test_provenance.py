@@ -42,7 +42,7 @@ def test_large_new_files_are_named_instead_of_kept(work_tree):
     (work_tree / "data.tar").write_bytes(b"\0" * (2**20 + 1))
     (work_tree / "b.txt").write_text("new\n")
     state = read_git(work_tree)
-    assert state.left_out == ("data.tar",) and state.untracked == 2
+    assert state.left_out == ["data.tar"] and state.untracked == 2
     assert "b.txt" in state.patch and "data.tar" not in state.patch
 
 

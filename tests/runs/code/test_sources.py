@@ -42,7 +42,7 @@ def test_copy_holds_the_code_as_it_is_now(project, tmp_path):
     (project / "data").mkdir()
     (project / "data/large.bin").write_text("ignored")
     code = read_code(project / "lab/pack", root=tmp_path / "runs")
-    source = code.copy(tmp_path / "runs")
+    source = code.copy()
     assert source == tmp_path / "runs/.snapshots" / code.key / "lab"
     assert files(source.parent) == [".gitignore", "lab/pack/__init__.py", "lab/pack/new one.py"]
     assert (source / "pack/__init__.py").read_text() == "VALUE = 2\n"
@@ -69,7 +69,7 @@ def test_equal_code_is_copied_once_and_changed_code_again(project, tmp_path):
 def test_runs_within_the_work_tree_are_no_code(project):
     root = project / "runs"
     first = read_code(project, root=root)
-    first.copy(root)
+    first.copy()
     (root / "a/1").mkdir(parents=True)
     (root / "a/1/config.yaml").touch()
     again = read_code(project, root=root)
@@ -80,7 +80,7 @@ def test_runs_within_the_work_tree_are_no_code(project):
 def test_a_job_knows_what_its_copy_is_of(project, tmp_path, monkeypatch):
     (project / "old.py").write_text("2\n")
     code = read_code(project / "lab/pack", root=tmp_path / "runs")
-    monkeypatch.setenv(SNAPSHOT, str(code.copy(tmp_path / "runs")))
+    monkeypatch.setenv(SNAPSHOT, str(code.copy()))
     assert read_git(code_folder()) == code.git
 
 

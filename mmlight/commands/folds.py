@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight import yaml_text
-from mmlight.data.splits.folds import Fold, Folds, find_folds, fold_data
+from mmlight.data.splits.folds import Folds, find_folds, fold_data
 from mmlight.errors import UserError
 from mmlight.experiment.parser import resolve
 from mmlight.files import write_json, write_text
@@ -24,9 +24,7 @@ from mmlight.runs.run.folder import Run
 from mmlight.runs.run.ids import agreed_id
 from mmlight.runs.run.lock import RunLock
 from mmlight.signals import Interrupted
-from mmlight.terminal import Terminal
-
-_FOLD_NAME = "{fold}"
+from mmlight.terminal import Terminal, say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,9 +42,8 @@ def main(argv: Sequence[str]) -> int:
     data = config["data"]["init_args"]
     chosen = options.values.split(",") if options.values is not None else None
     folds = find_folds(data, field=options.field, k=options.k, values=chosen)
-    configs = {fold.name: _fold_config(config, fold, folds) for fold in folds.folds}
-    console = Terminal(soft_wrap=True)
-    _announce(console, folds)
+    data_of = {fold.name: fold_data(data, fold, folds) for fold in folds.folds}
+    _announce(folds)
     if options.list:
         return 0
     folder = _open(config, name, resume=options.resume)
@@ -57,14 +54,19 @@ def main(argv: Sequence[str]) -> int:
         "config": {**config, "run": {**config["run"], "id": None}},
     }
     try:
-        with RunLock(folder.path, instead="leave out --resume to begin another"):
+        with RunLock(folder.run.path, instead="leave out --resume to begin another"):
             if options.resume:
                 folder.check_same(plan)
             else:
                 write_json(folder.plan, plan)
-            for fold, values in configs.items():
+            for fold, init_args in data_of.items():
                 run = {"name": folder.run.name, "id": folder.fold_run(fold).id, "test": True}
-                values["run"] = {**values["run"], **run}
+                values = {
+                    **config,
+                    "model": _named(config["model"], fold),
+                    "data": {**config["data"], "init_args": init_args},
+                    "run": {**config["run"], **run},
+                }
                 write_text(folder.config(fold), yaml_text.dump(values))
             asked = {"field": options.field, "k": options.k}
             planned = [
@@ -72,9 +74,9 @@ def main(argv: Sequence[str]) -> int:
                 for f in folds.folds
             ]
             for result in run_folds(folder, planned, jobs=options.jobs, about=asked):
-                console.print(str(result))
-            console.print(format_folds(read_results(folder, planned)))
-            console.print(f"folds: {folder.summary}")
+                say(result)
+            Terminal().print(format_folds(read_results(folder, planned)))
+            say(f"folds: {folder.summary}")
             return 0
     except Interrupted:
         said = "stopped by Ctrl-C; the same command with --resume goes on"
@@ -113,43 +115,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fold_config(config: dict[str, Any], fold: Fold, folds: Folds) -> dict[str, Any]:
-    data = config["data"]
-    init_args = fold_data(data["init_args"], fold, folds)
-    model = _named(config["model"], fold.name)
-    return {**config, "model": model, "data": {**data, "init_args": init_args}}
-
-
 def _named(value: Any, fold: str) -> Any:
     """Put a fold's name into the settings of the model that ask for it."""
     if isinstance(value, dict):
         return {key: _named(item, fold) for key, item in value.items()}
     if isinstance(value, list):
         return [_named(item, fold) for item in value]
-    return value.replace(_FOLD_NAME, fold) if isinstance(value, str) else value
+    return value.replace("{fold}", fold) if isinstance(value, str) else value
 
 
-def _announce(console: Terminal, folds: Folds) -> None:
+def _announce(folds: Folds) -> None:
     for fold in folds.folds:
         values = "" if fold.values == (fold.name,) else f"  ({', '.join(fold.values)})"
         tested = f"{fold.num_samples} of {folds.num_samples} samples"
-        console.print(f"fold {fold.name}: tested on {tested}{values}")
+        say(f"fold {fold.name}: tested on {tested}{values}")
     if folds.num_unknown:
-        console.print(
-            f"{folds.num_unknown} samples have no {folds.folds[0].source}: every fold trains on "
-            "them"
-        )
+        field = folds.folds[0].source
+        say(f"{folds.num_unknown} samples have no {field}: every fold trains on them")
 
 
 def _open(config: dict[str, Any], default_name: str, *, resume: bool) -> FoldsFolder:
     settings = config["run"]
-    name = settings["name"] or default_name
+    root, name = Path(settings["root"]), settings["name"] or default_name
     if not resume:
-        run = Run.create(settings["root"], name=name, run_id=settings["id"])
-        if FoldsFolder(run).plan.exists():
-            raise UserError(f"folds: {run.path} has been begun; --resume goes on with it")
-        return FoldsFolder(run)
-    root = Path(settings["root"])
+        folder = FoldsFolder(Run.create(root, name=name, run_id=settings["id"]))
+        if folder.plan.exists():
+            raise UserError(f"folds: {folder.run.path} has been begun; --resume goes on with it")
+        return folder
     known = settings["id"] or agreed_id(os.environ)
     found = Run(root / name / known) if known else newest(root, name=name)
     if found is None or not FoldsFolder(found).plan.exists():

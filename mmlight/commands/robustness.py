@@ -31,7 +31,7 @@ from mmlight.runs.plan.robustness_report import (
 from mmlight.runs.plots.labelled import ReliabilityPanel, plot_reliability
 from mmlight.runs.show.report import write_report
 from mmlight.scores import chosen_direction, chosen_metric, format_value
-from mmlight.terminal import Terminal
+from mmlight.terminal import Terminal, say
 from mmlight.trainer.wandb_run import WandbRun
 
 _SEVERITIES = (1, 2, 3, 4, 5)
@@ -57,15 +57,10 @@ def main(argv: Sequence[str]) -> int:
         "--corruptions",
         help="such as image:noise,audio:tempo, or none; default: all that suit the model",
     )
+    everything = ",".join(map(str, _SEVERITIES))
+    parser.add_argument("--severities", default=everything, help="of 1 to 5 (default %(default)s)")
     parser.add_argument(
-        "--severities",
-        default=",".join(map(str, _SEVERITIES)),
-        help="of 1 to 5 (default %(default)s)",
-    )
-    parser.add_argument(
-        "--group",
-        metavar="MEMBER",
-        help="what tells groups of samples apart, such as json:speaker",
+        "--group", metavar="MEMBER", help="what tells groups of samples apart, such as json:speaker"
     )
     parser.add_argument(
         "--metric", help="what is shown, without its stage; default: accuracy, f1, wer or map"
@@ -91,17 +86,14 @@ class _Robustness:
         self, experiment: Experiment, options: argparse.Namespace, severities: list[int]
     ) -> None:
         self._experiment, self._options, self._severities = experiment, options, severities
-        self.trainer, self.model = experiment.trainer, experiment.task
-        self._folder = experiment.folder
+        self.trainer, self._folder = experiment.trainer, experiment.folder
+        self.model: Any = experiment.task
 
     def run(self) -> None:
         """Evaluate, and write the report."""
-        model: Any = self.model
-        settings, datamodule = self._experiment.settings, self._experiment.data
-        console = Terminal(soft_wrap=True)
-        group = (
-            carry(datamodule.all_members(), self._options.group) if self._options.group else None
-        )
+        model, settings = self.model, self._experiment.settings
+        datamodule, field = self._experiment.data, self._options.group
+        group = carry(datamodule.all_members(), field) if field else None
         data = datamodule.with_corruptions([])
         temperature, note = None, None
         kwargs = {
@@ -119,30 +111,32 @@ class _Robustness:
         clean = model.evaluation
         if temperature is None and has_probabilities(clean):
             note = "data.val is not set: there is nothing to fit a temperature on"
-        measured = [Measured(CLEAN, 0, None, self._scores(model, temperature))]
+        measured = [Measured(CLEAN, 0, None, self._scores(temperature))]
         metric = chosen_metric(measured[0].scores, asked=self._options.metric)
         way = chosen_direction(f"test/{metric}", remedy="choose another with --metric")
         kept: dict[str, LabelledEvaluation] = {CLEAN: clean}
 
         def tell(said: str, row: Measured) -> None:
             if self.trainer.is_global_zero:
-                console.print(f"{said}: {metric} {format_value(metric, row.scores[metric])}")
+                say(f"{said}: {metric} {format_value(metric, row.scores[metric])}")
 
         tell(CLEAN, measured[0])
-        for modality, kind in self._kinds(model, data):
+        for modality, kind in self._kinds(data):
             for severity in self._severities:
                 spoiled = Corruption(modality, kind, severity=severity)
                 self.trainer.test(model, datamodule=data.with_corruptions([spoiled]), **kwargs)
-                measured.append(
-                    Measured(
-                        spoiled.name, severity, spoiled.strength, self._scores(model, temperature)
-                    )
-                )
-                tell(f"{spoiled.name} {severity}", measured[-1])
-                kept[f"{spoiled.name} {severity}"] = model.evaluation
+                scores = self._scores(temperature)
+                measured.append(Measured(spoiled.name, severity, spoiled.strength, scores))
+                name = f"{spoiled.name} {severity}"
+                tell(name, measured[-1])
+                kept[name] = model.evaluation
         if not self.trainer.is_global_zero:
             return
         labelled = has_probabilities(clean)
+        groups = []
+        if group is not None:
+            trained = _trained(data, group)
+            groups = scores_by_group(clean, group, temperature=temperature, trained=trained)
         report = Robustness(
             stage="test",
             metric=metric,
@@ -152,34 +146,28 @@ class _Robustness:
             temperature=temperature,
             note=note,
             group_field=group,
-            groups=[]
-            if group is None
-            else scores_by_group(
-                clean, group, temperature=temperature, trained=_trained(data, group)
-            ),
+            groups=groups,
         )
         self._write(report, kept, data)
-        console.print(format_robustness(report))
-        console.print(
-            f"run: {self._folder.path}",
-            f"report: {self._folder.report}",
-            sep="\n",
-        )
+        Terminal(soft_wrap=True).print(format_robustness(report))
+        say(f"run: {self._folder.path}", f"report: {self._folder.report}")
 
-    def _scores(self, model: Any, temperature: float | None) -> dict[str, float]:
+    def _scores(self, temperature: float | None) -> dict[str, float]:
         """Return the scores of the last test, on rank 0 with those after scaling."""
         scores = {
             name.removeprefix("test/"): float(value)
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith("test/")
         }
-        if temperature is not None and model.evaluation is not None:
-            scores |= scaled_scores(model.evaluation, temperature)
+        if temperature is not None and self.model.evaluation is not None:
+            scores |= scaled_scores(self.model.evaluation, temperature)
         return scores
 
-    def _kinds(self, model: Any, data: Any) -> list[tuple[Any, Any]]:
+    def _kinds(self, data: Any) -> list[tuple[Any, Any]]:
         """Return the modalities and kinds to spoil."""
-        towers = [name for name in model.tower_settings.given() if data.preprocessing().get(name)]
+        towers = [
+            name for name in self.model.tower_settings.given() if data.preprocessing().get(name)
+        ]
         asked = self._options.corruptions
         if asked is None:
             return [(name, kind) for name in KINDS if name in towers for kind in KINDS[name]]
@@ -205,12 +193,8 @@ class _Robustness:
         curves = plot_robustness(report, self._folder.plots / "robustness.png")
         pictures = [curves] if curves else []
         if has_probabilities(kept[CLEAN]):
-            pictures.append(
-                plot_reliability(
-                    _panels(report, kept),
-                    self._folder.plots / "robustness_reliability.png",
-                )
-            )
+            path = self._folder.plots / "robustness_reliability.png"
+            pictures.append(plot_reliability(_panels(report, kept), path))
         loggers = self._experiment.record.loggers()
         self.trainer.loggers = loggers
         self.trainer.datamodule = data  # type: ignore[attr-defined]
@@ -256,13 +240,7 @@ def _panels(report: Robustness, kept: dict[str, LabelledEvaluation]) -> list[Rel
         evaluation = kept[name]
         assert evaluation.labels_S is not None
         bins = reliability_bins(evaluation.logits_SK, evaluation.labels_S, temperature=temperature)
-        panels.append(
-            ReliabilityPanel(
-                bins.count_M,
-                bins.confidence_M,
-                bins.accuracy_M,
-                calibration_error(bins),
-                title=name if temperature == 1.0 else f"{name}, scaled",
-            )
-        )
+        title = name if temperature == 1.0 else f"{name}, scaled"
+        curve = (bins.count_M, bins.confidence_M, bins.accuracy_M)
+        panels.append(ReliabilityPanel(*curve, calibration_error(bins), title=title))
     return panels

@@ -66,31 +66,26 @@ class FoldsFolder:
     run: Run
 
     @property
-    def path(self) -> Path:
-        """The folder."""
-        return self.run.path
-
-    @property
     def summary(self) -> Path:
         """The results as JSON."""
-        return self.path / "folds.json"
+        return self.run.path / "folds.json"
 
     @property
     def plan(self) -> Path:
         """What was asked for, to continue nothing else."""
-        return self.path / "plan.json"
+        return self.run.path / "plan.json"
 
     def config(self, fold: str) -> Path:
         """The configuration of a fold's run."""
-        return self.path / f"{fold}.yaml"
+        return self.run.path / f"{fold}.yaml"
 
     def log(self, fold: str) -> Path:
         """What a fold's run printed."""
-        return self.path / f"{fold}.log"
+        return self.run.path / f"{fold}.log"
 
     def fold_run(self, fold: str) -> Run:
         """The run of a fold."""
-        return Run(self.path.parent / f"{self.run.id}-{fold}")
+        return Run(self.run.path.parent / f"{self.run.id}-{fold}")
 
     def command(self, fold: str) -> Command:
         """What starts a fold's run, or goes on with it."""
@@ -111,18 +106,16 @@ class FoldsFolder:
             UserError: it differs from what the folder was begun with.
         """
         before, now = read_json(self.plan), json.loads(json.dumps(plan))
+        begun = f"folds: {self.run.path} was begun with"
         if before is None:
             raise UserError(f"folds: {self.plan} is damaged; leave out --resume to begin anew")
         for key in ("field", "k", "folds"):
             if before[key] != now[key]:
-                raise UserError(
-                    f"folds: {self.path} was begun with other {key}; leave out --resume to begin "
-                    "anew"
-                )
+                raise UserError(f"{begun} other {key}; leave out --resume to begin anew")
         for key, (was, is_now) in compose.diff(before["config"], now["config"]).items():
             raise UserError(
-                f"folds: {self.path} was begun with {key}: {was}, now it is {is_now}; set it back, "
-                "or leave out --resume to begin anew"
+                f"{begun} {key}: {was}, now it is {is_now}; set it back, or leave out --resume to "
+                "begin anew"
             )
 
 
@@ -157,12 +150,7 @@ def read_result(planned: FoldResult, run: Run) -> FoldResult:
 
 
 def read_results(folder: FoldsFolder, planned: Sequence[FoldResult]) -> list[FoldResult]:
-    """Return how all folds did, in their order.
-
-    Args:
-        folder: of the cross-validation.
-        planned: all folds.
-    """
+    """Return how all folds did, in their order."""
     return [read_result(fold, folder.fold_run(fold.name)) for fold in planned]
 
 
@@ -182,11 +170,12 @@ def run_folds(
     """
     before = read_results(folder, planned)
     yield from (result for result in before if result.is_finished)
-    commands = [(r, folder.command(r.name)) for r in before if not r.is_finished]
+    commands = [(r.name, folder.command(r.name)) for r in before if not r.is_finished]
     with ends_on_term(), closing(run_all(commands, jobs=jobs)) as ended:
         for one in ended:
-            result = read_result(one.key, folder.fold_run(one.key.name))
-            write_summary(folder, read_results(folder, planned), about=about)
+            results = read_results(folder, planned)
+            write_summary(folder, results, about=about)
+            result = next(result for result in results if result.name == one.key)
             if one.code or not result.is_finished:
                 log = folder.log(result.name)
                 raise UserError(
@@ -251,16 +240,13 @@ def format_folds(results: Sequence[FoldResult]) -> Grid:
     finished = [result for result in results if result.is_finished]
     shown = finished if len(finished) <= _MAX_SHOWN_FOLDS else []
     names = ["mean ± std", *([result.name for result in shown] or ["least", "most"])]
-    columns = (
-        Column(f"{len(finished)} of {len(results)} folds"),
-        *(Column(name, align="right") for name in names),
-    )
+    numbers = (Column(name, align="right") for name in names)
     rows = []
     for name, found in statistics(results).items():
-        shown_mean = format_value(name, found["mean"])
+        value = format_value(name, found["mean"])
         if "std" in found:
-            shown_mean = f"{shown_mean.removesuffix(' %')} ± {format_value(name, found['std'])}"
-        values = [result.metrics[name] for result in shown] or [found["min"], found["max"]]
-        cells = [format_value(name, value).removesuffix(" %") for value in values]
-        rows.append((name.removeprefix("test/"), shown_mean, *cells))
-    return Grid(columns, tuple(rows))
+            value = f"{value.removesuffix(' %')} ± {format_value(name, found['std'])}"
+        others = [result.metrics[name] for result in shown] or [found["min"], found["max"]]
+        cells = (format_value(name, other).removesuffix(" %") for other in others)
+        rows.append((name.removeprefix("test/"), value, *cells))
+    return Grid((Column(f"{len(finished)} of {len(results)} folds"), *numbers), tuple(rows))

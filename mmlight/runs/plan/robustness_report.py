@@ -153,19 +153,16 @@ class Robustness:
 def write_robustness(report: Robustness, run: Run) -> None:
     """Write ``robustness.json`` and ``robustness.csv`` (a line per evaluation and per group)."""
     worst = report.worst_group()
+    named = ("stage", "metric", "direction", "chance", "temperature", "note")
+    rows = [m.row() for m in report.measured]
     write_json(
         run.robustness,
         {
-            "stage": report.stage,
-            "metric": report.metric,
-            "direction": report.direction,
-            "chance": report.chance,
-            "temperature": report.temperature,
-            "note": report.note,
+            **{name: getattr(report, name) for name in named},
             "summary": report.summary(),
             "table": table_rows(report),
             "remarks": remarks(report),
-            "evaluations": [m.row() for m in report.measured],
+            "evaluations": rows,
             "groups": {
                 "field": report.group_field,
                 "worst": worst.name if worst else None,
@@ -181,7 +178,6 @@ def write_robustness(report: Robustness, run: Run) -> None:
             },
         },
     )
-    rows = [m.row() for m in report.measured]
     rows += [
         {"corruption": CLEAN, "severity": 0, "group": f"{report.group_field}={g.name}", **g.scores}
         for g in report.groups
@@ -191,11 +187,13 @@ def write_robustness(report: Robustness, run: Run) -> None:
 
 def table_rows(report: Robustness) -> list[list[str]]:
     """Return the table as text: a heading, clean data, each corruption, all of them, each group."""
-    has_ece = all("calibration_error" in m.scores for m in report.measured)
-    scaled = report.temperature is not None
-    heads = [f"{report.stage}: {report.metric}", *(f"{s}" for s in report.severities)]
-    heads += ["mean", "drop", *(["ECE"] if has_ece else []), *(["scaled"] if scaled else [])]
-    names = ["calibration_error"] * has_ece + [f"calibration_error{SCALED}"] * scaled
+    errors = {}
+    if all("calibration_error" in m.scores for m in report.measured):
+        errors["ECE"] = "calibration_error"
+    if report.temperature is not None:
+        errors["scaled"] = f"calibration_error{SCALED}"
+    severities = report.severities
+    rows = [[f"{report.stage}: {report.metric}", *map(str, severities), "mean", "drop", *errors]]
 
     def shown(value: float) -> str:
         return format_value(report.metric, value).removesuffix(" %")
@@ -203,27 +201,23 @@ def table_rows(report: Robustness) -> list[list[str]]:
     def percent(value: float) -> str:
         return f"{100 * value:.1f}"
 
-    blank = [""] * len(report.severities)
-    rows = [heads]
-    rows.append(
-        [CLEAN, *blank, shown(report.clean()), "", *(percent(report.clean(n)) for n in names)]
-    )
-    spoiled: list[str | None] = [*report.corruptions]
-    if len(spoiled) > 1:
-        spoiled.append(None)
-    for kind in spoiled:
-        by_severity = [
-            shown(report.at(kind, s).scores[report.metric]) if kind else ""
-            for s in report.severities
-        ]
-        figures = (shown(report.mean_of(kind)), percent(report.relative_drop(kind)))
-        errors = (percent(report.mean_of(kind, name)) for name in names)
-        rows.append([kind or "all corruptions", *by_severity, *figures, *errors])
+    def add(name: str, values: Sequence[str], mean: float, drop: str, of: list[str]) -> None:
+        rows.append([name, *(values or [""] * len(severities)), shown(mean), drop, *of])
+
+    clean = [percent(report.clean(key)) for key in errors.values()]
+    add(CLEAN, (), report.clean(), "", clean)
+    kinds: list[str | None] = [*report.corruptions]
+    for kind in [*kinds, None] if len(kinds) > 1 else kinds:
+        found = [report.at(kind, s).scores[report.metric] for s in severities] if kind else []
+        spoiled = [percent(report.mean_of(kind, key)) for key in errors.values()]
+        drop = percent(report.relative_drop(kind))
+        add(kind or "all corruptions", [*map(shown, found)], report.mean_of(kind), drop, spoiled)
     for group in report.groups:
         mark = "*" if group.is_trained is False else ""
         name = f"{report.group_field} {group.name}{mark} ({group.num_samples})"
-        cells = [percent(group.scores[n]) if n in group.scores else "" for n in names]
-        rows.append([name, *blank, shown(group.scores[report.metric]), "", *cells])
+        scores = group.scores
+        own = [percent(scores[key]) if key in scores else "" for key in errors.values()]
+        add(name, (), scores[report.metric], "", own)
     return rows
 
 

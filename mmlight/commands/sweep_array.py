@@ -180,11 +180,7 @@ def _write_shared(sweep: Sweep, folder: SweepFolder, experiment: Path) -> None:
 
 
 def draw(arguments: Sequence[str]) -> int:
-    """Draw the values of a run and write its configuration, unless it has begun before.
-
-    Args:
-        arguments: the sweep's folder, and the run's id.
-    """
+    """Draw the values of a run and write its configuration, unless it has begun before."""
     path, run_id = Path(arguments[0]), arguments[1]
     config = path / run_id / CONFIG
     if config.exists():

@@ -249,7 +249,6 @@ class WandbRun(WandbLogger):
         Args:
             how: ``preempted`` where another job takes over.
         """
-        self._sent.close()
         if self._experiment is None:
             return
         run, self._experiment = self._experiment, None

@@ -150,11 +150,7 @@ def is_known(folder: Path, *names: str) -> bool:
 
 
 def top_folder(folder: Path) -> Path | None:
-    """Return the top of the work tree that holds `folder`; None where there is none.
-
-    Args:
-        folder: a folder in the work tree.
-    """
+    """Return the top of the work tree that holds `folder`; None where there is none."""
     top = run_git(folder, "rev-parse", "--show-toplevel")
     return Path(top.rstrip("\n")) if top else None
 

@@ -23,11 +23,7 @@ class Logged:
 
 
 def read_losses(jsonl: Path) -> list[Logged]:
-    """Return the training losses of each logged step that has any, in order.
-
-    Args:
-        jsonl: a run's `metrics.jsonl`.
-    """
+    """Return the training losses of each logged step that has any, in order."""
     found = []
     for row in read_rows(jsonl):
         values = {n: v for n, v in row.items() if n.startswith("train/") and is_loss(n)}
@@ -37,12 +33,7 @@ def read_losses(jsonl: Path) -> list[Logged]:
 
 
 def first_difference(before: list[Logged], now: list[Logged]) -> Difference | None:
-    """Return where two runs differ first, as far as both go; None where they are equal.
-
-    Args:
-        before: the recorded losses.
-        now: those of the other run.
-    """
+    """Return where two runs differ first, as far as both go; None where they are equal."""
     for old, new in zip(before, now, strict=False):
         step = min(old.step, new.step)
         was, is_now = (one.values if one.step == step else {} for one in (old, new))

@@ -188,12 +188,7 @@ def recorded_environment(recorded: Recorded) -> dict[str, str]:
 
 
 def describe(recorded: Recorded, arguments: Sequence[str]) -> Iterator[str]:
-    """Yield a line on each thing that would be run.
-
-    Args:
-        recorded: the run.
-        arguments: of ``mmlight``, as it would be started again.
-    """
+    """Yield a line on each thing that would be run."""
     git, patch = recorded.git, recorded.patch
     if git is None:
         yield "code: the run recorded no commit, so it is the present code"

@@ -96,11 +96,7 @@ def read_own_code(
 
 
 def class_paths(value: Any) -> Iterator[str]:
-    """Yield the classes of other packages than mmlight that a configuration names.
-
-    Args:
-        value: the configuration, or a part of it.
-    """
+    """Yield the classes of other packages than mmlight that a configuration names."""
     if isinstance(value, Mapping):
         path = value.get("class_path")
         if isinstance(path, str) and not path.startswith("mmlight."):
@@ -250,12 +246,7 @@ class Sources:
 
 
 def read_sources(config: Mapping[str, Any], *, root: Path) -> Sources:
-    """Return all code that a job of an experiment runs.
-
-    Args:
-        config: the resolved configuration.
-        root: the folder of all runs.
-    """
+    """Return all code that a job of an experiment runs."""
     ours = code_folder()
     own: list[Code | Path] = []
     for one in read_own_code(config, ours=import_folder(ours)):

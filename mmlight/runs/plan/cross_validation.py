@@ -99,9 +99,6 @@ class FoldsFolder:
     def check_same(self, plan: Mapping[str, Any]) -> None:
         """Refuse to go on with something else than what was begun.
 
-        Args:
-            plan: what is asked for now.
-
         Raises:
             UserError: it differs from what the folder was begun with.
         """
@@ -120,23 +117,13 @@ class FoldsFolder:
 
 
 def newest(root: Path, *, name: str) -> Run | None:
-    """Return the cross-validation of an experiment that was begun last.
-
-    Args:
-        root: the folder of all runs.
-        name: the experiment's name.
-    """
+    """Return the cross-validation of an experiment that was begun last."""
     found = sorted((root / name).glob("*/plan.json"), key=lambda p: (p.stat().st_mtime_ns, p))
     return Run(found[-1].parent) if found else None
 
 
 def read_result(planned: FoldResult, run: Run) -> FoldResult:
-    """Return how a fold did, from its run's summary.
-
-    Args:
-        planned: the fold as planned.
-        run: its run.
-    """
+    """Return how a fold did, from its run's summary."""
     summary = read_json(run.summary_json)
     if summary is None:
         return planned
@@ -191,9 +178,6 @@ def statistics(results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
 
     Over folds that have finished, each counting once. The deviation is that of a sample (n - 1);
     with one fold there is none. A metric that some fold lacks is left out.
-
-    Args:
-        results: of all folds.
     """
     finished = [result.metrics for result in results if result.is_finished]
     found = {}
@@ -209,13 +193,7 @@ def statistics(results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
 def write_summary(
     folder: FoldsFolder, results: Sequence[FoldResult], *, about: Mapping[str, Any]
 ) -> None:
-    """Write ``folds.json``.
-
-    Args:
-        folder: where.
-        results: of all folds, finished or not.
-        about: further entries: what was asked for.
-    """
+    """Write ``folds.json``."""
     done = sum(result.is_finished for result in results)
     write_json(
         folder.summary,
@@ -232,11 +210,7 @@ def write_summary(
 
 
 def format_folds(results: Sequence[FoldResult]) -> Grid:
-    """Return the table for the terminal: metrics in rows, their mean and deviation, and folds.
-
-    Args:
-        results: of all folds.
-    """
+    """Return the table for the terminal: metrics in rows, their mean and deviation, and folds."""
     finished = [result for result in results if result.is_finished]
     shown = finished if len(finished) <= _MAX_SHOWN_FOLDS else []
     names = ["mean ± std", *([result.name for result in shown] or ["least", "most"])]

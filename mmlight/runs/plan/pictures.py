@@ -66,10 +66,6 @@ def plot_robustness(report: Robustness, path: Path) -> Path | None:
     """Draw a curve per corruption, lines for clean data and chance, and a bar per group.
 
     Nothing is drawn of clean data alone, and an earlier picture goes.
-
-    Args:
-        report: what was measured.
-        path: the PNG to write.
     """
     unit, scale = on_axis(report.metric)
     panels = bool(report.corruptions) + bool(report.groups)

@@ -106,13 +106,7 @@ def run_all(
 def run_one(
     command: Command, *, should_stop: Callable[[], bool] = lambda: False, poll_s: float = 2.0
 ) -> Ended[None]:
-    """Run one command, and wait for it.
-
-    Args:
-        command: what to run.
-        should_stop: as `run_all`.
-        poll_s: as `run_all`.
-    """
+    """Run one command, and wait for it."""
     (ended,) = run_all([(None, command)], should_stop=should_stop, poll_s=poll_s)
     return ended
 
@@ -143,10 +137,6 @@ def ends_on_term() -> Iterator[None]:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line that a run has printed.
-
-    Args:
-        log: what it printed.
-    """
+    """Return the last line that a run has printed."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("mmlight: ") if lines else "it printed nothing"

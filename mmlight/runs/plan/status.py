@@ -47,11 +47,7 @@ def read_results(
 
 
 def jobs_now(folder: SweepFolder) -> Queue:
-    """Return what SLURM knows of a sweep's jobs; None where it cannot be asked.
-
-    Args:
-        folder: of the sweep.
-    """
+    """Return what SLURM knows of a sweep's jobs; None where it cannot be asked."""
     try:
         return jobs_of([Run(p.parent) for p in folder.path.glob("*/submission.json")])
     except UserError:

@@ -30,12 +30,6 @@ def judge(
 ) -> Decision:
     """Decide what becomes of a run, within the bounds that its job script sets.
 
-    Args:
-        run: the run.
-        code: what srun returned.
-        environ: the job's environment.
-        failure: what SLURM says of the end; None where it was not asked.
-
     Raises:
         UserError: a bound that is no number.
     """

@@ -23,12 +23,7 @@ _KILLED = 137
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Note a start that nobody has judged; return 0 if the job shall go on, else its exit code.
-
-    Args:
-        arguments: the run's folder.
-        environ: the job's environment.
-    """
+    """Note a start that nobody has judged; return 0 if the job shall go on, else its exit code."""
     run = Run(Path(arguments[0]))
     node = _lost_node(run, environ)
     if node is None:

@@ -22,11 +22,7 @@ _GONE = ("DOWN", "NOT_RESPONDING", "FAIL", "ERROR", "*")
 
 
 def ended_by(environ: Mapping[str, str]) -> Ending:
-    """Return who ends this job; nobody, where SLURM cannot be asked.
-
-    Args:
-        environ: the job's environment.
-    """
+    """Return who ends this job; nobody, where SLURM cannot be asked."""
     try:
         job = client.show("job", job_name(environ) or "")
     except client.Unreachable:
@@ -62,12 +58,7 @@ def ending(job: Mapping[str, str], *, restart: int) -> Ending:
 
 
 def failure_of(environ: Mapping[str, str], by: Ending) -> Failure:
-    """Return what SLURM and the log say of the end of this start.
-
-    Args:
-        environ: the job's environment.
-        by: who ended it.
-    """
+    """Return what SLURM and the log say of the end of this start."""
     if gone := _gone_nodes(environ):
         return Failure(f"node failure: {', '.join(gone)}", gone[0])
     if by in ("requeued", "preempted"):
@@ -81,9 +72,6 @@ def failed_node(log: Path) -> str | None:
     """Return the node whose process was the first to fail in the job's last start, if it was one.
 
     With ``--kill-on-bad-exit`` the others are ended after it.
-
-    Args:
-        log: the job's log.
     """
     text = "\n".join(tail(log, _TAIL_BYTES))
     begins = [match.end() for match in _BEGIN.finditer(text)]

@@ -98,11 +98,7 @@ class Launch:
             raise
 
     def submit_again(self, before: Submission) -> Submission:
-        """Submit one more job of a run that has ended; it goes on from the newest checkpoint.
-
-        Args:
-            before: how it was submitted.
-        """
+        """Submit one more job of a run that has ended; it goes on from the newest checkpoint."""
         (self.run / CANCELLED).unlink(missing_ok=True)
         again = self._submit(before)
         if before.jobs:
@@ -125,12 +121,7 @@ class Launch:
         return {**self.config, "trainer": trainer, "run": run}
 
     def submitted(self, job: str, before: Submission | None) -> Submission:
-        """Note in the run's folder that a job of it was submitted.
-
-        Args:
-            job: its id.
-            before: how the run was submitted earlier, if it was.
-        """
+        """Note in the run's folder that a job of it was submitted."""
         steps = self.config["trainer"].get("max_steps")
         submission = Submission(
             id=self.run.name,

@@ -213,10 +213,6 @@ def read(path: Path, *, changes: Mapping[str, str] | None = None) -> Profile:
 def read_profile(cluster: Path, *, changes: Mapping[str, str]) -> Profile:
     """Read a profile for a job, and say what becomes of the shell's own options.
 
-    Args:
-        cluster: path of the cluster's profile.
-        changes: values in place of the profile's, by key.
-
     Raises:
         UserError: as `read`.
     """
@@ -228,12 +224,7 @@ def read_profile(cluster: Path, *, changes: Mapping[str, str]) -> Profile:
 
 
 def with_shell(site: Profile, environ: Mapping[str, str]) -> tuple[Profile, list[str]]:
-    """Return a profile with what only the shell says, and a line on each of the shell's options.
-
-    Args:
-        site: the profile.
-        environ: the environment variables.
-    """
+    """Return a profile with what only the shell says, and a line on each of the shell's options."""
     lines = []
     taken: dict[str, Any] = {}
     for name in sorted(environ):

@@ -49,10 +49,6 @@ class Resources:
 def plan(config: Mapping[str, Any], profile: Profile) -> Resources:
     """Return what an experiment needs of a cluster.
 
-    Args:
-        config: the resolved configuration.
-        profile: the cluster's.
-
     Raises:
         UserError: the cluster lacks it, or the settings contradict one another; the message says
             which setting would work.

@@ -38,9 +38,6 @@ def environment(values: Mapping[str, object]) -> Iterator[str]:
     ``$NAME`` and ``${NAME}`` stand for what the variable holds there, ``\$`` for a dollar sign;
     nothing else is special, and no command is run. A variable that is not set gives the run up,
     but for that which is extended (``LD_LIBRARY_PATH: /x:$LD_LIBRARY_PATH``).
-
-    Args:
-        values: by name.
     """
     for name, value in values.items():
         text = str(value)

@@ -67,9 +67,6 @@ def read_segment(path: Path) -> Segment:
     """Read a segment.
 
     The file is a LevelDB log: blocks of 32 KiB of parts (checksum, length, kind, content).
-
-    Args:
-        path: the file.
     """
     data = path.read_bytes()
     place = end = _HEADER

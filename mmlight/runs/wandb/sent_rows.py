@@ -3,9 +3,8 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
 
-from mmlight.files import warn_once, write_text
+from mmlight.files import append_line, warn_once, write_text
 
 
 class SentRows:
@@ -20,15 +19,10 @@ class SentRows:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: TextIO | None = None
         self._arrived: dict[int, set[str]] = {}
 
     def keep(self, num_rows: int) -> None:
-        """Forget all rows but the first, which are those that arrived.
-
-        Args:
-            num_rows: how many rows the other place has.
-        """
+        """Forget all rows but the first, which are those that arrived."""
         text = self._path.read_text(errors="replace") if self._path.exists() else ""
         # What follows the last line end is empty, or a row that a killed process began.
         lines = text.split("\n")[:-1][:num_rows]
@@ -44,30 +38,11 @@ class SentRows:
                 warn_once(f"{self._path}: a line cannot be read, and is left out")
 
     def missing(self, step: int, names: Iterable[str]) -> list[str]:
-        """Return those of `names` that no earlier process sent for `step`.
-
-        Args:
-            step: optimiser steps done.
-            names: of metrics.
-        """
+        """Return those of `names` that no earlier process sent for `step`."""
         arrived = self._arrived.get(step, set())
         return [name for name in names if name not in arrived]
 
     def add(self, step: int, names: Iterable[str]) -> None:
-        """Note a row that is about to be sent; the line is with the system when this returns.
-
-        Args:
-            step: optimiser steps done.
-            names: of the row's metrics.
-        """
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a")
-        self._file.write(json.dumps([step, list(names)]) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file; a later `add` opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Note a row that is about to be sent; the line is with the system when this returns."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        append_line(self._path, json.dumps([step, list(names)]))

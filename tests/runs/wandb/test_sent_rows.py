@@ -5,7 +5,6 @@ def sent(path, rows):
     rows_file = SentRows(path)
     for step, names in rows:
         rows_file.add(step, names)
-    rows_file.close()
 
 
 def test_only_values_that_have_not_arrived_are_missing(tmp_path):
@@ -24,7 +23,6 @@ def test_the_list_goes_on_behind_the_rows_that_arrived(tmp_path):
     second = SentRows(path)
     second.keep(1)
     second.add(2, ["a"])
-    second.close()
     third = SentRows(path)
     third.keep(2)
     assert [third.missing(step, ["a"]) for step in (1, 2, 3)] == [[], [], ["a"]]
@@ -43,7 +41,6 @@ def test_a_line_that_a_killed_process_began_is_dropped(tmp_path):
     rows = SentRows(path)
     rows.keep(9)
     rows.add(2, ["a"])
-    rows.close()
     assert path.read_text() == '[1, ["a"]]\n[2, ["a"]]\n'
 
 
@@ -55,5 +52,4 @@ def test_line_that_cannot_be_read_keeps_its_place(tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().err
     assert [again.missing(step, ["a"]) for step in (1, 2, 3)] == [[], ["a"], []]
     again.add(4, ["a"])
-    again.close()
     assert path.read_text().count("\n") == 4

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmlight.batch import BadSample
-from mmlight.errors import UserError, naming
+from mmlight.errors import UserError
+from mmlight.files import append_line
 from mmlight.terminal import note
 
 
@@ -29,7 +30,6 @@ class BadSamples:
         self._seen: set[tuple[str, str]] = set()
         self._num_missing = 0
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        self._is_torn = bool(text) and not text.endswith("\n")
         self._named = set(_names_in(text))
 
     def __len__(self) -> int:
@@ -48,11 +48,7 @@ class BadSamples:
             self._seen.add(name)
             if name not in self._named:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                line = json.dumps(dataclasses.asdict(sample)) + "\n"
-                # One short write in append mode: lines of several ranks don't mix.
-                with naming(self.path), self.path.open("a", encoding="utf-8") as file:
-                    file.write(f"\n{line}" if self._is_torn else line)
-                self._is_torn = False
+                append_line(self.path, json.dumps(dataclasses.asdict(sample)))
             if sample.missing:
                 self._num_missing += 1
                 if self._num_missing == 1 and self.limit < math.inf:

@@ -86,13 +86,9 @@ def spread(corpus: Corpus) -> Iterator[int]:
 
 
 def read_spread(corpus: Corpus, sources: list[str]) -> Iterator[tuple[int, Contents]]:
-    """Yield numbers and contents of samples that lie evenly over a corpus, 20,000 at most.
+    """Yield samples that lie evenly over a corpus, 20,000 at most: number and what is asked for.
 
     One that cannot be read is left out: it is counted when its turn comes.
-
-    Args:
-        corpus: the samples.
-        sources: what is read of each.
     """
     extensions = [parse_source(source)[0] for source in sources]
     for number in spread(corpus):

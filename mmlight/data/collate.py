@@ -42,15 +42,7 @@ def collate(
     step: int = 0,
     bad: Sequence[BadSample] = (),
 ) -> Batch:
-    """Join samples; missing modalities become zeros and are marked as not present.
-
-    Args:
-        samples: B decoded samples.
-        layout: what the batch holds.
-        epoch: epoch of the batch.
-        step: its number within the epoch.
-        bad: samples that were replaced or left empty.
-    """
+    """Join B samples; missing modalities become zeros and are marked as not present."""
     text, captions = None, list[str]()
     if "text" in layout.modalities:
         assert layout.text is not None

@@ -43,15 +43,7 @@ class Refusal:
 
 
 class _Batches(torch.utils.data.Dataset[Batch | Refusal]):
-    """Batches of one rank by number.
-
-    Args:
-        samples: the data set.
-        order: order of its samples.
-        decoding: how samples are decoded.
-        layout: what batches hold.
-        rank: this process.
-    """
+    """Batches of one rank by number."""
 
     def __init__(
         self, samples: SampleSet, *, order: Any, decoding: Decoding, layout: Layout, rank: Rank
@@ -78,11 +70,7 @@ class _Batches(torch.utils.data.Dataset[Batch | Refusal]):
 class TrainBatches(_Batches):
     """Item `n` is this rank's batch of the n-th step of training, whatever came before.
 
-    Args:
-        samples: the data set.
-        order: order of its samples.
-        seed: seed of crops, captions and replacements.
-        settings: those of every set of batches: `decoding`, `layout` and `rank`.
+    The seed is that of crops, captions and replacements.
     """
 
     order: TrainOrder

@@ -110,13 +110,7 @@ class NamedLabels:
 def faults_of(
     samples: SampleSet, decoding: Decoding, threads: Executor
 ) -> Iterator[tuple[str, str]]:
-    """Yield where each sample lies that training would leave out or stop at, and why.
-
-    Args:
-        samples: the split's.
-        decoding: how the experiment decodes them.
-        threads: what decodes several at once.
-    """
+    """Yield where each sample lies that training would leave out or stop at, and why."""
 
     def fault(number: int) -> str | None:
         try:

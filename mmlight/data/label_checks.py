@@ -54,14 +54,8 @@ def check_labels(
 ) -> SeenLabels:
     """Refuse labels without a class, as far as up to 20,000 samples show them.
 
-    One that is met later stops the run then.
-
-    Args:
-        corpus: the samples.
-        source: the member that holds the label.
-        labels: how it is read.
-        where: name of the data set for the message.
-        max_bad_fraction: so many may be texts that name no class: bad samples.
+    One that is met later stops the run then. Texts that name no class are bad samples, of which
+    there may be `max_bad_fraction`.
 
     Raises:
         UserError: as above.
@@ -103,14 +97,7 @@ def check_label_lists(
     num_classes: int,
     where: str,
 ) -> None:
-    """Refuse lists of labels that name no class, as far as up to 20,000 samples show them.
-
-    Args:
-        parts: the samples, and how their members are mapped.
-        name: the field that holds the labels.
-        names: of the classes; empty where they are not known.
-        num_classes: K.
-        where: name of the data set for the message.
+    """Refuse lists of labels in a field that name no class, as far as up to 20,000 samples show.
 
     Raises:
         UserError: a label that is no class; or zeros and ones for all classes.
@@ -140,13 +127,6 @@ def check_box_labels(
     corpus: Corpus, source: str, labels: Labels, *, class_names: Sequence[str] | None, where: str
 ) -> None:
     """Refuse boxes without a class name, as far as up to 20,000 samples show them.
-
-    Args:
-        corpus: the samples.
-        source: the member that holds the labels of the boxes.
-        labels: how numbers are read.
-        class_names: the names; None to take any number.
-        where: name of the data set for the message.
 
     Raises:
         UserError: as above.
@@ -190,15 +170,8 @@ def label_counts(
 ) -> list[int]:
     """Return the number of samples with each label; reads the labels of all samples once.
 
-    Samples whose label cannot be read are left out.
-
-    Args:
-        samples: the data set.
-        num_classes: K.
-        field: name of a further field that lists a sample's labels (numbers or names); None counts
-            the members' `label`.
-        class_names: names, for labels that are not numbers.
-        labels: how the members' `label` is read; None takes the names alone.
+    Samples whose label cannot be read are left out. A `field` may list several labels of a sample,
+    numbers or names; None counts the members' `label`.
 
     Raises:
         UserError: a label that is beyond the classes.
@@ -233,13 +206,7 @@ def label_counts(
 
 
 def field_values(samples: SampleSet, field: str, *, most: int) -> Iterator[Any]:
-    """Yield a further field of samples that lie evenly over a data set, those without it left out.
-
-    Args:
-        samples: the data set.
-        field: the field's name in `Members.fields`.
-        most: of so many samples at most.
-    """
+    """Yield a field of at most so many samples, evenly spread; those without it are left out."""
     for number in range(0, len(samples), max(1, -(-len(samples) // most))):
         source = samples.members(number).fields.get(field)
         if source is None:

@@ -50,13 +50,7 @@ class Labels:
     lenient: bool = False
 
     def of(self, corpus: Corpus, number: int, contents: Contents, source: str) -> int:
-        """Return the class number of a sample, -1 where it has none.
-
-        Args:
-            corpus: where the sample is.
-            number: its number there.
-            contents: its members.
-            source: names the label, as in `Members`.
+        """Return the class number of a sample of a corpus, -1 where it has none.
 
         Raises:
             ValueError: no label at all, or a text that is no name.
@@ -94,12 +88,7 @@ class Labels:
         return text
 
     def of_boxes(self, corpus: Corpus, number: int, labels: Any) -> Any:
-        """Return the labels of a sample's boxes, numbers among them as in training.
-
-        Args:
-            corpus: where the sample is.
-            number: its number there.
-            labels: what the sample says; what is no number is left as it is.
+        """Return the labels of a sample's boxes, numbers as in training, others as they are.
 
         Raises:
             UserError: a number that no class has.

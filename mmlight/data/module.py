@@ -209,20 +209,15 @@ class ShardDataModule(SplitDataModule):
     def eval_loader(self, split: str) -> EvalLoader:
         """Return the batches of a split as an evaluation sees them: in order, not augmented.
 
-        Args:
-            split: `train`, `val`, `test` or `predict`; it is opened if it is not yet.
+        The split is opened if it is not yet.
         """
         self.samples(split)
         return self._eval_loader(split)
 
     def batch_of(self, split: str, numbers: Sequence[int]) -> Batch:
-        """Return some samples of a split that is open, decoded as an evaluation decodes them.
+        """Return some samples (`Batch.index_B`) of an open split, decoded as an evaluation does.
 
         One that cannot be decoded becomes an empty row that is marked as not valid.
-
-        Args:
-            split: `train`, `val`, `test` or `predict`.
-            numbers: the samples' numbers in it (`Batch.index_B`).
         """
         return self._eval_batches(split).of(numbers)
 

@@ -38,14 +38,7 @@ def check_mapping(
     text: TextSettings | None,
     class_names: Sequence[str],
 ) -> None:
-    """Refuse members that the other settings do not fit.
-
-    Args:
-        members: what is read of a split.
-        where: the setting that maps them, such as ``data.val.members``.
-        image: the data's settings.
-        text: likewise.
-        class_names: likewise.
+    """Refuse members of a split that the other settings of the data do not fit.
 
     Raises:
         UserError: naming the member and the setting.

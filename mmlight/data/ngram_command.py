@@ -4,8 +4,8 @@ Counting, smoothing, and the ARPA file that decoders read.
 """
 
 import argparse
+import io
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import TextIO
 
 from mmlight.data.members import Members
 from mmlight.data.tokenizer_command import captions
-from mmlight.errors import UserError, naming
+from mmlight.errors import UserError
+from mmlight.files import write_text
 from mmlight.terminal import say
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -122,14 +123,9 @@ def main(argv: Sequence[str]) -> int:
     )
     if not model.words:
         raise UserError(f"--text {args.text}: the shards hold no word")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    part = args.out.with_name(f".{args.out.name}.{os.getpid()}")
-    try:
-        with naming(args.out), part.open("w", encoding="utf-8") as file:
-            model.write(file)
-        part.replace(args.out)
-    finally:
-        part.unlink(missing_ok=True)
+    arpa = io.StringIO()
+    model.write(arpa)
+    write_text(args.out, arpa.getvalue())
     sizes = ", ".join(f"{len(model.grams(n)):,} {n}-grams" for n in range(1, args.order + 1))
     say(f"{args.out}: {model.num_sentences:,} texts, {len(model.words):,} words, {sizes}")
     return 0

@@ -145,11 +145,7 @@ class Decoding:
 
 
 def decode_sample(
-    samples: SampleSet,
-    number: int,
-    decoding: Decoding,
-    *,
-    draws: Callable[[Any], Draws] | None,
+    samples: SampleSet, number: int, decoding: Decoding, *, draws: Callable[[Any], Draws] | None
 ) -> Sample:
     """Read and decode one sample.
 

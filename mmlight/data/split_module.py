@@ -30,12 +30,7 @@ from mmlight.data.label_checks import (
 )
 from mmlight.data.labels import Labels
 from mmlight.data.members import Members
-from mmlight.data.module_checks import (
-    check_corruptions,
-    check_mapping,
-    check_text_and_boxes,
-    maps,
-)
+from mmlight.data.module_checks import check_corruptions, check_mapping, check_text_and_boxes, maps
 from mmlight.data.sample import Decoding, Sample, SampleSet
 from mmlight.data.splits.class_order import labels_of
 from mmlight.data.splits.plain_files import FileCorpus, PredictSplit, file_members, find_samples
@@ -180,15 +175,15 @@ class SplitDataModule(lightning.LightningDataModule):
         Raises:
             UserError: in a split that is open.
         """
+        names = self.class_names
         for name, samples in self._samples.items():
-            where = f"data.{name}"
+            where, parts = f"data.{name}", samples.parts
             if name == "predict":
                 continue
             if field is None:
                 self._seen_labels.get(name, SeenLabels()).check(num_classes, where=where)
-                continue
-            names, parts = self.class_names, samples.parts
-            check_label_lists(parts, field, names=names, num_classes=num_classes, where=where)
+            else:
+                check_label_lists(parts, field, names=names, num_classes=num_classes, where=where)
 
     def field_values(self, split: str, field: str, *, most: int) -> Iterator[Any]:
         """Yield a further field of some samples (see `mmlight.data.label_checks`)."""
@@ -316,11 +311,7 @@ class SplitDataModule(lightning.LightningDataModule):
                 members = without_absent_targets(corpus, members)
             check_members(corpus, members, where=where, key=key)
             check_mapping(
-                members,
-                where=key,
-                image=self.image,
-                text=self.text,
-                class_names=self.class_names,
+                members, where=key, image=self.image, text=self.text, class_names=self.class_names
             )
             if members.label is not None and name != "predict":
                 seen = check_labels(
@@ -336,9 +327,8 @@ class SplitDataModule(lightning.LightningDataModule):
 
     def _how_labels_are_read(self) -> Labels:
         if self._labels is None:
-            self._labels, lines = labels_of(
-                self._splits, self.members, class_names=self.class_names
-            )
+            names = self.class_names
+            self._labels, lines = labels_of(self._splits, self.members, class_names=names)
             for line in lines if self._rank().number == 0 else []:
                 note(line)
         return self._labels

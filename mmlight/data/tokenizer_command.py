@@ -86,14 +86,7 @@ def _captions(corpus: Corpus, members: Members, number: int) -> list[str]:
 def train(
     texts: Iterator[str], *, vocab_size: int, kind: str = "bpe", lowercase: bool = False
 ) -> JsonTokenizer:
-    """Train a tokenizer that puts a start token before each text and an end token after it.
-
-    Args:
-        texts: captions.
-        vocab_size: most tokens, special ones included.
-        kind: one of `KINDS`.
-        lowercase: fold case first.
-    """
+    """Train a tokenizer that puts a start token before each text and an end token after it."""
     model, before, trainer = _parts(kind, vocab_size)
     built = tokenizers.Tokenizer(model)
     if lowercase:

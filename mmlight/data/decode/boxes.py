@@ -80,11 +80,7 @@ def parse_boxes(
 
 
 def box_class(label: Any, class_names: Sequence[str] | None) -> int:
-    """Return the number of a box's class.
-
-    Args:
-        label: its number or its name.
-        class_names: names in the order of the numbers; None to take any number.
+    """Return the number of a box's class, given as such or by name; without names any number.
 
     Raises:
         ValueError: neither a number nor a name.

@@ -183,14 +183,7 @@ def load_image(data: bytes, settings: ImageSettings, *, draws: Draws | None) -> 
 def fit_image(
     pixels_CHW: Tensor, boxes: BoxSet | None, settings: ImageSettings, *, draws: Draws | None
 ) -> Fitted:
-    """Scale an image with its boxes to fit, as `settings` say; not yet padded.
-
-    Args:
-        pixels_CHW: uint8 pixels as decoded.
-        boxes: the boxes in it, or None.
-        settings: with crops that fit.
-        draws: random numbers in training; None in evaluation.
-    """
+    """Scale a decoded image with its boxes to fit, as `settings` say; not yet padded."""
     # A line of one pixel's height fits as a line: nothing here grows beyond the square.
     if draws is None or settings.train_crop == "fit":
         fitted = fit(

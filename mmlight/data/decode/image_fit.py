@@ -116,13 +116,7 @@ def random_fit(
 
 
 def jitter_color(pixels_CHW: Tensor, strength: float, *, draws: Draws) -> Tensor:
-    """Change brightness, contrast and saturation, each by a random factor around 1.
-
-    Args:
-        pixels_CHW: uint8 pixels.
-        strength: factors are drawn from 1 - strength to 1 + strength.
-        draws: random numbers.
-    """
+    """Change brightness, contrast, saturation by factors of 1 - strength to 1 + strength."""
     for change in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
         pixels_CHW = change(pixels_CHW, draws.uniform(1 - strength, 1 + strength))
     return pixels_CHW

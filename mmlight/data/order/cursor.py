@@ -184,13 +184,9 @@ class Order:
         ).reshape(-1)
 
     def steps(self, epoch: int, start: int, stop: int, *, lanes: range | None = None) -> np.ndarray:
-        """Return the sample numbers of several steps, int64 (steps, samples).
+        """Return the sample numbers of steps of an epoch, up to `stop`, int64 (steps, samples).
 
-        Args:
-            epoch: from 0.
-            start: first step of the epoch.
-            stop: the step after the last one.
-            lanes: consecutive lanes to take samples from, all by default.
+        They are taken from consecutive lanes, from all by default.
         """
         if epoch < 0 or not 0 <= start < stop <= self.steps_per_epoch:
             raise IndexError(f"epoch {epoch}, steps {start} to {stop} of {self.steps_per_epoch}")

@@ -48,11 +48,7 @@ class Position:
 
 
 def check_same(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to continue with other data or another order than the checkpoint's.
-
-    Args:
-        saved: the data module's state in the checkpoint.
-        now: its state as it is set up.
+    """Refuse to continue with other data or another order than those saved in the checkpoint.
 
     Raises:
         UserError: naming what differs.

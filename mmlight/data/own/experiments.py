@@ -18,12 +18,7 @@ _HELD_OUT = {"fold:5": 0}
 
 
 def experiments(found: FoundData, *, name: str) -> dict[str, str]:
-    """Return the files to write, by path within the folder to begin in.
-
-    Args:
-        found: what there is.
-        name: what the data are called.
-    """
+    """Return the files to write for data of a name, by path within the folder to begin in."""
     files = {f"experiments/data/{name}.yaml": _data_file(found, name)}
     if found.has_labels:
         inputs: list[Modality] = [m for m in found.members if m != "text"] or ["text"]

@@ -71,10 +71,7 @@ class Columns:
 
 
 def look_into(table: Path) -> Columns:
-    """Look into a table.
-
-    Args:
-        table: a file of one of the kinds in `TABLES`.
+    """Look into a table of one of the kinds in `TABLES`.
 
     Raises:
         UserError: it cannot be read, or names files that are not there.

@@ -15,13 +15,9 @@ from mmlight.text_file import unique_keys
 def read_coco(path: Path, given: Given) -> Source:
     """Return pictures with the objects in them: boxes as corners in pixels, class numbers.
 
-    Classes are numbered in the order of their ids, without gaps. Crowds (`iscrowd`) are left out,
+    By default classes are numbered in the order of their ids. Crowds (`iscrowd`) are left out,
     segmentations and key points are not packed; both is said. The file is read in parts: memory
     grows with pictures and boxes, not with polygons.
-
-    Args:
-        path: the JSON file.
-        given: what else is said; classes have the order of their ids by default.
 
     Raises:
         UserError: a file that is not such a one.
@@ -135,9 +131,6 @@ _LARGEST = 256 << 20
 
 def stream_object(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield the entries of the object that a file holds; of a list each element by itself.
-
-    Args:
-        path: the file.
 
     Raises:
         ValueError: it holds no JSON object.

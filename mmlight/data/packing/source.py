@@ -104,13 +104,7 @@ class SourceFiles:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A member that is a file, read when it is written.
-
-    Attributes:
-        source: reads it.
-        path: the file.
-        where: what names it; messages begin with it.
-    """
+    """A member that is a file, read when it is written; messages begin with `where`."""
 
     source: SourceFiles
     path: Path

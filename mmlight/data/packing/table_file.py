@@ -67,11 +67,7 @@ def read_rows(
 
 
 def column_names(table: Path, *, encoding: str | None = None) -> list[str]:
-    """Return the names of a table's columns; of JSON lines, those of the first 1,000.
-
-    Args:
-        table: see `read_rows`.
-        encoding: see `read_rows`.
+    """Return the names of a table's columns (see `read_rows`); of JSON lines, of the first 1,000.
 
     Raises:
         UserError: a file that can't be read.

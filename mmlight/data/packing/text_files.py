@@ -120,11 +120,7 @@ def read_lines(folder: Path, given: Given) -> Source:
     """Return each line of a folder's text files as a sample: its text, and its file as the class.
 
     A class is named after its file, without the ending (``neg.txt``) or, where the files differ in
-    it alone (``rt-polarity.neg``), after that.
-
-    Args:
-        folder: where the files are; those in folders below are passed over.
-        given: what else is said.
+    it alone (``rt-polarity.neg``), after that. Folders in the folder are passed over.
 
     Raises:
         UserError: no such folder, fewer than two files, or one that is no text.

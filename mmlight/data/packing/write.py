@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import re
-import shutil
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -61,8 +60,8 @@ def pack(
         raise UserError(f"samples_per_shard {samples_per_shard} must be at least 1")
     out_dir.mkdir(parents=True, exist_ok=True)
     old = _old_files(out_dir, overwrite=overwrite)
-    partial = Path(tempfile.mkdtemp(prefix=".packing-", dir=out_dir))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".packing-", dir=out_dir) as folder:
+        partial = Path(folder)
         if shuffle_seed is not None:
             samples = _shuffled(samples, seed=shuffle_seed, folder=partial)
         iterator = iter(samples)
@@ -86,8 +85,6 @@ def pack(
             names.replace(out_dir / f".{CLASS_NAMES}.superseded")
         for path in sorted(partial.iterdir(), reverse=True):  # a shard after its index
             os.replace(path, out_dir / path.name)
-    finally:
-        shutil.rmtree(partial)
     return index.load_or_build([out_dir / path.name for path in new], progress=False)
 
 

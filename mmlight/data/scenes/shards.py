@@ -254,11 +254,7 @@ def _is_made(out: Path, settings: SceneSettings) -> bool:
 def make(out: Path, *, settings: SceneSettings, workers: int, progress: bool = True) -> bool:
     """Make the data set in the folder `out`, which appears only when it is whole.
 
-    Args:
-        out: the folder; its parents are made.
-        settings: what to make.
-        workers: processes; the bytes do not depend on it.
-        progress: show a bar on standard error.
+    The bytes do not depend on the number of processes.
 
     Returns:
         False if `out` held the same data set already.

@@ -72,11 +72,7 @@ class Corpus:
         )
 
     def subset(self, numbers: np.ndarray) -> "Corpus":
-        """Return the corpus of some of the samples; shards without any are left out.
-
-        Args:
-            numbers: sample numbers, ascending.
-        """
+        """Return the corpus of some samples, ascending; shards without any are left out."""
         bounds = np.searchsorted(numbers, self._start)
         shards, kept = [], []
         for shard, (first, last) in enumerate(itertools.pairwise(bounds.tolist())):
@@ -163,11 +159,7 @@ class Corpus:
         return sha256("\n".join(lines).encode()).hexdigest()
 
     def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
-        """Read members of a sample.
-
-        Args:
-            sample: its number.
-            extensions: the members wanted; those the sample lacks are left out of the result.
+        """Read those of some members that a sample has.
 
         Raises:
             ChecksumError: bytes of the shard have changed, but not its size nor its time.

@@ -146,11 +146,7 @@ def store(
 ) -> ShardIndex:
     """Write a shard's index beside it or, where that can't be done, into the cache folder.
 
-    Args:
-        shard: its path.
-        keys: see `index_rows.to_bytes`.
-        columns: likewise.
-        summary: the fields of `ShardIndex` that can't be told from these.
+    The summary holds the fields of `ShardIndex` that keys and columns can't tell.
     """
     rows, counts = index_rows.to_bytes(keys, columns)
     summary = summary | {

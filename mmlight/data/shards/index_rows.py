@@ -78,12 +78,7 @@ class Counts:
 
 
 def to_bytes(keys: Sequence[str], columns: Mapping[str, Sequence[float]]) -> tuple[bytes, Counts]:
-    """Return the bytes of rows.
-
-    Args:
-        keys: of the samples.
-        columns: the values of `IndexRows`, with `members_each` of the samples in place of `start`.
-    """
+    """Return the bytes of `IndexRows`, given `members_each` of the samples in place of `start`."""
     texts = [key.encode("utf-8", "backslashreplace") for key in keys]
     given = {"key_bytes_each": [len(text) for text in texts], **columns}
     arrays = [np.asarray(given[name], kind) for name, (kind, _) in _COLUMNS.items()]

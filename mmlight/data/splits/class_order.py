@@ -60,11 +60,7 @@ def labels_of(
 
 
 class _Numbering:
-    """Gives names their numbers of training.
-
-    Args:
-        class_names: the user's; empty where the names beside the training shards count.
-    """
+    """Gives names their numbers of training: the user's, or those beside the training shards."""
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self._given = bool(class_names)

@@ -119,12 +119,7 @@ def fold_data(data: Mapping[str, Any], fold: Fold, folds: Folds) -> dict[str, An
     """Return the data module's arguments for one fold.
 
     Training goes without the fold, and so does validation where it has samples of it; the fold
-    becomes the test split.
-
-    Args:
-        data: the module's arguments as plain values, with every default filled in.
-        fold: the fold.
-        folds: all of them.
+    becomes the test split. `data` are plain values with every default filled in.
 
     Raises:
         UserError: sources of a mixture that cannot be one test split, or nothing to validate on.

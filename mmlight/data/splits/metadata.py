@@ -165,13 +165,7 @@ def carry(all_members: Sequence[Members], source: str) -> str:
 
 
 def count_values(samples: SampleSet, field: str, *, seed: int) -> Counter[str]:
-    """Return how many samples have each value of a field; each sample is read once.
-
-    Args:
-        samples: a split.
-        field: a name in the members' `fields`.
-        seed: the data's.
-    """
+    """Return how many samples of a split have each value of a field; each is read once."""
     counts: Counter[str] = Counter()
     for corpus, members in samples.parts:
         source = members.fields[field]

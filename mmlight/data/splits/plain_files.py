@@ -98,11 +98,7 @@ class PlainSample:
 
 
 class FileCorpus(Corpus):
-    """Plain files seen as a sequence of samples, in place of shards.
-
-    Args:
-        samples: what `find_samples` found.
-    """
+    """Plain files, as `find_samples` finds them, seen as a sequence of samples without shards."""
 
     def __init__(self, samples: Sequence[PlainSample]) -> None:
         self.samples = list(samples)

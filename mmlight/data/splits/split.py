@@ -72,16 +72,9 @@ def open_split(
     indexes: Indexes | None = None,
     verify: bool = True,
 ) -> Corpus:
-    """Return the samples of a split.
+    """Return the samples of a split: of its shards, those that its filters keep.
 
-    Args:
-        split: its shards and filters.
-        members: how its members are mapped.
-        seed: of drawn subsets.
-        where: its name for messages.
-        labels: how labels are read, for filters that name classes; None compares them as written.
-        indexes: knows the indexes of shards that were opened before.
-        verify: see `Corpus`.
+    Without `labels`, filters that name classes compare them as written.
 
     Raises:
         UserError: no such shard, or a filter that names what is not there.
@@ -192,16 +185,10 @@ _SHARE = 0.1
 
 
 def classes_left_out(corpus: Corpus, count: int, *, members: Members, where: str) -> str | None:
-    """Say that the first samples lack classes because the set is sorted; None where it is not.
+    """Say that the first `count` lack classes because the set is sorted; None where it is not.
 
     In a shuffled set some classes may be missing, too: by Good and Turing's estimate about as large
     a share of the rest as the share of the first samples that are alone in their class.
-
-    Args:
-        corpus: all samples.
-        count: how many of them are taken.
-        members: names the label.
-        where: the setting, for the message.
     """
     if members.label is None or count >= len(corpus):
         return None

@@ -18,16 +18,10 @@ MAX_LOOKED_AT = 20_000
 
 
 def check_members(corpus: Corpus, members: Members, *, where: str, key: str = "members") -> None:
-    """Refuse members that no sample has.
+    """Refuse members that no sample of a data set has.
 
     Extensions are known of all samples; JSON keys are looked up in up to 20,000 samples spread over
     the corpus.
-
-    Args:
-        corpus: the samples.
-        members: how they are mapped.
-        where: name of the data set for the message.
-        key: the setting that maps them, likewise.
 
     Raises:
         UserError: an entry names only members, or only keys, that no sample has.

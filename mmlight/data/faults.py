@@ -28,12 +28,7 @@ def fault(extension: str, data: bytes, *, class_names: Sequence[str] = ()) -> st
     """Decode a member completely and say in one line what is wrong with it, None if nothing is.
 
     With the code and the default settings of training, so that nothing is good here that training
-    counts as bad.
-
-    Args:
-        extension: of the member.
-        data: its bytes.
-        class_names: what labels may be besides numbers below their number; empty for any number.
+    counts as bad. Without class names a label may be any number.
     """
     try:
         match kind(extension):
@@ -78,14 +73,7 @@ class NamedLabels:
         return self._beside[folder]
 
     def fault(self, extension: str, data: bytes, *, names: Sequence[str], place: str) -> str | None:
-        """Say what is wrong with a member, None if nothing is or if only others will tell.
-
-        Args:
-            extension: of the member.
-            data: its bytes.
-            names: as `of` returns them.
-            place: where it is, for what `left` tells.
-        """
+        """Say what is wrong with a member, None if nothing is or if `left` will tell."""
         problem = fault(extension, data, class_names=names)
         if extension.rpartition(".")[2] == "cls" and not names:
             if problem and problem.startswith(NoClassError.__name__) and data.strip():

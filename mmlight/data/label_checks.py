@@ -16,25 +16,14 @@ from mmlight.errors import UserError
 
 @dataclass(frozen=True)
 class SeenLabels:
-    """The labels of a data set, as far as samples were looked at.
-
-    Attributes:
-        lowest: the lowest; -1 where there is none.
-        highest: the highest; -1 where there is none.
-        sample: which sample has it, in words.
-    """
+    """The lowest and the highest label of a data set, -1 without any, and which sample has that."""
 
     lowest: int = -1
     highest: int = -1
     sample: str = ""
 
     def check(self, num_classes: int, *, where: str, noun: str = "classes") -> None:
-        """Refuse a label that is beyond the classes.
-
-        Args:
-            num_classes: K.
-            where: name of the data set for the message.
-            noun: what there are too few of.
+        """Refuse a label that is beyond the classes, or of what else there are too few.
 
         Raises:
             UserError: there is one.
@@ -166,7 +155,7 @@ def label_counts(
     *,
     field: str | None,
     class_names: list[str],
-    labels: Labels | None = None,
+    labels: Labels,
 ) -> list[int]:
     """Return the number of samples with each label; reads the labels of all samples once.
 
@@ -177,7 +166,6 @@ def label_counts(
         UserError: a label that is beyond the classes.
     """
     counts = [0] * num_classes
-    read = labels or Labels(class_names)
     for number in range(len(samples)):
         members = samples.members(number)
         source = members.fields.get(field) if field is not None else members.label
@@ -186,7 +174,7 @@ def label_counts(
         try:
             contents = Contents(samples.corpus.read(number, [parse_source(source)[0]]))
             if field is None:
-                found = {read.of(samples.corpus, number, contents, source)}
+                found = {labels.of(samples.corpus, number, contents, source)}
             else:
                 value = contents.value(source)
                 found = set() if value is None else set(class_numbers(value, class_names))

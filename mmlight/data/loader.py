@@ -154,12 +154,9 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """All batches of an evaluation, once per iteration.
+    """All batches of an evaluation, once per iteration; see `TrainLoader`.
 
-    Args:
-        dataset: batches by number.
-        num_workers: worker processes; 0 to decode in this process.
-        pin_memory: copy batches to page-locked memory, for the way to a GPU.
+    They are copied to page-locked memory (`pin_memory`) for the way to a GPU.
     """
 
     def __init__(self, dataset: EvalBatches, *, num_workers: int, pin_memory: bool) -> None:

@@ -88,11 +88,7 @@ class MissingInputError(BadMemberError):
 
 
 class SampleSet:
-    """One or more corpora, each with its own members, numbered as one sequence.
-
-    Args:
-        parts: the corpora in order, each with the mapping of its members.
-    """
+    """One or more corpora, each with the mapping of its members, numbered as one sequence."""
 
     def __init__(self, parts: Sequence[tuple[Corpus, Members]]) -> None:
         self.parts = list(parts)
@@ -147,13 +143,7 @@ class Decoding:
 def decode_sample(
     samples: SampleSet, number: int, decoding: Decoding, *, draws: Callable[[Any], Draws] | None
 ) -> Sample:
-    """Read and decode one sample.
-
-    Args:
-        samples: the data set.
-        number: the sample's number.
-        decoding: settings.
-        draws: gives the random numbers of a purpose in training; None in evaluation.
+    """Read and decode one sample; in training `draws` gives the random numbers of a purpose.
 
     Raises:
         BadMemberError: a member cannot be read or decoded, or all that the model reads is missing.
@@ -191,7 +181,9 @@ def decode_sample(
         sample.label = _attempt(members.label, read)
 
     if members.class_captions:
-        captions = _class_captions(members.class_captions, sample, decoding.class_names)
+        assert decoding.class_names is not None, "the data module checks this"
+        names = decoding.class_names[sample.label : sample.label + 1] if sample.label >= 0 else ()
+        captions = [(t.replace("{}", name), 1.0) for name in names for t in members.class_captions]
     else:
         limit = decoding.max_characters
         captions = [
@@ -292,16 +284,6 @@ def _corrupt(sample: Sample, captions: list[str], decoding: Decoding, corruptor:
         )
     spoiled = corruptor.captions(captions, sample=sample.index)
     sample.captions = [clean_caption(text, decoding.clean) for text in spoiled]
-
-
-def _class_captions(
-    templates: list[str], sample: Sample, class_names: tuple[str, ...] | None
-) -> list[tuple[str, float]]:
-    if sample.label < 0:
-        return []
-    assert class_names is not None, "the data module checks this"
-    name = class_names[sample.label]
-    return [(template.replace("{}", name), 1.0) for template in templates]
 
 
 def _label(samples: SampleSet, number: int, contents: Contents, source: str, labels: Labels) -> int:

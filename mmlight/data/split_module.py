@@ -168,9 +168,7 @@ class SplitDataModule(lightning.LightningDataModule):
     def check_classes(self, num_classes: int, *, field: str | None = None) -> None:
         """Refuse labels that are no class, as far as up to 20,000 samples of a split show them.
 
-        Args:
-            num_classes: K.
-            field: name of a further field that lists a sample's labels; None is the one label.
+        They are those of a field that lists a sample's labels; without it, the one label.
 
         Raises:
             UserError: in a split that is open.

@@ -91,10 +91,7 @@ class AudioSettings:
 def load_audio(data: bytes, settings: AudioSettings, *, draws: Draws | None) -> Waveform:
     """Decode, crop, mix and resample one clip (FLAC, WAV, OGG, MP3 and what else libsndfile reads).
 
-    Args:
-        data: the member's bytes.
-        settings: sampling rate and crops.
-        draws: random numbers in training; None in evaluation.
+    As training does with `draws`, as evaluation without.
 
     Returns:
         (T,) float32 in [-1, 1], at least one sample long.

@@ -177,12 +177,7 @@ def _refused(what: str) -> UserError:
 
 @dataclass(frozen=True)
 class Corruptor:
-    """Spoils the samples of one split.
-
-    Attributes:
-        corruptions: applied in order.
-        seed: the data's seed.
-    """
+    """Spoils the samples of one split by corruptions in their order, drawn by the data's seed."""
 
     corruptions: tuple[Corruption, ...]
     seed: int

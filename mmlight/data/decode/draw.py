@@ -27,12 +27,6 @@ class Draws:
 
     It reads raw Philox bits: NumPy keeps those stable between its versions, but not what its
     Generator makes of them.
-
-    Args:
-        purpose: what the numbers are for.
-        seed: seed of the data module.
-        epoch: epoch of the batch.
-        sample: number of the sample in its data set.
     """
 
     def __init__(self, purpose: Purpose, *, seed: int, epoch: int, sample: int) -> None:

@@ -157,12 +157,7 @@ class ImageSettings:
 
 
 def load_image(data: bytes, settings: ImageSettings, *, draws: Draws | None) -> Tensor:
-    """Decode, crop and scale one image.
-
-    Args:
-        data: the member's bytes.
-        settings: size and crops.
-        draws: random numbers in training; None in evaluation.
+    """Decode, crop and scale one image, as training does with `draws`, as evaluation without.
 
     Returns:
         (C, H, W) uint8 pixels; not yet padded where images are fitted.

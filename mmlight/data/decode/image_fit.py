@@ -83,19 +83,9 @@ def random_fit(
 ) -> Fitted:
     """Fit at a random scale (large-scale jitter, arXiv 2012.07177), and flip.
 
-    Above a zoom of 1 a window of the image's own proportions is cut at a random place; below 1 the
-    image is made smaller. Boxes of which the window leaves less than a quarter are dropped, others
-    clipped.
-
-    Args:
-        pixels_CHW: uint8 pixels.
-        boxes: its boxes, or None.
-        size: longer side at a zoom of 1.
-        interpolation: of `ImageSettings`.
-        zoom: smallest and largest zoom; its logarithm is drawn evenly.
-        flip_probability: of mirroring left to right.
-        vertical_flip_probability: of mirroring top to bottom.
-        draws: random numbers.
+    The zoom's logarithm is drawn evenly. Above a zoom of 1 a window of the image's own proportions
+    is cut at a random place; below 1 the image is made smaller. Boxes of which the window leaves
+    less than a quarter are dropped, others clipped.
     """
     height, width = pixels_CHW.shape[1:]
     factor = zoom[0] * (zoom[1] / zoom[0]) ** draws.uniform()

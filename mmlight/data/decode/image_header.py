@@ -144,14 +144,7 @@ def as_stored(pixels_CHW: Tensor, orientation: int) -> Tensor:
 
 
 def turn_boxes(xyxy_N4: Tensor, orientation: int, *, height: int, width: int) -> Tensor:
-    """Turn boxes with their image.
-
-    Args:
-        xyxy_N4: corners in pixels of the image as stored.
-        orientation: of the image.
-        height: of the image upright.
-        width: likewise.
-    """
+    """Turn boxes in pixels of an image as stored with it; height and width are those upright."""
     swap, mirror_x, mirror_y = TURNS[orientation]
     left, top, right, bottom = xyxy_N4[:, [1, 0, 3, 2] if swap else [0, 1, 2, 3]].unbind(1)
     turned_N4 = xyxy_N4.clone()

@@ -16,13 +16,10 @@ _MAX_CHUNKS = 10_000
 
 
 class SoundBytes(io.BytesIO):
-    """A sound file in memory, completed, as soundfile opens it.
+    """A sound file in memory, completed (see `complete`), as soundfile opens it.
 
     A damaged header may send libsndfile to a place before the start; an exception within its
     callback would print a traceback.
-
-    Args:
-        data: see `complete`.
 
     Raises:
         ValueError: likewise.

@@ -166,17 +166,7 @@ class Order:
             )
 
     def batch(self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """Return the sample numbers of one rank's batch.
-
-        Args:
-            epoch: from 0.
-            step: of the epoch, from 0 to ``steps_per_epoch - 1``.
-            rank: of this process among `world_size`.
-            world_size: number of ranks.
-
-        Returns:
-            int64, ``global_batch / world_size`` sample numbers.
-        """
+        """Return the sample numbers of one rank's batch: int64, ``global_batch / world_size``."""
         check_place(self, epoch, step, rank=rank, world_size=world_size)
         lanes = self.num_lanes // world_size
         return self.steps(

@@ -25,10 +25,7 @@ NO_AREA = "boxes without area in their picture"
 class BoxSamples:
     """Pictures and the objects in them; a picture without objects is a sample, too.
 
-    Args:
-        files: reads the pictures; their paths start from its folder.
-        given: what else is said.
-        where: begins messages.
+    Their paths start from the folder of `files`; messages begin with `where`.
     """
 
     def __init__(self, files: SourceFiles, given: Given, *, where: str) -> None:
@@ -56,14 +53,9 @@ class BoxSamples:
         size: tuple[int, int] | None,
         where: str,
     ) -> None:
-        """Note an object.
+        """Note an object of a picture: its corners in pixels, and its class.
 
-        Args:
-            picture: the number of its picture.
-            xyxy: its corners, pixels.
-            name: its class.
-            size: of the picture, if it is known: what lies outside is no box.
-            where: what names it; messages begin with it.
+        Where the size of the picture is known, what lies outside is no box.
 
         Raises:
             UserError: coordinates that are none.
@@ -91,9 +83,7 @@ class BoxSamples:
     ) -> Source:
         """Return the samples, in the order in which their pictures were noted.
 
-        Args:
-            ordered: the source's own order of the classes; by default the natural one.
-            extras: further values of a picture's json.
+        The source may have its own order of classes, and further values of a picture's json.
 
         Raises:
             UserError: no picture, or a class that is not among those given.

@@ -41,12 +41,7 @@ class SourceFiles:
         self._allowed = [os.path.realpath(path) for path in (folder, *also_from)]
 
     def read(self, path: Path, where: str, *, most: int | None = None) -> bytes:
-        """Return the content of a file.
-
-        Args:
-            path: the file.
-            where: what names it; messages begin with it.
-            most: bytes; fewer than any file may have.
+        """Return the content of a file of `most` bytes; messages begin with `where`.
 
         Raises:
             UserError: it lies elsewhere, is no regular file, too large, or cannot be read.

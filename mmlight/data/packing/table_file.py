@@ -20,12 +20,7 @@ _QUOTED = re.compile(r'"((?:[^"]*"")+[^"]*)"')
 
 
 class Row(NamedTuple):
-    """A row of a table.
-
-    Attributes:
-        where: what names it, such as ``table x.csv, line 7``; messages begin with it.
-        values: by column.
-    """
+    """A row of a table: what names it (``table x.csv, line 7``), and its values by column."""
 
     where: str
     values: dict[str, Any]

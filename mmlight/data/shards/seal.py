@@ -26,11 +26,7 @@ REMEDY = "copy or download it again, or pack it again if it was changed on purpo
 
 
 class SealedWriter:
-    """Writes a shard: equal members give equal bytes.
-
-    Args:
-        path: a file that is not there yet.
-    """
+    """Writes a shard that is not there yet: equal members give equal bytes."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "xb")

@@ -47,9 +47,6 @@ class ChecksumError(OSError):
 class OpenShard:
     """An open shard; closed when the last thread that uses it lets go.
 
-    Args:
-        shard: its index.
-
     Raises:
         OSError: it can't be opened.
         UserError: it is not what was indexed.

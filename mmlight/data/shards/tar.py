@@ -56,8 +56,9 @@ class TarSample:
     members: dict[str, Member]
 
 
-def _refusal(shard: Path, offset: int, what: str, *, remedy: str | None = None) -> UserError:
-    remedy = remedy or "download or pack it again"
+def _refusal(
+    shard: Path, offset: int, what: str, *, remedy: str = "download or pack it again"
+) -> UserError:
     return UserError(f"shard {shard}: {what} (at byte {offset}); {remedy}")
 
 
@@ -76,11 +77,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def read_samples(shard: Path, *, max_member_bytes: int) -> tuple[list[TarSample], int]:
-    """Read all headers of a tar file and group its members into samples.
-
-    Args:
-        shard: an uncompressed tar file (ustar, pax or GNU).
-        max_member_bytes: a larger member is refused.
+    """Read all headers of a tar file (ustar, pax or GNU) and group its members into samples.
 
     Returns:
         The samples in their order in the file, and the number of members that belong to none.

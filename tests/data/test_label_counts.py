@@ -6,6 +6,7 @@ import pytest
 from shard_files import write_tar
 
 from mmlight.data.label_checks import label_counts
+from mmlight.data.labels import Labels
 from mmlight.data.members import Members
 from mmlight.data.sample import SampleSet
 from mmlight.data.shards.corpus import Corpus
@@ -22,7 +23,7 @@ def corpus_of(tmp_path, name, values):
 def test_bad_labels_are_left_out(tmp_path):
     values = [b"0", b"1", b"n/a", b"1", b"-3", b"1" + b"0" * 30, b"1" * 5000, b"\xff", b"nan"]
     samples = SampleSet([(corpus_of(tmp_path, "cls", values), Members(label="cls"))])
-    assert label_counts(samples, 3, field=None, class_names=[]) == [1, 2, 0]
+    assert label_counts(samples, 3, field=None, class_names=[], labels=Labels()) == [1, 2, 0]
 
 
 def test_samples_of_several_labels_one_of_which_is_bad_are_left_out(tmp_path):
@@ -37,7 +38,8 @@ def test_samples_of_several_labels_one_of_which_is_bad_are_left_out(tmp_path):
     raw += [b"{", b"[" * 100_000, b'{"l": ' + b"1" * 5000 + b"}", b'{"l": [NaN]}', b'{"l": 1e999}']
     members = Members(fields={"labels": "json:l"})
     samples = SampleSet([(corpus_of(tmp_path, "json", raw), members)])
-    counts = label_counts(samples, 2, field="labels", class_names=["cat", "dog"])
+    names = ["cat", "dog"]
+    counts = label_counts(samples, 2, field="labels", class_names=names, labels=Labels(names))
     assert counts == [1, 2]
 
 
@@ -46,7 +48,7 @@ def test_a_label_beyond_the_classes_is_named(tmp_path):
     with pytest.raises(
         UserError, match=r"sample 001 of .*0.tar has label 7, but there are 2 classes"
     ):
-        label_counts(samples, 2, field=None, class_names=[])
+        label_counts(samples, 2, field=None, class_names=[], labels=Labels())
 
 
 def test_metadata_of_bad_members_is_missing(tmp_path):

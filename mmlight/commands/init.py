@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mmlight.data.own.experiments import experiments
 from mmlight.data.own.look import FoundData, command, look
-from mmlight.errors import UserError, naming
+from mmlight.errors import UserError
+from mmlight.files import write_bytes
 from mmlight.terminal import say
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -91,14 +92,7 @@ def _write(path: Path, content: bytes | str) -> bool:
     """Write a file if there is none; return whether there was none."""
     if path.exists():
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with naming(path):
-            part.write_bytes(content if isinstance(content, bytes) else content.encode())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path, content if isinstance(content, bytes) else content.encode())
     return True
 
 

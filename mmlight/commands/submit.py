@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 from mmlight.errors import UserError
@@ -66,8 +67,9 @@ def main(argv: Sequence[str]) -> int:
     launch, sources = prepare(rest, cluster=options.cluster, changes=changes)
     site = launch.profile
     before = launched_before(launch.run)
-    if options.again:
-        launch = numbered(launch, len(before) + 1)
+    if options.again and before:
+        run = launch.run.with_name(f"{launch.run.name}-{len(before) + 1}")
+        launch = replace(launch, run=run)
     for line in (*notes(launch.config, site), *sources.notes()):
         note(line)
     if options.dry_run:
@@ -92,12 +94,7 @@ def main(argv: Sequence[str]) -> int:
 def prepare(
     arguments: Sequence[str], *, cluster: Path, changes: Mapping[str, str]
 ) -> tuple[Launch, Sources]:
-    """Resolve an experiment and check it against a cluster.
-
-    Args:
-        arguments: what `mmlight fit` takes.
-        cluster: path of the cluster's profile.
-        changes: values in place of the profile's, by key.
+    """Resolve what `mmlight fit` takes, and check it against a cluster.
 
     Returns:
         The run as it would be launched for the first time, and the code it would run.
@@ -116,19 +113,8 @@ def prepare(
 
 def launched_before(run: Path) -> list[Run]:
     """Return the runs of the same experiment, the first one and those with a number behind."""
-    found = [run, *(run.with_name(f"{run.name}-{n}") for n in range(2, 1000))]
-    there = []
-    for path in found:
-        if not path.exists():
-            break
-        there.append(Run(path))
-    return there
-
-
-def numbered(launch: Launch, number: int) -> Launch:
-    """Return the launch of one more run of the same experiment."""
-    run = launch.run
-    return replace(launch, run=run if number == 1 else run.with_name(f"{run.name}-{number}"))
+    found = (run, *(run.with_name(f"{run.name}-{n}") for n in range(2, 1000)))
+    return [Run(path) for path in takewhile(Path.exists, found)]
 
 
 def _launched(run: Run) -> str:

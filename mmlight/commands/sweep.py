@@ -74,15 +74,7 @@ def main(argv: Sequence[str]) -> int:
     if options.status:
         return _show(sweep, folder)
     if options.cluster is not None:
-        return submit_sweep(
-            sweep,
-            folder,
-            cluster=options.cluster,
-            changes=changes,
-            max_concurrent=options.max_concurrent,
-            failed_only=options.retry_failed,
-            dry_run=options.dry_run,
-        )
+        return submit_sweep(sweep, folder, options, changes=changes)
     folder.open(sweep)
     try:
         with RunLock(folder.path, instead="give this one another --name"):

@@ -6,6 +6,7 @@ Optuna draws: the job script has it write the run's ``submitted.yaml``.
 
 import getpass
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,47 +35,41 @@ _BASE = "base.yaml"
 
 
 def submit_sweep(
-    sweep: Sweep,
-    folder: SweepFolder,
-    *,
-    cluster: Path,
-    changes: Mapping[str, str],
-    max_concurrent: int | None,
-    failed_only: bool = False,
-    dry_run: bool = False,
+    sweep: Sweep, folder: SweepFolder, options: Namespace, *, changes: Mapping[str, str]
 ) -> int:
     """Submit the runs that have not finished and are not under way; return the exit code.
 
     Args:
         sweep: the settings.
         folder: of the sweep.
-        cluster: path of the cluster's profile.
-        changes: values in place of the profile's, by key.
-        max_concurrent: how many may run at a time; None for no limit.
-        failed_only: only those that have failed or were broken off.
-        dry_run: print the job script, and submit nothing.
+        options: of ``mmlight sweep``.
+        changes: values in place of those of the cluster's profile, by key.
 
     Raises:
         UserError: SLURM is not here, or the sweep is none for it.
     """
-    if not dry_run:
+    if not options.dry_run:
         try:
             client.queue(users=[getpass.getuser()])
         except UserError as error:
             raise UserError(
                 f"{error}; without --cluster the sweep runs here, --dry-run prints the job script"
             ) from None
-    site = read_profile(cluster, changes=changes)
+    site = read_profile(options.cluster, changes=changes)
     _check(sweep)
     runs = _runs(sweep)
-    tasks = _tasks(runs, sweep, folder, failed_only=failed_only)
+    tasks = _tasks(runs, sweep, folder, failed_only=options.retry_failed)
     if not tasks:
-        said = "no run of the sweep has failed" if failed_only else "nothing is left to submit"
+        said = (
+            "no run of the sweep has failed"
+            if options.retry_failed
+            else "nothing is left to submit"
+        )
         say(f"{said}; {progress(record_results(sweep, folder, queue=jobs_now(folder)), sweep)}")
         return 0
     draws = sweep.searcher == "optuna"
     experiment = sweep.experiment
-    if not dry_run:
+    if not options.dry_run:
         folder.open(sweep)
         experiment = freeze(sweep.experiment, folder.path / "slurm")
     configs = _configs([runs[t] for t in tasks], sweep, experiment, draws=draws)
@@ -86,7 +81,7 @@ def submit_sweep(
         task: Launch(
             run=root / folder.name / runs[task].id,
             config=config,
-            cluster=cluster,
+            cluster=options.cluster,
             changes=changes,
             profile=site,
             snapshot=sources.snapshot,
@@ -98,11 +93,11 @@ def submit_sweep(
         folder=root / folder.name,
         ids=[run.id for run in runs],
         launches=launches,
-        max_concurrent=max_concurrent,
+        max_concurrent=options.max_concurrent,
         draws=draws,
     )
     largest = client.max_array_size()
-    if dry_run:
+    if options.dry_run:
         for _, text, _ in launch.scripts(largest=largest):
             say_text(text)
         return 0
@@ -114,7 +109,7 @@ def submit_sweep(
         write_text(folder.path / "slurm" / _BASE, yaml_text.dump(first.full_config()))
     jobs = launch.submit(largest=largest)
     resources = launches[tasks[0]].resources
-    at_once = f", {max_concurrent} at a time" if max_concurrent else ""
+    at_once = f", {options.max_concurrent} at a time" if options.max_concurrent else ""
     named = f"job{'s' * (len(jobs) > 1)} {', '.join(jobs)}"
     say(f"{folder.name}: {named}, {len(tasks)} of {len(runs)} runs{at_once}, {resources} each")
     say(f"mmlight ps   mmlight logs -f {folder.name}/{runs[tasks[0]].id}")

@@ -16,11 +16,7 @@ _MISSING = object()
 
 
 def place(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a resolved configuration with other values, where that is all they change.
-
-    Args:
-        config: a resolved configuration.
-        values: by full key.
+    """Return a resolved configuration with other values by full key, where no more changes.
 
     Returns:
         The configuration; None where a value may be a class, or is of another kind than the one
@@ -53,9 +49,7 @@ def _fitting(old: Any, new: Any) -> Any:
 def freeze(experiment: Path, folder: Path) -> Path:
     """Copy an experiment with all that it extends; return the copy, which nothing changes.
 
-    Args:
-        experiment: its file.
-        folder: where the copies lie, each in a folder named after its content.
+    It lies below `folder` in one that is named after its content.
     """
     layers = compose.expand(experiment)
     texts = [yaml_text.dump_layer(layer.values) for layer in layers]

@@ -11,9 +11,8 @@ from typing import Any
 from mmlight import compose
 from mmlight.errors import UserError
 from mmlight.files import read_json, write_json
-from mmlight.runs.plan.processes import Command, ends_on_term, last_line, run_all
+from mmlight.runs.plan.processes import Command, command_of, ends_on_term, last_line, run_all
 from mmlight.runs.run.folder import Run
-from mmlight.runs.run.ids import RUN_ID
 from mmlight.runs.show.grid import Column, Grid
 from mmlight.scores import format_value, main_metric
 
@@ -89,12 +88,8 @@ class FoldsFolder:
 
     def command(self, fold: str) -> Command:
         """What starts a fold's run, or goes on with it."""
-        run = self.fold_run(fold)
         arguments = ["fit", "-c", str(self.config(fold))]
-        if run.newest_checkpoint() is not None:
-            arguments += ["--ckpt_path", "last"]
-        # An id of this process's own surroundings (a SLURM job) is not the run's.
-        return Command(arguments, environment={RUN_ID: run.id}, log=self.log(fold))
+        return command_of(self.fold_run(fold), arguments, log=self.log(fold))
 
     def check_same(self, plan: Mapping[str, Any]) -> None:
         """Refuse to go on with something else than what was begun.

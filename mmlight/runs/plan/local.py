@@ -6,7 +6,7 @@ from typing import Any
 from mmlight.errors import UserError
 from mmlight.runs.plan.optuna_search import OptunaSearch
 from mmlight.runs.plan.pictures import plot_sweep
-from mmlight.runs.plan.processes import Command, last_line, run_one
+from mmlight.runs.plan.processes import command_of, last_line, run_one
 from mmlight.runs.plan.results import (
     Result,
     SweepFolder,
@@ -21,7 +21,6 @@ from mmlight.runs.plan.results import (
 from mmlight.runs.plan.status import jobs_now, read_results
 from mmlight.runs.plan.sweep import Sweep, TrialRun, trial_runs
 from mmlight.runs.run.folder import Run
-from mmlight.runs.run.ids import RUN_ID
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.runs.run.state import state_of
 from mmlight.scores import format_value
@@ -54,12 +53,9 @@ def launch(
     Returns:
         Whether the run was stopped.
     """
-    command = arguments(run, sweep, folder)
-    if Run(folder.run_path(run)).newest_checkpoint() is not None:
-        command += ["--ckpt_path", "last"]
-    # An id of this process's own surroundings (a SLURM job) is not the run's.
-    started = Command(command, environment={RUN_ID: run.id}, log=folder.log(run))
-    return run_one(started, should_stop=should_stop).stopped
+    begin = arguments(run, sweep, folder)
+    command = command_of(Run(folder.run_path(run)), begin, log=folder.log(run))
+    return run_one(command, should_stop=should_stop).stopped
 
 
 def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) -> int:

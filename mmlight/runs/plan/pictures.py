@@ -15,13 +15,8 @@ _MARKERS = "os^Dv<>PX*"
 def plot_sweep(results: Sequence[Result], sweep: Sweep, path: Path) -> Path | None:
     """Draw a panel for each parameter, with a point for each finished combination.
 
-    Args:
-        results: all combinations.
-        sweep: the settings.
-        path: the PNG to write.
-
     Returns:
-        The path, or None where nothing has finished.
+        The path of the PNG, or None where nothing has finished.
     """
     done = [result for result in results if result.score is not None]
     found = best(done, sweep)

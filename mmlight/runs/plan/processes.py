@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
+
+from mmlight.runs.run.folder import Run
+from mmlight.runs.run.ids import RUN_ID
 
 Key = TypeVar("Key")
 _GRACE_S = 60.0
@@ -42,10 +45,21 @@ class Command:
         words = [sys.executable, "-P", "-m", "mmlight", *self.arguments]
         own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
         environment = {**more, **own, **self.environment}
-        if self.log is None:
-            return subprocess.Popen(words, env=environment, cwd=self.folder)
-        with self.log.open("ab") as log:
+        with self.log.open("ab") if self.log else nullcontext() as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=environment, cwd=self.folder)
+
+
+def command_of(run: Run, arguments: Sequence[str], *, log: Path) -> Command:
+    """Return what starts a run, or goes on with it from its newest checkpoint.
+
+    Args:
+        run: the run.
+        arguments: of ``mmlight``, which begin it.
+        log: a file that what it prints is appended to.
+    """
+    more = ["--ckpt_path", "last"] if run.newest_checkpoint() is not None else []
+    # An id of this process's own surroundings (a SLURM job) is not the run's.
+    return Command([*arguments, *more], environment={RUN_ID: run.id}, log=log)
 
 
 @dataclass(frozen=True)

@@ -95,14 +95,6 @@ class Sweep:
         many = [k for k, p in self.parameters.items() if isinstance(p, Range) or len(p.values) > 1]
         return many or list(self.parameters)
 
-    def grid(self) -> list[dict[str, Any]]:
-        """Return every combination; the last parameter varies fastest."""
-        values = [_listed(parameter) for parameter in self.parameters.values()]
-        return [
-            dict(zip(self.parameters, combination, strict=True))
-            for combination in itertools.product(*values)
-        ]
-
     def drawn(self, number: int) -> dict[str, Any]:
         """Return the combination of trial `number` of a random search; it needs no other trial."""
         draws = np.random.default_rng([self.seed, number])
@@ -117,8 +109,12 @@ class Sweep:
     def combinations(self) -> list[dict[str, Any]]:
         """Return what a search by grid or by chance tries, which is known before it starts."""
         assert self.searcher != "optuna", "it decides trial by trial"
-        if self.searcher == "grid":
-            return self.grid()
+        if self.searcher == "grid":  # the last parameter varies fastest
+            values = [_listed(parameter) for parameter in self.parameters.values()]
+            return [
+                dict(zip(self.parameters, combination, strict=True))
+                for combination in itertools.product(*values)
+            ]
         assert self.trials is not None
         return [self.drawn(number) for number in range(self.trials)]
 

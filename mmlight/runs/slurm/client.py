@@ -20,17 +20,8 @@ _NO_CLUSTER = {
     "configuration source": "SLURM is not set up on this machine (its commands find no slurm.conf)",
     "Unable to contact slurm controller": "SLURM's controller does not answer",
 }
-_COLUMNS = {
-    "id": "%i",
-    "state": "%T",
-    "nodes": "%N",
-    "start": "%S",
-    "end": "%e",
-    "elapsed": "%M",
-    "time_limit": "%l",
-    "partition": "%P",
-    "reason": "%r",
-}
+# Of `squeue`, the fields of `QueuedJob`. The reason comes last: it alone may hold a `|`.
+_COLUMNS = ("%i", "%T", "%S", "%P", "%r")
 ACTIVE = frozenset(
     "PENDING RUNNING CONFIGURING COMPLETING SUSPENDED REQUEUED REQUEUE_HOLD RESIZING SIGNALING "
     "STAGE_OUT STOPPED SPECIAL_EXIT REQUEUE_FED RESV_DEL_HOLD".split()
@@ -48,22 +39,14 @@ class QueuedJob:
     Attributes:
         id: the job's id; of an array's task, ``123_4``.
         state: such as ``RUNNING``.
-        nodes: names of its nodes, in SLURM's short form; empty while it waits.
         start: when it began or is expected to, ``2026-01-31T12:00:00`` or ``N/A``.
-        end: when it ended or will have to.
-        elapsed: how long it has run, ``1-02:03:04``.
-        time_limit: how long it may run.
         partition: where it runs; where it waits, those it may run in, with commas.
         reason: why it waits.
     """
 
     id: str
     state: str
-    nodes: str
     start: str
-    end: str
-    elapsed: str
-    time_limit: str
     partition: str
     reason: str
 
@@ -80,10 +63,6 @@ def is_here(command: str = "sbatch") -> bool:
 
 def submit(script: Path, *, options: Sequence[str] = ()) -> str:
     """Hand a job script to `sbatch`; return the job's id.
-
-    Args:
-        script: the script.
-        options: further options of sbatch.
 
     Raises:
         UserError: SLURM is not here, or refuses the job; the message says why.
@@ -108,7 +87,7 @@ def queue(*, jobs: Iterable[str] = (), users: Iterable[str] = ()) -> dict[str, Q
         jobs: only these; unknown ones are left out.
         users: only theirs.
     """
-    asked = ["--noheader", "--array", "--states=all", f"--format={'|'.join(_COLUMNS.values())}"]
+    asked = ["--noheader", "--array", "--states=all", f"--format={'|'.join(_COLUMNS)}"]
     if of := sorted(set(jobs)):
         asked.append(f"--jobs={','.join(of)}")
     if by := sorted(set(users)):
@@ -119,10 +98,8 @@ def queue(*, jobs: Iterable[str] = (), users: Iterable[str] = ()) -> dict[str, Q
         if "Invalid job id" in str(error):  # said of a single one that SLURM has forgotten
             return {}
         raise
-    # The reason comes last: it alone may hold a `|`.
     rows = [line.split("|", len(_COLUMNS) - 1) for line in said.splitlines() if line]
-    found = [QueuedJob(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
-    return {job.id: job for job in found}
+    return {row[0]: QueuedJob(*row) for row in rows}
 
 
 def cancel(jobs: Sequence[str]) -> None:

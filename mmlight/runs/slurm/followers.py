@@ -46,13 +46,7 @@ def follow(runs: Sequence[Path], job: str) -> None:
 
 
 def redirect(run: Path, *, before: str, now: str) -> None:
-    """Let what waits for a run wait for its new job; the old one ends as if it had done its work.
-
-    Args:
-        run: the run's folder.
-        before: the old job.
-        now: the new one.
-    """
+    """Let what waits for a run wait for its new job; the old one ends as if its work were done."""
     for job in _followers(run):
         about = client.show("job", job)
         if about.get("JobState") != "PENDING":

@@ -24,6 +24,7 @@ _FIT = (
     'fit -c "$run/submitted.yaml" --run.root "$root" --run.name "$name" --run.id "$id" '
     "--ckpt_path auto"
 )
+TEMPLATE = Path(__file__).with_name("job.sh")
 _MARK = "#@ "
 _ONE_PROCESS = Resources(nodes=1, tasks_per_node=1, gpus_per_node=0)
 
@@ -120,11 +121,8 @@ def render(
             f"cwd={quoted(here)}",
             f"root={quoted(root)}",
             f"name={quoted(name)}",
-            *(
-                [f"ids=({joined(array.ids)})", "id=${ids[SLURM_ARRAY_TASK_ID]}"]
-                if array
-                else [f"id={quoted(run_id)}"]
-            ),
+            *([f"ids=({joined(array.ids)})"] if array else []),
+            "id=${ids[SLURM_ARRAY_TASK_ID]}" if array else f"id={quoted(run_id)}",
             f"host_python={quoted(sys.executable)}",
             f"imports={quoted(':'.join(map(str, imports)))}",
         ],
@@ -144,21 +142,13 @@ def render(
         ),
         "command": [f"srun=({started})", f"python=({python})", f"command=({_FIT})"],
     }
-    return _fill(template().read_text(), filled)
-
-
-def template() -> Path:
-    """Return the template's path."""
-    return Path(__file__).with_name("job.sh")
+    return _fill(TEMPLATE.read_text(), filled)
 
 
 def _fill(text: str, filled: dict[str, list[str]]) -> str:
     lines: list[str] = []
     for line in text.splitlines():
-        if line.startswith(_MARK):
-            lines += filled.pop(line.removeprefix(_MARK).split()[0])
-        else:
-            lines.append(line)
+        lines += filled.pop(line.split()[1]) if line.startswith(_MARK) else [line]
     assert not filled, filled
     return "\n".join(lines) + "\n"
 

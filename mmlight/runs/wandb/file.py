@@ -38,11 +38,7 @@ def mend(folder: Path, *, run_id: str) -> None:
     """Cut a record that a killed process began off each segment; remove those without any row.
 
     ``wandb sync`` stops at a segment that ends with half a record, or that a kill left empty, and
-    does not send those after it.
-
-    Args:
-        folder: the folder with ``offline-run-*`` in it.
-        run_id: the run's id in W&B.
+    does not send those after it. For the arguments see `count_rows`.
     """
     for path in _segments(folder, run_id):
         segment = read_segment(path)
@@ -55,9 +51,7 @@ def mend(folder: Path, *, run_id: str) -> None:
 def mark_sent(folder: Path, *, run_id: str) -> None:
     """Mark the segments that earlier processes kept offline, so that ``wandb sync`` skips them.
 
-    Args:
-        folder: the folder with ``offline-run-*`` in it.
-        run_id: the run's id in W&B.
+    For the arguments see `count_rows`.
     """
     for path in folder.glob(f"offline-run-*/run-{run_id}.wandb"):
         path.with_suffix(".wandb.synced").touch()

@@ -18,7 +18,7 @@ from mmlight.runs.slurm.durations import readable
 
 
 def job(job_id, state, *, reason="None"):
-    return QueuedJob(job_id, state, "", "N/A", "N/A", "0:00", "10:00", "debug", reason)
+    return QueuedJob(job_id, state, "N/A", "debug", reason)
 
 
 def queue(state, **options):

@@ -11,7 +11,7 @@ import pytest
 from mmlight.runs.slurm import profile
 from mmlight.runs.slurm.profile import Profile
 from mmlight.runs.slurm.resources import Resources
-from mmlight.runs.slurm.script import render, template
+from mmlight.runs.slurm.script import TEMPLATE, render
 
 FOLDER = Path(__file__).parents[3] / "slurm"
 CLUSTERS = sorted((FOLDER / "clusters").glob("*.yaml"))
@@ -44,4 +44,4 @@ def test_readme_names_every_key_of_a_profile():
 
 
 def test_template_beside_the_readme_is_the_one_in_use():
-    assert (FOLDER / "job.sh").resolve() == template().resolve()
+    assert (FOLDER / "job.sh").resolve() == TEMPLATE.resolve()

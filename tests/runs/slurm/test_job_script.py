@@ -10,7 +10,7 @@ import pytest
 from mmlight.errors import UserError
 from mmlight.runs.slurm.profile import Container, Profile
 from mmlight.runs.slurm.resources import Resources
-from mmlight.runs.slurm.script import Array, render, template
+from mmlight.runs.slurm.script import TEMPLATE, Array, render
 
 
 def rendered(tmp_path, profile=None, **changes):
@@ -273,7 +273,7 @@ def test_shellcheck_finds_nothing(tmp_path, array):
     )
     path = tmp_path / "job.sh"
     path.write_text(rendered(tmp_path, profile, array=array, snapshot=tmp_path / "it's"))
-    for script in (path, template()):
+    for script in (path, TEMPLATE):
         done = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
 

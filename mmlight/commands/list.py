@@ -26,6 +26,8 @@ _CLASSES = {
     "tokenizers": ("text", ("Tokenizer",), "data.text.tokenizer"),
 }
 _FILES = {"datasets": "data", "towers": "towers", "pretrain": "pretrain", "finetune": "finetune"}
+# In the comment that a file opens with; further lines of it stand further in.
+_PURPOSE = re.compile(r"(?:#.*\n)*?# Purpose: (.*(?:\n#   .*)*)")
 _KINDS = (*_CLASSES, *_FILES)
 
 
@@ -73,10 +75,7 @@ def classes(kind: str, modules: Sequence[str] = ()) -> Iterator[tuple[str, str]]
         found += [(f"{module}.{n.name}", n) for n in tree.body if isinstance(n, ast.ClassDef)]
     known = set(bases)
     # A base may stand in a file that comes later.
-    for _ in found:
-        more = {node.name for _, node in found if known & set(_bases(node))} - known
-        if not more:
-            break
+    while more := {node.name for _, node in found if known & set(_bases(node))} - known:
         known |= more
     for name, node in found:
         is_base = node.name.startswith("_") or _is_abstract(node)
@@ -101,15 +100,5 @@ def _experiments(folder: str) -> Iterator[tuple[str, str]]:
     own = Path("experiments", folder)
     place = own if own.is_dir() else material_folder(f"experiments/{folder}")
     for path in sorted(place.glob("*.yaml")):
-        header = re.match(r"(?:#.*\n)+", path.read_text(encoding="utf-8"))
-        lines = header[0].splitlines() if header else []
-        purpose = next((n for n, line in enumerate(lines) if line.startswith("# Purpose: ")), None)
-        if purpose is None:
-            yield str(own / path.name), ""
-            continue
-        text = lines[purpose].removeprefix("# Purpose: ")
-        for line in lines[purpose + 1 :]:
-            if not line.startswith("#   "):
-                break
-            text += " " + line[1:].strip()
-        yield str(own / path.name), text
+        found = _PURPOSE.match(path.read_text(encoding="utf-8"))
+        yield str(own / path.name), re.sub(r"\n#\s+", " ", found[1]) if found else ""

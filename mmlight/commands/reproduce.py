@@ -77,7 +77,11 @@ def main(argv: Sequence[str]) -> int:
     again = Run(run.path.resolve().with_name(f"{run.id}-again-{secrets.token_hex(2)}"))
     arguments = _arguments(recorded, again, check=options.check)
     say(*describe(recorded, arguments))
-    if not options.yes and not _is_agreed():
+    if not options.yes and not sys.stdin.isatty():
+        raise UserError(
+            "a run's folder is code: look at what would be run, and say --yes if it is trusted"
+        )
+    if not options.yes and not agrees("Run this?"):
         return 1
     watch = _Watch(recorded, again, losses[: options.check], options.check)
     with ends_on_term(), recorded_code(recorded, options.repository) as paths:
@@ -139,19 +143,6 @@ class _Watch:
             say(f"the run ended with code {code} after {len(now)} logged losses, too few to tell")
             return 1
         return 0
-
-
-def _is_agreed() -> bool:
-    """Ask whether what was shown shall be run.
-
-    Raises:
-        UserError: there is nobody to ask.
-    """
-    if not sys.stdin.isatty():
-        raise UserError(
-            "a run's folder is code: look at what would be run, and say --yes if it is trusted"
-        )
-    return agrees("Run this?")
 
 
 def _arguments(recorded: Recorded, again: Run, *, check: int | None) -> list[str]:

@@ -18,9 +18,7 @@ from mmlight.runs.code.sources import code_folder
 def recorded_code(recorded: Recorded, repositories: Sequence[Path]) -> Iterator[list[Path]]:
     """Check out all code of a run; give the folders that Python imports it from.
 
-    Args:
-        recorded: the run.
-        repositories: clones to look for its commits in first.
+    Its commits are looked for in `repositories` first, which are clones.
 
     Raises:
         UserError: no repository has a commit, or a patch is gone or does not apply.

@@ -66,12 +66,8 @@ def freeze(experiment: Path, folder: Path) -> Path:
 def wandb_config(sweep: Sweep, *, name: str, root: str) -> dict[str, Any]:
     """Return what ``wandb sweep`` takes; each of its agents' runs is a normal run.
 
-    `searcher: optuna` becomes W&B's own Bayesian search, `prune` its Hyperband.
-
-    Args:
-        sweep: the settings.
-        name: the sweep's name, which becomes that of its runs.
-        root: the folder of all runs.
+    `searcher: optuna` becomes W&B's own Bayesian search, `prune` its Hyperband; the sweep's name
+    becomes that of its runs.
 
     Raises:
         UserError: a setting that W&B's sweeps don't have.

@@ -44,11 +44,7 @@ def launch(
 ) -> bool:
     """Do one run in a process of its own, from its newest checkpoint where it has one.
 
-    Args:
-        run: what to run.
-        sweep: the sweep's settings.
-        folder: where its runs are; what the run prints goes into its log there.
-        should_stop: asked every two seconds.
+    What it prints goes into its log. `should_stop` is asked every two seconds.
 
     Returns:
         Whether the run was stopped.
@@ -61,10 +57,7 @@ def launch(
 def run_here(sweep: Sweep, folder: SweepFolder, *, failed_only: bool = False) -> int:
     """Do the runs that are not finished, one after another; return the exit code.
 
-    Args:
-        sweep: the settings.
-        folder: of the sweep, opened.
-        failed_only: only the runs that were begun before and have not finished.
+    With `failed_only` those alone that were begun before.
 
     Raises:
         UserError: the first run fails, which tells of a mistake in the settings.

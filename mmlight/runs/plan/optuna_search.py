@@ -7,7 +7,7 @@ from typing import Any
 
 from mmlight.errors import UserError
 from mmlight.runs.plan.results import Result, State
-from mmlight.runs.plan.sweep import Choices, Range, Sweep, as_argument, rounded
+from mmlight.runs.plan.sweep import Choices, Sweep, as_argument, rounded
 
 _FEW = 10  # as many are drawn by chance before the sampler has a model
 _DRAWN_WITHIN_S = 60.0  # runs of a trial with several seeds may begin at once
@@ -147,15 +147,10 @@ class OptunaSearch:
             options = {as_argument(value): value for value in parameter.values}
             name = trial.params[key] if frozen else trial.suggest_categorical(key, list(options))
             return options[name]
-        if frozen:
-            return _shown(trial.params[key], parameter)
-        if parameter.scale == "int":
-            return trial.suggest_int(key, int(parameter.low), int(parameter.high))
-        drawn = trial.suggest_float(
-            key, parameter.low, parameter.high, log=parameter.scale == "log_uniform"
+        low, high, scale = parameter.low, parameter.high, parameter.scale
+        if scale == "int":
+            return int(trial.params[key] if frozen else trial.suggest_int(key, int(low), int(high)))
+        log = scale == "log_uniform"
+        return rounded(
+            trial.params[key] if frozen else trial.suggest_float(key, low, high, log=log)
         )
-        return _shown(drawn, parameter)
-
-
-def _shown(value: float, parameter: Range) -> float | int:
-    return int(value) if parameter.scale == "int" else rounded(value)

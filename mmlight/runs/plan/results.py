@@ -119,13 +119,7 @@ class SweepFolder:
 
 
 def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep, queue: Queue = None) -> Result:
-    """Return how one run did, from its summary, or does.
-
-    Args:
-        folder: of the sweep.
-        run: which one.
-        sweep: the settings.
-        queue: SLURM's jobs by id; None for what the folder alone tells.
+    """Return how one run did, from its summary, or does, from SLURM's `queue` and its folder.
 
     Raises:
         UserError: a finished run that has no such metric.

@@ -49,11 +49,7 @@ def hand_on(
 ) -> int:
     """Requeue the job, or submit one that begins when this one has gone; return the exit code.
 
-    Args:
-        run: the run.
-        decision: to hand on.
-        environ: the job's environment.
-        by_slurm: SLURM requeues the job already.
+    `by_slurm`: SLURM requeues the job already.
     """
     about = {**decision.described(), "nodes": environ.get("SLURM_JOB_NODELIST")}
     job = job_name(environ)

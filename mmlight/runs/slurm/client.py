@@ -80,25 +80,17 @@ def would_start(script: Path) -> str:
     return run("sbatch", "--test-only", str(script), output="stderr")
 
 
-def queue(*, jobs: Iterable[str] = (), users: Iterable[str] = ()) -> dict[str, QueuedJob]:
+def queue(*, users: Iterable[str] = ()) -> dict[str, QueuedJob]:
     """Return the jobs SLURM knows, by id, those that ended within minutes too. One `squeue`.
 
     Args:
-        jobs: only these; unknown ones are left out.
         users: only theirs.
     """
     asked = ["--noheader", "--array", "--states=all", f"--format={'|'.join(_COLUMNS)}"]
-    if of := sorted(set(jobs)):
-        asked.append(f"--jobs={','.join(of)}")
     if by := sorted(set(users)):
         asked.append(f"--user={','.join(by)}")
-    try:
-        said = run("squeue", *asked)
-    except UserError as error:
-        if "Invalid job id" in str(error):  # said of a single one that SLURM has forgotten
-            return {}
-        raise
-    rows = [line.split("|", len(_COLUMNS) - 1) for line in said.splitlines() if line]
+    said = run("squeue", *asked).splitlines()
+    rows = [line.split("|", len(_COLUMNS) - 1) for line in said if line]
     return {row[0]: QueuedJob(*row) for row in rows}
 
 

@@ -91,12 +91,7 @@ def _gone_nodes(environ: Mapping[str, str]) -> list[str]:
 
 
 def can_leave_out(nodes: str, script: Path) -> bool:
-    """Return whether the cluster could run a job without some nodes.
-
-    Args:
-        nodes: their names, with commas.
-        script: the job's script.
-    """
+    """Return whether the cluster could run a job without some nodes, given with commas."""
     try:
         client.run("sbatch", "--test-only", f"--exclude={nodes}", str(script))
     except UserError:

@@ -14,10 +14,7 @@ FILE = "followers.json"
 
 
 def dependency(runs: Sequence[Path]) -> list[str]:
-    """Return the options of sbatch that let a job wait for runs.
-
-    Args:
-        runs: folders of runs; those that have finished need not be waited for.
+    """Return the options of sbatch that let a job wait for runs, those that have not finished.
 
     Raises:
         UserError: one that nobody goes on with.

@@ -196,10 +196,7 @@ class ArrayLaunch:
                 yield file, text, {n: self.launches[begin + n] for n in places}
 
     def submit(self, *, largest: int | None) -> list[str]:
-        """Make the runs' folders and submit the arrays; return their jobs' ids.
-
-        Args:
-            largest: how many tasks an array may have; None for any number.
+        """Make the runs' folders and submit the `scripts`; return their jobs' ids.
 
         Raises:
             UserError: SLURM refuses one; then nothing that was made or submitted for it stays.

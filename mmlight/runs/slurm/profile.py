@@ -157,15 +157,10 @@ def _check_lines(key: str, value: Any) -> None:
 
 
 def check_line(key: str, text: str, *, allowed: str = "") -> None:
-    """Refuse control characters: `sbatch` knows no way to quote a newline.
-
-    Args:
-        key: what holds the text.
-        text: what goes into the job script.
-        allowed: control characters that it may hold.
+    """Refuse control characters but for some: `sbatch` knows no way to quote a newline.
 
     Raises:
-        UserError: it holds others.
+        UserError: the text holds others; `key` is what holds the text.
     """
     if any((c < " " or c == "\x7f") and c not in allowed for c in text):
         raise UserError(f"{key}: {text!r} holds a control character, which no job script can hold")

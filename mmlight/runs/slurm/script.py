@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from mmlight.errors import UserError
@@ -189,13 +190,10 @@ def _option(value: str | int) -> str:
 
 def _ranges(tasks: Iterable[int]) -> str:
     """Return `0-3,7` of 0, 1, 2, 3, 7."""
-    found: list[list[int]] = []
-    for task in sorted(tasks):
-        if found and task == found[-1][1] + 1:
-            found[-1][1] = task
-        else:
-            found.append([task, task])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
+    # Of neighbours, number and place are equally far apart.
+    parts = groupby(enumerate(sorted(tasks)), key=lambda pair: pair[1] - pair[0])
+    found = [[task for _, task in part] for _, part in parts]
+    return ",".join(f"{f[0]}-{f[-1]}" if len(f) > 1 else str(f[0]) for f in found)
 
 
 def _imports(folders: Sequence[Path], snapshot: Path | None) -> list[str]:

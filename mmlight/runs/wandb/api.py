@@ -1,6 +1,7 @@
 """Runs as W&B's own server has them, for comparing what lies in no folder here."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 from mmlight.compose import flatten
@@ -45,10 +46,8 @@ def fetch(place: str, references: Sequence[str]) -> list[ComparedRun]:
 
 def _said(error: Exception) -> str:
     """Return what went wrong on one short line."""
-    text = " ".join(str(error).split())
-    kind = type(error).__name__
-    said = f"W&B does not answer as it should ({kind}{f': {text}' if text else ''})"
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+    text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+    return shorten(f"W&B does not answer as it should ({text})", _LONGEST, placeholder="...")
 
 
 def compared(run: Any) -> ComparedRun:

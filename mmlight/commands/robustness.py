@@ -35,6 +35,7 @@ from mmlight.terminal import Terminal, say
 from mmlight.trainer.wandb_run import WandbRun
 
 _SEVERITIES = (1, 2, 3, 4, 5)
+_CORRUPTIONS = {f"{m}:{kind}": (m, kind) for m, kinds in KINDS.items() for kind in kinds}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,14 +44,13 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: settings out of range, or anything `mmlight test` refuses.
     """
-    known = ", ".join(f"{modality}:{kind}" for modality in KINDS for kind in KINDS[modality])
     parser = argparse.ArgumentParser(
         prog="mmlight robustness",
         description="Score a checkpoint on test data that is spoiled in many ways, on groups of "
         "it, and before and after temperature scaling (fitted on clean validation data). Takes "
         "what `mmlight test` takes, and writes robustness.json, robustness.csv, pictures and a "
         "report beside the run's other evaluations.",
-        epilog=f"corruptions: {known}",
+        epilog=f"corruptions: {', '.join(_CORRUPTIONS)}",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -170,22 +170,19 @@ class _Robustness:
         ]
         asked = self._options.corruptions
         if asked is None:
-            return [(name, kind) for name in KINDS if name in towers for kind in KINDS[name]]
-        found = []
-        for name in [] if asked == "none" else asked.split(","):
-            modality, _, kind = name.strip().partition(":")
-            options = [f"{m}:{k}" for m in KINDS for k in KINDS[m]]
-            if modality not in KINDS or kind not in KINDS[modality]:
+            return [pair for pair in _CORRUPTIONS.values() if pair[0] in towers]
+        names = [] if asked == "none" else [name.strip() for name in asked.split(",")]
+        for name in names:
+            if name not in _CORRUPTIONS:
                 raise UserError(
-                    f"--corruptions: '{name}' is none of {', '.join(options)}"
-                    f"{nearest(name, options)}"
+                    f"--corruptions: '{name}' is none of {', '.join(_CORRUPTIONS)}"
+                    f"{nearest(name, _CORRUPTIONS)}"
                 )
-            if modality not in towers:
+            if _CORRUPTIONS[name][0] not in towers:
                 raise UserError(
                     f"--corruptions: '{name}' has no effect on a model of {', '.join(towers)}"
                 )
-            found.append((modality, kind))
-        return found
+        return [_CORRUPTIONS[name] for name in names]
 
     def _write(self, report: Robustness, kept: dict[str, LabelledEvaluation], data: Any) -> None:
         """Write the files of the run folder, and send W&B its part."""

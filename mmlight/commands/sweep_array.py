@@ -135,10 +135,9 @@ def _check(sweep: Sweep) -> None:
 
 def _runs(sweep: Sweep) -> list[TrialRun]:
     """Return all runs in the order of the array's tasks; Optuna draws their values later."""
-    if sweep.searcher == "optuna":
-        return [run for n in range(sweep.trials or 0) for run in trial_runs(sweep, n, {})]
-    found = enumerate(sweep.combinations())
-    return [run for n, values in found for run in trial_runs(sweep, n, values)]
+    draws = sweep.searcher == "optuna"
+    found = [{}] * (sweep.trials or 0) if draws else sweep.combinations()
+    return [run for n, values in enumerate(found) for run in trial_runs(sweep, n, values)]
 
 
 def _tasks(
@@ -184,8 +183,7 @@ def draw(arguments: Sequence[str]) -> int:
     folder = SweepFolder(path.parent, path.name)
     search = OptunaSearch(sweep, journal=folder.journal)
     read_results(sweep, folder, search=search)  # Optuna learns what has finished
-    runs = {r.id: r for n in range(sweep.trials or 0) for r in trial_runs(sweep, n, {})}
-    waiting = runs[run_id]
+    waiting = next(run for run in _runs(sweep) if run.id == run_id)
     run = TrialRun(waiting.number, search.claim(waiting.number), waiting.seed)
     say(f"mmlight: trial {run.number}: {described(sweep, run.values)}")
     write_text(config, yaml_text.dump(_drawn_config(sweep, run, path)))

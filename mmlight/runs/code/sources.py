@@ -68,12 +68,7 @@ class OwnCode:
         return {"folder": str(self.folder), **(self.git.described() if self.git else {})}
 
 
-def read_own_code(
-    config: Mapping[str, Any] | None = None,
-    *,
-    ours: Path | None,
-    environ: Mapping[str, str] = os.environ,
-) -> list[OwnCode]:
+def read_own_code(config: Mapping[str, Any] | None = None, *, ours: Path) -> list[OwnCode]:
     """Return the user's own code, in the order in which Python looks at the folders.
 
     A folder of a copy that a job runs stands for the one that was copied, which may come later in
@@ -82,15 +77,14 @@ def read_own_code(
     Args:
         config: the resolved configuration, whose classes may come from further folders.
         ours: the folder that mmlight is imported from.
-        environ: the environment variables.
     """
     found: dict[tuple[str, str], OwnCode] = {}
-    for folder in _folders(config or {}, environ):
+    for folder in _folders(config or {}):
         git = _read(folder)
         key = (git.top, git.prefix) if git else (str(folder), "")
-        if ours is None or folder != ours.resolve():
+        if folder != ours.resolve():
             found.setdefault(key, OwnCode(folder, git))
-    if ours is not None and (git := _read(ours.resolve())) is not None:
+    if (git := _read(ours.resolve())) is not None:
         found.pop((git.top, git.prefix), None)
     return list(found.values())
 
@@ -101,10 +95,9 @@ def class_paths(value: Any) -> Iterator[str]:
         path = value.get("class_path")
         if isinstance(path, str) and not path.startswith("mmlight."):
             yield path
-    children = value.values() if isinstance(value, Mapping) else value
-    if isinstance(value, Mapping | list):
-        for child in children:
-            yield from class_paths(child)
+        value = list(value.values())
+    for child in value if isinstance(value, list) else ():
+        yield from class_paths(child)
 
 
 def named_modules(config: Mapping[str, Any]) -> list[str]:
@@ -112,8 +105,8 @@ def named_modules(config: Mapping[str, Any]) -> list[str]:
     return sorted({*class_paths(config), *names_of(config.get(KEY), where=KEY)})
 
 
-def _folders(config: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Path]:
-    for entry in filter(None, environ.get("PYTHONPATH", "").split(os.pathsep)):
+def _folders(config: Mapping[str, Any]) -> Iterator[Path]:
+    for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         if Path(entry).is_dir():
             yield Path(entry).resolve()
     for package in sorted({name.partition(".")[0] for name in named_modules(config)}):

@@ -24,14 +24,7 @@ def read_results(
     queue: Queue = None,
     search: OptunaSearch | None = None,
 ) -> list[Result]:
-    """Return how all combinations do now.
-
-    Args:
-        sweep: the settings.
-        folder: of the sweep.
-        queue: SLURM's jobs by id; None for what the folders alone tell.
-        search: Optuna's, where it is the searcher; it learns what has finished.
-    """
+    """Return how all combinations do now; Optuna, where it searches, learns what has finished."""
     if search is None:
         combinations = enumerate(sweep.combinations())
         return [read_combination(folder, n, v, sweep, queue) for n, v in combinations]

@@ -91,14 +91,9 @@ def srun_words(profile: Profile, *, folders: Sequence[Path], cwd: Path, num_proc
 def python_words(
     profile: Profile, interpreter: str, *, folders: Sequence[Path], cwd: Path, on_gpus: bool
 ) -> str:
-    """Return what starts Python, as words of the shell.
+    """Return what starts Python, as words of the shell; arguments are those of `srun_words`.
 
-    Args:
-        profile: the cluster's.
-        interpreter: Python's program, as a container sees it.
-        folders: what a container has to see, beside its mounts.
-        cwd: where relative paths begin, in a container too.
-        on_gpus: whether the processes have GPUs.
+    `interpreter` is Python's program, as a container sees it.
     """
     container = profile.container
     if container is None:

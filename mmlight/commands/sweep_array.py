@@ -39,11 +39,7 @@ def submit_sweep(
 ) -> int:
     """Submit the runs that have not finished and are not under way; return the exit code.
 
-    Args:
-        sweep: the settings.
-        folder: of the sweep.
-        options: of ``mmlight sweep``.
-        changes: values in place of those of the cluster's profile, by key.
+    Options are those of ``mmlight sweep``, changes those of the cluster's profile.
 
     Raises:
         UserError: SLURM is not here, or the sweep is none for it.

@@ -68,10 +68,9 @@ class Git:
 
 
 def read_git(folder: Path) -> Git | None:
-    """Return the state of the work tree that holds `folder`; None without git or a commit.
+    """Return the state of the work tree that holds `folder`, or a copy of it that a job runs.
 
-    Args:
-        folder: a folder in the work tree, or the copy of one that a job runs.
+    None without git or a commit.
     """
     if (copied := _read_copied(folder)) is not None:
         return copied
@@ -192,11 +191,7 @@ def _patch(folder: Path, new: Sequence[str] = ()) -> str:
 def run_git(folder: Path, *arguments: str, given: str = "", **own: str) -> str | None:
     """Return what git printed; None where it failed or is not installed.
 
-    Args:
-        folder: where it runs.
-        arguments: of git.
-        given: its standard input.
-        own: further environment variables.
+    It reads what is `given`, and has variables of its `own` beside those of this process.
     """
     # No optional locks: several runs may look at one work tree at once.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **own}

@@ -251,9 +251,8 @@ def read_sources(config: Mapping[str, Any], *, root: Path) -> Sources:
 def read_code(folder: Path, *, root: Path) -> Code | None:
     """Return the code of the work tree that holds a folder; None without git or a commit.
 
-    Args:
-        folder: a folder in the work tree: a package, or where Python imports from.
-        root: the folder of all runs, which is no code wherever it lies.
+    The folder is a package, or where Python imports from. What lies in that of all runs (`root`)
+    is no code.
     """
     git, top = read_git(folder), top_folder(folder)
     if git is None or top is None:

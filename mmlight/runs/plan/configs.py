@@ -11,7 +11,6 @@ from mmlight.errors import UserError
 from mmlight.files import write_text
 from mmlight.runs.plan.sweep import Choices, Parameter, Sweep
 
-_WANDB_METHODS = {"grid": "grid", "random": "random", "optuna": "bayes"}
 _MISSING = object()
 
 
@@ -90,7 +89,7 @@ def wandb_config(sweep: Sweep, *, name: str, root: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "name": name,
         "program": "mmlight",
-        "method": _WANDB_METHODS[sweep.searcher],
+        "method": "bayes" if sweep.searcher == "optuna" else sweep.searcher,
         "metric": {
             "name": sweep.metric,
             "goal": "maximize" if sweep.direction == "max" else "minimize",

@@ -175,11 +175,7 @@ def _check_variable(name: str) -> None:
 
 
 def read(path: Path, *, changes: Mapping[str, str] | None = None) -> Profile:
-    """Read a profile.
-
-    Args:
-        path: its YAML file, which may extend others.
-        changes: values by key that replace the file's, as text.
+    """Read a profile, which may extend others; `changes` replace its values by key, as text.
 
     Raises:
         UserError: no such file, an unknown key, or a value that is none.

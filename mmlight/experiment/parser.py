@@ -21,11 +21,12 @@ from mmlight.callbacks.showing.pictures import Pictures
 from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
-from mmlight.experiment.arguments import TRAINING, Given, gather
+from mmlight.experiment.arguments import BEST, LAST, TRAINING, Given, gather
 from mmlight.experiment.keys import check_keys
 from mmlight.experiment.messages import quieten
-from mmlight.interop.saved_config import own_config
+from mmlight.interop.saved_config import saved_config
 from mmlight.own_modules import FLAG, KEY
+from mmlight.saved.locate import locate
 from mmlight.tasks.task import Task
 from mmlight.trainer.checkpoints import CheckpointSettings
 from mmlight.trainer.early_stopping import EarlyStopping
@@ -138,8 +139,7 @@ def parse(verb: str, arguments: Sequence[str]) -> Parsed:
     quieten()
     given = gather(verb, arguments)
     if verb == "predict" and set(given.values) <= {KEY}:
-        own = own_config(given.flags)
-        given = Given({**own.values, **given.values}, own.arguments, own.name)
+        given = _of_checkpoint(given)
     parser = make_parser(verb)
     try:
         config = yaml_text.plain(parser.parse_args(given.for_parser()))
@@ -148,6 +148,29 @@ def parse(verb: str, arguments: Sequence[str]) -> Parsed:
         known = list(parser.get_defaults(skip_validation=True).keys())
         raise UserError(one_line(str(error), known_keys=known)) from error
     return Parsed(verb, config, parser, given.name)
+
+
+def _of_checkpoint(given: Given) -> Given:
+    """Take model and data preparation of `predict` from the checkpoint that is named."""
+    flags = list(given.flags)
+    for place, argument in enumerate(flags):
+        flag, equals, value = argument.partition("=")
+        if flag != "--ckpt_path":
+            continue
+        if not equals:
+            value = flags.pop(place + 1) if place + 1 < len(flags) else ""
+        if value in (LAST, BEST):
+            raise UserError(
+                f"predict --ckpt_path {value} needs -c CONFIG, whose newest run is meant; or name "
+                f"a checkpoint or a run's folder (RUN_FOLDER/{value})"
+            )
+        found = locate(value, key="--ckpt_path")
+        if not any(flag.startswith("--data.") for flag in flags):
+            raise UserError("predict needs something to read: --data.predict.files PATH")
+        flags[place] = f"--ckpt_path={found.path}"
+        name = found.run.name if found.run is not None else ""
+        return Given({**saved_config(found.path), **given.values}, flags, name or "predict")
+    return Given(given.values, flags, "predict")
 
 
 def resolve(arguments: Sequence[str]) -> tuple[dict[str, Any], str]:

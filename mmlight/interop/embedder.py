@@ -3,20 +3,20 @@
 Shapes as in `mmlight.batch`: N inputs, D joint width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Modality
 from mmlight.data.collate import Layout, collate
 from mmlight.data.decode.audio import AudioSettings, load_audio
 from mmlight.data.decode.image import ImageSettings, load_image
 from mmlight.data.sample import Sample
-from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
 from mmlight.interop.inputs import (
     ImageInput,
@@ -57,16 +57,12 @@ class Embedder:
         self.task = task.eval().to(device)
         self.device = torch.device(device)
         self.class_names: list[str] = plain_names(task.preprocessing)
-        kept = task.preprocessing
-        self._image: ImageSettings | None = None
-        self._audio: AudioSettings | None = None
-        self._text: TextSettings | None = None
-        if kept.get("image"):
-            self._image = rebuild_settings(kept["image"], ImageSettings, key="data.image")
-        if kept.get("audio"):
-            self._audio = rebuild_settings(kept["audio"], AudioSettings, key="data.audio")
-        if kept.get("text"):
-            self._text = kept_text(kept["text"])
+        self._settings: dict[str, Any] = {}
+        for name, kind in (("image", ImageSettings), ("audio", AudioSettings)):
+            if kept := task.preprocessing.get(name):
+                self._settings[name] = rebuild_settings(kept, kind, key=f"data.{name}")
+        if kept := task.preprocessing.get("text"):
+            self._settings["text"] = kept_text(kept)
 
     @classmethod
     def load(
@@ -98,13 +94,8 @@ class Embedder:
         Raises:
             UserError: naming the file, or the place, of what cannot be read.
         """
-        settings = self._require("image", self._image)
-        decode = partial(load_image, settings=settings, draws=None)
-        samples = (
-            Sample(i, name, pixels_CHW=decoded(decode, image_bytes(image, name=name), name=name))
-            for i, image in enumerate(_as_list(images, "images"))
-            for name in [name_of(image, i)]
-        )
+        decode = partial(load_image, settings=self._require("image"), draws=None)
+        samples = _samples(images, "images", "pixels_CHW", image_bytes, decode)
         return self._embed("image", samples, batch_size=batch_size)
 
     def texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
@@ -113,15 +104,15 @@ class Embedder:
         Raises:
             UserError: a text is empty.
         """
-        settings = self._require("text", self._text)
-        for number, text in enumerate(texts):
+        settings = self._require("text")
+        samples = []
+        for place, text in enumerate(_as_list(texts, "texts")):
+            if not isinstance(text, str):
+                raise UserError(f"texts[{place}] is a {type(text).__name__}, not a text")
             if not text.strip():
-                raise UserError(f"texts[{number}] is empty: there is nothing to embed")
-        samples = (
-            Sample(i, "", captions=[settings.prepared(_text(text, i))])
-            for i, text in enumerate(_as_list(texts, "texts"))
-        )
-        return self._embed("text", samples, batch_size=batch_size)
+                raise UserError(f"texts[{place}] is empty: there is nothing to embed")
+            samples.append(Sample(place, "", captions=[settings.prepared(text)]))
+        return self._embed("text", iter(samples), batch_size=batch_size)
 
     def sounds(self, sounds: Sequence[SoundInput], *, batch_size: int = 32) -> Tensor:
         """Return (N, D) unit-length features, float32 on the CPU.
@@ -135,39 +126,39 @@ class Embedder:
         Raises:
             UserError: naming the file, or the place, of what cannot be read.
         """
-        settings = self._require("audio", self._audio)
-        decode = partial(load_audio, settings=settings, draws=None)
-        samples = (
-            Sample(i, name, waveform=decoded(decode, sound_bytes(sound, name=name), name=name))
-            for i, sound in enumerate(_as_list(sounds, "sounds"))
-            for name in [name_of(sound, i)]
-        )
+        decode = partial(load_audio, settings=self._require("audio"), draws=None)
+        samples = _samples(sounds, "sounds", "waveform", sound_bytes, decode)
         return self._embed("audio", samples, batch_size=batch_size)
 
-    def _require(self, modality: Modality, settings: Any) -> Any:
-        if settings is None or modality not in self.task.towers:
+    def _require(self, modality: Modality) -> Any:
+        if modality not in self._settings or modality not in self.task.towers:
             towers = ", ".join(self.task.towers)
             raise UserError(f"this model has no {modality} tower; it has {towers}")
-        return settings
+        return self._settings[modality]
 
     @torch.inference_mode()
     def _embed(self, modality: Modality, samples: Iterator[Sample], *, batch_size: int) -> Tensor:
-        layout = Layout(
-            modalities=(modality,), labels=False, fields=(), image=self._image, text=self._text
-        )
+        image, text = self._settings.get("image"), self._settings.get("text")
+        layout = Layout(modalities=(modality,), labels=False, fields=(), image=image, text=text)
         parts = [torch.zeros(0, self.task.tower(modality).out_dim)]
-        waiting: list[Sample] = []
-        for sample in samples:
-            waiting.append(sample)
-            if len(waiting) == batch_size:
-                parts.append(self._embed_batch(modality, collate(waiting, layout)))
-                waiting = []
-        if waiting:
-            parts.append(self._embed_batch(modality, collate(waiting, layout)))
+        while waiting := list(islice(samples, batch_size)):
+            batch = collate(waiting, layout).to(self.device)
+            parts.append(self.task.encode(modality, getattr(batch, modality)).cpu())
         return torch.cat(parts)
 
-    def _embed_batch(self, modality: Modality, batch: Batch) -> Tensor:
-        return self.task.encode(modality, getattr(batch.to(self.device), modality)).cpu()
+
+def _samples(
+    inputs: Sequence[T],
+    what: str,
+    member: str,
+    to_bytes: Callable[..., bytes],
+    decode: Callable[[bytes], Any],
+) -> Iterator[Sample]:
+    """Yield inputs as samples, each read and decoded when its turn comes."""
+    for place, given in enumerate(_as_list(inputs, what)):
+        name = name_of(given, place)
+        value = decoded(decode, to_bytes(given, name=name), name=name)
+        yield Sample(place, name, **{member: value})
 
 
 def _as_list(inputs: Sequence[T], what: str) -> list[T]:
@@ -175,9 +166,3 @@ def _as_list(inputs: Sequence[T], what: str) -> list[T]:
     if isinstance(inputs, str | bytes | Path):
         raise UserError(f"{what} must be a list, not one {type(inputs).__name__}: [{inputs!r:.60}]")
     return list(inputs)
-
-
-def _text(given: object, place: int) -> str:
-    if not isinstance(given, str):
-        raise UserError(f"texts[{place}] is a {type(given).__name__}, not a text")
-    return given

@@ -4,13 +4,11 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.plain_files import PredictSplit
@@ -18,10 +16,9 @@ from mmlight.errors import UserError
 from mmlight.files import write_json
 from mmlight.interop.export_formats import (
     INSTALL,
-    Difference,
-    Inputs,
     Known,
     Traced,
+    Written,
     compare,
     know,
     trace,
@@ -29,7 +26,7 @@ from mmlight.interop.export_formats import (
     write_torch,
 )
 from mmlight.interop.export_inputs import Look, Sizes, inputs_of_batch, make_inputs
-from mmlight.interop.model_card import Card, read_run, write_card
+from mmlight.interop.model_card import write_card
 from mmlight.interop.predictor import Predictor
 from mmlight.interop.saved_config import data_config
 from mmlight.saved.checkpoint import Saved, read_saved, write_export
@@ -51,27 +48,6 @@ _COMPARED: tuple[tuple[Sizes, Look], ...] = (
     (Sizes(batch=3, part=0.125), "noise"),
 )
 _MOST_SAMPLES = 32
-
-
-@dataclass(frozen=True)
-class Written:
-    """What became of one graph in one format.
-
-    Attributes:
-        file: its name.
-        inputs: for each input, the name of each axis or its fixed size.
-        outputs: names of the outputs.
-        limits: smallest and largest size of each named axis.
-        difference: how it differs from PyTorch; None where it was not written.
-        problem: why it was not written; empty where it was.
-    """
-
-    file: str
-    inputs: dict[str, list[str | int]]
-    outputs: list[str]
-    limits: dict[str, tuple[int, int | None]]
-    difference: Difference | None
-    problem: str = ""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -114,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for one in written:
-        say(told(one), file=sys.stderr if one.problem else sys.stdout)
+        say(one, file=sys.stderr if one.problem else sys.stdout)
     say(f"export: {options.out}")
     return 1 if options.format and any(one.problem for one in written) else 0
 
@@ -140,15 +116,11 @@ def export(
         raise UserError(f"{source}: does not say how its inputs were prepared")
     check_description(data_config(saved.preprocessing, path=source), base=ShardDataModule)
     # Compiled blocks are no different, and cannot be traced.
-    saved = replace(
-        saved,
-        description=saved.description
-        | {"init_args": saved.description["init_args"] | {"compile": "none"}},
-    )
+    settings = saved.description["init_args"] | {"compile": "none"}
+    saved = replace(saved, description=saved.description | {"init_args": settings})
     task = build_task(saved)
     num_merged = task.merge_adapters()
     write_export(out, Saved(task.rebuild_description(), task.preprocessing, task.state_dict()))
-    num_parameters = sum(parameter.numel() for parameter in task.parameters())
     written: list[Written] = []
     graphs: list[Graph] = []
     if formats:
@@ -157,41 +129,19 @@ def export(
             graphs = task.graphs()
         except UserError as error:
             names = [f"model{FORMATS[name]}" for name in formats]
-            written = [Written(name, {}, [], {}, None, str(error)) for name in names]
+            written = [Written(name, problem=str(error)) for name in names]
         for graph in graphs:
             graph.eval().requires_grad_(False)
             written += _write_graph(graph, task.preprocessing or {}, out, formats, batches)
-    write_json(
-        out / "export.json",
-        {
-            "source": str(source),
-            "num_merged_adapters": num_merged,
-            "files": list(map(asdict, written)),
-        },
-    )
-    card = Card(
-        task=task,
-        run=read_run(found),
-        num_parameters=num_parameters,
-        num_merged=num_merged,
-        lines=[told(one) for one in written],
-        graphs={one.file: (one.inputs, one.outputs) for one in written if not one.problem},
-        limits={axis: limit for one in written for axis, limit in one.limits.items()},
-        meanings=MEANINGS | {name: what for g in graphs for name, what in g.outputs.items()},
-    )
-    write_card(out / "README.md", card)
+    told = {
+        "source": str(source),
+        "num_merged_adapters": num_merged,
+        "files": list(map(asdict, written)),
+    }
+    write_json(out / "export.json", told)
+    meanings = MEANINGS | {name: what for g in graphs for name, what in g.outputs.items()}
+    write_card(out / "README.md", task, found, written, num_merged=num_merged, meanings=meanings)
     return written
-
-
-def told(written: Written) -> str:
-    """Return a line about one file, for people."""
-    if written.difference is None:
-        return f"{written.file}: not written: {written.problem}"
-    found = written.difference
-    return (
-        f"{written.file}: differs from PyTorch by at most {found.largest:.1e} "
-        f"({found.relative:.1e} of the largest value) on {found.num_inputs} batches"
-    )
 
 
 def _write_graph(
@@ -212,31 +162,22 @@ def _write_graph(
     try:
         traced = trace(graph, example)
     except UserError as error:
-        return [Written(f, {}, [], {}, None, str(error)) for f in files.values()]
+        return [Written(file, problem=str(error)) for file in files.values()]
     return [_write(graph, traced, known, out / file, name) for name, file in files.items()]
 
 
 def _write(
     graph: Graph, traced: Traced, known: Sequence[Known], path: Path, format: str
 ) -> Written:
-    problem, difference = "", None
+    about = Written(path.name, traced.axes, list(graph.outputs), traced.limits)
     try:
-        run: Callable[[Inputs], list[Tensor]]
         run = write_onnx(graph, traced, path) if format == "onnx" else write_torch(traced, path)
-        difference = compare(graph, traced, run, known)
+        return replace(about, difference=compare(graph, traced, run, known))
     except UserError as error:
         # A file whose answers are not the model's is worse than none.
         for file in (path, path.with_name(f"{path.name}.data")):
             file.unlink(missing_ok=True)
-        problem = str(error)
-    return Written(
-        path.name,
-        inputs=traced.axes,
-        outputs=list(graph.outputs),
-        limits=traced.limits,
-        difference=difference,
-        problem=problem,
-    )
+        return replace(about, problem=str(error))
 
 
 def _real_batches(task: Task, source: Path, samples: Sequence[str]) -> list[Any]:

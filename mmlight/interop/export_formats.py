@@ -6,7 +6,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ INSTALL = "pip install 'mmlight[export]'"
 TOLERANCE = 1e-3
 
 Inputs = tuple[Tensor, ...]
+Known = tuple[Inputs, Inputs]  # inputs in the order of a graph's, and what the task makes of them
+Run = Callable[[Inputs], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -42,27 +44,10 @@ class Traced:
         """Say whether inputs are of sizes that the program was made for."""
         for name, tensor in zip(names, inputs, strict=True):
             for axis, size in zip(self.axes[name], tensor.shape, strict=True):
-                if isinstance(axis, int):
-                    if axis != size:
-                        return False
-                    continue
-                low, high = self.limits[axis]
+                low, high = (axis, axis) if isinstance(axis, int) else self.limits[axis]
                 if size < low or (high is not None and size > high):
                     return False
         return True
-
-
-@dataclass(frozen=True)
-class Known:
-    """Inputs, and what the task makes of them.
-
-    Attributes:
-        inputs: in the order of the graph's inputs.
-        outputs: in the order of its outputs.
-    """
-
-    inputs: Inputs
-    outputs: Inputs
 
 
 @dataclass(frozen=True)
@@ -78,6 +63,36 @@ class Difference:
     largest: float
     relative: float
     num_inputs: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of one graph in one format.
+
+    Attributes:
+        file: its name.
+        inputs: for each input, the name of each axis or its fixed size.
+        outputs: names of the outputs.
+        limits: smallest and largest size of each named axis.
+        difference: how it differs from PyTorch; None where it was not written.
+        problem: why it was not written; empty where it was.
+    """
+
+    file: str
+    inputs: dict[str, list[str | int]] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+    limits: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    difference: Difference | None = None
+    problem: str = ""
+
+    def __str__(self) -> str:
+        found = self.difference
+        if found is None:
+            return f"{self.file}: not written: {self.problem}"
+        return (
+            f"{self.file}: differs from PyTorch by at most {found.largest:.1e} "
+            f"({found.relative:.1e} of the largest value) on {found.num_inputs} batches"
+        )
 
 
 def trace(graph: Graph, example: Inputs) -> Traced:
@@ -107,8 +122,7 @@ def trace(graph: Graph, example: Inputs) -> Traced:
             if isinstance(size, int):
                 axes[name].append(size)
                 continue
-            axis = AXES[name][number]
-            axes[name].append(axis)
+            axes[name].append(axis := AXES[name][number])
             bounds = program.range_constraints[size.node.expr]
             high = None if bounds.upper > 2**40 else int(bounds.upper)
             # Torch traces with sizes of 2 and more, and lets 1 pass when the program runs.
@@ -117,7 +131,7 @@ def trace(graph: Graph, example: Inputs) -> Traced:
     return Traced(program, axes, limits)
 
 
-def write_torch(traced: Traced, path: Path) -> Callable[[Inputs], list[Tensor]]:
+def write_torch(traced: Traced, path: Path) -> Run:
     """Write a ``.pt2`` file and return what runs it, read back from the disk."""
     partial = path.with_name(f".{path.stem}.partial.pt2")
     with _quiet():
@@ -132,7 +146,7 @@ def write_torch(traced: Traced, path: Path) -> Callable[[Inputs], list[Tensor]]:
     return run
 
 
-def write_onnx(graph: Graph, traced: Traced, path: Path) -> Callable[[Inputs], list[Tensor]]:
+def write_onnx(graph: Graph, traced: Traced, path: Path) -> Run:
     """Write an ``.onnx`` file and return what runs it in onnxruntime, read from the disk.
 
     Raises:
@@ -180,12 +194,10 @@ def write_onnx(graph: Graph, traced: Traced, path: Path) -> Callable[[Inputs], l
 def know(graph: Graph, inputs: Sequence[Inputs]) -> list[Known]:
     """Return what the task makes of inputs, before anything is exported."""
     with torch.no_grad():
-        return [Known(given, graph(*given)) for given in inputs]
+        return [(given, graph(*given)) for given in inputs]
 
 
-def compare(
-    graph: Graph, traced: Traced, run: Callable[[Inputs], list[Tensor]], known: Sequence[Known]
-) -> Difference:
+def compare(graph: Graph, traced: Traced, run: Run, known: Sequence[Known]) -> Difference:
     """Return how outputs differ from the task's, on those inputs that the program takes.
 
     Raises:
@@ -193,8 +205,7 @@ def compare(
     """
     largest = relative = 0.0
     count = 0
-    for sample in known:
-        given, wanted = sample.inputs, list(sample.outputs)
+    for given, wanted in known:
         if not traced.takes(graph.inputs, given):
             continue
         got_all = run(given)
@@ -221,10 +232,10 @@ def compare(
     return Difference(largest, relative, count)
 
 
-def _matched(wanted: list[Tensor], got: list[Tensor]) -> list[Tensor]:
+def _matched(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> list[Tensor]:
     """Put the rows (B, Q, ...) of `got` into the order of those of `wanted` that they equal."""
 
-    def joined(outputs: list[Tensor]) -> Tensor:
+    def joined(outputs: Sequence[Tensor]) -> Tensor:
         # Each output in parts of its own size, so that none outweighs the others.
         sizes = [max(float(want.abs().max()), 1e-6) for want in wanted]
         return torch.cat([o.float() / s for o, s in zip(outputs, sizes, strict=True)], dim=-1)
@@ -249,37 +260,33 @@ def _name_axes(model: Any, traced: Traced) -> None:
         for axis, size in zip(traced.axes.get(value.name, ()), value.shape or (), strict=False):
             if isinstance(axis, str):
                 names[str(size.value)] = axis
-    pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b") if names else None
+    if not names:
+        return
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
+
+    def named(size: Any) -> Any:
+        # An axis without a name must not get one that others have.
+        if isinstance(size, int) or size.value is None:
+            return size
+        return pattern.sub(lambda match: names[match[1]], str(size.value))
+
     values = [*model.graph.inputs, *model.graph.outputs]
-    values += [output for node in model.graph for output in node.outputs]
-    for value in values:
-        if pattern is None or value.shape is None:
-            continue
-        value.shape = onnx_ir.Shape(
-            [
-                # An axis without a name must not get one that others have.
-                size
-                if isinstance(size, int) or size.value is None
-                else pattern.sub(lambda match: names[match[1]], str(size.value))
-                for size in value.shape
-            ]
-        )
+    for value in (*values, *(output for node in model.graph for output in node.outputs)):
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape(map(named, value.shape))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep advice to developers of torch away from users."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(before)
 
 
 def _first_line(error: BaseException) -> str:

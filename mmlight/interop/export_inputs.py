@@ -121,16 +121,15 @@ def _image(
 def _text(
     settings: dict[str, Any], sizes: Sizes, look: Look, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    limit = int(settings["max_tokens"])
+    length = max(2, round(int(settings["max_tokens"]) * sizes.part))
     if look == "smooth":
         tokenizer = tokenizer_from_state(settings["tokenizer"])
         texts: Sequence[str] = [_SENTENCES[n % len(_SENTENCES)] for n in range(sizes.batch)]
-        encoding = tokenizer.encode_batch(texts, max_tokens=max(2, round(limit * sizes.part)))
+        encoding = tokenizer.encode_batch(texts, max_tokens=length)
         return {
             "token_ids": torch.from_numpy(encoding.ids_NL),
             "token_mask": torch.from_numpy(encoding.mask_NL),
         }
-    length = max(2, round(limit * sizes.part))
     shape = (sizes.batch, length)
     ids_NL = torch.randint(0, int(settings["vocab_size"]), shape, generator=generator)
     real_N = torch.randint(1, length + 1, (sizes.batch, 1), generator=generator)

@@ -1,19 +1,21 @@
 """The model card of an export: what the model is, how good, how it was made, how to load it."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 from yaml import YAMLError
 
 from mmlight import yaml_text
+from mmlight.batch import MODALITIES
 from mmlight.class_names import shown_names
 from mmlight.errors import UserError
 from mmlight.files import write_text
+from mmlight.interop.export_formats import Written
 from mmlight.saved.locate import Found
 from mmlight.scores import is_beside
 from mmlight.tasks.task import Task
@@ -23,7 +25,7 @@ _TRAINER = ("max_epochs", "max_steps", "precision", "gradient_clip_val", "accumu
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class _Run:
     """What a run's folder says of it; empty where there is none.
 
     Attributes:
@@ -39,65 +41,52 @@ class RunRecord:
     other_file: str = ""
 
 
-@dataclass(frozen=True)
-class Card:
-    """What stands in a model card.
+def write_card(
+    path: Path,
+    task: Task,
+    found: Found,
+    written: Sequence[Written],
+    *,
+    num_merged: int,
+    meanings: Mapping[str, str],
+) -> None:
+    """Write the card as Markdown.
 
-    Attributes:
+    Args:
+        path: the file.
         task: the model.
-        run: where it comes from.
-        num_parameters: number of its parameters.
+        found: where it comes from; what its run wrote is told, if it lies in one.
+        written: what became of each file.
         num_merged: number of adapters that were merged into the weights.
-        lines: what became of each file.
-        graphs: the inputs with their axes, and the outputs, of each file.
-        limits: smallest and largest sizes of named axes.
         meanings: what each input and output is.
-    """
-
-    task: Task
-    run: RunRecord
-    num_parameters: int
-    num_merged: int
-    lines: list[str]
-    graphs: dict[str, tuple[dict[str, list[str | int]], list[str]]]
-    limits: dict[str, tuple[int, int | None]]
-    meanings: dict[str, str]
-
-
-def read_run(found: Found) -> RunRecord:
-    """Read the folder of the run that a checkpoint lies in; empty where it lies in none.
 
     Raises:
-        UserError: what lies there is not what a run writes.
+        UserError: what lies in the run's folder is not what a run writes.
     """
-    if found.run is None:
-        return RunRecord({}, {}, {})
-    with _as_a_run_writes():
-        return _read_run(found.run.path, found.path)
-
-
-@contextmanager
-def _as_a_run_writes() -> Iterator[None]:
-    """Say in one line that a run's files, which may be anyone's, are not what they should be."""
     try:
-        yield
+        run = _Run({}, {}, {}) if found.run is None else _read_run(found.run.path, found.path)
+        lines = [
+            *_head(task, run, num_merged),
+            *_scores(run),
+            *_inputs(task),
+            *_use(task, [one for one in written if not one.problem], meanings),
+            *(_training(run) if run.summary else ()),
+            *_limits(written),
+        ]
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError, YAMLError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(
             f"the run's summary.json or config.yaml is damaged ({said}); to export without them, "
             "copy the checkpoint elsewhere"
         ) from error
+    write_text(path, "\n".join(lines))
 
 
-def _read_run(folder: Path, source: Path) -> RunRecord:
+def _read_run(folder: Path, source: Path) -> _Run:
     summary = _read(folder / "summary.json")
-    final: dict[str, Any] = {}
-    for found in (
-        summary,
-        _read(folder / "validate/summary.json"),
-        _read(folder / "test/summary.json"),
-    ):
-        final |= found.get("final", {})
+    final = dict(summary.get("final", {}))
+    for verb in ("validate", "test"):
+        final |= _read(folder / verb / "summary.json").get("final", {})
     for stage in ("test", "val"):
         scores = {n: float(v) for n, v in final.items() if n.startswith(f"{stage}/")}
         if scores:
@@ -105,122 +94,83 @@ def _read_run(folder: Path, source: Path) -> RunRecord:
     config = _read(folder / "config.yaml")
     kept = {n: v for n, v in scores.items() if not is_beside(n)}
     scored = Path((summary.get("checkpoints") or {}).get("last") or source.name).name
-    return RunRecord(summary, kept, config, "" if scored == source.name else source.name)
+    return _Run(summary, kept, config, "" if scored == source.name else source.name)
 
 
-def write_card(path: Path, card: Card) -> None:
-    """Write the card as Markdown."""
-    with _as_a_run_writes():
-        parts = [
-            _head(card),
-            _scores(card.run),
-            _inputs(card),
-            _use(card),
-            _training(card),
-            _limits(card),
-        ]
-    write_text(path, "\n".join(part for part in parts if part))
-
-
-def _head(card: Card) -> str:
-    task, summary = card.task, card.run.summary
+def _head(task: Task, run: _Run, num_merged: int) -> list[str]:
+    summary = run.summary
     names = list((task.preprocessing or {}).get("class_names") or [])
     name = f"{summary['name']} / {summary['id']}" if summary else type(task).__name__
     lines = [f"# {name}", ""]
-    lines.append(f"A `{type(task).__name__}` model of {card.num_parameters:,} parameters.")
+    lines.append(f"A `{type(task).__name__}` model of {_count(task):,} parameters.")
     for modality in task.tower_settings.given():
         encoder = task.tower(modality).encoder
-        count = sum(parameter.numel() for parameter in encoder.parameters())
-        lines.append(f"- {modality} tower: `{type(encoder).__name__}`, {count:,} parameters")
+        kind = type(encoder).__name__
+        lines.append(f"- {modality} tower: `{kind}`, {_count(encoder):,} parameters")
     if names:
-        lines.append(
-            f"- classes of its data, in the order of their numbers: {', '.join(shown_names(names))}"
-        )
-    if card.num_merged:
-        lines.append(f"- {card.num_merged} low-rank adapters were merged into the weights")
-    return "\n".join([*lines, ""])
+        told = ", ".join(shown_names(names))
+        lines.append(f"- classes of its data, in the order of their numbers: {told}")
+    if num_merged:
+        lines.append(f"- {num_merged} low-rank adapters were merged into the weights")
+    return [*lines, ""]
 
 
-def _scores(run: RunRecord) -> str:
+def _scores(run: _Run) -> list[str]:
     if not run.scores:
-        return "## Scores\n\nNone are recorded beside the checkpoint.\n"
+        return ["## Scores", "", "None are recorded beside the checkpoint.", ""]
     rows = [f"| {name} | {value:.4g} |" for name, value in run.scores.items()]
     note = []
     if run.other_file:
         note = [f"Of the run's last weights; this export is of `{run.other_file}`.", ""]
-    return "\n".join(["## Scores", "", *note, "| metric | value |", "|---|---|", *rows, ""])
+    return ["## Scores", "", *note, "| metric | value |", "|---|---|", *rows, ""]
 
 
-def _inputs(card: Card) -> str:
-    prepared = card.task.preprocessing or {}
+def _inputs(task: Task) -> list[str]:
     lines = ["## How inputs are prepared", ""]
-    for name in ("image", "text", "audio"):
-        settings = prepared.get(name)
-        if settings:
+    for name in MODALITIES:
+        if settings := (task.preprocessing or {}).get(name):
             told = {k: v for k, v in settings.items() if k != "tokenizer"}
             lines.append(f"- {name}: `{json.dumps(told)}`")
-    lines += [
+    return [
+        *lines,
         "",
         "`preprocessing.json` has all of it, the tokenizer included. Pixels are normalised, and "
         "spectrograms computed, inside the model.",
         "",
     ]
-    return "\n".join(lines)
 
 
-def _use(card: Card) -> str:
-    is_rows = "features" not in {name for _, outputs in card.graphs.values() for name in outputs}
-    lines = ["## Use", "", "```python"]
-    if is_rows:
-        call = (
-            "texts([...])" if list(card.task.tower_settings.given()) == ["text"] else "files([...])"
-        )
-        lines += [
-            "from mmlight.interop.predictor import Predictor",
-            "",
-            f'rows = Predictor.load("FOLDER").{call}',
-        ]
+def _use(task: Task, written: Sequence[Written], meanings: Mapping[str, str]) -> list[str]:
+    if any("features" in one.outputs for one in written):
+        kind, call = "Embedder", 'embedder = Embedder.load("FOLDER")'
     else:
-        lines += [
-            "from mmlight.interop.embedder import Embedder",
-            "",
-            'embedder = Embedder.load("FOLDER")',
-        ]
-    lines += ["```", "", "A tower for another task: `--model.towers.MODALITY.from_run FOLDER`.", ""]
-    for file, (inputs, outputs) in card.graphs.items():
-        lines += [f"### {file}", ""]
-        if file.endswith(".onnx"):
-            lines += [
-                "```python",
-                "import onnxruntime",
-                "",
-                f'session = onnxruntime.InferenceSession("FOLDER/{file}")',
-                f"{', '.join(outputs)}{',' if len(outputs) == 1 else ''} = session.run(None, "
-                "{" + ", ".join(f'"{name}": {name}' for name in inputs) + "})",
-                "```",
-            ]
+        takes = "texts" if list(task.tower_settings.given()) == ["text"] else "files"
+        kind, call = "Predictor", f'rows = Predictor.load("FOLDER").{takes}([...])'
+    imported = f"from mmlight.interop.{kind.lower()} import {kind}"
+    lines = ["## Use", "", "```python", imported, "", call, "```", ""]
+    lines += ["A tower for another task: `--model.towers.MODALITY.from_run FOLDER`.", ""]
+    for one in written:
+        got = ", ".join(one.outputs) + "," * (len(one.outputs) == 1)
+        if one.file.endswith(".onnx"):
+            fed = ", ".join(f'"{name}": {name}' for name in one.inputs)
+            library = "onnxruntime"
+            loaded = f'session = onnxruntime.InferenceSession("FOLDER/{one.file}")'
+            called = f"session.run(None, {{{fed}}})"
         else:
-            lines += [
-                "```python",
-                "import torch",
-                "",
-                f'model = torch.export.load("FOLDER/{file}").module()',
-                f"{', '.join(outputs)}{',' if len(outputs) == 1 else ''} = "
-                f"model({', '.join(inputs)})",
-                "```",
-            ]
-        lines += ["", "| tensor | axes | meaning |", "|---|---|---|"]
-        for name, axes in inputs.items():
-            lines.append(f"| {name} (in) | {' x '.join(map(str, axes))} | {card.meanings[name]} |")
-        lines += [f"| {name} (out) | | {card.meanings[name]} |" for name in outputs]
+            library = "torch"
+            loaded = f'model = torch.export.load("FOLDER/{one.file}").module()'
+            called = f"model({', '.join(one.inputs)})"
+        lines += [f"### {one.file}", "", "```python", f"import {library}", "", loaded]
+        lines += [f"{got} = {called}", "```", "", "| tensor | axes | meaning |", "|---|---|---|"]
+        for name, axes in one.inputs.items():
+            lines.append(f"| {name} (in) | {' x '.join(map(str, axes))} | {meanings[name]} |")
+        lines += [f"| {name} (out) | | {meanings[name]} |" for name in one.outputs]
         lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
-def _training(card: Card) -> str:
-    summary, config = card.run.summary, card.run.config
-    if not summary:
-        return ""
+def _training(run: _Run) -> list[str]:
+    summary, config = run.summary, run.config
     lines = ["## Training", ""]
     if summary.get("command"):
         lines.append(f"- command: `{summary['command']}`")
@@ -237,39 +187,38 @@ def _training(card: Card) -> str:
     for split, fingerprint in ((summary.get("data") or {}).get("fingerprint") or {}).items():
         lines.append(f"- {split} data: SHA-256 {fingerprint}")
     packages = summary.get("packages") or {}
-    versions = [
-        f"{n} {packages[n]}" for n in ("mmlight", "torch", "transformers", "timm") if n in packages
-    ]
-    if versions:
-        lines.append(f"- {', '.join(versions)}")
+    named = [n for n in ("mmlight", "torch", "transformers", "timm") if n in packages]
+    if named:
+        lines.append(f"- {', '.join(f'{n} {packages[n]}' for n in named)}")
     if config:
-        model = {
-            k: v
-            for k, v in ((config.get("model") or {}).get("init_args") or {}).items()
-            if k != "towers"
-        }
+        model = dict((config.get("model") or {}).get("init_args") or {})
+        model.pop("towers", None)
         trainer = {k: v for k, v in (config.get("trainer") or {}).items() if k in _TRAINER}
         shown = yaml_text.dump({"trainer": trainer, "model": model})
         lines += ["", "```yaml", shown.rstrip(), "```"]
-    return "\n".join([*lines, ""])
+    return [*lines, ""]
 
 
-def _limits(card: Card) -> str:
-    lines = ["## Files", "", *(f"- {line}" for line in card.lines), "", "## Limits", ""]
-    if not card.lines:
-        lines = lines[3:]
-    for axis, (low, high) in card.limits.items():
+def _limits(written: Sequence[Written]) -> list[str]:
+    lines = ["## Files", "", *(f"- {one}" for one in written), ""] if written else []
+    lines += ["## Limits", ""]
+    limits = {axis: limit for one in written for axis, limit in one.limits.items()}
+    for axis, (low, high) in limits.items():
         if low > 1 or high is not None:
             most = f" to {high}" if high is not None else " or more"
             lines.append(f"- programs take {low}{most} {axis}; pad shorter inputs")
-    lines += [
+    return [
+        *lines,
         "- Not in the programs: decoding files, resizing and cropping pixels, resampling sound, "
         "tokenising text, and what makes rows of outputs (softmax, CTC decoding, removal of "
         "overlapping boxes). `mmlight.interop.predictor` does all of it.",
         "- The scores hold for the data named here; nothing is known of other data.",
         "",
     ]
-    return "\n".join(lines)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The configuration that a checkpoint, or an exported folder, carries in itself."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from mmlight.data.splits.plain_files import ENDINGS
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
 from mmlight.saved.checkpoint import read_saved
-from mmlight.saved.locate import locate
 from mmlight.saved.rebuild import check_description, rebuild_settings
 from mmlight.tasks.task import Task
 from mmlight.text.saved_tokenizer import tokenizer_from_state
@@ -21,51 +20,6 @@ _TASK = "mmlight.tasks.task.saved_task"
 _TOKENIZER = "mmlight.text.saved_tokenizer.SavedTokenizer"
 # What the text settings of a checkpoint say of the tokenizer; the others are settings of the data.
 _OF_TOKENIZER = ("tokenizer", "vocab_size")
-
-
-@dataclass(frozen=True)
-class OwnConfig:
-    """What a command runs with that names a checkpoint and no config.
-
-    Attributes:
-        values: the configuration, as YAML would hold it; empty without a checkpoint.
-        arguments: the arguments, with the checkpoint's file in place of its run's folder.
-        name: the experiment's name.
-    """
-
-    values: dict[str, Any]
-    arguments: list[str]
-    name: str
-
-
-def own_config(arguments: Sequence[str]) -> OwnConfig:
-    """Take model and data preparation from the checkpoint that ``--ckpt_path`` names.
-
-    Args:
-        arguments: of ``mmlight predict``.
-
-    Raises:
-        UserError: no such checkpoint, or nothing to predict on.
-    """
-    given = list(arguments)
-    for place, argument in enumerate(given):
-        flag, equals, value = argument.partition("=")
-        if flag != "--ckpt_path":
-            continue
-        if not equals:
-            value = given.pop(place + 1) if place + 1 < len(given) else ""
-        if value in ("last", "best"):
-            raise UserError(
-                f"predict --ckpt_path {value} needs -c CONFIG, whose newest run is meant; or name "
-                f"a checkpoint or a run's folder (RUN_FOLDER/{value})"
-            )
-        found = locate(value, key="--ckpt_path")
-        if not any(argument.startswith("--data.") for argument in given):
-            raise UserError("predict needs something to read: --data.predict.files PATH")
-        given[place] = f"--ckpt_path={found.path}"
-        name = found.run.name if found.run is not None else ""
-        return OwnConfig(saved_config(found.path), given, name or "predict")
-    return OwnConfig({}, given, "predict")
 
 
 def saved_config(path: Path) -> dict[str, Any]:
@@ -97,9 +51,7 @@ def kept_text(kept: Any) -> TextSettings:
     Raises:
         UserError: settings of another form.
     """
-    if not isinstance(kept, Mapping):
-        raise UserError("the checkpoint's data.text is not what mmlight writes")
-    plain = {key: value for key, value in kept.items() if key not in _OF_TOKENIZER}
+    plain = _without_tokenizer(kept, where="the checkpoint's")
     plain["tokenizer"] = {"class_path": "mmlight.text.tokenizer.ByteTokenizer"}
     settings: TextSettings = rebuild_settings(plain, TextSettings, key="data.text")
     return replace(settings, tokenizer=tokenizer_from_state(kept.get("tokenizer")))
@@ -126,22 +78,24 @@ def data_config(preprocessing: dict[str, Any] | None, *, path: Path) -> dict[str
     """
     if preprocessing is None:
         raise UserError(f"{path}: does not say how its inputs were prepared; give -c CONFIG")
-    given: dict[str, Any] = {
-        name: preprocessing[name] for name in MODALITIES if preprocessing.get(name)
-    }
-    settings: dict[str, Any] = dict(given)
-    if "text" in given:
-        if not isinstance(given["text"], Mapping):
-            raise UserError(f"{path}: its data.text is not what mmlight writes")
-        kept = {k: v for k, v in given["text"].items() if k not in _OF_TOKENIZER}
+    kept = {name: preprocessing[name] for name in MODALITIES if preprocessing.get(name)}
+    members = {name: list(ENDINGS[name]) for name in kept}
+    if "text" in kept:
         tokenizer = {"class_path": _TOKENIZER, "init_args": {"saved": str(path)}}
-        settings["text"] = kept | {"tokenizer": tokenizer}
+        plain = _without_tokenizer(kept["text"], where=f"{path}: its")
+        kept["text"] = plain | {"tokenizer": tokenizer}
     return {
         "class_path": _MODULE,
         "init_args": {
-            "members": {name: list(ENDINGS[name]) for name in MODALITIES if name in given},
-            **settings,
+            "members": members,
+            **kept,
             "class_names": plain_names(preprocessing) or None,
             "num_workers": 0,
         },
     }
+
+
+def _without_tokenizer(kept: Any, *, where: str) -> dict[str, Any]:
+    if not isinstance(kept, Mapping):
+        raise UserError(f"{where} data.text is not what mmlight writes")
+    return {key: value for key, value in kept.items() if key not in _OF_TOKENIZER}

@@ -20,11 +20,11 @@ def main(arguments: Sequence[str]) -> int:
     if asks_for_all or any(flag.endswith(".help") for flag in flags):
         from mmlight.experiment.help import show_classes, show_help
         from mmlight.experiment.messages import quieten
-        from mmlight.experiment.parser import ROOTS, make_parser
+        from mmlight.experiment.parser import make_parser
 
         quieten()
         given = gather(verb, rest)
-        if show_help(verb, given, ROOTS):
+        if show_help(verb, given):
             return 0
         if asks_for_all:
             make_parser(verb).print_help()

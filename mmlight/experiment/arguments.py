@@ -155,15 +155,15 @@ def gather(verb: str, arguments: Sequence[str]) -> Given:
         if not flag.startswith("--") or root not in _BELOW or key in _TEXTS:
             flags.append(argument)
             continue
-        place = _find_place(key, values)
+        place, is_renamed = _find_place(key, values)
         if dot and value in ("null", "None"):
-            change = _nested(place.path, None)
-        elif not key.endswith(".help") and (place.path[-1] == "class_path" or _is_class(value)):
-            at = place.path if place.path[-1] == "class_path" else [*place.path, "class_path"]
+            change = _nested(place, None)
+        elif not key.endswith(".help") and (place[-1] == "class_path" or _is_class(value)):
+            at = place if place[-1] == "class_path" else [*place, "class_path"]
             change = _nested(at, present_path(value))
         else:
-            renamed = f"--{'.'.join(place.path)}{equals}{value * bool(equals)}"
-            flags.append(renamed if place.is_renamed else argument)
+            renamed = f"--{'.'.join(place)}{equals}{value * bool(equals)}"
+            flags.append(renamed if is_renamed else argument)
             continue
         values = compose.merge(values, change)
         rest = rest if equals else rest[:-1]
@@ -174,16 +174,11 @@ def gather(verb: str, arguments: Sequence[str]) -> Given:
     return Given(values, flags, name or "run")
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a flag's setting stands in the configuration, and whether it had another name."""
+def _find_place(key: str, values: Mapping[str, Any]) -> tuple[list[str], bool]:
+    """Find where a setting stands, and whether it had another name.
 
-    path: list[str]
-    is_renamed: bool
-
-
-def _find_place(key: str, values: Mapping[str, Any]) -> _Place:
-    """Find a setting: a flag may leave `init_args` out, and use names of earlier versions."""
+    A flag may leave `init_args` out, and use names of earlier versions.
+    """
     node: Any = values
     path: list[str] = []
     owner: Any = None
@@ -201,7 +196,7 @@ def _find_place(key: str, values: Mapping[str, Any]) -> _Place:
         is_renamed |= present is not None
         path.append(present or part)
         node = inside.get(path[-1])
-    return _Place(path, is_renamed)
+    return path, is_renamed
 
 
 def _is_class(value: str) -> bool:

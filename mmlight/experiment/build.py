@@ -16,23 +16,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mmlight.callbacks.recording.record import Record
 from mmlight.callbacks.recording.run_settings import RunSettings
 from mmlight.data.module import ShardDataModule
-from mmlight.errors import UserError
 from mmlight.experiment.arguments import AUTO
-from mmlight.experiment.checkpoint import choose, tested_checkpoint
+from mmlight.experiment.checkpoint import check_test_with, find_checkpoint, tested_checkpoint
 from mmlight.experiment.messages import find_mistake
 from mmlight.experiment.parser import Parsed, parse
-from mmlight.experiment.trainer import hands_on, make_trainer, make_watchers
+from mmlight.experiment.trainer import hands_on, make_callbacks, make_record, make_trainer
 from mmlight.runs.run.ckpt_path import note_interrupt
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.lock import RunLock
@@ -40,7 +39,6 @@ from mmlight.runs.run.logs import kept_console
 from mmlight.runs.run.webhook import post
 from mmlight.runs.slurm.job import is_ours, job_name
 from mmlight.saved.checkpoint import check_whole
-from mmlight.saved.locate import locate
 from mmlight.signals import Interrupted
 from mmlight.tasks.task import Task
 from mmlight.trainer.checkpoint_files import clean, find_whole
@@ -96,10 +94,7 @@ class Experiment:
             raise mistake from error
         self.data: ShardDataModule = self.settings["data"]
         self.task: Task = self.settings["model"]
-        self._find_modes(config)
-
-    def _find_modes(self, config: Namespace) -> None:
-        """Let classes of metrics say which way they are better, and write that into `config`."""
+        # Classes of metrics say which way they are better.
         directions = self.task.metrics.directions()
         checkpoint: CheckpointSettings = self.settings["checkpoint"]
         checkpoint.find_mode(directions)
@@ -141,21 +136,23 @@ class Experiment:
         with self._in_charge(ends=False):
             checkpoint = self._find_run(below, keeps_console)
             self.settings["ckpt_path"] = checkpoint
-            watchers = make_watchers(
-                self.verb,
-                self.settings,
-                self.folder,
-                config=self.config,
-                task=self.task,
+            self.record = make_record(
+                self.verb, self.settings, self.folder, config=self.config, task=self.task
             )
-            self.record = watchers.record
+            settings: RunSettings = self.settings["run"]
+            if self.verb == "fit":
+                check_test_with(settings, monitor=self.settings["checkpoint"].monitor)
+            loggers: list[Logger] = []
             if callbacks is None:
-                self._guard = watchers.guard
+                loggers = self.record.loggers()
+                if self.verb == "fit":
+                    self._guard = Guard(self.folder, of_job=hands_on(settings) is not False)
+                callbacks = make_callbacks(self.verb, self.settings, self.record, self._guard)
             self.trainer = make_trainer(
                 self.settings,
                 self.folder,
-                callbacks=watchers.callbacks if callbacks is None else callbacks,
-                loggers=self.record.loggers() if callbacks is None else [],
+                callbacks=callbacks,
+                loggers=loggers,
                 changes=changes or {},
             )
 
@@ -197,15 +194,11 @@ class Experiment:
         settings = self._parsed.config["run"]
         root, name = settings["root"], self.name
         asked = self.settings["ckpt_path"]
-        chosen = choose(asked, verb=self.verb, root=root, name=name)
-        found: Path | None = None
-        if chosen is not None:
+        run, found = find_checkpoint(asked, verb=self.verb, root=root, name=name)
+        if run is not None:
             # What an evaluation writes lies beside what training wrote, not over it.
-            is_training = self.verb == "fit"
-            self.folder = chosen.run if is_training else chosen.run.below(below or self.verb)
-            found = chosen.checkpoint
+            self.folder = run if self.verb == "fit" else run.below(below or self.verb)
         else:
-            found = self._given(asked) if asked not in (None, AUTO) else None
             # Its id is exported for the ranks; the next experiment of this process has its own.
             self._kept.callback(_restore_ids, _exported_ids())
             self.folder = Run.create(root, name=name, run_id=settings["id"], config=self.config)
@@ -218,17 +211,6 @@ class Experiment:
         if found is not None:
             check_whole(found)
         return None if found is None else str(found)
-
-    def _given(self, asked: str) -> Path:
-        """Return the checkpoint or export that the user names."""
-        found = locate(asked, key="--ckpt_path")
-        if self.verb == "fit" and found.kind == "export":
-            raise UserError(
-                f"--ckpt_path {asked} is an export, which has no state to go on training from; "
-                "give the checkpoint it was made of, or begin with its weights: "
-                f"--model.towers.MODALITY.from_run {asked}"
-            )
-        return found.path
 
     @rank_zero_only
     def _take_over(self, keeps_console: bool) -> None:

@@ -8,7 +8,8 @@ from jsonargparse import ArgumentParser
 
 from mmlight.errors import UserError
 from mmlight.experiment.arguments import Given
-from mmlight.experiment.keys import Keys, import_class, is_open, names_class, settings_of
+from mmlight.experiment.keys import find_kinds, import_class, is_open, names_class, settings_of
+from mmlight.experiment.parser import ROOTS
 from mmlight.terminal import say, say_text
 
 _LISTS = {
@@ -20,28 +21,24 @@ _LISTS = {
 }
 
 
-def show_help(verb: str, given: Given, roots: Mapping[str, type]) -> bool:
-    """Print help on one key, if it is asked for.
+def show_help(verb: str, given: Given) -> bool:
+    """Print help on one key; return whether it is asked for.
 
     Args:
         verb: the verb.
         given: what follows it.
-        roots: the class at each key of the top.
-
-    Returns:
-        Whether it was asked for.
 
     Raises:
         UserError: there is no such key or class.
     """
     for place, argument in enumerate(given.flags):
         flag, equals, name = argument.partition("=")
-        if not flag.endswith(".help") or flag.removeprefix("--").split(".")[0] not in roots:
+        if not flag.endswith(".help") or flag.removeprefix("--").split(".")[0] not in ROOTS:
             continue
         after = given.flags[place + 1] if place + 1 < len(given.flags) else "-"
         name = name if equals else after if not after.startswith("-") else ""
         key = flag.removeprefix("--").removesuffix(".help")
-        kinds = [import_class(name, key)] if name else Keys(given.values, roots).find(key)
+        kinds = [import_class(name, key)] if name else find_kinds(key, given.values, ROOTS)
         if not kinds:
             raise UserError(
                 f"--{key}.help: is a plain value, or below a class that nobody has named; give "

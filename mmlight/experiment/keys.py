@@ -5,7 +5,6 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin
 
 from mmlight.errors import UserError, nearest
@@ -13,42 +12,34 @@ from mmlight.experiment.arguments import Given
 from mmlight.parameters import parameters_of
 
 
-@dataclass(frozen=True)
-class Keys:
-    """What stands at the keys of an experiment.
+def find_kinds(key: str, values: Mapping[str, Any], roots: Mapping[str, type]) -> list[type]:
+    """Return the classes that may stand at a key; none where it is a plain value.
 
-    Attributes:
+    Args:
+        key: such as ``data.image``.
         values: the configuration as files and flags give it so far.
         roots: the class at each key of the top.
+
+    Raises:
+        UserError: there is no such key; it names the nearest.
     """
-
-    values: Mapping[str, Any]
-    roots: Mapping[str, type]
-
-    def find(self, key: str) -> list[type]:
-        """Return the classes that may stand at a key; none where it is a plain value.
-
-        Raises:
-            UserError: there is no such key; it names the nearest.
-        """
-        first, *parts = key.split(".")
-        kinds = _of_node(self.values.get(first), [self.roots[first]])
-        node, path = self.values.get(first), [first]
-        for part in parts:
-            if part == "init_args" or (part == "class_path" and names_class(node)):
-                continue
-            if not kinds or any(is_open(kind) for kind in kinds):
-                return []  # nobody has said which class
-            known: dict[str, Any] = {}
-            for kind in kinds:
-                known |= parameters_of(kind)
-            if part not in known:
-                where = ".".join([*path, part])
-                raise UserError(f"unknown key `{where}`{nearest(part, known)}")
-            node = settings_of(node).get(part)
-            kinds = _of_node(node, list(_classes(known[part].hint)))
-            path.append(part)
-        return kinds
+    first, *parts = key.split(".")
+    node, path = values.get(first), [first]
+    kinds = _of_node(node, [roots[first]])
+    for part in parts:
+        if part == "init_args" or (part == "class_path" and names_class(node)):
+            continue
+        if not kinds or any(is_open(kind) for kind in kinds):
+            return []  # nobody has said which class
+        known: dict[str, Any] = {}
+        for kind in kinds:
+            known |= parameters_of(kind)
+        if part not in known:
+            raise UserError(f"unknown key `{'.'.join([*path, part])}`{nearest(part, known)}")
+        node = settings_of(node).get(part)
+        kinds = _of_node(node, list(_classes(known[part].hint)))
+        path.append(part)
+    return kinds
 
 
 def check_keys(given: Given, roots: Mapping[str, type]) -> None:
@@ -59,11 +50,10 @@ def check_keys(given: Given, roots: Mapping[str, type]) -> None:
     Raises:
         UserError: it names the key, and the nearest.
     """
-    keys = Keys(given.values, roots)
     for argument in given.flags:
         key = argument.partition("=")[0].removeprefix("--").rstrip("+")
         if argument.startswith("--") and key.startswith(("model.", "data.")):
-            keys.find(key)
+            find_kinds(key, given.values, roots)
 
 
 def is_open(kind: type) -> bool:

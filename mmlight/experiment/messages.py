@@ -41,20 +41,10 @@ def find_mistake(error: BaseException) -> UserError | None:
         if isinstance(cause, UserError):
             return cause
         if isinstance(cause, MisconfigurationException):
-            return UserError(_told_by_lightning(" ".join(str(cause).split())))
+            said = " ".join(str(cause).split())
+            if monitor := _MONITOR.search(said):
+                near = nearest(monitor[1], re.findall(r"'([^']+)'", monitor[2]))
+                said = f"checkpoint.monitor: there is no metric '{monitor[1]}'{near}"
+            return UserError(said)
         cause = cause.__cause__
     return None
-
-
-def _told_by_lightning(said: str) -> str:
-    if monitor := _MONITOR.search(said):
-        metrics = re.findall(r"'([^']+)'", monitor[2])
-        return (
-            f"checkpoint.monitor: there is no metric '{monitor[1]}'{nearest(monitor[1], metrics)}"
-        )
-    return said
-
-
-def first_sentence(error: Exception) -> str:
-    """Return what an error says, up to its first full stop."""
-    return " ".join(str(error).split()).split(". ")[0]

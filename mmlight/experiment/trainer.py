@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,8 +15,6 @@ from mmlight.callbacks.recording.record import Record
 from mmlight.callbacks.recording.run_settings import RunSettings
 from mmlight.callbacks.showing.progress import Progress
 from mmlight.errors import UserError
-from mmlight.experiment.checkpoint import check_test_with
-from mmlight.experiment.messages import first_sentence
 from mmlight.experiment.parser import CALLBACKS
 from mmlight.runs.run.folder import Run
 from mmlight.signals import is_wanted
@@ -28,22 +25,7 @@ from mmlight.trainer.guard import Guard
 from mmlight.trainer.heartbeat import Heartbeat
 from mmlight.trainer.left_out import LeftOut, SkippedSteps
 from mmlight.trainer.owed_validation import OwedValidation
-from mmlight.trainer.wandb_run import JobType, WandbRun
-
-
-@dataclass
-class Watchers:
-    """What looks after a run.
-
-    Attributes:
-        callbacks: all of them, the two below among them.
-        record: writes what happens.
-        guard: makes a training that is told to stop save, and leave in order.
-    """
-
-    callbacks: list[Callback]
-    record: Record
-    guard: Guard | None
+from mmlight.trainer.wandb_run import WandbRun
 
 
 def hands_on(settings: RunSettings) -> bool | None:
@@ -51,15 +33,10 @@ def hands_on(settings: RunSettings) -> bool | None:
     return settings.guard if settings.guard is not None else is_wanted(os.environ)
 
 
-def make_watchers(
-    verb: str,
-    settings: Namespace,
-    run: Run,
-    *,
-    config: dict[str, Any],
-    task: Task,
-) -> Watchers:
-    """Return what records and watches a run, as its settings say.
+def make_record(
+    verb: str, settings: Namespace, run: Run, *, config: dict[str, Any], task: Task
+) -> Record:
+    """Return what records a run, as its settings say.
 
     Args:
         verb: one of fit, validate, test and predict.
@@ -69,18 +46,47 @@ def make_watchers(
         task: what is trained or evaluated.
     """
     own: RunSettings = settings["run"]
-    checkpoint: CheckpointSettings = settings["checkpoint"]
-    record = Record(
+    wandb = None
+    if own.wandb != "off":
+        # An address may hold a key.
+        shown = {key: value for key, value in config["run"].items() if key != "webhook"}
+        wandb = WandbRun(
+            run,
+            mode=own.wandb,
+            config={**config, "run": shown},
+            project=own.wandb_project,
+            job_type=own.job_type or (task.job_type if verb == "fit" else "eval"),
+            tags=own.tags,
+            group=own.group,
+            notes=own.notes,
+            entity=own.wandb_entity,
+            patch=own.wandb_patch,
+        )
+    return Record(
         run,
         verb=verb,
         config=config,
-        wandb=_wandb(own, run, config, task.job_type if verb == "fit" else "eval"),
+        wandb=wandb,
         tensorboard=own.tensorboard,
         ckpt_path=settings.get("ckpt_path"),
     )
+
+
+def make_callbacks(
+    verb: str, settings: Namespace, record: Record, guard: Guard | None
+) -> list[Callback]:
+    """Return all that looks after a run, as its settings say.
+
+    Args:
+        verb: one of fit, validate, test and predict.
+        settings: the configuration, with classes built.
+        record: writes what happens.
+        guard: makes a training that is told to stop save, and leave in order; None of others.
+    """
+    own: RunSettings = settings["run"]
+    run = record.run
     callbacks: list[Callback] = [Progress(), LeftOut(), record]
     if verb == "fit":
-        check_test_with(own.test_with, test=own.test, monitor=checkpoint.monitor)
         heartbeat = Heartbeat(run, stall_minutes=own.stall_minutes)
         skipped = SkippedSteps(run, most=own.max_skipped_steps)
         callbacks += [heartbeat, TokenCount(), Throughput(), skipped]
@@ -94,33 +100,10 @@ def make_watchers(
     for key, (_, verbs, _) in CALLBACKS.items():
         if settings[key] is not None and verb in verbs:
             callbacks.append(settings[key])
-    guard = None
-    if verb == "fit":
-        guard = Guard(run, of_job=hands_on(own) is not False)
+    if guard is not None:
         # Checkpoints are written from the guard on: what they hold is noted before.
-        callbacks += [OwedValidation(), guard, *checkpoint.callbacks(run.checkpoints)]
-    return Watchers(callbacks, record, guard)
-
-
-def _wandb(
-    settings: RunSettings, run: Run, config: dict[str, Any], job_type: JobType
-) -> WandbRun | None:
-    if settings.wandb == "off":
-        return None
-    # An address may hold a key.
-    shown = {key: value for key, value in config["run"].items() if key != "webhook"}
-    return WandbRun(
-        run,
-        mode=settings.wandb,
-        config={**config, "run": shown},
-        project=settings.wandb_project,
-        job_type=settings.job_type or job_type,
-        tags=settings.tags,
-        group=settings.group,
-        notes=settings.notes,
-        entity=settings.wandb_entity,
-        patch=settings.wandb_patch,
-    )
+        callbacks += [OwedValidation(), guard, *settings["checkpoint"].callbacks(run.checkpoints)]
+    return callbacks
 
 
 def make_trainer(
@@ -155,7 +138,11 @@ def make_trainer(
     }
     # Deterministic mode fills fresh memory with NaN to show up bugs: 7 % of a step of BERT.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    strategy = trainer["strategy"] = _strategy(trainer["strategy"])
+    strategy = trainer["strategy"]
+    if strategy in ("ddp", "fsdp"):  # ours, loaded where it is used
+        from mmlight.trainer.strategies import Ddp, Fsdp
+
+        strategy = trainer["strategy"] = Ddp() if strategy == "ddp" else Fsdp()
     if hasattr(strategy, "sharded_checkpoints"):  # FSDP's, ours
         # What is gathered in inference mode could not be trained with afterwards.
         trainer["inference_mode"] = False
@@ -167,20 +154,8 @@ def make_trainer(
     try:
         return Trainer(**trainer)
     except (TypeError, ValueError) as error:
-        raise UserError(f"trainer: {first_sentence(error)}") from error
-
-
-def _strategy(asked: Any) -> Any:
-    """Return our own strategy for ``ddp`` and ``fsdp``; each is loaded where it is used."""
-    if asked == "ddp":
-        from mmlight.trainer.strategies import Ddp
-
-        return Ddp()
-    if asked == "fsdp":
-        from mmlight.trainer.strategies import Fsdp
-
-        return Fsdp()
-    return asked
+        first_sentence = " ".join(str(error).split()).split(". ")[0]
+        raise UserError(f"trainer: {first_sentence}") from error
 
 
 def _listed(value: Any) -> list[Any]:

@@ -80,22 +80,6 @@ _SAVE = ("fit", "resume")
 _READ = ("ps", "logs", "cancel", "clean", "runs", "compare")
 
 
-def _usage() -> str:
-    others = {verb: text for verb, (_, text) in OTHER_VERBS.items()}
-    rows = [f"  {verb:<10} {text}" for verb, text in {**TRAINING_VERBS, **others}.items()]
-    return "\n".join(
-        [
-            "usage: mmlight VERB ...",
-            "",
-            "Pretrain and fine-tune image, text and audio encoders on sharded data.",
-            "",
-            *rows,
-            "",
-            "`mmlight VERB --help` lists what a verb takes.",
-        ]
-    )
-
-
 def _verb(name: str) -> Callable[[Sequence[str]], int]:
     # Before torch is loaded: its threads wait for one another without spinning. On two busy
     # cores a spinning thread keeps the working one from running: 27 against 107 samples/s.
@@ -126,7 +110,16 @@ def _shards(rest: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        say(*_usage().split("\n"))
+        others = {verb: text for verb, (_, text) in OTHER_VERBS.items()}
+        say(
+            "usage: mmlight VERB ...",
+            "",
+            "Pretrain and fine-tune image, text and audio encoders on sharded data.",
+            "",
+            *(f"  {verb:<10} {text}" for verb, text in (TRAINING_VERBS | others).items()),
+            "",
+            "`mmlight VERB --help` lists what a verb takes.",
+        )
         return 0 if arguments else USER_MISTAKE
     if arguments[0] == "--version":
         from importlib.metadata import version
@@ -155,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except (Interrupted, KeyboardInterrupt) as interrupt:
-        if not is_first_rank(os.environ):
+        if not is_first_rank():
             return 0  # Lightning kills all ranks where one ends otherwise
         note(str(interrupt) or "stopped by Ctrl-C")
         return INTERRUPTED
@@ -177,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if refused is None:
             # Of what Ctrl-C has broken off, anything may come; it is no fault to be looked into.
             note(f"stopped by Ctrl-C; {type(error).__name__}: {error}")
-            return INTERRUPTED if is_first_rank(os.environ) else 0
+            return INTERRUPTED if is_first_rank() else 0
         note(refused)
         try:
             sys.stdout.flush()

@@ -150,8 +150,14 @@ def merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]
     that was not named but taken by default (AdamW's rate is not that of SGD). A part that holds
     `init_args` alone waits for its class: a tower's file may be extended before the task is named.
     """
+    # Settings may stand in a file that does not name their class, under earlier names too.
     path = after.get("class_path") or before.get("class_path")
-    before, after = _renamed(before, path), _renamed(after, path)
+    before, after = (
+        {**part, "init_args": present_settings(path, part["init_args"])}
+        if isinstance(part.get("init_args"), Mapping)
+        else part
+        for part in (before, after)
+    )
     merged = dict(before)
     for key, value in after.items():
         old = merged.get(key)
@@ -160,14 +166,6 @@ def merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
-
-
-def _renamed(values: Mapping[str, Any], path: Any) -> Mapping[str, Any]:
-    """Settings may stand in a file that does not name their class, under earlier names too."""
-    given = values.get("init_args")
-    if not isinstance(given, Mapping):
-        return values
-    return {**values, "init_args": present_settings(path, given)}
 
 
 def _begins(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -180,11 +178,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return `{"model.init_args.embed_dim": 64, ...}` of nested mappings; lists are leaves."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{name}."))
-        else:
-            flat[name] = value
+        is_node = isinstance(value, Mapping) and value
+        flat |= flatten(value, f"{prefix}{key}.") if is_node else {f"{prefix}{key}": value}
     return flat
 
 

@@ -28,11 +28,7 @@ def nearest(word: str, options: Iterable[str]) -> str:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Have what the system says of a full disk name a file; of an open one it does not.
-
-    Args:
-        path: the file.
-    """
+    """Have what the system says of a full disk name a file; of an open one it does not."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -44,11 +40,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def told_by_system(error: BaseException) -> str | None:
-    """Return what the system refuses, and where; None where an error is none of the system.
-
-    Args:
-        error: what was raised.
-    """
+    """Return what the system refuses, and where; None where an error is none of the system."""
     found: BaseException | None = error
     while found is not None and not (isinstance(found, OSError) and found.errno in _OF_DISK):
         found = found.__cause__ or found.__context__

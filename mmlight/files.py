@@ -27,12 +27,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Like `write_text`, for bytes.
-
-    Args:
-        path: where the file will be; its folder is made where it is missing.
-        content: the content.
-    """
+    """Like `write_text`, for bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -40,8 +35,11 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner may read; labs share their run folders.
-        os.chmod(temporary, 0o666 & ~_umask())
+        # mkstemp makes files that only their owner may read; labs share their run folders. There is
+        # no way to read the mask but to set it; only one thread writes.
+        mask = os.umask(0o022)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -49,11 +47,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """See that names in a folder, such as a renamed file's, are on the disk too.
-
-    Args:
-        folder: the folder.
-    """
+    """See that names in a folder, such as a renamed file's, are on the disk too."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -62,12 +56,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON that every parser reads (see `plain`).
-
-    Args:
-        path: where the file will be.
-        value: dictionaries, lists, numbers, strings, paths.
-    """
+    """Write `value` as indented JSON that every parser reads (see `plain`)."""
     write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
@@ -87,11 +76,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> 
 
 
 def json_objects(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the objects in lines of JSON; what a kill or a damage left of others is passed over.
-
-    Args:
-        lines: an object in each.
-    """
+    """Return the objects in lines of JSON, without what a kill or a damage left of others."""
     found = []
     for line in lines:
         try:
@@ -104,11 +89,7 @@ def json_objects(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a file; None where there is no file. A damaged one is named, and None.
-
-    Args:
-        path: the file.
-    """
+    """Return the object in a file; None where there is none. A damaged one is named, and None."""
     try:
         text = path.read_text(errors="replace")
     except (FileNotFoundError, NotADirectoryError):
@@ -121,11 +102,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 @cache
 def warn_once(text: str) -> None:
-    """Say, once in this process, what was left out.
-
-    Args:
-        text: one line.
-    """
+    """Say, once in this process, what was left out, as one line."""
     note(text)
 
 
@@ -168,10 +145,3 @@ def plain(value: Any) -> Any:
     if callable(getattr(value, "item", None)) and getattr(value, "size", 1) == 1:
         return plain(value.item())
     return str(value)
-
-
-def _umask() -> int:
-    # There is no way to read the mask but to set it. Only called while writing, from one thread.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -100,12 +100,8 @@ def names_of(value: Any, *, where: str) -> list[str]:
     return names
 
 
-def bring_in(names: Iterable[str], *, where: str = FLAG) -> None:
+def bring_in(names: Iterable[str]) -> None:
     """Import modules of the user's own, whose classes checkpoints may name from now on.
-
-    Args:
-        names: the modules.
-        where: what names them; messages begin with it.
 
     Raises:
         UserError: there is no such module, or it cannot be imported.
@@ -116,27 +112,20 @@ def bring_in(names: Iterable[str], *, where: str = FLAG) -> None:
             continue
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-                raise UserError(f"{where} {name}: {_where(error)}{_said(error)}") from error
-            raise UserError(
-                f"{where} {name}: there is no such module in {Path.cwd()} or installed"
-                f"{nearest(name, (path.stem for path in Path.cwd().glob('*.py')))}"
-            ) from error
         except Exception as error:  # whatever a module of the user's raises
-            raise UserError(f"{where} {name}: {_where(error)}{_said(error)}") from error
+            told = _told(error)
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing is not None and f"{name}.".startswith(f"{missing}."):
+                near = nearest(name, (path.stem for path in Path.cwd().glob("*.py")))
+                told = f"there is no such module in {Path.cwd()} or installed{near}"
+            raise UserError(f"{FLAG} {name}: {told}") from error
 
 
-def _where(error: Exception) -> str:
-    """Return the user's line that an error came from."""
+def _told(error: Exception) -> str:
+    """Return the user's line that an error came from, and what it says."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}: "
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "importlib" not in f.filename and f.filename != __file__]
-    return f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, SyntaxError):
-        return str(error.msg)
-    return " ".join(str(error).split()) or type(error).__name__
+    where = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+    return where + (" ".join(str(error).split()) or type(error).__name__)

@@ -5,7 +5,6 @@ Everyone who chooses by a metric, or shows one, asks here (no torch).
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from statistics import mean
 from typing import Any, Literal
 
@@ -14,25 +13,16 @@ from mmlight.errors import UserError, nearest
 Direction = Literal["min", "max"]
 
 
-@dataclass(frozen=True)
-class _Word:
-    """What a word of a name says: which way is better, and whether it is a share of something."""
-
-    better: Direction | None
-    is_share: bool = False
-
-
+_SMALL_SHARES = ("wer", "cer")
+_LARGE_SHARES = ("recall", "accuracy", "precision", "f1", "match", "map", "ap", "ap50", "ap75")
+_SHARES = frozenset((*_SMALL_SHARES, *_LARGE_SHARES, "share", "calibration"))
+_SMALL = ("loss", "rank", "error", "perplexity", "deletion", "mae", "mse", "rmse", *_SMALL_SHARES)
 # Whole words: "loss" is in "glossary", "wer" in "lower", "cer" in "certainty". The first that a
 # name has decides the direction: "mean_reciprocal_rank" is not a rank.
-_WORDS: dict[str, _Word] = {
-    "reciprocal": _Word("max"),
-    **dict.fromkeys(("loss", "rank", "error", "perplexity", "deletion"), _Word("min")),
-    **dict.fromkeys(("mae", "mse", "rmse"), _Word("min")),
-    **dict.fromkeys(("wer", "cer"), _Word("min", is_share=True)),
-    **dict.fromkeys(("r2", "spearman", "insertion"), _Word("max")),
-    **dict.fromkeys(("recall", "accuracy", "precision", "f1", "match"), _Word("max", True)),
-    **dict.fromkeys(("map", "ap", "ap50", "ap75"), _Word("max", is_share=True)),
-    **dict.fromkeys(("share", "calibration"), _Word(None, is_share=True)),
+_BETTER: dict[str, Direction] = {
+    "reciprocal": "max",
+    **dict.fromkeys(_SMALL, "min"),
+    **dict.fromkeys(("r2", "spearman", "insertion", *_LARGE_SHARES), "max"),
 }
 # A number of these is neither good nor bad.
 _UNITS = frozenset(("ms", "s", "mb", "gb", "bytes", "share", "count", "num"))
@@ -55,7 +45,7 @@ def known_direction(name: str) -> Direction | None:
             then what stands before: ``train/loss/image-text``.
     """
     word = _deciding_word(name)
-    return _WORDS[word].better if word else None
+    return _BETTER[word] if word else None
 
 
 def is_loss(name: str) -> bool:
@@ -86,7 +76,7 @@ def _deciding_word(name: str) -> str | None:
         words = _words(part)
         if words & _UNITS:
             return None
-        if found := next((w for w, says in _WORDS.items() if says.better and w in words), None):
+        if found := next(filter(words.__contains__, _BETTER), None):
             return found
     return None
 
@@ -94,8 +84,7 @@ def _deciding_word(name: str) -> str | None:
 def misspelled(name: str) -> str:
     """Return a hint at the known word that a metric's name may have been meant to end in."""
     stage, slash, word = name.rpartition("/")
-    known = sorted(word for word, says in _WORDS.items() if says.better)
-    return nearest(word, known).replace("'", f"'{stage}{slash}", 1)
+    return nearest(word, sorted(_BETTER)).replace("'", f"'{stage}{slash}", 1)
 
 
 def direction(name: str, *, modes: Iterable[tuple[Any, Any]] = ()) -> Direction:
@@ -144,16 +133,11 @@ def chosen_direction(name: str, *, given: Any = None, remedy: str) -> Direction:
 
 def is_share(name: str) -> bool:
     """Return whether a metric is a share of something, which people read in percent."""
-    return any(_WORDS[word].is_share for word in _words(name.rpartition("/")[2]) & _WORDS.keys())
+    return not _SHARES.isdisjoint(_words(name.rpartition("/")[2]))
 
 
 def format_value(name: str, value: float) -> str:
-    """Return a metric's value as people read it: shares in percent, others with four digits.
-
-    Args:
-        name: the metric's name.
-        value: its value.
-    """
+    """Return a metric's value as people read it: shares in percent, others with four digits."""
     return f"{100 * value:.1f} %" if is_share(name) else f"{value:.4g}"
 
 

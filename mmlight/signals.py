@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children, parent_process
 from types import FrameType
@@ -87,19 +87,18 @@ def answer_interrupts() -> None:
     _handle(signal.SIGINT)
 
 
-def leave_to_others() -> None:
+def leave_to_others(numbers: Iterable[int] = (signal.SIGUSR1, signal.SIGTERM)) -> None:
     """Note USR1 and TERM no more."""
-    for number in (signal.SIGUSR1, signal.SIGTERM):
+    for number in numbers:
         if number in _Noted.handlers:
             signal.signal(number, _Noted.handlers.pop(number))
 
 
 def stop_noting() -> None:
     """Have all signals handled as they were before; for one who goes on in the same process."""
-    if _Noted.owner != os.getpid():
+    if not are_noted():
         return
-    for number in list(_Noted.handlers):
-        signal.signal(number, _Noted.handlers.pop(number))
+    leave_to_others(list(_Noted.handlers))
     signal.set_wakeup_fd(-1)
     os.close(_Noted.pipe)
     _Noted.owner, _Noted.code, _Noted.num_interrupts = 0, 0, 0
@@ -179,14 +178,10 @@ def shield_worker() -> None:
     threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
 
 
-def is_first_rank(environ: Mapping[str, str]) -> bool:
-    """Return whether this process speaks for all of its training.
-
-    Args:
-        environ: as torchrun, SLURM and Lightning set it.
-    """
-    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return all(environ.get(name, "0") == "0" for name in ranks)
+def is_first_rank() -> bool:
+    """Return whether this process speaks for all of its training."""
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # as torchrun, Lightning and SLURM set them
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 def _note(number: int, frame: FrameType | None) -> None:
@@ -210,7 +205,7 @@ def _answer(pipe: int) -> None:
             if _Noted.num_interrupts > 1 or _Noted.imports:
                 _leave("left at once" if _Noted.num_interrupts > 1 else "stopped by Ctrl-C")
             doing = "stops" if _Noted.before_leaving is None else "saves after this step and stops"
-            if is_first_rank(os.environ):
+            if is_first_rank():
                 with suppress(Exception):
                     note(f"Ctrl-C: {doing}; once more, and it leaves at once")
     os.close(pipe)
@@ -223,7 +218,7 @@ def _leave(told: str) -> None:
     with suppress(Exception):
         if sys.stdout.isatty():
             os.write(1, b"\x1b[?25h\n")  # the cursor, which a bar has hidden
-        if is_first_rank(os.environ):
+        if is_first_rank():
             os.write(2, f"mmlight: {told}\n".encode())
         if _Noted.before_leaving is not None:
             _Noted.before_leaving()

@@ -23,7 +23,7 @@ def one_line(text: object) -> str:
     Args:
         text: anything; what `str` makes of it.
     """
-    return _CONTROLS.sub(_escaped, str(text))
+    return _CONTROLS.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), str(text))
 
 
 def replace_unknown() -> None:
@@ -60,20 +60,12 @@ def say_text(text: str) -> None:
 
 
 def note(told: object) -> None:
-    """Print a line of ours, ``mmlight: ...``, to standard error.
-
-    Args:
-        told: the line.
-    """
+    """Print a line of ours, ``mmlight: ...``, to standard error."""
     say(f"mmlight: {told}", file=sys.stderr)
 
 
 def agrees(question: str) -> bool:
-    """Ask whoever sits at the terminal; anything but a yes is a no.
-
-    Args:
-        question: the question.
-    """
+    """Ask whoever sits at the terminal; anything but a yes is a no."""
     sys.stdout.write(f"{one_line(question)} [y/N] ")
     sys.stdout.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -82,8 +74,7 @@ def agrees(question: str) -> bool:
 class Terminal(Console):
     """Rich's console for tables and bars, in which every text is a line that only shows.
 
-    There is no markup: ``[red]`` and ``[/]`` in a name are a part of it. A cell that has a style is
-    one by `styled`.
+    There is no markup: ``[red]`` and ``[/]`` in a name are a part of it.
 
     Args:
         settings: as `rich.console.Console` takes them.
@@ -93,24 +84,5 @@ class Terminal(Console):
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **settings})
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Turn a string into what is shown: cells, headings and printed lines all pass here.
-
-        Args:
-            text: the string.
-            settings: see `rich.console.Console.render_str`.
-        """
+        """Turn a string into what is shown: cells, headings and printed lines all pass here."""
         return super().render_str(one_line(text), **settings)
-
-
-def styled(text: object, style: str = "") -> Text:
-    """Return a cell of a table with a style.
-
-    Args:
-        text: the cell's text.
-        style: such as ``red``.
-    """
-    return Text(one_line(text), style=style)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode("ascii")

@@ -124,12 +124,11 @@ def parse_json(text: bytes | str) -> Any:
     except RecursionError:
         raise ValueError(too_deep) from None
     brackets: tuple[Any, Any] = ("[", "{") if isinstance(text, str) else (b"[", b"{")
-    if sum(map(text.count, brackets)) > _MAX_DEPTH:
-        level = [value]
-        for _ in range(_MAX_DEPTH + 1):
-            level = [inner for outer in level for inner in _within(outer)]
-        if level:
-            raise ValueError(too_deep)
+    level = [value] if sum(map(text.count, brackets)) > _MAX_DEPTH else []
+    for _ in range(_MAX_DEPTH + 1):
+        level = [inner for outer in level for inner in _within(outer)]
+    if level:
+        raise ValueError(too_deep)
     return value
 
 

@@ -72,16 +72,13 @@ def _is_structure(text: str) -> bool:
     return text.lstrip()[:1] in ("{", "[") or "\n" in text
 
 
-def _is_escaped(text: str) -> bool:
-    """Whether all surrogates in a text are bytes that Python could not decode."""
-    return all("\udc80" <= c <= "\udcff" for c in text if "\ud800" <= c <= "\udfff")
-
-
 def _represent_text(dumper: Any, text: str) -> Any:
     try:
         text.encode()
     except UnicodeEncodeError:  # a file name that is not UTF-8, which YAML cannot hold
-        whole = text.encode("utf-8", "surrogateescape" if _is_escaped(text) else "replace")
+        # Whether all surrogates are bytes that Python could not decode.
+        is_escaped = all("\udc80" <= c <= "\udcff" for c in text if "\ud800" <= c <= "\udfff")
+        whole = text.encode("utf-8", "surrogateescape" if is_escaped else "replace")
         text = type(text)(whole.decode("utf-8", "replace"))
     style = "'" if isinstance(text, Quoted) else None
     return dumper.represent_scalar(f"{_TAG}str", str(text), style=style)

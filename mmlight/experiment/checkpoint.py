@@ -1,6 +1,5 @@
 """What ``--ckpt_path`` names: a run's newest or best checkpoint, by a word or by its folder."""
 
-import os
 from pathlib import Path
 
 from mmlight.callbacks.recording.run_settings import RunSettings
@@ -62,7 +61,7 @@ def find_checkpoint(
         newest = run.newest_checkpoint()
         assert newest is not None, "it would not have been chosen"
         checkpoint, told = newest, describe_last(run, newest)
-    if is_first_rank(os.environ):
+    if is_first_rank():
         say(f"--ckpt_path {asked}: {told}")
     return run, checkpoint
 
@@ -98,6 +97,6 @@ def tested_checkpoint(run: Run, asked: str) -> str | None:
     if asked != BEST:
         return None
     best = best_checkpoint(run, key=f"run.test_with: {BEST}")
-    if is_first_rank(os.environ):
+    if is_first_rank():
         say(f"test with {best}")
     return str(best.path)

@@ -132,15 +132,20 @@ def class_number(label: Any, names: Sequence[str] | None) -> int:
             return names.index(name)
         number = plain_number(name)
         if number is None:
-            raise NoClassError(_unknown(name, names))
+            unknown = f"not in data.class_names{nearest(name, names)}"
+            if not names:
+                unknown = (
+                    "no class number; for names, give data.class_names, a file with one a line"
+                )
+            raise NoClassError(f"the label '{name}' is {unknown}")
     elif isinstance(label, float) and label.is_integer():
         number = int(label)
     if isinstance(number, bool) or not isinstance(number, int):
         raise ValueError(f"the label {label!r} is neither a class number nor a name")
     if not 0 <= number <= MAX_LABEL:
+        beyond = "below 0" if number < 0 else f"above {MAX_LABEL}"
         raise ValueError(
-            f"the label {label!r} is neither a class number nor a name: it is "
-            f"{'below 0' if number < 0 else f'above {MAX_LABEL}'}"
+            f"the label {label!r} is neither a class number nor a name: it is {beyond}"
         )
     if names and number >= len(names):
         raise UserError(
@@ -162,14 +167,14 @@ def class_numbers(labels: Any, names: Sequence[str] | None) -> list[int]:
         ValueError, UserError: see `class_number`.
     """
     if isinstance(labels, str):
-        labels = _split(labels, names or ())
+        labels = _split(labels, set(names or ()))
     listed = labels if isinstance(labels, list) else [labels]
     return [class_number(label, names) for label in listed]
 
 
-def _split(text: str, names: Sequence[str]) -> list[str]:
+def _split(text: str, known: set[str]) -> list[str]:
     """Split at separators, but not within a name: the longest that is one is taken."""
-    text, known = text.strip(), set(names)
+    text = text.strip()
     labels = []
     while text:
         ends = [match.start() for match in _BETWEEN.finditer(text)] + [len(text)]
@@ -177,12 +182,3 @@ def _split(text: str, names: Sequence[str]) -> list[str]:
         labels.append(text[:end].strip())
         text = text[end + 1 :].strip()
     return [label for label in labels if label]
-
-
-def _unknown(name: str, names: Sequence[str]) -> str:
-    if not names:
-        return (
-            f"the label '{name}' is no class number; for names, give data.class_names, a file "
-            "with one name per line"
-        )
-    return f"the label '{name}' is not in data.class_names{nearest(name, names)}"

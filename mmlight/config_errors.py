@@ -11,6 +11,8 @@ import pkgutil
 import re
 import textwrap
 from collections.abc import Iterable
+from contextlib import suppress
+from pkgutil import resolve_name
 from types import NoneType
 from typing import Any, get_args
 
@@ -57,14 +59,12 @@ def one_line(message: str, *, known_keys: Iterable[str]) -> str:
             built = None
         elif match := _CLASS.match(text):
             built = match[1]
-        elif match := _CALLABLE.match(text):
-            pass
         elif text.startswith(_UNION):
             found = _GIVEN.search(text)
             given = found[1].partition(". Got value: ")[0].strip() if found else ""
             text = _meant(text)
             continue
-        else:
+        elif not (match := _CALLABLE.match(text)):
             break
         text = _levelled(text[match.end() :])
     if got := _GOT.search(text):
@@ -90,12 +90,9 @@ def _meant(union: str) -> str:
     items = [item for item in items if item != f"Expected a {NoneType}"]
     deep = [item for item in items if _CLASS.match(item) or _KEY.match(item)]
     other = [i for i in items if not i.startswith(("Expected a ", "Not a valid subclass"))]
-    if deep or other:
-        return (deep or other)[0]
-    expected = [item for item in items if item.startswith("Expected a ")]
-    if expected:
-        return "Expected a " + " or ".join(item.removeprefix("Expected a ") for item in expected)
-    return items[0] if items else "cannot be parsed"
+    kinds = [item.removeprefix("Expected a ") for item in items if item.startswith("Expected a ")]
+    expected = [f"Expected a {' or '.join(kinds)}"] if kinds else []
+    return next(iter([*deep, *other, *expected, *items]), "cannot be parsed")
 
 
 def _say(text: str, *, where: str, built: str | None, given: str, known: list[str]) -> str:
@@ -111,11 +108,10 @@ def _say(text: str, *, where: str, built: str | None, given: str, known: list[st
     if unknown := _UNRECOGNISED.search(text):
         return _unknown_top(unknown[1].lstrip("-").partition("=")[0], known)
     if nested := _NESTED.search(text):
-        of_run = where.rpartition(".")[0] + ".changes" if where.endswith(".encoder") else ""
+        of_run = f", or for a tower that comes from a run {where.removesuffix('encoder')}changes"
         return (
             f"{at}no class is named that could have a setting `{nested[1]}`; give "
-            f"{where}.class_path first"
-            + (f", or for a tower that comes from a run {of_run}" if of_run else "")
+            f"{where}.class_path first{of_run if where.endswith('.encoder') else ''}"
         )
     if required := _REQUIRED.search(text):
         if where:
@@ -123,7 +119,7 @@ def _say(text: str, *, where: str, built: str | None, given: str, known: list[st
         keys = [key.strip().rpartition(".")[2] for key in required[1].split(",")]
         return f"`{keys[0]}` is not set; give a config file: -c experiments/pretrain/NAME.yaml"
     if missing := _NO_CLASS.search(text):
-        return f"{at}{_no_class(missing)}"
+        return f"{at}{_no_class(missing[1] or '', missing[2] or missing[3])}"
     if text.startswith("Not a valid subclass"):
         return _no_class_path(where, given)
     if expected := _EXPECTED.match(text):
@@ -150,23 +146,22 @@ def _unknown_top(key: str, known: list[str]) -> str:
     return f"unknown key `{key}`{nearest(key, known)}"
 
 
-def _no_class(missing: re.Match[str]) -> str:
-    module, name = (missing[1], missing[2]) if missing[1] else ("", missing[3])
-    try:
-        found = importlib.import_module(module) if module else None
-    except ImportError:
-        found = None
-    options = list(vars(found)) if found else []
-    options += [m.name for m in pkgutil.iter_modules(getattr(found, "__path__", None) or [])]
+def _no_class(module: str, name: str) -> str:
+    options: list[str] = []
+    with suppress(ImportError, ValueError):  # there may be no module either
+        found = importlib.import_module(module)
+        options = [
+            *vars(found),
+            *(m.name for m in pkgutil.iter_modules(getattr(found, "__path__", []))),
+        ]
     path = f"{module}.{name}" if module else name
     return f"there is no class or module {path}{nearest(name, options)}"
 
 
 def _no_class_path(where: str, given: str) -> str:
-    try:
+    value: Any = None
+    with suppress(ValueError, SyntaxError):
         value = ast.literal_eval(given)
-    except (ValueError, SyntaxError):
-        value = None
     allowed = ("class_path", "init_args")
     extra = [key for key in value if key not in allowed] if isinstance(value, dict) else []
     if extra and "class_path" in value:
@@ -178,9 +173,8 @@ def _settings(class_path: str | None, group: str | None) -> list[str]:
     """The parameters of a class, or of the settings class of one of its parameters."""
     if class_path is None:
         return []
-    module_name, _, name = class_path.rpartition(".")
     try:
-        found: Any = getattr(importlib.import_module(module_name), name)
+        found: Any = resolve_name(class_path)
         for part in group.split(".") if group else ():
             hint = parameters_of(found)[part].hint
             kinds = [hint, *get_args(hint)]

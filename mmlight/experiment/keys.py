@@ -1,7 +1,7 @@
 """What may stand at the keys of an experiment: classes, and their settings."""
 
-import importlib
 import inspect
+import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -87,12 +87,10 @@ def import_class(path: str, key: str) -> type:
     Raises:
         UserError: there is none.
     """
-    module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}: there is no class {path}") from error
-    return found
 
 
 def _classes(hint: Any) -> Iterator[type]:

@@ -30,9 +30,7 @@ class TokenCount(StepCallback):
         """Note where a batch without text is counted."""
         self._device = pl_module.device
 
-    def after_batch(
-        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, task: Any, batch: Any, outputs: Any) -> None:
         """Count the batch (`mmlight.batch.Batch`)."""
         text = getattr(batch, "text", None)
         self._is_behind = True

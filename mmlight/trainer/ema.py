@@ -79,7 +79,7 @@ class Ema(StepCallback):
         self._begin(pl_module)
 
     @torch.no_grad()
-    def after_step(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+    def after_step(self, trainer: pl.Trainer, task: Any) -> None:
         """Update the average after an optimiser step (not after a batch that only accumulates)."""
         if trainer.global_step % self.update_every:
             return
@@ -107,9 +107,7 @@ class Ema(StepCallback):
         """Put the weights back; checkpoint callbacks come after this one."""
         self._use_weights(pl_module)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Put the weights back where validation was broken off."""
         self._use_weights(pl_module)
 
@@ -119,9 +117,7 @@ class Ema(StepCallback):
             self._use_average(pl_module)
             self._average, self._raw = None, None
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
         """Store the average as the model's state and, beside it, the weights."""
         if self._average is None:
             return
@@ -145,9 +141,7 @@ class Ema(StepCallback):
         }
 
     @torch.no_grad()
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
         """Take up the average and the weights again, to train on."""
         if trainer.state.fn != "fit" or _KEY not in checkpoint:
             return

@@ -101,7 +101,7 @@ class Guard(StepCallback):
         self._stop_before_training()
         signals.save_first(partial(clean, self.run))
 
-    def after_step(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+    def after_step(self, trainer: pl.Trainer, task: Any) -> None:
         """Agree, after a step of the optimiser; where the answer is to stop, save."""
         if self.handed_on is not None:
             return

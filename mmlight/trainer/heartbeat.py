@@ -84,9 +84,7 @@ class Heartbeat(pl.Callback):
         """Write no more."""
         self._stop()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Write no more."""
         self._stop()
 

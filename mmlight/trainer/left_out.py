@@ -54,7 +54,7 @@ class SkippedSteps(StepCallback):
         ]
         self._statistics = [(x, x.clone()) for x in own]
 
-    def after_step(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+    def after_step(self, trainer: pl.Trainer, task: Any) -> None:
         """Look at the counts after a step, on a GPU after one that is logged."""
         on_cpu = trainer.strategy.root_device.type == "cpu"
         if on_cpu or is_logged(trainer, step=trainer.global_step):
@@ -65,9 +65,7 @@ class SkippedSteps(StepCallback):
         if trainer.state.fn == "fit":
             self._look(trainer, pl_module, most=self.most)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
         """Look, before anything is written; what is to stop the training stops it later."""
         self._look(trainer, pl_module, most=sys.maxsize)
 
@@ -125,20 +123,12 @@ class LeftOut(StepCallback):
         """Return the name of what it logs, without its stage."""
         return {"num_left_out"}
 
-    def after_batch(
-        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, task: Any, batch: Any, outputs: Any) -> None:
         """Count the batch's."""
         self._counts["train"] += len(batch.bad)
 
     def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any, **__: Any
     ) -> None:
         """Count the batch's."""
         self._counts["test" if trainer.testing else "val"] += len(batch.bad)

@@ -38,21 +38,14 @@ class StepCallback(pl.Callback):
     """
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Act after the batch, and after the step where one was done with it."""
         self.after_batch(trainer, pl_module, batch, outputs)
         if not accumulates(trainer):
             self.after_step(trainer, pl_module)
 
-    def after_batch(
-        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, task: Any, batch: Any, outputs: Any) -> None:
         """Act after a batch.
 
         Args:
@@ -62,5 +55,5 @@ class StepCallback(pl.Callback):
             outputs: what the training step returned, with its ``loss`` over the accumulated ones.
         """
 
-    def after_step(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+    def after_step(self, trainer: pl.Trainer, task: Any) -> None:
         """Act after a step of the optimiser: the last batch of those that accumulate is done."""

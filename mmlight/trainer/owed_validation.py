@@ -64,9 +64,7 @@ class OwedValidation(StepCallback):
             trainer._logger_connector._first_loop_iter = None
         self._owes = False
 
-    def after_batch(
-        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, task: Any, batch: Any, outputs: Any) -> None:
         """Note whether a validation follows; checkpoint callbacks come after this one."""
         if not self._validates:
             return
@@ -79,9 +77,7 @@ class OwedValidation(StepCallback):
         """Note that it is done."""
         self._owes, self._loops = False, None
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
         """In the middle of a validation, store the loops' progress as it was before."""
         if trainer.validating and self._loops is not None:
             checkpoint["loops"]["fit_loop"] = self._loops

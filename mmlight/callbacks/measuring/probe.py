@@ -65,13 +65,7 @@ class Probe(pl.Callback):
     on_validation_epoch_start = on_test_epoch_start
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any, **__: Any
     ) -> None:
         """Keep the batch's features."""
         if _scores_now(trainer):

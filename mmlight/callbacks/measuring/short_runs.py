@@ -59,9 +59,7 @@ class LrRange(StepCallback):
             group["lr"] = lr * ratio
         self.lrs.append(lr)
 
-    def after_batch(
-        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, task: Any, batch: Any, outputs: Any) -> None:
         """Note the loss, and stop where it is time."""
         self._batches.append(float(outputs["loss"]))
         if len(self.losses) == len(self.lrs):  # a batch that only accumulates
@@ -118,9 +116,7 @@ class StepClock(StepCallback):
             self._tally = Tally()
             self._tally.__enter__()
 
-    def after_batch(
-        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, task: Any, batch: Any, outputs: Any) -> None:
         """Begin to measure after the warm-up, and stop when enough is known."""
         if self._tally is not None:
             self._tally.__exit__(None, None, None)

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -15,7 +15,6 @@ from mmlight.costs.rates import measure_matmul
 from mmlight.costs.step_parts import PARTS, StepParts, gradient_bytes
 from mmlight.costs.tally import Tally
 from mmlight.runs.run.summary import SAMPLES_PER_S
-from mmlight.tasks.task import Task
 from mmlight.trainer.loop import StepCallback, accumulates, is_logged
 
 DATA_WAIT_SHARE = "train/data_wait_share"
@@ -103,20 +102,14 @@ class Throughput(StepCallback):
             self._tally = Tally()
             self._tally.__enter__()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Stop counting."""
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Leave nothing behind in the modules."""
         self._stop_counting()
         self._end_of_timing()
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave nothing behind in the modules."""
-        self._end_of_timing()
+    on_exception = on_train_end
 
-    def after_batch(
-        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, task: Any, batch: Any, outputs: Any) -> None:
         """Count the batch (`mmlight.batch.Batch`), and log at log steps."""
         if self._since is None:
             flops = self._stop_counting()
@@ -134,7 +127,7 @@ class Throughput(StepCallback):
         seconds = max(now - self._since - self._paused_s, 1e-9)
         values = self._values(trainer, seconds) | self._part_values(trainer, task)
         self._start_clock(trainer, now=time.perf_counter())
-        cast(Task, task).log_with_step(values)
+        task.log_with_step(values)
         self._time_next_step(trainer, step=step)
 
     def _time_next_step(self, trainer: pl.Trainer, *, step: int) -> None:

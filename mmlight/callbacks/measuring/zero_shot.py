@@ -6,9 +6,8 @@ Shapes as in `mmlight.batch`; K classes.
 from collections import Counter
 from typing import Any, Literal
 
-import lightning
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from mmlight.batch import Batch, Modality, Text
@@ -33,7 +32,7 @@ TEMPLATES = {
 }
 
 
-class ZeroShot(Callback):
+class ZeroShot(pl.Callback):
     """Classifies images and sounds by the nearest class name (arXiv 2103.00020, section 3.1).
 
     Logs ``val/zero_shot/image_accuracy_at_1``, ``..._at_5`` and ``..._mean_per_class_recall``,
@@ -59,7 +58,7 @@ class ZeroShot(Callback):
         self._weights_KD: Tensor | None = None
         self._counts: dict[Modality, ZeroShotCounts] = {}
 
-    def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Check that there are class names, labels, a tokenizer and the towers to score."""
         data: Any = getattr(trainer, "datamodule", None)
         if stage == "predict":
@@ -93,7 +92,7 @@ class ZeroShot(Callback):
         named = self._classified(pl_module)
         return {f"zero_shot/{name}_{score}" for name in named for score in scores}
 
-    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Forget the last evaluation."""
         self._weights_KD = None
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -106,13 +105,7 @@ class ZeroShot(Callback):
     on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any, **__: Any
     ) -> None:
         """Count the batch's hits."""
         label_B = batch.label_B
@@ -129,7 +122,7 @@ class ZeroShot(Callback):
 
     on_test_batch_end = on_validation_batch_end
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Log the scores."""
         stage = "test" if trainer.testing else "val"
         for name, counts in self._counts.items():
@@ -161,7 +154,7 @@ class ZeroShot(Callback):
             )
         return list(self.modalities)
 
-    def _classifier(self, trainer: lightning.Trainer, pl_module: Any) -> Tensor:
+    def _classifier(self, trainer: pl.Trainer, pl_module: Any) -> Tensor:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
 
         def embed(sentences: list[str]) -> Tensor:

@@ -52,13 +52,7 @@ class EmbeddingWriter(pl.Callback):
             )
 
     def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: Any,
-        outputs: dict[str, Tensor],
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any, **__: Any
     ) -> None:
         """Write the batch's valid rows, and those of samples that cannot be read."""
         if pl_module.predicts != "features":
@@ -79,9 +73,7 @@ class EmbeddingWriter(pl.Callback):
             self._writer = None
             self._temporary.replace(self._path)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave nothing half written."""
         if self._writer is not None:
             with suppress(OSError):  # which the exception may be about

@@ -58,13 +58,7 @@ class Predictions(pl.Callback):
         self._folder = Path(trainer.default_root_dir)
 
     def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any, **__: Any
     ) -> None:
         """Write the rows of the batch's valid samples, and of those that cannot be read."""
         for bad in batch.bad:
@@ -118,9 +112,7 @@ class Predictions(pl.Callback):
             if other != self.format:
                 self.path.with_suffix(f".{other}").unlink(missing_ok=True)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave nothing half written."""
         if self._file is not None:
             with suppress(OSError):  # which the exception may be about

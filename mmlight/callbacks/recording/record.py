@@ -169,9 +169,7 @@ class Record(pl.Callback):
             if isinstance(logger, WandbRun):
                 logger.catch_up(read_entries(self.run.metrics_jsonl))
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Write the summary of a run that was stopped or has failed."""
         stopped = isinstance(
             exception, Interrupted | KeyboardInterrupt | SystemExit | SIGTERMException
@@ -182,9 +180,7 @@ class Record(pl.Callback):
             with suppress(OSError):
                 self._write(trainer, status="interrupted" if stopped else "failed", error=error)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
         """Write the row of the step first: a run that goes on from it does not log it again."""
         if isinstance(pl_module, Task):
             pl_module.log_step()

@@ -31,38 +31,17 @@ class Progress(StepCallback, ProgressBar):
 
     def __init__(self, console: Terminal | None = None) -> None:
         super().__init__()
+        self.is_enabled = True  # Lightning prints through it
         self._console = console or Terminal(file=sys.stdout)
-        self._enabled = True
         self._bar: rich_progress.Progress | None = None
-        self._task: rich_progress.TaskID | None = None
-        self._loss: float | None = None
-        self._loss_at = 0.0
-        # Losses of the batches of the step that is done, and of the next one.
-        self._step_losses: list[Any] = []
-        self._next_losses: list[Any] = []
-        self._speed: float | None = None
-        self._train_total: float = math.inf
-        self._first_step = 0
-        self._began = 0.0
-        self._line_at = 0.0
-        self._line_tenth = 0
-        self._speed_since = (0.0, 0)
-        self._samples = 0
-        self._world_size = 1
-        self._accumulated = 1
 
     def disable(self) -> None:
         """Show nothing; Lightning calls it on ranks other than 0."""
-        self._enabled = False
+        self.is_enabled = False
 
     def enable(self) -> None:
         """Show progress again."""
-        self._enabled = True
-
-    @property
-    def is_enabled(self) -> bool:
-        """Whether anything is shown; Lightning prints through it."""
-        return self._enabled
+        self.is_enabled = True
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar.
@@ -71,117 +50,23 @@ class Progress(StepCallback, ProgressBar):
             args: as for `print`.
             kwargs: ignored.
         """
-        if self._enabled:
+        if self.is_enabled:
             # A line is a line, however long: paths are copied out of log files.
             self._console.print(*args, soft_wrap=True)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the bar."""
-        self._train_total = trainer.estimated_stepping_batches
-        self._world_size = trainer.world_size
-        self._first_step = trainer.global_step
-        self._samples = 0
-        self._began = time.monotonic()
-        self._speed_since = (self._began, 0)
-        self._open("train", self._train_total, done=trainer.global_step)
-
-    def after_batch(
-        self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, outputs: Any
-    ) -> None:
-        """Take the loss."""
-        self._samples += getattr(batch, "size", 0) * self._world_size
-        if isinstance(outputs, dict) and "loss" in outputs:
-            self._next_losses.append(outputs["loss"])
-
-    def after_step(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Advance."""
-        if not self._enabled:
-            return
-        self._step_losses, self._next_losses = self._next_losses, []
-        self._accumulated = trainer.accumulate_grad_batches
-        now = time.monotonic()
-        since, samples = self._speed_since
-        if now - since > 1:
-            self._speed = (self._samples - samples) / (now - since)
-            self._speed_since = (now, self._samples)
-        self._advance("train", trainer.global_step, self._train_total)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar."""
-        self._close()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Give the terminal back."""
-        self._close()
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the terminal back."""
-        self._close()
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open a bar, unless training has one already."""
-        if trainer.state.fn != "fit":
-            self._open("validate", num_batches(trainer))
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Advance; in training, show it beside the bar."""
-        total = num_batches(trainer)
-        if trainer.state.fn != "fit":
-            self._advance("validate", batch_idx + 1, total)
-        elif self._bar is not None and self._task is not None:
-            self._bar.update(self._task, note=f"validating {batch_idx + 1}/{total:.0f}")
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print what validation in training found, in one line."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not self._enabled:
-            return
-        # The time that validation took is not part of the training speed.
-        self._speed_since = (time.monotonic(), self._samples)
-        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        if scores:
-            self.print(f"step {trainer.global_step:,}: {summarise_scores(scores)}")
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the bar."""
-        self._open("test", num_batches(trainer))
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Advance."""
-        what = "predict" if trainer.predicting else "test"
-        self._advance(what, batch_idx + 1, num_batches(trainer))
-
-    on_predict_batch_end = on_test_batch_end
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the bar."""
-        self._open("predict", num_batches(trainer))
-
     def _open(self, what: str, total: float, *, done: int = 0) -> None:
-        self._close()
-        self._loss = self._speed = None
-        self._loss_at, self._step_losses, self._next_losses = 0.0, [], []
-        self._first_step = done
+        self.teardown()
+        self._what, self._total, self._first_step = what, total, done
+        self._loss: float | None = None
+        self._speed: float | None = None
+        # Losses of the batches of the step that is done, and of the next one.
+        self._step_losses: list[Any] = []
+        self._next_losses: list[Any] = []
+        self._samples, self._loss_at = 0, 0.0
         self._began = self._line_at = time.monotonic()
-        self._line_tenth = _tenth(done, total)
-        if not self._enabled or not self._console.is_terminal:
+        self._speed_since = (self._began, 0)
+        self._line_tenth = self._tenth(done)
+        if not self.is_enabled or not self._console.is_terminal:
             return
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.description}"),
@@ -193,25 +78,86 @@ class Progress(StepCallback, ProgressBar):
             rich_progress.TimeRemainingColumn(),
             console=self._console,
             refresh_per_second=2,
-            transient=False,
         )
         shown = None if math.isinf(total) else total
-        self._task = self._bar.add_task(what, total=shown, completed=done, note="")
+        self._bar.add_task(what, total=shown, completed=done, note="")
         self._bar.start()
 
-    def _advance(self, what: str, done: int, total: float) -> None:
-        if not self._enabled:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar."""
+        self._open("train", trainer.estimated_stepping_batches, done=trainer.global_step)
+
+    def after_batch(self, trainer: pl.Trainer, task: Any, batch: Any, outputs: Any) -> None:
+        """Take the loss."""
+        self._samples += getattr(batch, "size", 0) * trainer.world_size
+        if isinstance(outputs, dict) and "loss" in outputs:
+            self._next_losses.append(outputs["loss"])
+
+    def after_step(self, trainer: pl.Trainer, task: Any) -> None:
+        """Advance."""
+        self._step_losses, self._next_losses = self._next_losses, []
+        now = time.monotonic()
+        since, samples = self._speed_since
+        if now - since > 1:
+            self._speed = (self._samples - samples) / (now - since)
+            self._speed_since = (now, self._samples)
+        self._advance(trainer.global_step)
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Give the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
+
+    on_train_end = on_exception = teardown
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open a bar, unless training has one already."""
+        if trainer.state.fn is not None and trainer.state.fn != "fit":
+            self._open(trainer.state.fn.value, num_batches(trainer))
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Advance; in training, show it beside the bar."""
+        if trainer.state.fn != "fit":
+            self._advance(batch_idx + 1)
+        elif self._bar is not None:
+            note = f"validating {batch_idx + 1}/{num_batches(trainer):.0f}"
+            self._bar.update(self._bar.task_ids[0], note=note)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print what validation in training found, in one line."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not self.is_enabled:
             return
-        if self._bar is not None and self._task is not None:
-            now = time.monotonic()
+        # The time that validation took is not part of the training speed.
+        self._speed_since = (time.monotonic(), self._samples)
+        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        if scores:
+            self.print(f"step {trainer.global_step:,}: {summarise_scores(scores)}")
+
+    def _advance(self, done: int) -> None:
+        if not self.is_enabled:
+            return
+        now, total = time.monotonic(), self._total
+        if self._bar is not None:
             if now - self._loss_at >= _LOSS_EVERY_S or done == total:
                 self._read_loss(now)
-            note = self._note()
-            text = f"{what} {done:,}" + ("" if math.isinf(total) else f"/{total:,.0f}")
-            self._bar.update(self._task, completed=done, description=text, note=note)
+            text = f"{self._what} {done:,}" + ("" if math.isinf(total) else f"/{total:,.0f}")
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=done, description=text, note=self._note())
             return
-        now = time.monotonic()
-        tenth = _tenth(done, total)
+        tenth = self._tenth(done)
         if tenth == self._line_tenth and now - self._line_at < _LINE_EVERY_S and done != total:
             return
         self._line_tenth, self._line_at = tenth, now
@@ -221,26 +167,22 @@ class Progress(StepCallback, ProgressBar):
             per_step = (now - self._began) / max(done - self._first_step, 1)
             left_s = per_step * (total - done)
             left = f"/{total:,.0f}  {100 * done / total:.0f} %  {_clock(left_s)} left"
-        self.print(f"{what} {done:,}{left}  {self._note()}".rstrip())
+        self.print(f"{self._what} {done:,}{left}  {self._note()}".rstrip())
 
     def _read_loss(self, now: float) -> None:
         if self._step_losses:
             # Lightning has divided each by the number of batches that a step has.
-            whole = [self._accumulated * float(loss) for loss in self._step_losses]
+            accumulated = self.trainer.accumulate_grad_batches
+            whole = [accumulated * float(loss) for loss in self._step_losses]
             self._loss, self._loss_at = sum(whole) / len(whole), now
 
     def _note(self) -> str:
-        parts = []
-        if self._loss is not None:
-            parts.append(f"loss {self._loss:.4g}")
-        if self._speed:
-            parts.append(f"{self._speed:,.0f} samples/s")
+        parts = [f"loss {self._loss:.4g}"] if self._loss is not None else []
+        parts += [f"{self._speed:,.0f} samples/s"] if self._speed else []
         return "  ".join(parts)
 
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        self._bar = self._task = None
+    def _tenth(self, done: int) -> int:
+        return int(10 * done / self._total + 1e-9) if self._total else 0
 
 
 def summarise_scores(scores: dict[str, float]) -> str:
@@ -254,22 +196,11 @@ def summarise_scores(scores: dict[str, float]) -> str:
     if recalls:
         mean = format_value("recall", sum(recalls) / len(recalls))
         parts.append(f"recall@1 {mean} (mean of {len(recalls)} directions)")
-    parts += [
-        f"{name.split('/', 1)[1]} {format_value(name, value)}"
-        for name, value in scores.items()
-        if "zero_shot" in name and name.endswith("at_1")
-    ]
-    parts += [
-        f"{name.split('/', 1)[1]} {format_value(name, value)}"
-        for name, value in scores.items()
-        if name.count("/") == 1 and name.split("/")[1] in MAIN_SCORES
-    ]
+    told = [name for name in scores if "zero_shot" in name and name.endswith("at_1")]
+    told += [name for name in scores if name.partition("/")[2] in MAIN_SCORES]
+    parts += [f"{name.partition('/')[2]} {format_value(name, scores[name])}" for name in told]
     rest = [f"{name} {format_value(name, value)}" for name, value in scores.items()]
     return "  ".join(parts or rest[:4])
-
-
-def _tenth(done: int, total: float) -> int:
-    return int(10 * done / total + 1e-9) if total else 0
 
 
 def _clock(seconds: float) -> str:

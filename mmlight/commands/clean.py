@@ -77,9 +77,6 @@ def find_leftovers(root: Path) -> list[Leftover]:
     A copy of the code is kept as long as a run, finished or not, says that it was submitted with
     it: `mmlight resume` goes on with that code.
 
-    Args:
-        root: the folder of all runs.
-
     Raises:
         UserError: its folder of copies is a link to somewhere else.
     """

@@ -132,19 +132,17 @@ def find_whole(run: Run) -> Path | None:
         run: the run; no job but this one writes to it.
     """
     found: Path | None = None
-    damaged: list[str] = []
+    is_damaged = False
     for path in run.checkpoints_newest_first():
         try:
             check_whole(path)
-        except UserError as error:
-            damaged.append(str(error))
-            _put_aside(path)
-        else:
             found = path
             break
-    for problem in damaged:
-        _warn(problem)
-    if damaged:
+        except UserError as error:
+            is_damaged = True
+            _warn(str(error))
+            _put_aside(path)
+    if is_damaged:
         _warn(f"going on from {found}" if found else "no checkpoint is whole: starting afresh")
     return found
 

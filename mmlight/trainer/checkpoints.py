@@ -196,11 +196,7 @@ class CheckpointSettings:
         return chosen_direction(monitor, given=given, remedy=remedy)
 
     def callbacks(self, folder: Path) -> list[ModelCheckpoint]:
-        """Return the callbacks that do it.
-
-        Args:
-            folder: where checkpoints are written.
-        """
+        """Return the callbacks that do it."""
         minutes = self.every_n_minutes
         newest = Newest(
             dirpath=folder,

@@ -40,6 +40,9 @@ class Ema(StepCallback):
             averages over more updates: about 1 / (1 - decay) of them.
         update_every: optimiser steps between two updates.
 
+    Attributes:
+        num_updates: updates so far.
+
     Raises:
         UserError: a value is out of range, or the trainer saves only weights or shards them.
     """
@@ -53,18 +56,13 @@ class Ema(StepCallback):
         self.update_every = update_every
         self._average: dict[str, Tensor] | None = None
         self._raw: dict[str, Tensor] | None = None  # the weights, while the average is in use
-        self._num_updates = 0
-
-    @property
-    def num_updates(self) -> int:
-        """Number of updates so far."""
-        return self._num_updates
+        self.num_updates = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse trainers with which the average would be lost."""
         if stage != "fit":
             return
-        self._average, self._raw, self._num_updates = None, None, 0
+        self._average, self._raw, self.num_updates = None, None, 0
         if isinstance(trainer.strategy, FSDPStrategy):
             raise UserError("ema does not work with Lightning's FSDPStrategy; use strategy: fsdp")
         for callback in trainer.checkpoint_callbacks:
@@ -84,7 +82,7 @@ class Ema(StepCallback):
         if trainer.global_step % self.update_every:
             return
         assert self._average is not None
-        decay = min(self.decay, (1 + self._num_updates) / (10 + self._num_updates))
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         for name, tensor in _averaged_tensors(task).items():
             if name not in self._average:  # unfrozen since the start: joins with its value of now
                 self._average[name] = _wide(tensor)
@@ -95,7 +93,7 @@ class Ema(StepCallback):
             for name, average in zip(self._average, averages, strict=True)
         ]
         torch._foreach_lerp_(averages, values, 1 - decay)
-        self._num_updates += 1
+        self.num_updates += 1
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average in use."""
@@ -103,13 +101,19 @@ class Ema(StepCallback):
             self._begin(pl_module)
             self._use_average(pl_module)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    @torch.no_grad()
+    def on_validation_end(
+        self, trainer: pl.Trainer, pl_module: Any, *args: Any, **kwargs: Any
+    ) -> None:
         """Put the weights back; checkpoint callbacks come after this one."""
-        self._use_weights(pl_module)
+        if self._raw is None:
+            return
+        tensors = _all_tensors(pl_module)
+        for name, weights in self._raw.items():
+            _own_part(tensors[name]).copy_(_own_part(weights))
+        self._raw = None
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Put the weights back where validation was broken off."""
-        self._use_weights(pl_module)
+    on_exception = on_validation_end  # where validation was broken off
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the average in the module: it is the result of training."""
@@ -137,7 +141,7 @@ class Ema(StepCallback):
             "weights": {name: raw[name].detach() for name in self._average},
             # Averages of narrow (bfloat16) weights are wider than the state that shows them.
             "average": narrow,
-            "num_updates": self._num_updates,
+            "num_updates": self.num_updates,
         }
 
     @torch.no_grad()
@@ -153,7 +157,7 @@ class Ema(StepCallback):
             average = stored["average"].get(name, tensors[name])
             self._average[name] = _wide(average)
             _own_part(tensors[name]).copy_(_own_part(weights))
-        self._num_updates = stored["num_updates"]
+        self.num_updates = stored["num_updates"]
 
     def _begin(self, pl_module: pl.LightningModule) -> None:
         tensors = _all_tensors(pl_module)
@@ -173,15 +177,6 @@ class Ema(StepCallback):
             self._raw = {name: tensors[name].detach().clone() for name in self._average}
         for name, average in self._average.items():
             _own_part(tensors[name]).copy_(_own_part(average))
-
-    @torch.no_grad()
-    def _use_weights(self, pl_module: pl.LightningModule) -> None:
-        if self._raw is None:
-            return
-        tensors = _all_tensors(pl_module)
-        for name, weights in self._raw.items():
-            _own_part(tensors[name]).copy_(_own_part(weights))
-        self._raw = None
 
 
 def _own_part(tensor: Tensor) -> Tensor:

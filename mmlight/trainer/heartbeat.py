@@ -127,8 +127,20 @@ class Heartbeat(pl.Callback):
             self._write(0.0)  # after the start was noted, however soon this rank may be stopped
 
     def _write(self, still_s: float) -> None:
+        beat = Beat(
+            rank=self._rank,
+            world=self._world,
+            host=_host(),
+            pid=os.getpid(),
+            step=self._step,
+            passed=self._passed,
+            doing=self._doing,
+            still_s=round(still_s, 1),
+            longest_s=round(self._longest_s, 1),
+            every_s=self._every_s,
+        )
         with suppress(OSError):  # a full disk, a folder that was removed: others tell of them
-            write_beat(self.run.path, self._beat(still_s))
+            write_beat(self.run.path, beat)
 
     def _stop(self) -> None:
         if self._thread is not None:
@@ -164,20 +176,6 @@ class Heartbeat(pl.Callback):
                 dumped_at = None
             if self._ended.wait(self._every_s):
                 return
-
-    def _beat(self, still_s: float) -> Beat:
-        return Beat(
-            rank=self._rank,
-            world=self._world,
-            host=_host(),
-            pid=os.getpid(),
-            step=self._step,
-            passed=self._passed,
-            doing=self._doing,
-            still_s=round(still_s, 1),
-            longest_s=round(self._longest_s, 1),
-            every_s=self._every_s,
-        )
 
     def _is_first(self, beats: Sequence[Beat]) -> bool:
         """Return whether this is the first of the ranks that are alive."""

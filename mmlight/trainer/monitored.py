@@ -57,11 +57,6 @@ def _has_validation(trainer: pl.Trainer) -> bool:
 def check_found(monitor: str, metrics: Iterable[str], *, key: str) -> None:
     """Refuse a metric that a validation did not log.
 
-    Args:
-        monitor: the metric.
-        metrics: all that is logged.
-        key: the setting that names it.
-
     Raises:
         UserError: there is no such metric.
     """

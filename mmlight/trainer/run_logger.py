@@ -13,7 +13,7 @@ from typing_extensions import override
 from mmlight.errors import UserError
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import MetricsLog
-from mmlight.trainer.axes import Axes
+from mmlight.trainer.axes import axes_of
 
 
 class FolderLogger(Logger):
@@ -21,20 +21,15 @@ class FolderLogger(Logger):
 
     Args:
         run: the folder.
+
+    Attributes:
+        trainer: the trainer that logs here; to be set before the first row.
     """
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.run = run
-        self.axes: Axes | None = None
-
-    def attach(self, trainer: pl.Trainer) -> None:
-        """Take steps, epochs, samples and tokens from `trainer`.
-
-        Args:
-            trainer: the trainer that logs here.
-        """
-        self.axes = Axes(trainer)
+        self.trainer: pl.Trainer
 
     @override
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -84,16 +79,9 @@ class RunLogger(FolderLogger):
 
         Args:
             metrics: values by name.
-            step: used only before a trainer is attached.
+            step: not used; see `axes_of`.
         """
-        at = self.axes
-        self.log.append(
-            metrics,
-            step=at.step if at else step or 0,
-            epoch=at.epoch if at else 0,
-            samples=at.samples if at else 0,
-            tokens=at.tokens if at else None,
-        )
+        self.log.append(metrics, axes_of(self.trainer))
 
     @override
     @rank_zero_only
@@ -139,7 +127,7 @@ class TensorBoardRun(FolderLogger):
 
         Args:
             metrics: values by name.
-            step: used only before a trainer is attached.
+            step: not used; see `axes_of`.
         """
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -147,7 +135,7 @@ class TensorBoardRun(FolderLogger):
             folder = self.run.path / "tensorboard"
             self._writer = SummaryWriter(str(folder), purge_step=self._purge_step)
         for name, value in metrics.items():
-            self._writer.add_scalar(name, float(value), self.axes.step if self.axes else step)
+            self._writer.add_scalar(name, float(value), self.trainer.global_step)
 
     @override
     @rank_zero_only

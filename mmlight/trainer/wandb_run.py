@@ -1,7 +1,6 @@
 """W&B for one run folder: one run over all restarts, in which every row is once."""
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,7 +20,8 @@ from mmlight.runs.run.metrics_log import AXES
 from mmlight.runs.wandb.file import count_rows, mark_sent, mend
 from mmlight.runs.wandb.sent_rows import SentRows
 from mmlight.terminal import note
-from mmlight.trainer.axes import Axes
+from mmlight.trainer.axes import axes_of
+from mmlight.trainer.run_logger import own_log
 
 JobType = Literal["pretrain", "finetune", "eval"]
 SentPatch = Literal["tracked", "all", "none"]
@@ -55,6 +55,9 @@ class WandbRun(WandbLogger):
         entity: the W&B team or user; None for the user's default.
         patch: what W&B's config gets of uncommitted code: the changes of tracked files, those and
             new files, or nothing.
+
+    Attributes:
+        trainer: the trainer that logs here.
     """
 
     def __init__(
@@ -93,20 +96,10 @@ class WandbRun(WandbLogger):
         self._own_id = run.wandb_id()
         self._mode = mode
         self._lost = False
-        self._axes: Axes | None = None
-        self._started = time.monotonic()
-        self._wall_before_s = 0.0
+        self.trainer: pl.Trainer | None = None
         self._sent = SentRows(run.path / "wandb" / "rows.jsonl")
         self._resumed = False
         self._next_row: int | None = None
-
-    def attach(self, trainer: pl.Trainer) -> None:
-        """Take steps, samples and tokens from `trainer`.
-
-        Args:
-            trainer: the trainer that logs here.
-        """
-        self._axes = Axes(trainer)
 
     @property
     @override
@@ -179,8 +172,6 @@ class WandbRun(WandbLogger):
         if self._mode == "online" and not self._lost:
             # All of it is sent: a later `wandb sync` must not send it again, under other rows.
             mark_sent(self.run.path / "wandb", run_id=self._own_id)
-        self._wall_before_s = max((float(e["wall_s"]) for e in entries), default=0.0)
-        self._started = time.monotonic()
 
     @override
     @rank_zero_only
@@ -189,19 +180,16 @@ class WandbRun(WandbLogger):
 
         Args:
             metrics: values by name.
-            step: used only before a trainer is attached.
+            step: used only without a trainer.
         """
-        at = self._axes
-        step = at.step if at else step or 0
+        axes: dict[str, float] = {**axes_of(self.trainer)} if self.trainer else {}
+        step = int(axes.pop("step", step or 0))
         names = [name for name in metrics if name not in AXES]
         new = self._sent.missing(step, names) if self._resumed else names
         if not new:
             return
-        axes: dict[str, float] = {}
-        if at is not None:
-            axes = {"epoch": at.epoch, "samples": at.samples}
-            axes |= {} if at.tokens is None else {"tokens": at.tokens}
-            axes["wall_s"] = round(self._wall_before_s + time.monotonic() - self._started, 3)
+        if self.trainer and (log := own_log(self.trainer)):
+            axes["wall_s"] = round(log.wall_s, 3)
         self._send({name: metrics[name] for name in new}, axes, step=step)
 
     @override

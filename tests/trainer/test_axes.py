@@ -29,7 +29,7 @@ def train(folder, *, steps, ckpt_path=None):
         enable_model_summary=False,
         default_root_dir=run.path,
     )
-    logger.attach(trainer)
+    logger.trainer = trainer
     trainer.fit(TinyTask(), datamodule=TinyData(), ckpt_path=ckpt_path, weights_only=True)
     return run, count
 
@@ -49,9 +49,9 @@ def test_a_table_without_text_has_no_such_column(tmp_path, step):
     from mmlight.runs.run.metrics_log import MetricsLog
 
     log = MetricsLog(tmp_path / "m.jsonl", csv_path=tmp_path / "m.csv")
-    log.append({"train/loss": 1.0}, step=step, epoch=0, samples=8)
+    log.append({"train/loss": 1.0}, {"step": step, "epoch": 0, "samples": 8})
     log.close()
     assert (tmp_path / "m.csv").read_text().startswith("step,epoch,samples,wall_s,train/loss\n")
-    log.append({"train/loss": 1.0}, step=step + 1, epoch=0, samples=16, tokens=9)
+    log.append({"train/loss": 1.0}, {"step": step + 1, "epoch": 0, "samples": 16, "tokens": 9})
     log.close()
     assert (tmp_path / "m.csv").read_text().startswith("step,epoch,samples,tokens,wall_s")

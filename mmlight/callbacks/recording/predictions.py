@@ -3,7 +3,7 @@
 import heapq
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
@@ -71,12 +71,9 @@ class Predictions(pl.Callback):
                 "w", encoding="utf-8", errors="replace"
             )
         with naming(self.path):
-            self._write(rows_of(batch, outputs))
-
-    def _write(self, rows: Iterable[dict[str, Any]]) -> None:
-        assert self._file is not None
-        for row in rows:
-            self._file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
+            for row in rows_of(batch, outputs):
+                line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
+                self._file.write(f"{line}\n")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Join the parts of all ranks on rank 0."""

@@ -2,8 +2,6 @@
 
 import json
 import os
-import resource
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,12 +15,13 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mmlight import yaml_text
+from mmlight.costs.meters import peak_resident_bytes
 from mmlight.files import read_json, write_json, write_text
 from mmlight.runs.code import provenance
 from mmlight.runs.run.folder import Run
-from mmlight.runs.run.metrics_log import read_entries, read_rows
+from mmlight.runs.run.metrics_log import final_values, read_entries, read_rows
 from mmlight.runs.run.signature import setting
-from mmlight.runs.run.summary import best_values, final_values, typical_samples_per_s
+from mmlight.runs.run.summary import best_values, typical_samples_per_s
 from mmlight.runs.show.final_scores import format_table
 from mmlight.runs.show.report import write_report
 from mmlight.runs.slurm.job import describe_job
@@ -82,9 +81,6 @@ class Record(pl.Callback):
         """Close W&B, write the report, and say where everything is. Call it after all stages.
 
         Every rank may call it; rank 0 acts.
-
-        Args:
-            trainer: the trainer that was used.
         """
         if not trainer.is_global_zero:
             return
@@ -109,9 +105,6 @@ class Record(pl.Callback):
         """Close W&B of a run that another job goes on with. Call it before that job is asked for.
 
         Every rank may call it; rank 0 acts.
-
-        Args:
-            trainer: the trainer that was used.
         """
         if not trainer.is_global_zero:
             return
@@ -124,7 +117,7 @@ class Record(pl.Callback):
         """Write what is known before anything runs."""
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger | WandbRun | TensorBoardRun):
-                logger.attach(trainer)
+                logger.trainer = trainer
         if not trainer.is_global_zero:
             return
         write_text(self.run.config_yaml, yaml_text.dump(self._config))
@@ -184,17 +177,14 @@ class Record(pl.Callback):
         """Write the row of the step first: a run that goes on from it does not log it again."""
         if isinstance(pl_module, Task):
             pl_module.log_step()
-        self._sync(trainer)
+        if (log := own_log(trainer)) is not None:
+            log.sync()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the summary of a run that has done what it should."""
-        self._sync(trainer)
-        self._write(trainer, status="finished", error=None)
-
-    @staticmethod
-    def _sync(trainer: pl.Trainer) -> None:
         if (log := own_log(trainer)) is not None:
             log.sync()
+        self._write(trainer, status="finished", error=None)
 
     def _began_from(self) -> str | None:
         """Return the checkpoint of another run that this one began from, at its first start."""
@@ -286,8 +276,7 @@ def _parameters(trainer: pl.Trainer) -> dict[str, int]:
 
 
 def _peak_memory_mb() -> dict[str, float]:
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
-    peak = {"process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+    peak = {"process": round(peak_resident_bytes() / 2**20, 1)}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["device"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peak
@@ -299,8 +288,7 @@ def _checkpoints(trainer: pl.Trainer, run: Run) -> dict[str, str | None]:
     def relative(path: str | Path | None) -> str | None:
         if not path:
             return None
-        full = Path(path).resolve()
-        root = run.path.resolve()
+        full, root = Path(path).resolve(), run.path.resolve()
         return str(full.relative_to(root) if full.is_relative_to(root) else full)
 
     best = None

@@ -186,11 +186,7 @@ class Progress(StepCallback, ProgressBar):
 
 
 def summarise_scores(scores: dict[str, float]) -> str:
-    """Return a line with the loss, the mean recall at 1, zero-shot accuracies and a main score.
-
-    Args:
-        scores: values by name.
-    """
+    """Return a line with the loss, the mean recall at 1, zero-shot accuracies and a main score."""
     parts = [f"{name} {value:.4g}" for name, value in scores.items() if name.endswith("/loss")]
     recalls = [v for k, v in scores.items() if "_to_" in k and k.endswith("/recall_at_1")]
     if recalls:

@@ -80,11 +80,7 @@ def append_event(run: Path, event: Event, **fields: Any) -> None:
 
 
 def read_attempts(run: Path) -> Attempts:
-    """Return what happened to a run; a line cut short is passed over.
-
-    Args:
-        run: the run's folder; one without attempts has no events.
-    """
+    """Return what happened to a run; a line cut short is passed over."""
     path = run / ATTEMPTS
     if not path.exists():
         return Attempts(())
@@ -92,11 +88,7 @@ def read_attempts(run: Path) -> Attempts:
 
 
 def attempts_in(text: str) -> Attempts:
-    """Return what lines of events tell; those that cannot be read are passed over.
-
-    Args:
-        text: of an `attempts.jsonl`.
-    """
+    """Return what lines of events tell; those that cannot be read are passed over."""
     found = json_objects(text.split("\n"))
     return Attempts(tuple(event for event in found if _is_event(event)))
 

@@ -58,11 +58,7 @@ def last_run(root: str | Path, *, name: str) -> Run:
 
 
 def own_starts(folder: Path) -> list[Run]:
-    """Return the trainings of an experiment, without those that are parts of something, in order.
-
-    Args:
-        folder: of the experiment's runs.
-    """
+    """Return the trainings of an experiment in order, without those that are parts of something."""
     paths = [path for path in sorted(folder.glob("*/")) if not path.name.startswith(".")]
     of_folds = set(_fold_runs(paths))
     own = [Run(p) for p in paths if p not in of_folds and not _OF_OTHERS.fullmatch(p.name)]
@@ -124,9 +120,6 @@ def note_interrupt(run: Run) -> str:
     """Note that Ctrl-C ended a run before there was anything to save; return what to say of it.
 
     Without a line in its log of attempts, a later ``--ckpt_path last`` would take the run before.
-
-    Args:
-        run: the run.
     """
     step = run.checkpoint_step()
     with suppress(OSError):
@@ -137,12 +130,7 @@ def note_interrupt(run: Run) -> str:
 
 
 def describe_last(run: Run, checkpoint: Path) -> str:
-    """Return what is said of a run and the checkpoint that is taken of it.
-
-    Args:
-        run: the run.
-        checkpoint: the checkpoint.
-    """
+    """Return what is said of a run and the checkpoint that is taken of it."""
     ended = ", which has finished" if run.status == "finished" else ""
     return f"{run.label}{ended}: {checkpoint.name}, step {step_of(checkpoint):,}"
 

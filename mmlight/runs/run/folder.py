@@ -15,14 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from mmlight.files import warn_once, write_text
+from mmlight.files import json_objects, warn_once, write_text
 from mmlight.runs.run.attempts import ATTEMPTS, Attempts, attempts_in
 from mmlight.runs.run.config_text import look_up
+from mmlight.runs.run.files import RunFiles
 from mmlight.runs.run.heartbeats import Beat, read_beats
 from mmlight.runs.run.ids import agree_on, checked, choose_id
-from mmlight.runs.run.metrics_log import LogTail, read_rows
+from mmlight.runs.run.metrics_log import LogTail, final_values, read_rows
 from mmlight.runs.run.submission import CANCELLED, FILE, Submission
 from mmlight.scores import main_metric, value_of
 from mmlight.text_file import read_regular
@@ -37,79 +38,18 @@ _LARGEST = 1 << 24
 _DECODER = json.JSONDecoder()
 
 
-class _Path:
-    """A file or a folder of a run, there or not.
-
-    Args:
-        name: what it is called in the run's folder.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, run: None, owner: type) -> "_Path": ...
-
-    @overload
-    def __get__(self, run: "Run", owner: type) -> Path: ...
-
-    def __get__(self, run: "Run | None", owner: type) -> "Path | _Path":
-        return self if run is None else run.path / self._name
-
-
 @dataclass(frozen=True)
-class Run:
+class Run(RunFiles):
     """A run: where everything of it lies, and what its files say.
 
     A path (`summary_json`) may lead nowhere yet. What a file says (`summary`) is read once: who
     waits for something new asks a new `Run`.
 
     Attributes:
-        path: the folder, ``root/name/id``.
         of: for an evaluation that lies below a run (see `below`), that run.
     """
 
-    path: Path
     of: "Run | None" = None
-
-    # The resolved configuration, which runs again as it stands.
-    config_yaml = _Path("config.yaml")
-    # The same, of a run that was given to SLURM and has not begun.
-    submitted_yaml = _Path("submitted.yaml")
-    # The log of metrics, a line per entry, which all tables and plots are made of.
-    metrics_jsonl = _Path("metrics.jsonl")
-    # A table of it with one line per step.
-    metrics_csv = _Path("metrics.csv")
-    # What came out, and of what.
-    summary_json = _Path("summary.json")
-    # What ran: code, packages, machine, data; and what the code had uncommitted.
-    provenance_json = _Path("provenance.json")
-    patch = _Path("git.patch")
-    # The same of what ran first, where other code has gone on with the run since.
-    first_provenance = _Path("provenance-first.json")
-    first_patch = _Path("git-first.patch")
-    # The page that shows all of it.
-    report = _Path("report.html")
-    # What `mmlight robustness` found.
-    robustness = _Path("robustness.json")
-    checkpoints = _Path("checkpoints")
-    # The folder of pictures.
-    plots = _Path("plots")
-    # What answers rest on, a line per sample and method.
-    explanations = _Path("explanations.jsonl")
-    # What a classifier got wrong, a line per sample; and their pictures and sounds.
-    mistakes_jsonl = _Path("mistakes.jsonl")
-    mistakes = _Path("mistakes")
-    # The samples that were left out, a line each.
-    bad_samples = _Path("bad_samples.jsonl")
-    # Each start and end, and what the job made of it (`mmlight.runs.run.attempts`).
-    attempts_jsonl = _Path(ATTEMPTS)
-    # A marker: a user cancelled the run, and no job may bring it back.
-    cancelled = _Path(CANCELLED)
-    # Its address at W&B.
-    wandb_url_file = _Path("wandb-url")
-    # The folder of embeddings that `mmlight predict` writes.
-    embeddings = _Path("embeddings")
 
     @classmethod
     def create(
@@ -226,10 +166,8 @@ class Run:
     @cached_property
     def config_text(self) -> str:
         """The configuration that it ran with, or will; empty where there is none."""
-        for name in ("config.yaml", "submitted.yaml"):
-            if (data := self._read(name)) is not None:
-                return data.decode(errors="replace")
-        return ""
+        found = self._text("config.yaml")
+        return (self._text("submitted.yaml") if found is None else found) or ""
 
     def setting(self, key: str) -> Any:
         """Return a value of its configuration; None where there is none.
@@ -242,14 +180,12 @@ class Run:
     @cached_property
     def summary(self) -> Mapping[str, Any] | None:
         """What came out (`summary.json`); None where there is none, or half of one."""
-        text = self._summary_text
-        return None if text is None else self._object("summary.json", text)
+        return self._object("summary.json", self._summary_text)
 
     @cached_property
     def provenance(self) -> Mapping[str, Any] | None:
         """Of what it was made (`provenance.json`); None where there is none, or half of one."""
-        data = self._read("provenance.json")
-        return None if data is None else self._object("provenance.json", data)
+        return self._object("provenance.json", self._text("provenance.json"))
 
     @cached_property
     def status(self) -> str | None:
@@ -260,9 +196,7 @@ class Run:
     @cached_property
     def submission(self) -> Submission | None:
         """How it was given to SLURM; None where it was not, or where that cannot be read."""
-        if (data := self._read(FILE)) is None:
-            return None
-        values = self._object(FILE, data)
+        values = self._object(FILE, self._text(FILE))
         try:
             return None if values is None else Submission.parse(values)
         except (ValueError, TypeError, KeyError):
@@ -272,8 +206,7 @@ class Run:
     @cached_property
     def attempts(self) -> Attempts:
         """How its processes began and ended."""
-        data = self._read(ATTEMPTS)
-        return Attempts(()) if data is None else attempts_in(data.decode(errors="replace"))
+        return attempts_in(self._text(ATTEMPTS) or "")
 
     @cached_property
     def monitor(self) -> str | None:
@@ -300,8 +233,7 @@ class Run:
     @property
     def wandb_url(self) -> str | None:
         """Its address at W&B; None where it never got through."""
-        data = self._read(self.wandb_url_file.name)
-        return data.decode(errors="replace").strip() or None if data else None
+        return (self._text("wandb-url") or "").strip() or None
 
     @property
     def jobs(self) -> list[str]:
@@ -331,7 +263,7 @@ class Run:
         known = self._part_of_summary("final")
         final = _numbers(known) if isinstance(known, dict) else {}
         # A run that goes on logs rows after its summary.
-        return final if self.logged_at <= self.ended_at + 1 else final | self.log.last_metrics()
+        return final if self.logged_at <= self.ended_at + 1 else final | final_values(self.log.rows)
 
     @property
     def main_metric(self) -> str | None:
@@ -339,11 +271,7 @@ class Run:
         return main_metric(self.final, monitor=self.monitor)
 
     def value(self, metric: str) -> float | None:
-        """Return the last value of a metric; None where it has none.
-
-        Args:
-            metric: its name; see `mmlight.scores.parts`.
-        """
+        """Return the last value of a metric; None where it has none."""
         return value_of(metric, self.final)
 
     @property
@@ -413,8 +341,7 @@ class Run:
 
     @cached_property
     def _summary_text(self) -> str | None:
-        data = self._read("summary.json")
-        return None if data is None else data.decode(errors="replace")
+        return self._text("summary.json")
 
     def _part_of_summary(self, key: str) -> Any:
         """Return one of its values; parsing the packages and all else takes five times as long."""
@@ -440,15 +367,15 @@ class Run:
             return None
         return data
 
-    def _object(self, name: str, data: bytes | str) -> dict[str, Any] | None:
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict):
-            return value
-        self._left_out(name)
-        return None
+    def _text(self, name: str) -> str | None:
+        data = self._read(name)
+        return None if data is None else data.decode(errors="replace")
+
+    def _object(self, name: str, text: str | None) -> dict[str, Any] | None:
+        found = json_objects([] if text is None else [text])
+        if text is not None and not found:
+            self._left_out(name)
+        return found[0] if found else None
 
     def _left_out(self, name: str) -> None:
         warn_once(f"{self.path}/{name}: cannot be read, and is left out")
@@ -461,22 +388,14 @@ class Run:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Return whether a checkpoint was written to its end.
-
-    Args:
-        checkpoint: a file, or a folder.
-    """
+    """Return whether a checkpoint was written to its end."""
     # In one file it is a zip archive, whose directory stands at its end; one in parts is a folder,
     # which is named when it is whole.
     return checkpoint.is_dir() or zipfile.is_zipfile(checkpoint)
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step that a checkpoint's name tells; 0 where it tells none.
-
-    Args:
-        checkpoint: a file, or a folder, of a run.
-    """
+    """Return the step that a checkpoint's name tells; 0 where it tells none."""
     found = _STEP.search(checkpoint.name)
     return int(found[1]) if found else 0
 

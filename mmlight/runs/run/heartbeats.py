@@ -122,12 +122,7 @@ def read_beats(run: Path, *, since: float = 0.0) -> list[Beat]:
 
 
 def step_age(beats: Sequence[Beat], now: float) -> float | None:
-    """Return how long ago a rank last got on; None without any beat.
-
-    Args:
-        beats: of all ranks.
-        now: seconds since 1970.
-    """
+    """Return how long ago a rank last got on; None without any beat."""
     return min((beat.still(now) for beat in beats), default=None)
 
 

@@ -62,11 +62,7 @@ def agreed_id(environ: Mapping[str, str]) -> str | None:
 
 
 def agree_on(run_id: str) -> None:
-    """Export a run's id, so that the ranks which this process starts agree with it.
-
-    Args:
-        run_id: the id.
-    """
+    """Export a run's id, so that the ranks which this process starts agree with it."""
     if os.environ.get(RUN_ID) == run_id:
         return
     os.environ[RUN_ID] = run_id
@@ -92,12 +88,7 @@ def checked(what: str, value: str) -> str:
 
 
 def runs_of_job(folder: Path, job: str) -> Iterator[Path]:
-    """Yield the folders of all runs that one job may have, there or not.
-
-    Args:
-        folder: of the experiment's runs.
-        job: the job's name.
-    """
+    """Yield the folders of all runs that one job may have, there or not."""
     yield folder / job
     for number in count(2):
         yield folder / f"{job}-{number}"

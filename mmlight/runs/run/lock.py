@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -77,7 +78,7 @@ class RunLock:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_taken = False
         except OSError as error:
-            holder = self._holder() or {}
+            holder = _holder(self._path)
             is_taken = error.errno in _TAKEN or _lives(holder)  # else: no locks here
             if is_taken and _is_earlier_start(holder, own):
                 self._path.unlink(missing_ok=True)
@@ -97,17 +98,10 @@ class RunLock:
         except FileNotFoundError:
             return False
 
-    def _holder(self) -> dict[str, Any] | None:
-        try:
-            found = json_objects(self._path.read_text(errors="replace").splitlines())
-        except FileNotFoundError:
-            return None
-        return found[-1] if found else None
-
     def _refusal(self) -> str:
-        run, holder = self._path.parent, self._holder()
+        run, holder = self._path.parent, _holder(self._path)
         who = "another process"
-        if holder is not None:
+        if holder:
             job = f", job {holder['job']}" if holder.get("job") else ""
             who = f"process {holder.get('pid')} on {holder.get('host')}{job}"
             who += f", since {holder.get('since')}"
@@ -123,13 +117,16 @@ def has_died(run: Path) -> bool:
     Args:
         run: the run's folder. Of a process on another host nothing is known.
     """
-    try:
-        found = json_objects((run / LOCK).read_text(errors="replace").splitlines())
-    except OSError:
-        return False
-    if not found or found[-1].get("host") != socket.gethostname():
-        return False
-    return found[-1].get("pid") != os.getpid() and not _lives(found[-1])
+    found = _holder(run / LOCK)
+    is_here = found.get("host") == socket.gethostname()
+    return is_here and found.get("pid") != os.getpid() and not _lives(found)
+
+
+def _holder(lock: Path) -> dict[str, Any]:
+    """Return what a lock says of its holder; nothing where there is none."""
+    with suppress(OSError):
+        return [{}, *json_objects(lock.read_text(errors="replace").splitlines())][-1]
+    return {}
 
 
 def _is_earlier_start(holder: dict[str, Any], own: dict[str, Any]) -> bool:

@@ -31,9 +31,6 @@ def kept_console(run: Path) -> Iterator[None]:
     """Keep what this process prints from now on in a run's folder, beside printing it.
 
     Of more than 2 MiB the first lines are left out. A disk that is full does not end the run.
-
-    Args:
-        run: the run's folder.
     """
     log = _Log(run)
     before = sys.stdout, sys.stderr
@@ -106,11 +103,7 @@ def log_files(run: Path, jobs: Sequence[str]) -> list[Path]:
 
 
 def rank_of(line: str) -> int | None:
-    """Return the rank that has printed a line; None for the job script, srun, or the only rank.
-
-    Args:
-        line: of a job's log.
-    """
+    """Return the rank that has printed a line; None for the job script, srun, or the only rank."""
     match = _TIME.match(line)
     return int(match[1]) if match and match[1] else None
 
@@ -132,11 +125,7 @@ def tail(log: Path, num_bytes: int) -> list[str]:
 
 
 def last_words(logs: Sequence[Path]) -> str | None:
-    """Return what a failed run said last of its reason: mmlight's own line, else an exception's.
-
-    Args:
-        logs: as `log_files` returns them.
-    """
+    """Return what a failed run said last of its reason: mmlight's own line, else an exception's."""
     lines = tail(logs[-1], _TAIL_BYTES) if logs else []
     said = [line.removeprefix(_OURS) for line in lines if line.startswith(_OURS)]
     causes = [line for line in said if not line.startswith(_NO_CAUSE)]

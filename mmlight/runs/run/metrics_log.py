@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,13 +35,11 @@ class MetricsLog:
         self._jsonl = jsonl
         self._csv = csv_path
         self._file: TextIO | None = None
-        self._rows: dict[int, dict[str, Any]] = {}
+        self._csv_due = 0.0
         entries = read_entries(jsonl)
         self._restart(entries)
-        self._started = time.monotonic()
-        self._csv_due = 0.0
-        if jsonl.exists() and len(entries) != jsonl.read_bytes().count(b"\n") + _is_torn(jsonl):
-            # A row begun by a killed process: the next one must not be glued to it.
+        # A row begun by a killed process: the next one must not be glued to it.
+        if jsonl.exists() and len(entries) != len(jsonl.read_bytes().splitlines()):
             self._rewrite(entries)
 
     @property
@@ -53,36 +51,23 @@ class MetricsLog:
         """Return one row per step, in order of steps."""
         return [self._rows[step] for step in sorted(self._rows)]
 
-    def append(
-        self,
-        metrics: Mapping[str, float],
-        *,
-        step: int,
-        epoch: int,
-        samples: int,
-        tokens: int | None = None,
-    ) -> None:
+    def append(self, metrics: Mapping[str, float], axes: Mapping[str, int]) -> None:
         """Log `metrics`.
 
         Args:
             metrics: values by name, such as ``val/loss``.
-            step: optimiser steps done.
-            epoch: the epoch that step belonged to.
-            samples: training samples seen by all ranks.
-            tokens: text tokens seen by all ranks; None where there is no text.
+            axes: how far training is: optimiser steps done (`step`), the `epoch` that the last
+                belonged to, training `samples` and, where there is text, `tokens` of all ranks.
         """
-        axes: dict[str, float] = {"step": step, "epoch": epoch, "samples": samples}
-        if tokens is not None:
-            axes["tokens"] = tokens
-        axes["wall_s"] = round(self.wall_s, 3)
-        entry = plain({**axes, **{k: v for k, v in metrics.items() if k not in AXES}})
+        values = {name: value for name, value in metrics.items() if name not in AXES}
+        entry = plain({**axes, "wall_s": round(self.wall_s, 3), **values})
         if self._file is None:
             self._jsonl.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._jsonl.open("a")
         with naming(self._jsonl):
             self._file.write(json.dumps(entry, allow_nan=False) + "\n")
             self._file.flush()
-        _merge(self._rows, entry)
+        self._rows.setdefault(entry["step"], {}).update(entry)
         if time.monotonic() >= self._csv_due:
             self.write_csv()
 
@@ -111,14 +96,16 @@ class MetricsLog:
         if len(kept) < len(entries):
             self._rewrite(kept)
             self._restart(kept)
-            self._started = time.monotonic()
             self.write_csv()
 
     def write_csv(self) -> None:
         """Write the table (atomically)."""
         began = time.monotonic()
         self.sync()
-        write_text(self._csv, to_csv(self.rows()))
+        rows = self.rows()
+        names = dict.fromkeys(name for row in rows for name in row)
+        axes = [name for name in AXES if name != "tokens" or name in names]
+        write_text(self._csv, csv_text(rows, list(dict.fromkeys([*axes, *names]))))
         # At most about a hundredth of the time goes into rewriting, however long the table.
         self._csv_due = time.monotonic() + max(5.0, 100 * (time.monotonic() - began))
 
@@ -133,8 +120,9 @@ class MetricsLog:
                 self._file = None
 
     def _restart(self, entries: list[dict[str, Any]]) -> None:
-        self._rows = merge(entries)
+        self._rows = by_step(entries)
         self._wall_before_s = max((float(e.get("wall_s", 0)) for e in entries), default=0.0)
+        self._started = time.monotonic()
 
     def _rewrite(self, entries: list[dict[str, Any]]) -> None:
         if self._file is not None:
@@ -156,24 +144,14 @@ class LogTail:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The rows, in order."""
-        return rows_in(self._bytes.decode(errors="replace").split("\n"))
+        return rows_in(self._lines(_TAIL_BYTES))
 
     @cached_property
     def last_row(self) -> dict[str, Any]:
         """The last whole row, without parsing the others; or nothing."""
-        for line in _backwards(self._last_bytes(_LAST_BYTES)):
-            if found := rows_in([line]):
-                return found[0]
-        return next((row for line in _backwards(self._bytes) for row in rows_in([line])), {})
-
-    def last_metrics(self) -> dict[str, float]:
-        """Return the last value of each metric, the latest first."""
-        found: dict[str, float] = {}
-        for row in reversed(self.rows):
-            for name, value in row.items():
-                if name not in AXES:
-                    found.setdefault(name, float(value))
-        return found
+        sizes = (_LAST_BYTES, _TAIL_BYTES)
+        lines = (line for size in sizes for line in reversed(self._lines(size)))
+        return next((row for line in lines for row in rows_in([line])), {})
 
     @property
     def steps_per_s(self) -> float | None:
@@ -188,22 +166,15 @@ class LogTail:
         seconds = rows[-1]["wall_s"] - rows[0]["wall_s"]
         return float(steps / seconds) if steps > 0 and seconds > 0 else None
 
-    @cached_property
-    def _bytes(self) -> bytes:
-        return self._last_bytes(_TAIL_BYTES)
-
-    def _last_bytes(self, count: int) -> bytes:
-        data = self._read(count) or b""
+    def _lines(self, num_bytes: int) -> list[str]:
+        data = self._read(num_bytes) or b""
         # The first line is whole only where the file begins with it.
-        return data if len(data) < count else data.partition(b"\n")[2]
+        whole = data if len(data) < num_bytes else data.partition(b"\n")[2]
+        return whole.decode(errors="replace").split("\n")
 
 
 def read_entries(jsonl: Path) -> list[dict[str, Any]]:
-    """Return the entries of a `metrics.jsonl`; lines that cannot be read are named, and left out.
-
-    Args:
-        jsonl: the file; a missing one has no entries.
-    """
+    """Return the entries of a `metrics.jsonl`; lines that can't be read are named, and left out."""
     if not jsonl.exists():
         return []
     # What follows the last line end is empty, or a row that a killed process began.
@@ -223,11 +194,7 @@ def read_entries(jsonl: Path) -> list[dict[str, Any]]:
 
 
 def rows_in(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the rows in lines of JSON: objects with a step, and with numbers. Others are damaged.
-
-    Args:
-        lines: of a `metrics.jsonl`.
-    """
+    """Return the rows in lines of JSON: objects with a step and numbers; others are damaged."""
     return [row for row in json_objects(lines) if _is_row(row)]
 
 
@@ -243,57 +210,19 @@ def _is_row(row: dict[str, Any]) -> bool:
     )
 
 
-def merge(entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Return one row per step; of entries of the same step, later values win.
-
-    Args:
-        entries: as in the file.
-    """
+def by_step(entries: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Return one row per step, in their order; of entries of the same step, later values win."""
     rows: dict[int, dict[str, Any]] = {}
     for entry in entries:
-        _merge(rows, entry)
-    return rows
+        rows.setdefault(entry["step"], {}).update(entry)
+    return dict(sorted(rows.items()))
 
 
 def read_rows(jsonl: Path) -> list[dict[str, Any]]:
-    """Return the rows of a `metrics.jsonl`, one per step, in order of steps.
-
-    Args:
-        jsonl: the file; a missing one has no rows.
-    """
-    rows = merge(read_entries(jsonl))
-    return [rows[step] for step in sorted(rows)]
+    """Return the rows of a `metrics.jsonl`, one per step, in order of steps."""
+    return list(by_step(read_entries(jsonl)).values())
 
 
-def to_csv(rows: list[dict[str, Any]]) -> str:
-    """Return rows as a table, whose columns are the axes and then metrics as they first appear.
-
-    Args:
-        rows: as `read_rows` gives them.
-    """
-    names = dict.fromkeys(name for row in rows for name in row)
-    axes = [name for name in AXES if name != "tokens" or name in names]
-    columns = list(dict.fromkeys([*axes, *names]))
-    return csv_text(rows, columns)
-
-
-def _merge(rows: dict[int, dict[str, Any]], entry: dict[str, Any]) -> None:
-    rows.setdefault(entry["step"], {}).update(entry)
-
-
-def _backwards(data: bytes) -> Iterator[str]:
-    """Yield the lines, the last one first."""
-    end = len(data)
-    while end > 0:
-        begin = data.rfind(b"\n", 0, end) + 1
-        if begin < end:
-            yield data[begin:end].decode(errors="replace")
-        end = begin - 1
-
-
-def _is_torn(jsonl: Path) -> bool:
-    if not jsonl.exists() or jsonl.stat().st_size == 0:
-        return False
-    with jsonl.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"
+def final_values(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the last value of each metric."""
+    return {name: float(value) for row in rows for name, value in row.items() if name not in AXES}

@@ -22,11 +22,7 @@ def write_stage_rows(path: Path, rows: Sequence[dict[str, Any]], *, stage: str) 
 
 
 def read_stage_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file; none where there is no file.
-
-    Args:
-        path: the file.
-    """
+    """Return the rows of a file; none where there is no file."""
     if not path.exists():
         return []
     lines = path.read_text(errors="replace").splitlines()

@@ -52,12 +52,7 @@ class State:
 
 
 def state_of(run: Run, queue: Queue) -> State:
-    """Return the state of a run.
-
-    Args:
-        run: the run.
-        queue: see `jobs_of`.
-    """
+    """Return the state of a run, as far as SLURM's answer (`jobs_of`) and its folder tell."""
     if run.submission is None:
         return _of_folder(run)
     newest = run.jobs[-1]

@@ -1,4 +1,4 @@
-"""What came out of a run: the final and the best value of each metric."""
+"""What came out of a run: the best value of each metric, and how fast it was."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,18 +22,6 @@ class Best:
 
     value: float
     step: int
-
-
-def final_values(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the last value of each metric.
-
-    Args:
-        rows: as `mmlight.runs.run.metrics_log.read_rows` gives them.
-    """
-    final: dict[str, float] = {}
-    for row in rows:
-        final.update({name: float(value) for name, value in row.items() if name not in AXES})
-    return final
 
 
 def best_values(
@@ -70,94 +58,6 @@ def typical_samples_per_s(rows: list[dict[str, Any]]) -> float | None:
     """
     speeds = [float(row[SAMPLES_PER_S]) for row in rows if SAMPLES_PER_S in row]
     return median(speeds) if speeds else None
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """Retrieval in one direction.
-
-    Attributes:
-        stage: ``val`` or ``test``.
-        query: the modality that asks.
-        gallery: the modality that is searched.
-        scores: by metric name without its prefix, such as ``recall_at_1``.
-    """
-
-    stage: str
-    query: str
-    gallery: str
-    scores: dict[str, float]
-
-
-def retrieval_scores(final: Mapping[str, float]) -> list[PairScores]:
-    """Return the final retrieval metrics, one entry per stage and ordered pair of modalities.
-
-    Args:
-        final: values by name; those of the form ``stage/a_to_b/metric`` are taken.
-    """
-    pairs: dict[tuple[str, str, str], dict[str, float]] = {}
-    for name, value in final.items():
-        parts = name.split("/")
-        if len(parts) == 3 and "_to_" in parts[1]:
-            query, gallery = parts[1].split("_to_", 1)
-            pairs.setdefault((parts[0], query, gallery), {})[parts[2]] = value
-    return [PairScores(*key, scores) for key, scores in pairs.items()]
-
-
-@dataclass(frozen=True)
-class ExplainScores:
-    """How true one method's explanations are to the model.
-
-    Attributes:
-        stage: ``val`` or ``test``.
-        modality: what was explained.
-        method: its name; `random` is a random order of the parts.
-        deletion_auc: area under the deletion curve; lower is better.
-        insertion_auc: area under the insertion curve; higher is better.
-        gap: the part by which attributions miss the score's difference, where that has a meaning.
-    """
-
-    stage: str
-    modality: str
-    method: str
-    deletion_auc: float
-    insertion_auc: float
-    gap: float | None
-
-
-def explain_scores(final: Mapping[str, float]) -> list[ExplainScores]:
-    """Return what the metrics ``stage/explain/modality_method_...`` say, one entry per method.
-
-    Args:
-        final: values by name.
-    """
-    found = []
-    for name, value in final.items():
-        stage, explain, rest = [*name.split("/"), "", ""][:3]
-        if explain != "explain" or not rest.endswith("_deletion_auc"):
-            continue
-        prefix = name.removesuffix("_deletion_auc")
-        modality, method = rest.removesuffix("_deletion_auc").split("_", 1)
-        insertion, gap = final[f"{prefix}_insertion_auc"], final.get(f"{prefix}_gap")
-        found.append(ExplainScores(stage, modality, method, value, insertion, gap))
-    return found
-
-
-def other_scores(final: Mapping[str, float]) -> dict[str, float]:
-    """Return the final evaluation metrics that have no table of their own: losses, accuracies.
-
-    Args:
-        final: values by name.
-    """
-    return {
-        name: value
-        for name, value in final.items()
-        if not name.startswith("train/")
-        and "/" in name
-        and "_to_" not in name
-        and "/explain/" not in name
-        and not name.startswith("robustness/")
-    }
 
 
 def _is_score(name: str) -> bool:

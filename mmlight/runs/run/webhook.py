@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from mmlight.compose import load_yaml
 from mmlight.errors import UserError
+from mmlight.runs.run.folder import Run
 from mmlight.terminal import note
 
 _TIMEOUT_S = 5.0
@@ -36,7 +36,7 @@ def post(
         environ: holds the address where the setting is ``$NAME``.
     """
     try:
-        address = _address(setting or _setting(run), environ)
+        address = _address(setting or Run(run).setting("run.webhook"), environ)
         if address is None:
             return
         label = f"{run.parent.name}/{run.name}"
@@ -60,14 +60,6 @@ def post(
             str(error) if isinstance(error, UserError) else f"{type(error).__name__} {code or ''}"
         )
         note(f"run.webhook: could not be told that the run is {state}: {said.strip()}")
-
-
-def _setting(run: Path) -> str | None:
-    for name in ("submitted.yaml", "config.yaml"):
-        if (run / name).exists():
-            values = load_yaml((run / name).read_text(), where=str(run / name))
-            return (values.get("run") or {}).get("webhook")
-    return None
 
 
 def _address(setting: str | None, environ: Mapping[str, str]) -> str | None:

@@ -5,7 +5,6 @@ from typing import Any
 
 from rich.console import Group
 
-from mmlight.runs.run.summary import PairScores, explain_scores, other_scores, retrieval_scores
 from mmlight.runs.show.grid import Column, Grid
 from mmlight.scores import format_value
 
@@ -14,9 +13,6 @@ def format_table(summary: Mapping[str, Any]) -> Group:
     """Return the run's final scores for the terminal, readable at 80 columns.
 
     Recall, median rank, chance and the gain over it for each direction; then the other scores.
-
-    Args:
-        summary: the content of `summary.json`.
     """
     final = {name: float(value) for name, value in summary["final"].items()}
     parts: list[Grid | str] = [f"{summary['name']} / {summary['id']}"]
@@ -31,7 +27,7 @@ def format_table(summary: Mapping[str, Any]) -> Group:
     of_all = {name: value for name, value in final.items() if "/class/" not in name}
     if (others := others_grid(of_all)) is not None:
         parts.append(others)
-    of_classes = {name.rpartition("/")[0] for name in other_scores(final) if "/class/" in name}
+    of_classes = {name.rpartition("/")[0] for name in _others(final) if "/class/" in name}
     if of_classes:
         word = "class" if len(of_classes) == 1 else "classes"
         parts.append(f"scores of {len(of_classes)} {word}: in the report")
@@ -47,28 +43,30 @@ def retrieval_grid(final: Mapping[str, float]) -> Grid | None:
     Returns:
         A row for each direction; None without retrieval.
     """
-    pairs = retrieval_scores(final)
+    pairs: dict[tuple[str, str], dict[str, float]] = {}
+    for name, value in final.items():
+        stage, pair, score = [*name.split("/"), "", ""][:3]
+        if "_to_" in pair and name.count("/") == 2:
+            pairs.setdefault((stage, pair), {})[score] = value
     if not pairs:
         return None
     # Narrow enough for 80 columns with three digits of gain.
     headings = [("R@1", "%"), ("R@5", ""), ("R@10", ""), ("median", ""), ("chance", "")]
     headings += [("gain", ""), ("P@1", "")]
-    has_classes = any("precision_at_1" in pair.scores for pair in pairs)
+    has_classes = any("precision_at_1" in scores for scores in pairs.values())
     count = len(headings) + 1 if has_classes else len(headings)
     numbers = (Column(name, unit=unit, align="right") for name, unit in headings)
-    rows = tuple(_retrieval_row(pair)[:count] for pair in pairs)
+    rows = tuple(_retrieval_row(*pair, scores)[:count] for pair, scores in pairs.items())
     return Grid((Column("retrieval"), *numbers)[:count], rows)
 
 
-def _retrieval_row(pair: PairScores) -> tuple[str, ...]:
-    scores = pair.scores
-
+def _retrieval_row(stage: str, pair: str, scores: Mapping[str, float]) -> tuple[str, ...]:
     def shown(name: str) -> str:
         return format_value(name, scores[name]).removesuffix(" %") if name in scores else "-"
 
     recall, chance = scores.get("recall_at_1"), scores.get("chance_recall_at_1")
     return (
-        f"{pair.stage}: {pair.query} → {pair.gallery}",
+        f"{stage}: {pair.replace('_to_', ' → ', 1)}",
         *(shown(name) for name in ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank")),
         "-" if chance is None else f"{100 * chance:.2f}",
         f"{recall / chance:.0f} x" if chance and recall is not None else "-",
@@ -77,30 +75,29 @@ def _retrieval_row(pair: PairScores) -> tuple[str, ...]:
 
 
 def explanations_grid(final: Mapping[str, float]) -> Grid | None:
-    """Return how true each method's explanations are to the model; None without any.
-
-    Args:
-        final: values by name.
-    """
-    rows = [
-        (
-            f"{e.stage}: {e.modality}, {e.method.replace('_', ' ')}",
-            f"{e.deletion_auc:.3f}",
-            f"{e.insertion_auc:.3f}",
-            None if e.gap is None else f"{100 * e.gap:.2f} %",
-        )
-        for e in explain_scores(final)
-    ]
+    """Return how true each method's explanations are to the model; None without any."""
+    rows = []
+    for name, deletion in final.items():
+        stem, _, curve = name.rpartition("_deletion_")
+        stage, _, rest = stem.partition("/explain/")
+        if rest and curve == "auc":
+            modality, method = rest.split("_", 1)
+            about = f"{stage}: {modality}, {method.replace('_', ' ')}"
+            insertion, gap = final[f"{stem}_insertion_auc"], final.get(f"{stem}_gap")
+            missed = None if gap is None else f"{100 * gap:.2f} %"
+            rows.append((about, f"{deletion:.3f}", f"{insertion:.3f}", missed))
     names = ("deletion", "insertion", "gap of the sum")
     columns = (Column("explanations"), *(Column(name, align="right") for name in names))
     return Grid(columns, tuple(rows)) if rows else None
 
 
 def others_grid(final: Mapping[str, float]) -> Grid | None:
-    """Return the scores that have no table of their own; None without any.
-
-    Args:
-        final: values by name.
-    """
-    rows = tuple((name, format_value(name, v)) for name, v in other_scores(final).items())
+    """Return the scores that have no table of their own; None without any."""
+    rows = tuple((name, format_value(name, final[name])) for name in _others(final))
     return Grid((Column(""), Column("", align="right")), rows) if rows else None
+
+
+def _others(final: Mapping[str, float]) -> list[str]:
+    """Return the evaluation metrics that have no table of their own: losses, accuracies."""
+    evaluated = [n for n in final if "/" in n and not n.startswith(("train/", "robustness/"))]
+    return [n for n in evaluated if "_to_" not in n and "/explain/" not in n]

@@ -129,11 +129,7 @@ class Grid:
         return "".join(lines)
 
     def parts(self, width: int) -> list["Grid"]:
-        """Return tables to be shown under one another, as few as are no wider than the terminal.
-
-        Args:
-            width: columns of the terminal.
-        """
+        """Return tables to be shown under one another, as few as are no wider than the terminal."""
         cells = [list(map(one_line, self.headings)), *self.texts]
         widths = [max(_width(row[n]) for row in cells) + len(_GAP) for n in range(len(cells[0]))]
         first = list(range(self.repeat))

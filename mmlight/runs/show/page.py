@@ -65,12 +65,7 @@ def data_url(path: Path, kind: str) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a page.
-
-    Args:
-        template: a file of ``templates/``.
-        values: what it shows.
-    """
+    """Return a page."""
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

@@ -86,11 +86,7 @@ class Sounds:
         return f"data:audio/flac;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
     def of(self, picture: Path) -> list[Sound]:
-        """Return the sounds that a picture shows, as far as they were kept.
-
-        Args:
-            picture: the PNG.
-        """
+        """Return the sounds that a picture shows, as far as they were kept."""
         listed = read_json(_listed(picture)) or {}
         return [
             Sound(sound["about"], source)

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmlight.compose import flatten
 from mmlight.errors import UserError
-from mmlight.runs.run.metrics_log import AXES, merge
+from mmlight.runs.run.metrics_log import AXES, by_step
 from mmlight.runs.show.compare.run import ComparedRun, recorded
 
 _STEP = "trainer/global_step"
@@ -82,8 +82,7 @@ def _rows(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if "/" in name and name != _STEP and _is_number(value)
         }
         entries.append({"samples": 0, "wall_s": 0.0, **entry, "step": int(found[_STEP])})
-    rows = merge(entries)
-    return [rows[step] for step in sorted(rows)]
+    return list(by_step(entries).values())
 
 
 def _is_number(value: Any) -> bool:

@@ -16,7 +16,7 @@ def table(folder):
 
 def log_steps(log, steps, name="train/loss"):
     for step in steps:
-        log.append({name: step / 10}, step=step, epoch=0, samples=8 * step)
+        log.append({name: step / 10}, {"step": step, "epoch": 0, "samples": 8 * step})
 
 
 def test_row_is_on_disk_before_append_returns(tmp_path):
@@ -30,7 +30,7 @@ def test_row_is_on_disk_before_append_returns(tmp_path):
 def test_entries_of_a_step_share_a_line_and_new_metrics_get_a_column(tmp_path):
     log = open_log(tmp_path)
     log_steps(log, [1, 2])
-    log.append({"val/loss": 3.0}, step=2, epoch=0, samples=16)
+    log.append({"val/loss": 3.0}, {"step": 2, "epoch": 0, "samples": 16})
     log.close()
     lines = table(tmp_path)
     assert [line["step"] for line in lines] == ["1", "2"]
@@ -72,7 +72,7 @@ def test_row_cut_short_by_a_kill_is_forgotten(tmp_path):
 
 def test_nan_survives_in_strict_json(tmp_path):
     log = open_log(tmp_path)
-    log.append({"train/loss": float("nan")}, step=1, epoch=0, samples=8)
+    log.append({"train/loss": float("nan")}, {"step": 1, "epoch": 0, "samples": 8})
 
     def refuse(constant):
         raise AssertionError(constant)

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import cli_data
 import pytest
 
+from mmlight import yaml_text
 from mmlight.runs.run.attempts import append_event
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.webhook import post
@@ -37,7 +38,7 @@ def run(tmp_path):
     def made(webhook):
         run = Run(tmp_path / "tiny/one")
         run.path.mkdir(parents=True, exist_ok=True)
-        (run.path / "submitted.yaml").write_text(json.dumps({"run": {"webhook": webhook}}))
+        (run.path / "submitted.yaml").write_text(yaml_text.dump({"run": {"webhook": webhook}}))
         return run
 
     return made

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from mmlight.files import write_json
 from mmlight.runs.run.folder import Run
+from mmlight.runs.run.metrics_log import final_values
 from mmlight.runs.run.stage_rows import write_stage_rows
-from mmlight.runs.run.summary import best_values, final_values
+from mmlight.runs.run.summary import best_values
 from mmlight.runs.show.final_scores import format_table
 from mmlight.runs.show.report import write_report
 from mmlight.terminal import Terminal

@@ -43,12 +43,7 @@ def settings_grid(
 
 
 def runs_grid(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:
-    """Return a row for each run.
-
-    Args:
-        settings: with the runs.
-        metrics: by which they are compared.
-    """
+    """Return a row for each run."""
     headings = ["setting", "run", "seed", "state", "steps"]
     for metric in metrics:
         headings += [metric, f"best {metric}"]
@@ -67,12 +62,7 @@ def runs_grid(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:
 
 
 def settings_digits(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:
-    """Return a row for each setting, every number with all of its digits.
-
-    Args:
-        settings: in the order of the lines.
-        metrics: by which they are compared.
-    """
+    """Return a row for each setting, every number with all of its digits."""
     lines = []
     for setting in settings:
         line: dict[str, Any] = {"setting": setting.number, **setting.differs}
@@ -92,12 +82,7 @@ def settings_digits(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid
 
 
 def runs_digits(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid:
-    """Return a row for each run, every number with all of its digits.
-
-    Args:
-        settings: with the runs.
-        metrics: by which they are compared.
-    """
+    """Return a row for each run, every number with all of its digits."""
     lines = []
     for setting in settings:
         for run in setting.runs:
@@ -128,12 +113,7 @@ def _get(
 
 
 def spread_text(metric: str, found: Spread) -> str:
-    """Return mean and standard deviation of a metric as people read them.
-
-    Args:
-        metric: its name.
-        found: its values.
-    """
+    """Return mean and standard deviation of a metric as people read them."""
     if found.mean is None:
         return "-"
     if found.sd is None:

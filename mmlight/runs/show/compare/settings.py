@@ -62,11 +62,7 @@ class Setting:
         return f"{self.runs[0].label}{more}"
 
     def text(self, name: str) -> str:
-        """Return a value that differs as people read it.
-
-        Args:
-            name: a key of `differs`.
-        """
+        """Return a value of `differs` as people read it."""
         return self.shown[name] if name in self.shown else as_text(self.differs[name])
 
     @property
@@ -84,11 +80,7 @@ class Setting:
         return told or self.runs[0].name
 
     def spread(self, value: Callable[[ComparedRun], float | None]) -> Spread:
-        """Return a value of each counted run that has it.
-
-        Args:
-            value: gives it; None and NaN are left out.
-        """
+        """Return a value of each counted run that has it; None and NaN are left out."""
         found = [value(run) for run in self.counted]
         return Spread(tuple(v for v in found if v is not None and v == v))
 

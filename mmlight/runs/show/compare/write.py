@@ -36,13 +36,7 @@ class Comparison:
 def write_comparison(
     settings: Sequence[Setting], metrics: Sequence[str], folder: Path
 ) -> Comparison:
-    """Write tables, pictures and the page.
-
-    Args:
-        settings: what is compared, in the order of the tables' lines.
-        metrics: by which.
-        folder: where; it is made.
-    """
+    """Write tables, pictures and the page."""
     grid = settings_grid(settings, metrics)
     write_text(folder / "settings.csv", settings_digits(settings, metrics).csv())
     write_text(folder / "settings.md", grid.markdown())

@@ -73,10 +73,9 @@ def main(argv: Sequence[str]) -> int:
         shown = ", ".join(f"{run.label} ({run.state})" for run in unfinished)
         console.print(f"not finished: {shown}", soft_wrap=True)
     out = options.out or Path(options.root) / "comparisons" / f"{datetime.now():%Y%m%d-%H%M%S}"
-    written = write_comparison(settings, metrics, out)
     console.print(
-        f"page: {written.page}",
-        f"tables: {written.folder / 'settings.csv'}, settings.md, runs.csv",
+        f"page: {write_comparison(settings, metrics, out)}",
+        f"tables: {out / 'settings.csv'}, settings.md, runs.csv",
         sep="\n",
         soft_wrap=True,
     )

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter, methodcaller
 from typing import Any
 
-from mmlight.runs.show.compare.run import ComparedRun
 from mmlight.runs.show.compare.settings import Setting, Spread, as_text
 from mmlight.runs.show.grid import Column, Grid
 from mmlight.scores import format_value
@@ -25,17 +25,17 @@ def settings_grid(
     columns["run"] = lambda s: s.name
     left = {"run", "code"}
     for place, metric in enumerate(metrics):
-        columns[metric] = _spread_of(metric, ComparedRun.final)
+        columns[metric] = _spread_of(metric, "final")
         if place == 0:  # what they are known by, and what sets them apart; then the rest
             for name in names:
                 columns.setdefault(name, partial(Setting.text, name=name))
                 left |= set() if _are_numbers(settings, name) else {name}
     for metric in metrics:
-        columns[f"best {metric}"] = _spread_of(metric, ComparedRun.best)
+        columns[f"best {metric}"] = _spread_of(metric, "best")
     columns["runs"] = _runs
-    columns["samples"] = lambda s: _plain(s.spread(lambda run: run.samples))
-    columns[_hours(settings)] = lambda s: _plain(s.spread(lambda run: run.device_hours))
-    columns["samples/s"] = lambda s: _plain(s.spread(lambda run: run.samples_per_s))
+    columns["samples"] = lambda s: _plain(s.spread(attrgetter("samples")))
+    columns[_hours(settings)] = lambda s: _plain(s.spread(attrgetter("device_hours")))
+    columns["samples/s"] = lambda s: _plain(s.spread(attrgetter("samples_per_s")))
     if "code" not in columns:
         columns["code"] = lambda s: ", ".join(dict.fromkeys(run.code for run in s.runs))
     rows = tuple(tuple(make(s) for make in columns.values()) for s in settings)
@@ -69,12 +69,11 @@ def settings_digits(settings: Sequence[Setting], metrics: Sequence[str]) -> Grid
         line["runs"] = len(setting.runs)
         line["finished"] = sum(run.is_finished for run in setting.runs)
         for metric in metrics:
-            for kind, get in (("final", ComparedRun.final), ("best", ComparedRun.best)):
-                found = setting.spread(partial(_get, get, metric))
+            for kind in ("final", "best"):
+                found = setting.spread(methodcaller(kind, metric))
                 line |= {f"{metric} {kind} mean": found.mean, f"{metric} {kind} sd": found.sd}
-        line["samples"] = setting.spread(lambda run: run.samples).mean
-        line["device_hours"] = setting.spread(lambda run: run.device_hours).mean
-        line["samples_per_s"] = setting.spread(lambda run: run.samples_per_s).mean
+        for name in ("samples", "device_hours", "samples_per_s"):
+            line[name] = setting.spread(attrgetter(name)).mean
         line["commit"] = " ".join(dict.fromkeys(run.commit or "" for run in setting.runs))
         line["ids"] = " ".join(run.label for run in setting.runs)
         lines.append(line)
@@ -100,16 +99,8 @@ def _columns(names: Sequence[str], left: set[str]) -> tuple[Column, ...]:
     return tuple(Column(name, align="left" if name in left else "right") for name in names)
 
 
-def _spread_of(
-    metric: str, get: Callable[[ComparedRun, str], float | None]
-) -> Callable[[Setting], str]:
-    return lambda setting: spread_text(metric, setting.spread(partial(_get, get, metric)))
-
-
-def _get(
-    get: Callable[[ComparedRun, str], float | None], metric: str, run: ComparedRun
-) -> float | None:
-    return get(run, metric)
+def _spread_of(metric: str, kind: str) -> Callable[[Setting], str]:
+    return lambda setting: spread_text(metric, setting.spread(methodcaller(kind, metric)))
 
 
 def spread_text(metric: str, found: Spread) -> str:

@@ -10,12 +10,10 @@ from mmlight.compose import flatten
 from mmlight.errors import UserError
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import AXES
-from mmlight.runs.run.signature import LEFT_OUT
+from mmlight.runs.run.signature import LEFT_OUT, SEED
 from mmlight.runs.run.state import state_of
 from mmlight.runs.run.summary import typical_samples_per_s
 from mmlight.scores import direction, main_metric, parts
-
-_SEED = "seed_everything"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class ComparedRun:
     @property
     def seed(self) -> Any:
         """The seed of everything."""
-        return self.config.get(_SEED)
+        return self.config.get(SEED)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -110,20 +108,21 @@ class ComparedRun:
     @property
     def uses_gpu(self) -> bool:
         """Whether its devices are other than processors."""
-        return bool(self.devices) and any(device != "cpu" for device in self.devices)
+        return any(device != "cpu" for device in self.devices)
 
     @property
     def code(self) -> str:
         """The commits in short, with a plus where something was uncommitted."""
-        states = [(self.commit, self.patch), *self.own_code]
-        shown = [commit[:8] + "+" * bool(patch) for commit, patch in states if commit]
-        return " ".join(dict.fromkeys(shown)) or "no git"
+        return self._commits(digits=0)
 
     @property
     def exact_code(self) -> str:
         """The commits in short, with the begin of a hash of what was uncommitted."""
+        return self._commits(digits=4)
+
+    def _commits(self, *, digits: int) -> str:
         states = [(self.commit, self.patch), *self.own_code]
-        shown = [f"{c[:8]}+{patch[:4]}" if patch else c[:8] for c, patch in states if c]
+        shown = [f"{c[:8]}+{patch[:digits]}" if patch else c[:8] for c, patch in states if c]
         return " ".join(dict.fromkeys(shown)) or "no git"
 
     @property
@@ -144,22 +143,13 @@ class ComparedRun:
             metric: its name, or ``stage/score`` for the mean of ``stage/PAIR/score`` over pairs
                 (see `parts`).
         """
-        names = self.parts(metric)
+        names = parts(metric, self.metrics)
         found = []
         for row in self.rows:
             values = [float(row[name]) for name in names if name in row]
             if len(values) == len(names) > 0:
                 found.append((row, sum(values) / len(values)))
         return found
-
-    def parts(self, metric: str) -> list[str]:
-        """Return the logged metrics that one stands for: itself, or those of all pairs.
-
-        Args:
-            metric: such as ``val/loss``, or ``val/recall_at_1`` where recall is logged for each
-                pair of modalities.
-        """
-        return parts(metric, self.metrics)
 
     def final(self, metric: str) -> float | None:
         """Return the last value of a metric; None where it was never logged."""
@@ -240,6 +230,6 @@ def _with_schedules(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_left_out(key: str) -> bool:
-    if key.rpartition(".")[2] in ("seed", _SEED):
+    if key.rpartition(".")[2] in ("seed", SEED):
         return True
     return any(key == name or key.startswith(f"{name}.") for name in LEFT_OUT)

@@ -11,7 +11,7 @@ from mmlight.errors import UserError, nearest
 from mmlight.files import plain
 from mmlight.runs.plan.results import short_names
 from mmlight.runs.show.compare.run import ComparedRun
-from mmlight.scores import CANDIDATES, Direction, direction, is_loss
+from mmlight.scores import CANDIDATES, Direction, direction, is_loss, parts
 
 NAME, CODE, DATA = "run", "code", "data"
 _MAX_DEFAULTS = 3
@@ -140,7 +140,7 @@ def resolve_metrics(runs: Sequence[ComparedRun], asked: Sequence[str]) -> list[s
     if not logged:
         raise UserError("none of these runs has logged anything yet")
     for metric in asked:
-        if not any(run.parts(metric) for run in runs):
+        if not any(parts(metric, run.metrics) for run in runs):
             scores = [name for name in logged if not name.startswith("train/")]
             told = ", ".join(sorted(scores)[:12]) or ", ".join(sorted(logged)[:12])
             raise UserError(
@@ -150,7 +150,7 @@ def resolve_metrics(runs: Sequence[ComparedRun], asked: Sequence[str]) -> list[s
         return list(asked)
     # What each run is known by comes first, as `mmlight ps` and `mmlight runs` show it.
     wanted = dict.fromkeys([*(m for run in runs if (m := run.main_metric)), *CANDIDATES])
-    known = [m for m in wanted if all(run.parts(m) for run in runs if run.metrics)]
+    known = [m for m in wanted if all(parts(m, run.metrics) for run in runs if run.metrics)]
     return known[:_MAX_DEFAULTS] or [next((n for n in logged if is_loss(n)), logged[0])]
 
 

@@ -1,7 +1,6 @@
 """Writes a comparison: tables, pictures, and one page with all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmlight.files import write_text
@@ -20,23 +19,8 @@ _BARS = "the value at the end: mean, standard deviation, and each run"
 _PARALLEL = "parallel coordinates: an axis for each value that differs"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Where a comparison was written.
-
-    Attributes:
-        page: everything on one page.
-        folder: the page, ``settings.csv``, ``settings.md``, ``runs.csv`` and the pictures.
-    """
-
-    page: Path
-    folder: Path
-
-
-def write_comparison(
-    settings: Sequence[Setting], metrics: Sequence[str], folder: Path
-) -> Comparison:
-    """Write tables, pictures and the page."""
+def write_comparison(settings: Sequence[Setting], metrics: Sequence[str], folder: Path) -> Path:
+    """Write ``settings.csv``, ``settings.md``, ``runs.csv``, pictures and a page; return that."""
     grid = settings_grid(settings, metrics)
     write_text(folder / "settings.csv", settings_digits(settings, metrics).csv())
     write_text(folder / "settings.md", grid.markdown())
@@ -57,7 +41,7 @@ def write_comparison(
         shared=_shared(settings),
     )
     write_text(page, shown)
-    return Comparison(page, folder)
+    return page
 
 
 def _figures(settings: Sequence[Setting], metric: str, folder: Path) -> list[Figure]:

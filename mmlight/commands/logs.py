@@ -119,14 +119,7 @@ def _decoder() -> IncrementalNewlineDecoder:
 def follow(
     printer: Printer, state: Callable[[], State], *, poll_s: float = _POLL_S, ask_s: float = _ASK_S
 ) -> None:
-    """Print what comes until the run has ended.
-
-    Args:
-        printer: prints it.
-        state: asks for the run's state.
-        poll_s: seconds between two looks at the files.
-        ask_s: seconds between two questions for the state.
-    """
+    """Print what comes until the run has ended; look each `poll_s`, ask SLURM each `ask_s`."""
     told = ""
     due = 0.0
     while True:

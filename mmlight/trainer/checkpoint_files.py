@@ -151,10 +151,6 @@ def put_later_aside(folder: Path, *, step: int) -> None:
     """Rename the checkpoints of later steps than `step`, from which training begins.
 
     They would be taken for the newest ones although training did not come by them.
-
-    Args:
-        folder: of a run's checkpoints.
-        step: optimiser steps done.
     """
     later = [path for path in sorted(folder.glob("*.ckpt")) if step_of(path) > step]
     for path in later:

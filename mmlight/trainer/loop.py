@@ -46,14 +46,7 @@ class StepCallback(pl.Callback):
             self.after_step(trainer, pl_module)
 
     def after_batch(self, trainer: pl.Trainer, task: Any, batch: Any, outputs: Any) -> None:
-        """Act after a batch.
-
-        Args:
-            trainer: the trainer.
-            task: what is trained.
-            batch: an `mmlight.batch.Batch`.
-            outputs: what the training step returned, with its ``loss`` over the accumulated ones.
-        """
+        """Act after a batch; the ``loss`` of its outputs is divided by those that accumulate."""
 
     def after_step(self, trainer: pl.Trainer, task: Any) -> None:
         """Act after a step of the optimiser: the last batch of those that accumulate is done."""

@@ -55,11 +55,7 @@ class FolderLogger(Logger):
 
 
 class RunLogger(FolderLogger):
-    """Writes `metrics.jsonl` and `metrics.csv` of a run folder (on rank 0; others do nothing).
-
-    Args:
-        run: the folder.
-    """
+    """Writes `metrics.jsonl` and `metrics.csv` of a run folder (on rank 0; others do nothing)."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -75,12 +71,7 @@ class RunLogger(FolderLogger):
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row.
-
-        Args:
-            metrics: values by name.
-            step: not used; see `axes_of`.
-        """
+        """Append a row, at the step that `axes_of` tells."""
         self.log.append(metrics, axes_of(self.trainer))
 
     @override
@@ -94,9 +85,6 @@ class RunLogger(FolderLogger):
 
 class TensorBoardRun(FolderLogger):
     """Writes ``tensorboard/`` of a run folder: the same values at the same steps as elsewhere.
-
-    Args:
-        run: the folder.
 
     Raises:
         UserError: TensorBoard is not installed.
@@ -123,12 +111,7 @@ class TensorBoardRun(FolderLogger):
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log a row.
-
-        Args:
-            metrics: values by name.
-            step: not used; see `axes_of`.
-        """
+        """Log a row, at the step that the trainer has done."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -146,11 +146,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def describe(self, provenance: Mapping[str, Any]) -> None:
-        """Add what runs to the config: code, job, machine, data, as this process finds them.
-
-        Args:
-            provenance: plain values by name.
-        """
+        """Add what runs to the config: code, job, machine, data, as this process finds them."""
         described = {"provenance": plain(dict(provenance))}
         config = self.experiment.config
         self._try(lambda: config.update(described, allow_val_change=True))
@@ -221,11 +217,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def summarise(self, values: Mapping[str, Any]) -> None:
-        """Set what the run is listed by, whatever the order of its rows; nothing once it is closed.
-
-        Args:
-            values: by name.
-        """
+        """Set what the run is listed by, whatever the order of its rows; not once it is closed."""
         run = self._experiment
         if run is not None:
             self._try(lambda: run.summary.update(plain(dict(values))))

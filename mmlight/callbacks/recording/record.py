@@ -200,7 +200,6 @@ class Record(pl.Callback):
         rows = read_rows(self.run.metrics_jsonl)
         checkpoint = self._config.get("checkpoint") or {}
         monitor, mode = checkpoint.get("monitor"), checkpoint.get("monitor_mode")
-        best = best_values(rows, known={monitor: mode} if monitor and mode else None)
         state = getattr(_data(trainer), "state_dict", None)
         summary = {
             "name": self.run.name,
@@ -211,7 +210,7 @@ class Record(pl.Callback):
             "monitor": monitor,
             "notes": (self._config.get("run") or {}).get("notes"),
             "final": final_values(rows),
-            "best": {name: {"value": b.value, "step": b.step} for name, b in best.items()},
+            "best": best_values(rows, known={monitor: mode} if monitor and mode else None),
             "steps": trainer.global_step,
             "epoch": trainer.current_epoch,
             "samples_seen": rows[-1].get("samples", 0) if rows else 0,

@@ -9,12 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 
 def send_pictures(trainer: pl.Trainer, pictures: Sequence[Path]) -> None:
-    """Give pictures to W&B, where it is on.
-
-    Args:
-        trainer: the trainer with the loggers.
-        pictures: files; their names become those of the panels.
-    """
+    """Give pictures to W&B, where it is on; the names of files become those of panels."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             for path in pictures:

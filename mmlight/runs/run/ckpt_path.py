@@ -28,10 +28,6 @@ def last_run(root: str | Path, *, name: str) -> Run:
     so that the tasks of a job array don't continue one another. Runs of a cross-validation, of a
     sweep and of `mmlight reproduce` are parts of these, and an evaluation is no start.
 
-    Args:
-        root: the folder of all runs.
-        name: the experiment's name.
-
     Raises:
         UserError: there is no such run, or it has no complete checkpoint: an older one is never
             taken in its place.

@@ -170,11 +170,7 @@ class Run(RunFiles):
         return (self._text("submitted.yaml") if found is None else found) or ""
 
     def setting(self, key: str) -> Any:
-        """Return a value of its configuration; None where there is none.
-
-        Args:
-            key: see `mmlight.runs.run.config_text.look_up`.
-        """
+        """Return a value of its configuration by its key (see `look_up`); None without any."""
         return look_up(self.config_text, key)
 
     @cached_property

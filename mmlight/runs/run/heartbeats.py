@@ -77,12 +77,7 @@ class Stall:
 
 
 def write_beat(run: Path, beat: Beat) -> None:
-    """Write a rank's file.
-
-    Args:
-        run: the run's folder.
-        beat: what it holds; its time is that of the write.
-    """
+    """Write a rank's file, whose time of change becomes the beat's."""
     folder = run / HEARTBEATS
     folder.mkdir(exist_ok=True)
     handle = os.open(folder / str(beat.rank), os.O_WRONLY | os.O_CREAT, 0o666)

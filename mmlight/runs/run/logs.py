@@ -32,15 +32,14 @@ def kept_console(run: Path) -> Iterator[None]:
 
     Of more than 2 MiB the first lines are left out. A disk that is full does not end the run.
     """
-    log = _Log(run)
     before = sys.stdout, sys.stderr
-    log.line(f"--- {datetime.now():%Y-%m-%d %H:%M:%S}")
-    out, err = _Both(sys.stdout, log), _Both(sys.stderr, log)
+    _keep(run, f"--- {datetime.now():%Y-%m-%d %H:%M:%S}")
+    out, err = _Both(sys.stdout, run), _Both(sys.stderr, run)
     sys.stdout, sys.stderr = out, err
     try:
         yield
     except BaseException as error:
-        log.line(f"{type(error).__name__}: {error}")
+        _keep(run, f"{type(error).__name__}: {error}")
         raise
     finally:
         # A library may have put something of its own there, around ours.
@@ -48,36 +47,32 @@ def kept_console(run: Path) -> Iterator[None]:
         sys.stderr = before[1] if sys.stderr is err else sys.stderr
 
 
-class _Log:
-    """The file; each line is on its way to the disk when `line` returns."""
-
-    def __init__(self, run: Path) -> None:
-        self._path = run / LOG
-
-    def line(self, text: str) -> None:
-        shown = _ESCAPES.sub("", text).rpartition("\r")[2].rstrip()
-        # Not into a folder that was removed, nor a bar.
-        if not shown or _BAR in shown or not self._path.parent.exists():
-            return
-        with suppress(OSError):
-            if self._path.exists() and self._path.stat().st_size > _MOST_BYTES:
-                self._path.replace(self._path.with_name(OLDER))
-            with self._path.open("a", encoding="utf-8", errors="replace") as file:
-                file.write(f"{one_line(shown)}\n")
+def _keep(run: Path, line: str) -> None:
+    """Append a line, which is on its way to the disk when this returns."""
+    shown = _ESCAPES.sub("", line).rpartition("\r")[2].rstrip()
+    # Not into a folder that was removed, nor a bar.
+    if not shown or _BAR in shown or not run.exists():
+        return
+    log = run / LOG
+    with suppress(OSError):
+        if log.exists() and log.stat().st_size > _MOST_BYTES:
+            log.replace(run / OLDER)
+        with log.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(f"{one_line(shown)}\n")
 
 
 class _Both:
     """A stream that is written to as before, and whose whole lines are kept."""
 
-    def __init__(self, stream: TextIO, log: _Log) -> None:
-        self._stream, self._log = stream, log
+    def __init__(self, stream: TextIO, run: Path) -> None:
+        self._stream, self._run = stream, run
         self._begun = ""
 
     def write(self, text: str) -> int:
         *lines, self._begun = (self._begun + text).split("\n")
         self._begun = self._begun[-_MOST_BYTES:]
         for line in lines:
-            self._log.line(line)
+            _keep(self._run, line)
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -109,12 +104,7 @@ def rank_of(line: str) -> int | None:
 
 
 def tail(log: Path, num_bytes: int) -> list[str]:
-    """Return the last lines of a job's log without their times and ranks; none without a log.
-
-    Args:
-        log: the log.
-        num_bytes: how far from its end they begin.
-    """
+    """Return the last lines of a job's log without their times and ranks; none without a log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes))

@@ -9,13 +9,7 @@ from mmlight.files import json_objects, plain, warn_once, write_text
 
 
 def write_stage_rows(path: Path, rows: Sequence[dict[str, Any]], *, stage: str) -> None:
-    """Write a line of JSON per row, in the place of the stage's last ones; others stay.
-
-    Args:
-        path: the file.
-        rows: plain values by name.
-        stage: `val` or `test`; becomes a value of each row.
-    """
+    """Write a line of JSON per row with its stage, in place of that stage's last; others stay."""
     kept = [row for row in read_stage_rows(path) if row["stage"] != stage]
     lines = [json.dumps(plain(row)) for row in [*kept, *({"stage": stage, **r} for r in rows)]]
     write_text(path, "".join(f"{line}\n" for line in lines))

@@ -1,7 +1,6 @@
 """What came out of a run: the best value of each metric, and how fast it was."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
@@ -11,24 +10,12 @@ from mmlight.scores import is_beside, is_loss, known_direction
 SAMPLES_PER_S = "train/samples_per_s"
 
 
-@dataclass(frozen=True)
-class Best:
-    """The best value of a metric.
-
-    Attributes:
-        value: the value.
-        step: the first step at which it was reached.
-    """
-
-    value: float
-    step: int
-
-
 def best_values(
     rows: list[dict[str, Any]], *, known: Mapping[str, Literal["min", "max"]] | None = None
-) -> dict[str, Best]:
-    """Return the best value of each score: evaluation metrics and the training loss.
+) -> dict[str, dict[str, float]]:
+    """Return the best `value` of each score, and the first `step` at which it was reached.
 
+    Scores are evaluation metrics and the training loss.
     NaN is never best, and what is neither better small nor better large has no best.
 
     Args:
@@ -40,13 +27,13 @@ def best_values(
         for name in dict.fromkeys(name for row in rows for name in row)
         if (way := (known_direction(name) if _is_score(name) else None) or (known or {}).get(name))
     }
-    best: dict[str, Best] = {}
+    best: dict[str, dict[str, float]] = {}
     for row in rows:
         for name in row.keys() & directions.keys():
             value = float(row[name])
             sign = 1 if directions[name] == "max" else -1
-            if value == value and (name not in best or sign * value > sign * best[name].value):
-                best[name] = Best(value=value, step=row["step"])
+            if value == value and (name not in best or sign * value > sign * best[name]["value"]):
+                best[name] = {"value": value, "step": row["step"]}
     return {name: best[name] for name in directions if name in best}
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mmlight.runs.show.sounds import Sound
-
 # The smallest letters of pictures have 8 points at 110 dpi, 12 px: so they keep 9 px.
 _LEAST_SCALE = 0.75
 _COLUMN_PX = 546  # half the page
@@ -27,14 +25,14 @@ class Figure:
         source: the picture.
         width_px: of the picture.
         wide: whether it takes the whole width of the page.
-        sounds: what can be listened to, below it.
+        sounds: what can be listened to, below it; see `Sounds.of`.
     """
 
     caption: str
     source: str
     width_px: int
     wide: bool
-    sounds: Sequence[Sound] = ()
+    sounds: Sequence[Any] = ()
 
     @property
     def least_px(self) -> int:
@@ -43,7 +41,11 @@ class Figure:
 
 
 def figure(
-    path: Path, *, wide: bool = False, caption: str | None = None, sounds: Sequence[Sound] = ()
+    path: Path,
+    *,
+    wide: bool = False,
+    caption: str | None = None,
+    sounds: Sequence[Any] = (),
 ) -> Figure:
     """Return a picture for a page; one that would be unreadable in half its width is wide.
 

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,19 +47,6 @@ def keep_sounds(
     write_json(_listed(picture), {"sounds": kept})
 
 
-@dataclass(frozen=True)
-class Sound:
-    """A sound that a page plays.
-
-    Attributes:
-        about: what it is.
-        source: the sound itself, or where it lies beside the page.
-    """
-
-    about: str
-    source: str
-
-
 class Sounds:
     """The sounds of a page, which holds up to 6 MB of them itself.
 
@@ -85,11 +71,11 @@ class Sounds:
         self._left -= size
         return f"data:audio/flac;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
-    def of(self, picture: Path) -> list[Sound]:
-        """Return the sounds that a picture shows, as far as they were kept."""
+    def of(self, picture: Path) -> list[dict[str, str]]:
+        """Return `about` and `source` of each sound that a picture shows, as far as it was kept."""
         listed = read_json(_listed(picture)) or {}
         return [
-            Sound(sound["about"], source)
+            {"about": sound["about"], "source": source}
             for sound in listed.get("sounds", ())
             if (source := self.source(picture.parent / "sounds" / Path(sound["file"]).name))
         ]

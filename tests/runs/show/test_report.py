@@ -213,7 +213,7 @@ def test_what_is_neither_better_small_nor_large_has_no_best():
     row = {"step": 1, "samples": 8, "wall_s": 1.0, **dict.fromkeys((*costs, *others), 1.0)}
     assert best_values([row | scores]).keys() == scores.keys()
     known = best_values([row, {"step": 2, "val/psnr": 0.5}], known={"val/psnr": "min"})
-    assert known["val/psnr"].step == 2 and set(known) == {"val/psnr"}
+    assert known["val/psnr"]["step"] == 2 and set(known) == {"val/psnr"}
 
 
 def test_best_is_the_first_best_and_never_nan():
@@ -224,7 +224,7 @@ def test_best_is_the_first_best_and_never_nan():
         {"step": 4, "val/loss": 0.9, "val/x_to_y/recall_at_1": 0.3, "train/loss": 3},
     ]
     best = best_values(rows)
-    assert {n: (b.value, b.step) for n, b in best.items()} == {
+    assert {n: (b["value"], b["step"]) for n, b in best.items()} == {
         "val/loss": (0.5, 2),
         "val/x_to_y/recall_at_1": (0.4, 2),
         "train/loss": (2, 3),

@@ -129,10 +129,6 @@ def group(runs: Sequence[ComparedRun], *, ignore: Sequence[str] = ()) -> list[Se
 def resolve_metrics(runs: Sequence[ComparedRun], asked: Sequence[str]) -> list[str]:
     """Return the metrics to compare by: those asked for, else the main scores that all have.
 
-    Args:
-        runs: what is compared.
-        asked: names; may be empty.
-
     Raises:
         UserError: a metric that no run has.
     """

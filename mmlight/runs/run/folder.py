@@ -84,11 +84,7 @@ class Run(RunFiles):
         return run
 
     def below(self, verb: str) -> "Run":
-        """Make a folder below this run for an evaluation of it, which then overwrites nothing.
-
-        Args:
-            verb: ``validate``, ``test`` or ``predict``.
-        """
+        """Make a folder below this run for an evaluation of it, which then overwrites nothing."""
         folder = Run(self.path / verb, of=self)
         folder.path.mkdir(parents=True, exist_ok=True)
         return folder
@@ -221,10 +217,9 @@ class Run(RunFiles):
         """Whose it is: who submitted it, else the folder's owner; None where that has no name."""
         if self.submission is not None:
             return self.submission.user
-        try:
+        with suppress(KeyError, OSError):
             return self.path.owner()
-        except (KeyError, OSError):
-            return None
+        return None
 
     @property
     def wandb_url(self) -> str | None:
@@ -305,17 +300,17 @@ class Run(RunFiles):
     @cached_property
     def logged_at(self) -> float:
         """When a row was last logged, seconds since 1970; 0 where there is none."""
-        return self._mtime("metrics.jsonl") or 0.0
+        return self._mtime("metrics.jsonl")
 
     @cached_property
     def touched_at(self) -> float:
         """When something was last logged, seconds since 1970."""
-        return max(self.logged_at, self._mtime(ATTEMPTS) or 0.0) or self._mtime("") or 0.0
+        return max(self.logged_at, self._mtime(ATTEMPTS)) or self._mtime("")
 
     @cached_property
     def ended_at(self) -> float:
         """When the summary was written, seconds since 1970; 0 where there is none."""
-        return self._mtime("summary.json") or 0.0
+        return self._mtime("summary.json")
 
     def beats(self, *, since: float | None = None) -> list[Beat]:
         """Return the last signs of life of its ranks, without those that an earlier start left.
@@ -330,10 +325,9 @@ class Run(RunFiles):
 
     def is_run(self) -> bool:
         """Return whether the folder is that of a run."""
-        try:
+        with suppress(OSError):
             return not _SIGNS.isdisjoint(os.listdir(self.path))
-        except OSError:
-            return False
+        return False
 
     @cached_property
     def _summary_text(self) -> str | None:
@@ -376,11 +370,10 @@ class Run(RunFiles):
     def _left_out(self, name: str) -> None:
         warn_once(f"{self.path}/{name}: cannot be read, and is left out")
 
-    def _mtime(self, name: str) -> float | None:
-        try:
+    def _mtime(self, name: str) -> float:
+        with suppress(OSError):
             return os.stat(f"{self.path}/{name}").st_mtime
-        except OSError:
-            return None
+        return 0.0
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -400,8 +393,6 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Return those that are numbers, or a number's text (nan, inf)."""
     found = {}
     for name, value in values.items():
-        try:
+        with suppress(TypeError, ValueError, OverflowError):
             found[name] = float(value)
-        except (TypeError, ValueError, OverflowError):
-            continue
     return found

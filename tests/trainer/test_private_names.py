@@ -68,10 +68,9 @@ TABLE = {
     "torch.utils._python_dispatch.is_traceable_wrapper_subclass": "torch.utils._python_dispatch",
     "torch.utils._pytree.tree_leaves": "torch.utils._pytree",
 }
-# Of packages that are pinned by who needs them: the standard library, Optuna, transformers.
+# Of packages that are pinned by who needs them: the standard library, transformers.
 OTHERS = {
     **dict.fromkeys(("_exit", "_lru_cache_wrapper"), ("",)),
-    **dict.fromkeys(("_storage", "_trial_id"), ("runs",)),
     **dict.fromkeys(
         ("_attn_implementation", "_from_config", "_gradient_checkpointing_func", "_init_weights"),
         ("encoders", "heads"),

@@ -41,8 +41,9 @@ class OptunaSearch:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = optuna
         self._sweep = sweep
+        self._storage = JournalStorage(JournalFileBackend(str(journal)))
         self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal))),
+            storage=self._storage,
             study_name="sweep",
             direction="maximize" if sweep.direction == "max" else "minimize",
             load_if_exists=True,
@@ -92,9 +93,10 @@ class OptunaSearch:
         trial = self._study.get_trials(deepcopy=False)[number]
         if trial.state.is_finished():
             return self._values(trial)
-        storage = self._study._storage
-        is_first = trial.state == states.WAITING and storage.set_trial_state_values(
-            trial._trial_id, state=states.RUNNING
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        is_first = trial.state == states.WAITING and self._storage.set_trial_state_values(
+            trial_id, state=states.RUNNING
         )
         until = time.monotonic() + _DRAWN_WITHIN_S
         while not is_first and time.monotonic() < until:
@@ -103,7 +105,7 @@ class OptunaSearch:
                 break  # without seeds a trial has one process: one that was broken off
             time.sleep(0.5)
         self._draw_from(number)
-        self._trial = self._optuna.trial.Trial(self._study, trial._trial_id)
+        self._trial = self._optuna.trial.Trial(self._study, trial_id)
         return self._values(self._trial)
 
     def should_stop(self, values: dict[int, float]) -> bool:

@@ -31,7 +31,11 @@ class NoClassError(ValueError):
 
 
 def read_names(path: str, *, what: str = "data.class_names: ") -> list[str]:
-    """Return the class names of a file, one in each line; messages begin with `what`.
+    """Return the class names of a file, one in each line.
+
+    Args:
+        path: the file.
+        what: where it is named; messages begin with it.
 
     Raises:
         UserError: no such file, or no name in it.
@@ -65,7 +69,11 @@ def given_names(given: str | Sequence[str] | None) -> list[str]:
 
 
 def shown_names(names: Sequence[str]) -> list[str]:
-    """Return a caption for each class, no two alike: ``crane (134)`` where two are named so."""
+    """Return a caption for each class, no two alike: ``crane (134)`` where two are named so.
+
+    Args:
+        names: in the order of the class numbers.
+    """
     shown = list(names)
     while len(counts := Counter(shown)) < len(shown):
         shown = [f"{one} ({k})" if counts[one] > 1 else one for k, one in enumerate(shown)]

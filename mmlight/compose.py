@@ -58,7 +58,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def load_yaml(text: str, *, where: str) -> Any:
-    """Return what a text of YAML says, within bounds; messages begin with where it was read.
+    """Return what a text of YAML says, within bounds of depth and size.
+
+    Args:
+        text: the text.
+        where: where it was read; messages begin with it.
 
     Raises:
         UserError: not YAML, a key that comes twice, nested too deeply, or aliases (``*name``) that

@@ -201,7 +201,12 @@ def parts(metric: str, names: Iterable[str]) -> list[str]:
 
 
 def value_of(metric: str, values: Mapping[str, float]) -> float | None:
-    """Return a metric's value, the mean over `parts` where there are several; None without any."""
+    """Return a metric's value, the mean over pairs where there are several; None without any.
+
+    Args:
+        metric: see `parts`.
+        values: by name.
+    """
     if metric in values:
         return values[metric]
     found = parts(metric, values)

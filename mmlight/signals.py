@@ -135,7 +135,8 @@ def is_interrupted() -> bool:
 def save_first(before_leaving: Callable[[], None]) -> None:
     """Only note Ctrl-C from now on, since the caller looks at `noted`, saves and ends.
 
-    What is given is called before a second one leaves at once, for a second at most.
+    Args:
+        before_leaving: called before a second one leaves at once, for a second at most.
     """
     _Noted.before_leaving = before_leaving
 

@@ -69,6 +69,10 @@ def find_checkpoint(
 def check_test_with(settings: RunSettings, *, monitor: str | None) -> None:
     """Refuse to score the test set with best weights that there won't be.
 
+    Args:
+        settings: of the run.
+        monitor: ``checkpoint.monitor``.
+
     Raises:
         UserError: nothing is tested, or no best checkpoint is kept.
     """

@@ -24,6 +24,10 @@ _LISTS = {
 def show_help(verb: str, given: Given) -> bool:
     """Print help on one key; return whether it is asked for.
 
+    Args:
+        verb: the verb.
+        given: what follows it.
+
     Raises:
         UserError: there is no such key or class.
     """

@@ -71,7 +71,11 @@ _NOT_SETTINGS = {"model", "datamodule", "dataloaders", "train_dataloaders", "val
 
 
 def make_parser(verb: str) -> LightningArgumentParser:
-    """Return the parser of the settings of fit, validate, test or predict."""
+    """Return the parser of a verb's settings.
+
+    Args:
+        verb: one of fit, validate, test and predict.
+    """
     parser = LightningArgumentParser(
         prog=f"mmlight {verb}",
         description=f"mmlight {verb}: settings may stand in YAML (-c FILE) or follow as flags.",
@@ -123,7 +127,11 @@ class Parsed:
 
 
 def parse(verb: str, arguments: Sequence[str]) -> Parsed:
-    """Parse a training verb's command; `predict` without a configuration takes the checkpoint's.
+    """Parse a command; `predict` without a configuration takes the checkpoint's.
+
+    Args:
+        verb: one of fit, validate, test and predict.
+        arguments: what follows it on the command line.
 
     Raises:
         UserError: what cannot be parsed, in one line.

@@ -36,7 +36,15 @@ def hands_on(settings: RunSettings) -> bool | None:
 def make_record(
     verb: str, settings: Namespace, run: Run, *, config: dict[str, Any], task: Task
 ) -> Record:
-    """Return what records a run, as its settings (classes built) and plain `config` say."""
+    """Return what records a run, as its settings say.
+
+    Args:
+        verb: one of fit, validate, test and predict.
+        settings: the configuration, with classes built.
+        run: the run's folder.
+        config: the configuration as plain values.
+        task: what is trained or evaluated.
+    """
     own: RunSettings = settings["run"]
     wandb = None
     if own.wandb != "off":
@@ -69,7 +77,11 @@ def make_callbacks(
 ) -> list[Callback]:
     """Return all that looks after a run, as its settings say.
 
-    The guard makes a training that is told to stop save, and leave in order; others have none.
+    Args:
+        verb: one of fit, validate, test and predict.
+        settings: the configuration, with classes built.
+        record: writes what happens.
+        guard: makes a training that is told to stop save, and leave in order; None of others.
     """
     own: RunSettings = settings["run"]
     run = record.run

@@ -24,7 +24,12 @@ _LOUDEST = 16.0
 
 
 def decoded(decode: Callable[[bytes], T], data: bytes, *, name: str) -> T:
-    """Decode an input, which messages call by its name: its path, or its place.
+    """Decode an input.
+
+    Args:
+        decode: what does it.
+        data: the input as bytes.
+        name: what it is called in a message: its path, or its place.
 
     Raises:
         UserError: it cannot be decoded; it says why.

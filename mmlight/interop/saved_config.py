@@ -43,7 +43,10 @@ def saved_config(path: Path) -> dict[str, Any]:
 
 
 def kept_text(kept: Any) -> TextSettings:
-    """Return how texts were prepared, out of what a checkpoint says of it.
+    """Return how texts were prepared.
+
+    Args:
+        kept: what a checkpoint says of it.
 
     Raises:
         UserError: settings of another form.
@@ -67,7 +70,12 @@ def plain_names(preprocessing: Mapping[str, Any]) -> list[str]:
 
 
 def data_config(preprocessing: dict[str, Any] | None, *, path: Path) -> dict[str, Any]:
-    """Return the data part alone; the file holds the tokenizer."""
+    """Return the data part alone.
+
+    Args:
+        preprocessing: what the file says of it.
+        path: the file, which holds the tokenizer.
+    """
     if preprocessing is None:
         raise UserError(f"{path}: does not say how its inputs were prepared; give -c CONFIG")
     kept = {name: preprocessing[name] for name in MODALITIES if preprocessing.get(name)}

@@ -3,20 +3,14 @@
 Memory is linear in the number of samples: features (N, D) and blocks of similarities.
 """
 
-import math
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 import torch
 
-from mmlight.metrics.recall import (
-    mean_average_precision_by_class,
-    precision_at_1_by_class,
-    retrieval,
-)
+from mmlight.metrics.recall import KS, class_scores, retrieval
 
-KS = (1, 5, 10)
 SCORES = (
     *(f"recall_at_{k}" for k in KS),
     *("median_rank", "chance_recall_at_1", "precision_at_1", "class_map"),
@@ -76,34 +70,23 @@ def score_pairs(evaluation: RetrievalEvaluation, *, device: torch.device) -> dic
         evaluation: the whole set.
         device: where similarities are computed.
     """
-    features = {name: torch.from_numpy(x_ND) for name, x_ND in evaluation.features.items()}
-    items = {name: torch.from_numpy(item_N) for name, item_N in evaluation.items.items()}
+    features = {
+        name: torch.from_numpy(x_ND).to(device) for name, x_ND in evaluation.features.items()
+    }
+    items = {name: torch.from_numpy(item_N).to(device) for name, item_N in evaluation.items.items()}
     labels: dict[str, torch.Tensor] = {}
     for name, item_N in evaluation.items.items():
         label_N = evaluation.labels_of(item_N)
         if label_N is not None and (label_N >= 0).all():
-            labels[name] = torch.from_numpy(label_N)
+            labels[name] = torch.from_numpy(label_N).to(device)
     scores: dict[str, float] = {}
     for query, gallery in permutations(features, 2):
         known_N = torch.isin(items[query], items[gallery])
         if not known_N.any():
             continue
-        query_ND, gallery_MD = features[query][known_N].to(device), features[gallery].to(device)
-        found = retrieval(
-            query_ND,
-            gallery_MD,
-            items[query][known_N].to(device),
-            items[gallery].to(device),
-            ks=KS,
-        )
-        pair = f"{query}_to_{gallery}"
-        for k, value in found.recall_at.items():
-            scores[f"{pair}/recall_at_{k}"] = value
-        scores[f"{pair}/median_rank"] = found.median_rank
-        scores[f"{pair}/chance_recall_at_1"] = found.chance_recall_at_1
+        both = (features[query][known_N], features[gallery])
+        found = retrieval(*both, items[query][known_N], items[gallery])
         if query in labels and gallery in labels:
-            labelled = (query_ND, gallery_MD, labels[query][known_N], labels[gallery])
-            scores[f"{pair}/precision_at_1"] = precision_at_1_by_class(*labelled)
-            scores[f"{pair}/class_map"] = mean_average_precision_by_class(*labelled)
-    # No query has a row of its class: there is no such score.
-    return {name: value for name, value in scores.items() if not math.isnan(value)}
+            found |= class_scores(*both, labels[query][known_N], labels[gallery])
+        scores |= {f"{query}_to_{gallery}/{name}": value for name, value in found.items()}
+    return scores

@@ -6,14 +6,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
-from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
+from torchmetrics.functional.retrieval import retrieval_hit_rate
 
-from mmlight.errors import UserError
-from mmlight.metrics.recall import (
-    mean_average_precision_by_class,
-    precision_at_1_by_class,
-    retrieval,
-)
+from mmlight.metrics.recall import class_scores, retrieval
+from mmlight.metrics.retrieved import RetrievalEvaluation, score_pairs
 
 
 def captions_and_images(seed=0, *, num_items=40, dim=6):
@@ -49,11 +45,9 @@ def test_scores_equal_a_slow_ranking(chunk, direction):
     scores = retrieval(*sides, ks=(1, 2, 5, 10), chunk=chunk)
     ranks = slow_ranks(*sides)
     for k in (1, 2, 5, 10):
-        assert scores.recall_at[k] == pytest.approx((ranks <= k).mean(), abs=1e-12)
-    assert 0.1 < scores.recall_at[1] < scores.recall_at[10] < 1
-    assert scores.median_rank == np.median(ranks)
-    assert scores.mean_reciprocal_rank == pytest.approx((1 / ranks).mean())
-    assert (scores.num_queries, scores.num_gallery) == (len(sides[0]), len(sides[1]))
+        assert scores[f"recall_at_{k}"] == pytest.approx((ranks <= k).mean(), abs=1e-12)
+    assert 0.1 < scores["recall_at_1"] < scores["recall_at_10"] < 1
+    assert scores["median_rank"] == np.median(ranks)
 
 
 def test_several_captions_agree_with_torchmetrics():
@@ -64,9 +58,7 @@ def test_several_captions_agree_with_torchmetrics():
     rows = list(zip(similarity, relevant, strict=True))
     for k in (1, 5, 10):
         hits = [retrieval_hit_rate(s, r, top_k=k).item() for s, r in rows]
-        assert scores.recall_at[k] == pytest.approx(np.mean(hits))
-    reciprocal = [retrieval_reciprocal_rank(s, r).item() for s, r in rows]
-    assert scores.mean_reciprocal_rank == pytest.approx(np.mean(reciprocal))
+        assert scores[f"recall_at_{k}"] == pytest.approx(np.mean(hits))
 
 
 def test_features_that_are_all_alike_score_chance():
@@ -74,24 +66,24 @@ def test_features_that_are_all_alike_score_chance():
     gallery = torch.ones(len(text), 6)
     scores = retrieval(torch.ones(40, 6), gallery, image_item, text_item)
     share = torch.bincount(text_item).double() / len(text)
-    assert scores.recall_at[1] == pytest.approx(share.mean().item())
-    assert scores.chance_recall_at_1 == pytest.approx(share.mean().item())
+    assert scores["recall_at_1"] == pytest.approx(share.mean().item())
+    assert scores["chance_recall_at_1"] == pytest.approx(share.mean().item())
     generator = np.random.default_rng(0)
     found = []
     for item in range(40):
         for _ in range(500):
             drawn = generator.permuted(text_item.numpy())[:5]
             found.append(item in drawn)
-    assert scores.recall_at[5] == pytest.approx(np.mean(found), abs=0.01)
+    assert scores["recall_at_5"] == pytest.approx(np.mean(found), abs=0.01)
 
 
 def test_equal_captions_of_different_items_share_the_hit():
     eye = torch.eye(3)
     gallery = eye[[0, 0, 1, 2]]
     scores = retrieval(eye, gallery, torch.tensor([0, 2, 3]), torch.tensor([0, 1, 2, 3]), ks=(1, 2))
-    assert scores.recall_at[1] == pytest.approx((0.5 + 1 + 1) / 3)
-    assert scores.recall_at[2] == 1
-    assert scores.median_rank == 1
+    assert scores["recall_at_1"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert scores["recall_at_2"] == 1
+    assert scores["median_rank"] == 1
 
 
 def test_chance_is_what_random_features_score():
@@ -105,34 +97,32 @@ def test_chance_is_what_random_features_score():
         )
         for _ in range(10)
     ]
-    assert scores[0].chance_recall_at_1 == pytest.approx(8 / 400)
-    assert np.mean([s.recall_at[1] for s in scores]) == pytest.approx(8 / 400, rel=0.3)
+    assert scores[0]["chance_recall_at_1"] == pytest.approx(8 / 400)
+    assert np.mean([s["recall_at_1"] for s in scores]) == pytest.approx(8 / 400, rel=0.3)
 
 
 def test_diverged_features_do_not_score():
     item = torch.arange(100)
     gallery = torch.randn(100, 4)
     broken = torch.full((100, 4), torch.nan)
-    assert retrieval(broken, gallery, item, item).recall_at == {1: 0, 5: 0, 10: 0}
-    assert retrieval(gallery, broken, item, item).recall_at == {1: 0, 5: 0, 10: 0}
+    for scores in (retrieval(broken, gallery, item, item), retrieval(gallery, broken, item, item)):
+        assert [scores[f"recall_at_{k}"] for k in (1, 5, 10)] == [0, 0, 0]
     zeros = torch.zeros(100, dtype=torch.int64)
-    assert precision_at_1_by_class(broken, gallery, zeros, zeros) == 0
+    assert class_scores(broken, gallery, zeros, zeros) == {"precision_at_1": 0, "class_map": 0}
 
 
 def test_queries_without_a_partner_are_not_counted():
-    eye = torch.eye(4)
-    scores = retrieval(eye, eye[:2], torch.arange(4), torch.arange(2))
-    assert scores.num_queries == 2
-    assert scores.recall_at[1] == 1
-    nobody = retrieval(eye, eye, torch.arange(4), torch.arange(4) + 4)
-    assert nobody.num_queries == 0
-    assert np.isnan(nobody.recall_at[1]) and np.isnan(nobody.median_rank)
-
-
-def test_cut_offs_below_one_are_refused():
-    eye = torch.eye(2)
-    with pytest.raises(UserError, match="at least 1"):
-        retrieval(eye, eye, torch.arange(2), torch.arange(2), ks=(0, 1))
+    eye = np.eye(4, dtype=np.float32)
+    items = {"image": np.arange(4), "audio": np.arange(2), "text": np.array([7])}
+    features = {name: eye[: len(rows)] for name, rows in items.items()}
+    keys = [str(n) for n in range(8)]
+    labels = np.array([0, 1, 1, 0, 0, 0, 0, 0])
+    whole = RetrievalEvaluation("val", np.arange(8), keys, features, items, ["a"], labels)
+    scores = score_pairs(whole, device=torch.device("cpu"))
+    assert {name.partition("/")[0] for name in scores} == {"image_to_audio", "audio_to_image"}
+    assert scores["image_to_audio/recall_at_1"] == scores["image_to_audio/class_map"] == 1
+    some = RetrievalEvaluation("val", np.arange(8), keys, features, items, ["a"], labels - 1)
+    assert "image_to_audio/class_map" not in score_pairs(some, device=torch.device("cpu"))
 
 
 def test_precision_by_class_agrees_with_scikit_learn():
@@ -145,8 +135,8 @@ def test_precision_by_class_agrees_with_scikit_learn():
     nearest = KNeighborsClassifier(1, metric="cosine").fit(gallery.numpy(), gallery_label.numpy())
     expected = nearest.score(query.numpy(), query_label.numpy())
     for chunk in (7, 1024):
-        got = precision_at_1_by_class(query, gallery, query_label, gallery_label, chunk=chunk)
-        assert got == pytest.approx(expected)
+        got = class_scores(query, gallery, query_label, gallery_label, chunk=chunk)
+        assert got["precision_at_1"] == pytest.approx(expected)
     assert 0.3 < expected < 1
 
 
@@ -157,27 +147,19 @@ def test_average_precision_by_class_agrees_with_scikit_learn(ties):
     gallery = torch.randn(40, 4, generator=generator)
     if ties:  # of length 2: every product is exact
         query, gallery = query.sign(), gallery.sign()
-    query_label = torch.randint(-1, 4, (30,), generator=generator)
-    gallery_label = torch.randint(-1, 3, (40,), generator=generator)
+    query_label = torch.randint(0, 3, (30,), generator=generator)
+    gallery_label = torch.randint(0, 3, (40,), generator=generator)
     similarity = (F.normalize(query, dim=-1) @ F.normalize(gallery, dim=-1).T).numpy()
-    known = (gallery_label >= 0).numpy()
     expected = [
-        average_precision_score(gallery_label.numpy()[known] == label, row[known])
+        average_precision_score(gallery_label.numpy() == label, row)
         for row, label in zip(similarity, query_label.tolist(), strict=True)
-        if 0 <= label < 3
     ]
     for chunk in (7, 1024):
-        got = mean_average_precision_by_class(
-            query, gallery, query_label, gallery_label, chunk=chunk
-        )
-        assert got == pytest.approx(np.mean(expected))
-    nothing = torch.full((40,), -1)
-    assert np.isnan(mean_average_precision_by_class(query, gallery, query_label, nothing))
+        got = class_scores(query, gallery, query_label, gallery_label, chunk=chunk)
+        assert got["class_map"] == pytest.approx(np.mean(expected))
 
 
-def test_rows_without_a_label_are_left_out_of_precision():
+def test_ties_share_the_first_place():
     eye = torch.eye(3)
-    label = torch.tensor([0, -1, 2])
-    assert precision_at_1_by_class(eye, eye, label, label) == 1
-    assert precision_at_1_by_class(eye, eye, label, torch.tensor([1, 2, -1])) == 0.25
-    assert np.isnan(precision_at_1_by_class(eye, eye, label, torch.full((3,), -1)))
+    scores = class_scores(eye[:2], eye[[0, 0, 1]], torch.tensor([0, 1]), torch.tensor([0, 1, 1]))
+    assert scores["precision_at_1"] == 0.75

@@ -16,9 +16,8 @@ from mmlight.insight.calibrated_scores import (
     has_probabilities,
     scaled_scores,
     scores_by_group,
-    temperature_of,
 )
-from mmlight.metrics.calibration import calibration_error, reliability_bins
+from mmlight.metrics.calibration import calibration_error, fit_temperature, reliability_bins
 from mmlight.metrics.labelled import LabelledEvaluation
 from mmlight.runs.plan.pictures import plot_robustness
 from mmlight.runs.plan.robustness_report import (
@@ -105,7 +104,7 @@ class _Robustness:
             self.trainer.validate(model, datamodule=data, **kwargs)
             kwargs["ckpt_path"] = None  # its weights are in the model now
             if has_probabilities(model.evaluation):
-                temperature = temperature_of(model.evaluation)
+                temperature = fit_temperature(model.evaluation.logits_SK, model.evaluation.labels_S)
         self.trainer.test(model, datamodule=data, **kwargs)
         kwargs["ckpt_path"] = None
         clean = model.evaluation

@@ -8,7 +8,6 @@ import numpy as np
 from mmlight.errors import UserError
 from mmlight.metrics.calibration import (
     calibration_error,
-    fit_temperature,
     negative_log_likelihood,
     reliability_bins,
 )
@@ -19,12 +18,6 @@ from mmlight.runs.plan.robustness_report import SCALED, GroupScores
 def has_probabilities(evaluation: Any) -> bool:
     """Return whether an evaluation is of one label per sample, so that it can be calibrated."""
     return isinstance(evaluation, LabelledEvaluation) and evaluation.labels_S is not None
-
-
-def temperature_of(evaluation: LabelledEvaluation) -> float:
-    """Return the temperature of a validation set."""
-    assert evaluation.labels_S is not None
-    return fit_temperature(evaluation.logits_SK, evaluation.labels_S)
 
 
 def scaled_scores(evaluation: LabelledEvaluation, temperature: float) -> dict[str, float]:

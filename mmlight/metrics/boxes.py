@@ -67,32 +67,17 @@ class BoxEvaluation:
     def num_boxes_K(self) -> np.ndarray:
         """Annotated boxes of each class."""
         labels = [boxes.label_N for boxes in self.wanted if boxes is not None]
-        return np.bincount(
-            np.concatenate(labels) if labels else np.zeros(0, np.int64),
-            minlength=len(self.class_names),
-        )
-
-
-@dataclass(frozen=True)
-class BoxScores:
-    """COCO's scores of a set.
-
-    Attributes:
-        values: by name, see `box_scores`.
-        precision_KR: see `BoxEvaluation`.
-    """
-
-    values: dict[str, float]
-    precision_KR: np.ndarray
+        all_labels = np.concatenate([np.zeros(0, np.int64), *labels])
+        return np.bincount(all_labels, minlength=len(self.class_names))
 
 
 def box_scores(
     found: Sequence[BoxList], wanted: Sequence[BoxList], *, class_names: Sequence[str]
-) -> BoxScores:
-    """Return COCO's average precision, in all and by class, of at most 100 boxes per image.
+) -> tuple[dict[str, float], np.ndarray]:
+    """Return COCO's average precision by name, and `BoxEvaluation.precision_KR`.
 
-    The same as pycocotools: images count in the order given, where scores are equal; no object is a
-    crowd, and its area is that of its box.
+    The same as pycocotools, of at most 100 boxes per image: images count in the order given, where
+    scores are equal; no object is a crowd, and its area is that of its box.
 
     - ``map``: mean over classes and over overlaps from 0.50 to 0.95;
     - ``ap50``, ``ap75``: at one overlap;
@@ -116,7 +101,7 @@ def box_scores(
     classes = np.unique([label for boxes in wanted for label in boxes.label_N.tolist()]).astype(int)
     precision_KR = np.full((len(class_names), len(_RECALLS)), np.nan)
     if not len(classes):
-        return BoxScores({}, precision_KR)
+        return {}, precision_KR
     evaluation = counter.COCOeval_faster(
         _annotations(counter, wanted, classes), _annotations(counter, found, classes), "bbox"
     )
@@ -142,10 +127,8 @@ def box_scores(
         means[f"class/{class_names[number]}/ap"] = of_class
         means[f"class/{class_names[number]}/ap50"] = of_class[0]
         precision_KR[number] = of_class[0]
-    return BoxScores(
-        {name: float(x[x > -1].mean()) for name, x in means.items() if (x > -1).any()},
-        precision_KR,
-    )
+    values = {name: float(x[x > -1].mean()) for name, x in means.items() if (x > -1).any()}
+    return values, precision_KR
 
 
 def check_counter() -> Any:

@@ -35,13 +35,9 @@ class ReliabilityBins:
 
 
 def reliability_bins(
-    logits_SK: np.ndarray,
-    labels_S: np.ndarray,
-    *,
-    temperature: float = 1.0,
-    num_bins: int = NUM_BINS,
+    logits_SK: np.ndarray, labels_S: np.ndarray, *, temperature: float = 1.0
 ) -> ReliabilityBins:
-    """Sort samples into bins of confidence.
+    """Sort samples into 15 bins of confidence.
 
     Rows of logits that are not finite have no confidence, and are left out.
 
@@ -49,19 +45,18 @@ def reliability_bins(
         logits_SK: logits.
         labels_S: int64 class numbers; samples below 0 are left out.
         temperature: logits are divided by it.
-        num_bins: number of bins, M.
     """
     keep_S = (labels_S >= 0) & np.isfinite(logits_SK).all(1)
     chance_SK = torch.softmax(torch.from_numpy(logits_SK[keep_S]).double() / temperature, dim=1)
     confidence_S, predicted_S = (x.numpy() for x in chance_SK.max(1))
     right_S = predicted_S == labels_S[keep_S]
-    bin_S = np.minimum((confidence_S * num_bins).astype(np.int64), num_bins - 1)
-    count_M = np.bincount(bin_S, minlength=num_bins)
+    bin_S = np.minimum((confidence_S * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    count_M = np.bincount(bin_S, minlength=NUM_BINS)
     with np.errstate(invalid="ignore"):
         return ReliabilityBins(
             count_M=count_M,
-            confidence_M=np.bincount(bin_S, confidence_S, num_bins) / count_M,
-            accuracy_M=np.bincount(bin_S, right_S, num_bins) / count_M,
+            confidence_M=np.bincount(bin_S, confidence_S, NUM_BINS) / count_M,
+            accuracy_M=np.bincount(bin_S, right_S, NUM_BINS) / count_M,
         )
 
 

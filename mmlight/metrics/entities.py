@@ -88,90 +88,53 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
     return spans
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Precision, recall and their harmonic mean; 0 where nothing could be divided by.
+def span_scores(
+    words: Sequence[Sequence[str]],
+    *,
+    gold: Sequence[Sequence[Span]],
+    found: Sequence[Sequence[Span]],
+    types: Sequence[str],
+) -> dict[str, float]:
+    """Return ``precision``, ``recall`` and ``f1``, also as ``TYPE/f1`` and ``surface_f1``.
 
-    Attributes:
-        precision: share of the found entities that are right.
-        recall: share of the true entities that were found.
-        f1: ``2 precision recall / (precision + recall)``.
-        num_gold: true entities.
-        num_found: found entities, right or not.
-        num_right: found entities that are right.
-    """
-
-    precision: float
-    recall: float
-    f1: float
-    num_gold: int
-    num_found: int
-    num_right: int
-
-
-def scores(num_gold: int, num_found: int, num_right: int) -> Scores:
-    """Return the scores of three counts."""
-    precision = num_right / num_found if num_found else 0.0
-    recall = num_right / num_gold if num_gold else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if num_right else 0.0
-    return Scores(precision, recall, f1, num_gold, num_found, num_right)
-
-
-@dataclass(frozen=True)
-class SpanScores:
-    """Scores of a whole set.
-
-    Attributes:
-        entities: over all types together (micro average): the shared task's F1 (entity).
-        surface: over distinct wordings with their type: its F1 (surface). Right are those that were
-            found, with the right type, where they stand.
-        by_type: for each type.
-    """
-
-    entities: Scores
-    surface: Scores
-    by_type: dict[str, Scores]
-
-
-class SpanCounts:
-    """Counts entities sentence by sentence.
+    Over all types together (micro average, the shared task's F1 (entity)); of each type; and over
+    distinct wordings with their type (its F1 (surface)), of which those are right that were found,
+    with the right type, where they stand. There is no recall of entities that do not occur, and no
+    score at all of those that nobody finds either.
 
     Args:
+        words: of each sentence.
+        gold: its true entities.
+        found: those that the model found; no two of a sentence are equal.
         types: every type of entity.
+
+    Raises:
+        KeyError: an entity of another type.
     """
-
-    def __init__(self, types: Sequence[str]) -> None:
-        self._types = list(types)
-        self._counts = {kind: [0, 0, 0] for kind in types}
-        # Gold, found and right wordings: what is kept grows with the number of distinct entities.
-        self._surface: tuple[set[tuple[str, ...]], ...] = (set(), set(), set())
-
-    def update(self, words: Sequence[str], *, gold: Sequence[Span], found: Sequence[Span]) -> None:
-        """Count one sentence.
-
-        Args:
-            words: the sentence.
-            gold: its true entities.
-            found: those that the model found; no two are equal.
-
-        Raises:
-            KeyError: an entity of another type.
-        """
-        right = set(gold) & set(found)
-        for place, spans in enumerate((gold, found, right)):
+    # Gold, found and right.
+    by_type = {kind: [0, 0, 0] for kind in types}
+    wordings: tuple[set[tuple[str, ...]], ...] = (set(), set(), set())
+    for sentence, true, said in zip(words, gold, found, strict=True):
+        for place, spans in enumerate((true, said, set(true) & set(said))):
             for span in spans:
-                self._counts[span.type][place] += 1
-                self._surface[place].add((span.type, *words[span.start : span.end]))
+                by_type[span.type][place] += 1
+                wordings[place].add((span.type, *sentence[span.start : span.end]))
+    counts = {"": [sum(of_place) for of_place in zip(*by_type.values(), strict=True)]}
+    counts["surface_"] = [len(distinct) for distinct in wordings]
+    counts |= {f"{kind}/": counted for kind, counted in by_type.items()}
+    return {f"{of}{name}": v for of, three in counts.items() for name, v in _rates(*three).items()}
 
-    def compute(self) -> SpanScores:
-        """Return the scores of all sentences so far."""
-        surface = [len(wordings) for wordings in self._surface]
-        totals = [sum(counts) for counts in zip(*self._counts.values(), strict=True)]
-        return SpanScores(
-            entities=scores(*totals),
-            surface=scores(*surface),
-            by_type={kind: scores(*counts) for kind, counts in self._counts.items()},
-        )
+
+def _rates(num_gold: int, num_found: int, num_right: int) -> dict[str, float]:
+    rates = {}
+    if num_found or num_gold:
+        # Where nothing is found of what is there, precision is 0, as for the shared tasks' scripts.
+        precision, recall = num_right / (num_found or 1), num_right / (num_gold or 1)
+        f1 = 2 * precision * recall / (precision + recall) if num_right else 0.0
+        rates = {"precision": precision, "f1": f1}
+    if num_gold:
+        rates["recall"] = recall
+    return rates
 
 
 @dataclass(frozen=True)
@@ -191,10 +154,6 @@ class Entity:
     end: int
     text: str
     score: float = 1.0
-
-    def same(self, other: "Entity") -> bool:
-        """Return whether both are at one place and of one type."""
-        return (self.type, self.start, self.end) == (other.type, other.start, other.end)
 
 
 @dataclass(frozen=True)
@@ -226,12 +185,3 @@ class EntityEvaluation:
         """Check that rows line up; a mismatch is a bug of the caller."""
         lengths = {len(getattr(self, name)) for name in ("keys", "texts", "gold", "found")}
         assert lengths == {len(self.samples_S)} == {len(self.loss_S)}
-
-    def missed(self, row: int) -> list[Entity]:
-        """Return the true entities of a row that were not found."""
-        return [e for e in self.gold[row] if not any(e.same(other) for other in self.found[row])]
-
-    def wrong(self, row: int) -> list[Entity]:
-        """Return the entities found in a row that are not true, the most certain first."""
-        wrong = [e for e in self.found[row] if not any(e.same(other) for other in self.gold[row])]
-        return sorted(wrong, key=lambda entity: -entity.score)

@@ -54,22 +54,20 @@ def number_scores(evaluation: NumberEvaluation) -> dict[str, float]:
     Of several numbers these are the means over them, and each has its own, as ``x/mae``. There is
     no ``r2`` of targets that are all alike, and no rank correlation where either side is.
     """
-    found: dict[str, dict[str, float]] = {}
-    for k, name in enumerate(evaluation.names):
-        value_S, target_S = (
-            torch.from_numpy(np.ascontiguousarray(numbers_SK[:, k]))
-            for numbers_SK in (evaluation.value_SK, evaluation.target_SK)
-        )
-        if len(target_S):
-            found[name] = _scores(value_S, target_S)
-    if len(evaluation.names) == 1:
-        return next(iter(found.values()), {})
-    means: dict[str, float] = {}
-    for score in SCORES:
-        known = [values[score] for values in found.values() if score in values]
-        if len(known) == len(evaluation.names):
-            means[score] = sum(known) / len(known)
-    return means | {f"{n}/{score}": v for n, values in found.items() for score, v in values.items()}
+    if not evaluation.keys:
+        return {}
+    values_KS, targets_KS = (
+        torch.from_numpy(np.ascontiguousarray(numbers_SK.T))
+        for numbers_SK in (evaluation.value_SK, evaluation.target_SK)
+    )
+    of_each = [_scores(*pair) for pair in zip(values_KS, targets_KS, strict=True)]
+    if len(of_each) == 1:
+        return of_each[0]
+    shared = [score for score in SCORES if all(score in scores for scores in of_each)]
+    found = {score: sum(scores[score] for scores in of_each) / len(of_each) for score in shared}
+    for name, scores in zip(evaluation.names, of_each, strict=True):
+        found |= {f"{name}/{score}": value for score, value in scores.items()}
+    return found
 
 
 def _scores(value_S: Tensor, target_S: Tensor) -> dict[str, float]:

@@ -3,9 +3,9 @@
 Shapes: S samples of the whole set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ SCORES = (
 )
 
 
-@dataclass(frozen=True)
-class Edits:
+class Edits(NamedTuple):
     """The fewest edits that turn what was heard into what was said.
 
     Attributes:
@@ -35,15 +34,6 @@ class Edits:
     def total(self) -> int:
         """All of them."""
         return self.substitutions + self.deletions + self.insertions
-
-    def __add__(self, other: "Edits") -> "Edits":
-        """Return the sum of both."""
-        return Edits(
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-            self.length + other.length,
-        )
 
 
 def count_edits(said: Sequence[Any], heard: Sequence[Any]) -> Edits:
@@ -116,16 +106,6 @@ class TranscribedEvaluation:
         assert sizes == {len(self.samples_S)}
         assert all(len(values) == len(self.keys) for values in self.fields.values())
 
-    def word_edits(self) -> list[Edits]:
-        """Return the edits between the words of each sample."""
-        pairs = zip(self.said, self.heard, strict=True)
-        return [count_edits(said.split(), heard.split()) for said, heard in pairs]
-
-    def character_edits(self) -> list[Edits]:
-        """Return the edits between the characters of each sample, spaces included."""
-        pairs = zip(self.said, self.heard, strict=True)
-        return [count_edits(said, heard) for said, heard in pairs]
-
 
 def transcript_scores(evaluation: TranscribedEvaluation) -> dict[str, float]:
     """Return the scores of a set; no rate where it has no word.
@@ -139,17 +119,17 @@ def transcript_scores(evaluation: TranscribedEvaluation) -> dict[str, float]:
     - ``num_impossible``: clips with too few frames for their transcript, which have no loss.
     """
     scores: dict[str, float] = {}
-    words = sum(evaluation.word_edits(), Edits())
+    pairs = list(zip(evaluation.said, evaluation.heard, strict=True))
+    words = _total(count_edits(said.split(), heard.split()) for said, heard in pairs)
     if words.length:
-        characters = sum(evaluation.character_edits(), Edits())
-        wrong = sum(a != b for a, b in zip(evaluation.said, evaluation.heard, strict=True))
+        characters = _total(count_edits(said, heard) for said, heard in pairs)
         scores = {
             "wer": words.total / words.length,
             "wer_substitutions": words.substitutions / words.length,
             "wer_deletions": words.deletions / words.length,
             "wer_insertions": words.insertions / words.length,
             "cer": characters.total / characters.length,
-            "sentence_error": wrong / len(evaluation.said),
+            "sentence_error": sum(said != heard for said, heard in pairs) / len(pairs),
         }
     possible_S = np.isfinite(evaluation.loss_S)
     if possible_S.any():
@@ -157,3 +137,7 @@ def transcript_scores(evaluation: TranscribedEvaluation) -> dict[str, float]:
     if evaluation.keys:
         scores["num_impossible"] = float((~possible_S).sum())
     return scores
+
+
+def _total(edits: Iterable[Edits]) -> Edits:
+    return Edits(*map(sum, zip(*edits, strict=True)))

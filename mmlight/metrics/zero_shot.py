@@ -4,7 +4,6 @@ Shapes as in `mmlight.batch`: B samples, K classes, D joint width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -95,25 +94,6 @@ def classifier_weights(
     return F.normalize(prompt_KTD.mean(dim=1), dim=-1)[[place[name] for name in class_names]]
 
 
-@dataclass(frozen=True)
-class ZeroShotScores:
-    """Accuracy of classifying samples by their most similar class.
-
-    Attributes:
-        accuracy_at_1: share of samples whose most similar class is theirs.
-        accuracy_at_5: share of samples with their class among the five most similar (1 where
-            there are no more than five classes).
-        mean_per_class_recall: mean over the classes that occur of their share of `accuracy_at_1`,
-            scikit-learn's ``balanced_accuracy_score``.
-        num_samples: labelled samples counted.
-    """
-
-    accuracy_at_1: float
-    accuracy_at_5: float
-    mean_per_class_recall: float
-    num_samples: int
-
-
 class ZeroShotCounts:
     """Counts hits batch by batch; holds three numbers per class, whatever the number of samples.
 
@@ -127,11 +107,6 @@ class ZeroShotCounts:
 
     def __init__(self, num_classes: int, *, device: torch.device | str = "cpu") -> None:
         self._counts_3K = torch.zeros(3, num_classes, dtype=torch.int64, device=device)
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self._counts_3K.shape[1]
 
     @torch.no_grad()
     def update(self, features_BD: Tensor, weights_KD: Tensor, labels_B: Tensor) -> None:
@@ -147,7 +122,7 @@ class ZeroShotCounts:
         Raises:
             UserError: a label for which there is no class.
         """
-        num_classes = self.num_classes
+        num_classes = self._counts_3K.shape[1]
         assert len(weights_KD) == num_classes
         if len(labels_B) and int(labels_B.max()) >= num_classes:
             raise UserError(
@@ -166,27 +141,22 @@ class ZeroShotCounts:
         hits_3N = torch.stack([torch.ones_like(rank_N), (rank_N < 1).long(), (rank_N < 5).long()])
         self._counts_3K.index_add_(1, label_N, hits_3N)
 
-    def compute(self) -> ZeroShotScores:
+    def compute(self) -> dict[str, float]:
         """Return the scores over all ranks; every rank calls it, a lone process gets its own.
 
-        With no labelled sample at all, they are NaN.
+        ``accuracy_at_1``, the share of samples whose most similar class is theirs;
+        ``mean_per_class_recall``, its mean over the classes that occur (scikit-learn's
+        ``balanced_accuracy_score``); with more than five classes ``accuracy_at_5``, the share with
+        their class among the five most similar. Nothing without a labelled sample.
         """
         total_K, first_K, five_K = comm.all_reduce_sum(self._counts_3K).double().unbind()
         num_samples = total_K.sum()
-        recall_K = first_K / total_K
-        return ZeroShotScores(
-            accuracy_at_1=float(first_K.sum() / num_samples),
-            accuracy_at_5=float(five_K.sum() / num_samples),
-            mean_per_class_recall=float(recall_K[total_K > 0].mean()),
-            num_samples=int(num_samples),
-        )
-
-
-def zero_shot_scores(features_ND: Tensor, weights_KD: Tensor, labels_N: Tensor) -> ZeroShotScores:
-    """Return the scores of one tensor of samples; every rank calls it with its own samples.
-
-    Args and errors as in `ZeroShotCounts`.
-    """
-    counts = ZeroShotCounts(len(weights_KD), device=features_ND.device)
-    counts.update(features_ND, weights_KD, labels_N)
-    return counts.compute()
+        if not num_samples:
+            return {}
+        scores = {
+            "accuracy_at_1": float(first_K.sum() / num_samples),
+            "mean_per_class_recall": float((first_K / total_K)[total_K > 0].mean()),
+        }
+        if len(total_K) > 5:  # among five at most, it is always found
+            scores["accuracy_at_5"] = float(five_K.sum() / num_samples)
+        return scores

@@ -175,7 +175,7 @@ class Detection(Task):
         """Score the detections of the whole set."""
         table, captions = tables["samples"], shown_names(self.class_names)
         known = [row for row, boxes in enumerate(table["wanted"]) if boxes is not None]
-        scored = box_scores(
+        values, precision_KR = box_scores(
             [table["found"][row] for row in known],
             [table["wanted"][row] for row in known],
             class_names=captions,
@@ -188,9 +188,9 @@ class Detection(Task):
             wanted=table["wanted"],
             sizes=table["size"],
             class_names=captions,
-            precision_KR=scored.precision_KR,
+            precision_KR=precision_KR,
         )
-        return Scored(scored.values, evaluation)
+        return Scored(values, evaluation)
 
     def answers(self, tables: dict[str, Table]) -> tuple[list[Any], list[Any]]:
         """Return detections and annotated boxes: ``boxes``, ``labels`` and ``scores`` of each."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmlight.metrics.entities import OUTSIDE, Entity, Scores, Span, SpanCounts, spans_of
+from mmlight.metrics.entities import OUTSIDE, Entity, Span, span_scores, spans_of
 from mmlight.text.words import WordSpan
 
 
@@ -84,10 +84,8 @@ def entity_scores(
 ) -> dict[str, float]:
     """Return the scores of texts by name.
 
-    ``precision``, ``recall`` and ``f1`` of entities, also as ``TYPE/f1``; ``surface_...`` of
-    distinct wordings; ``loss``, the mean of -log p(true tag) over the words that tokens stand
-    for; ``words_unseen``, the number of words that none stands for. There is no recall of
-    entities that do not occur, and no score at all of those that nobody finds either.
+    Those of `span_scores`; ``loss``, the mean of -log p(true tag) over the words that tokens stand
+    for; ``words_unseen``, the number of words that none stands for.
 
     Args:
         tagged: what the model says of each text.
@@ -96,25 +94,9 @@ def entity_scores(
         losses: -log p(true tag) of each word that a token stands for.
         types: every type of entity.
     """
-    counts = SpanCounts(types)
-    for text, of_text, tags in zip(tagged, words, gold, strict=True):
-        counts.update(of_text, gold=spans_of(tags), found=spans_of(text.tags))
-    counted = counts.compute()
     seen = sum(len(of_text) for of_text in losses)
     result = {"words_unseen": float(sum(text.num_unseen for text in tagged))}
     if seen:
         result["loss"] = sum(sum(of_text) for of_text in losses) / seen
-    result |= _named(counted.entities, "") | _named(counted.surface, "surface_")
-    for kind, scores in counted.by_type.items():
-        result |= _named(scores, f"{kind}/")
-    return result
-
-
-def _named(scores: Scores, prefix: str) -> dict[str, float]:
-    values = {}
-    if scores.num_found or scores.num_gold:
-        # Where nothing is found of what is there, precision is 0, as for the shared tasks' scripts.
-        values = {f"{prefix}precision": scores.precision, f"{prefix}f1": scores.f1}
-    if scores.num_gold:
-        values[f"{prefix}recall"] = scores.recall
-    return values
+    true, said = [spans_of(tags) for tags in gold], [spans_of(text.tags) for text in tagged]
+    return result | span_scores(words, gold=true, found=said, types=types)

@@ -11,8 +11,8 @@ from mmlight.insight.calibrated_scores import (
     has_probabilities,
     scaled_scores,
     scores_by_group,
-    temperature_of,
 )
+from mmlight.metrics.calibration import fit_temperature
 from mmlight.metrics.labelled import LabelledEvaluation, label_scores
 
 
@@ -35,7 +35,7 @@ def evaluation(size=400, *, several=False, factor=3.0):
 
 def test_temperature_improves_calibration_and_changes_no_accuracy():
     given = evaluation()
-    temperature = temperature_of(given)
+    temperature = fit_temperature(given.logits_SK, given.labels_S)
     assert temperature == pytest.approx(3.0, rel=0.2)
     before, after = label_scores(given), scaled_scores(given, temperature)
     assert after["calibration_error_scaled"] < before["calibration_error"]

@@ -127,16 +127,8 @@ class ZeroShot(pl.Callback):
         stage = "test" if trainer.testing else "val"
         for name, counts in self._counts.items():
             scores = counts.compute()
-            if not scores.num_samples:
-                continue
-            values = {
-                "accuracy_at_1": scores.accuracy_at_1,
-                "mean_per_class_recall": scores.mean_per_class_recall,
-            }
-            if counts.num_classes > 5:  # among five at most, it is always found
-                values["accuracy_at_5"] = scores.accuracy_at_5
             pl_module.log_dict(
-                {f"{stage}/zero_shot/{name}_{score}": v for score, v in values.items()}
+                {f"{stage}/zero_shot/{name}_{score}": value for score, value in scores.items()}
             )
 
     on_test_epoch_end = on_validation_epoch_end

@@ -24,14 +24,15 @@ _LENGTHS = "_mmlight_lengths"
 class _Movable:
     """Moves every tensor of a dataclass; Lightning and the pin-memory thread call these."""
 
-    def _map(self, fn: Any) -> Self:
+    def map(self, fn: Any) -> Self:
+        """Return a copy with what `fn` makes of every tensor."""
         changed = {}
         for f in fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
                 changed[f.name] = fn(value)
             elif isinstance(value, _Movable):
-                changed[f.name] = value._map(fn)
+                changed[f.name] = value.map(fn)
         return replace(self, **changed)  # type: ignore[type-var]
 
     def tensors(self) -> Iterator[Tensor]:
@@ -44,7 +45,7 @@ class _Movable:
 
     def rows(self, start: int, stop: int) -> Self:
         """Return some rows of every tensor."""
-        return self._map(lambda t: t[start:stop])
+        return self.map(lambda t: t[start:stop])
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Self:
         """Return a batch whose tensors are on `device`: itself, if they are.
@@ -59,11 +60,11 @@ class _Movable:
             return self
         if non_blocking is None:
             non_blocking = device.type != "cpu"
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+        return self.map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """Return a copy whose tensors are in page-locked memory."""
-        return self._map(lambda t: t.pin_memory())
+        return self.map(lambda t: t.pin_memory())
 
 
 # What is done to an image as it is stored, by its orientation: swap rows and columns, then mirror
@@ -214,8 +215,9 @@ class Text(_Movable):
             known = (length_N + holes_N * (self.mask_NL.shape[1] + 1)).tolist()
         return known if max(known, default=0) <= self.mask_NL.shape[1] else None
 
-    def _map(self, fn: Any) -> Self:
-        moved = super()._map(fn)
+    def map(self, fn: Any) -> Self:
+        """Return a copy with what `fn` makes of every tensor; lengths stay known on a device."""
+        moved = super().map(fn)
         if self.mask_NL.device.type == "cpu" and moved.mask_NL.device.type not in ("cpu", "meta"):
             moved.note_lengths(self.lengths())
         return moved
@@ -322,7 +324,7 @@ class Batch(_Movable):
             return self
         first_B = text.first_rows(self.size)
         one_each = replace(
-            text._map(lambda rows: rows[first_B]),
+            text.map(lambda rows: rows[first_B]),
             item_N=torch.arange(self.size, device=text.item_N.device),
         )
         captions = [self.captions[row] for row in first_B.tolist()]

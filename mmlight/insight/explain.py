@@ -6,7 +6,7 @@ Shapes: U units, R rows and K columns of a canvas, H heads.
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from mmlight.errors import UserError
 from mmlight.insight.attention import (
@@ -17,16 +17,12 @@ from mmlight.insight.attention import (
     rollout,
 )
 from mmlight.insight.blank import blank_canvas
-from mmlight.insight.faithfulness import (
-    Curves,
-    deletion_and_insertion,
-    random_curves,
-    ranked,
-)
+from mmlight.insight.faithfulness import deletion_and_insertion, random_curves
 from mmlight.insight.gradients import grad_cam, integrated_gradients
 from mmlight.insight.settings import METHODS, ExplainSettings, Method
 from mmlight.insight.subject import Subject
-from mmlight.insight.units import Tokens, Units, lay_tokens_over, units_of
+from mmlight.insight.units import Tokens, lay_tokens_over, units_of
+from mmlight.runs.plots.faithfulness import Curves
 
 # Grad-CAM is about maps; of the features of tokens it says little.
 _TEXT_METHODS: tuple[Method, ...] = ("attention", "rollout", "integrated_gradients")
@@ -85,36 +81,40 @@ def explain(
         seed: seed of the random orders.
 
     Raises:
-        UserError: a method that does not suit the encoder, or captum is not installed.
+        UserError: a method that does not suit the encoder.
     """
-    canvas = subject.canvas
+    canvas, steps = subject.canvas, settings.curve_steps
     units = units_of(subject.encoder, canvas, tokens=tokens)
     blank = blank_canvas(subject, image_blank=settings.image_blank, tokens=tokens)
-    methods = settings.methods
-    attention = None
-    if methods is None or {"attention", "rollout"} & set(methods):
-        attention = _attention(subject, must=methods is not None)
+    suitable = _TEXT_METHODS if subject.modality == "text" else METHODS
+    attention: Attention | None = None
     attributions = []
-    every = _TEXT_METHODS if subject.modality == "text" else METHODS
-    for method in every if methods is None else methods:
+    for method in suitable if settings.methods is None else settings.methods:
         gap = None
-        if method == "integrated_gradients":
-            integrated = integrated_gradients(subject, blank, most_steps=settings.gradient_steps)
-            map_RK, gap = integrated.map_RK, integrated.gap
-        elif method == "grad_cam":
-            try:
+        try:
+            if method == "integrated_gradients":
+                integrated = integrated_gradients(
+                    subject, blank, most_steps=settings.gradient_steps
+                )
+                map_RK, gap = integrated.map_RK, integrated.gap
+            elif method == "grad_cam":
                 map_RK = grad_cam(subject)
-            except UserError:
-                if methods is not None:
-                    raise
-                continue
-        elif attention is None:
+            else:
+                attention = attention or attention_maps(subject.encoder, subject.inputs)
+                flow_BL = rollout(attention) if method == "rollout" else last_attention(attention)
+                map_RK = lay_tokens_over(flow_BL[0], attention.grid, canvas)
+        except UserError:
+            if settings.methods is not None:
+                raise
             continue
-        else:
-            flow_BL = rollout(attention) if method == "rollout" else last_attention(attention)
-            map_RK = lay_tokens_over(flow_BL[0], attention.grid, canvas)
+        means_U = units.means(map_RK)
+        # Only of integrated gradients the sum has a meaning.
+        importance_U = means_U if gap is None else units.sums(map_RK)
+        order_U = importance_U.argsort(descending=True, stable=True)
+        curves = deletion_and_insertion(subject, units, order_U, blank, num_steps=steps)
+        painted_RK = units.paint(means_U.cpu().numpy())
         attributions.append(
-            _judged(method, map_RK, gap, subject, units, blank, num_steps=settings.curve_steps)
+            Attribution(method, importance_U.cpu().numpy(), painted_RK, curves, gap)
         )
     return Explanation(
         about=subject.question.about,
@@ -126,55 +126,20 @@ def explain(
             blank,
             num_orders=settings.random_orders,
             seed=seed,
-            num_steps=settings.curve_steps,
+            num_steps=steps,
         ),
         canvas_RK=_mean_map(subject),
         heads=None if attention is None else _heads(attention, subject),
     )
 
 
-def _attention(subject: Subject, *, must: bool) -> Attention | None:
-    try:
-        return attention_maps(subject.encoder, subject.inputs)
-    except UserError:
-        if must:
-            raise
-        return None
-
-
-def _judged(
-    method: Method,
-    map_RK: Tensor,
-    gap: float | None,
-    subject: Subject,
-    units: Units,
-    blank: Tensor,
-    *,
-    num_steps: int,
-) -> Attribution:
-    means_U = units.means(map_RK)
-    # Only of integrated gradients the sum has a meaning.
-    importance_U = means_U if gap is None else units.sums(map_RK)
-    curves = deletion_and_insertion(
-        subject, units, ranked(importance_U), blank, num_steps=num_steps
-    )
-    painted_RK = units.paint(means_U.cpu().numpy())
-    return Attribution(method, importance_U.cpu().numpy(), painted_RK, curves, gap)
-
-
 def _heads(attention: Attention, subject: Subject) -> np.ndarray:
     by_head = pooled_by_head(attention)[:, 0]
-    return np.stack(
-        [
-            np.stack(
-                [
-                    lay_tokens_over(tokens_L, attention.grid, subject.canvas).cpu().numpy()
-                    for tokens_L in layer_HL
-                ]
-            )
-            for layer_HL in by_head
-        ]
-    )
+    maps = [
+        lay_tokens_over(tokens_L, attention.grid, subject.canvas)
+        for tokens_L in by_head.flatten(0, 1)
+    ]
+    return torch.stack(maps).unflatten(0, by_head.shape[:2]).cpu().numpy()
 
 
 def _mean_map(subject: Subject) -> np.ndarray:

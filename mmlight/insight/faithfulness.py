@@ -4,7 +4,6 @@ Shapes: U units of a sample, N points of a curve.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,31 +11,7 @@ from torch import Tensor
 
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Units
-
-
-@dataclass(frozen=True)
-class Curves:
-    """What the model still says as units go, and what it says as they come (arXiv 1806.07421).
-
-    Attributes:
-        fraction_N: share of the units taken away, or put back; from 0 to 1.
-        deletion_N: confidence with the first units taken away; a good explanation makes it fall.
-        insertion_N: confidence with only the first units there; a good one makes it rise.
-    """
-
-    fraction_N: np.ndarray
-    deletion_N: np.ndarray
-    insertion_N: np.ndarray
-
-    @property
-    def deletion_auc(self) -> float:
-        """Area under the deletion curve; lower is better."""
-        return float(np.trapezoid(self.deletion_N, self.fraction_N))
-
-    @property
-    def insertion_auc(self) -> float:
-        """Area under the insertion curve; higher is better."""
-        return float(np.trapezoid(self.insertion_N, self.fraction_N))
+from mmlight.runs.plots.faithfulness import Curves
 
 
 def deletion_and_insertion(
@@ -67,11 +42,6 @@ def deletion_and_insertion(
     )
     deletion_N, insertion_N = confidence.float().cpu().numpy().reshape(2, -1)
     return Curves(taken_N.numpy() / count, deletion_N, insertion_N)
-
-
-def ranked(importance_U: Tensor) -> Tensor:
-    """Return the units' numbers, most important first; equal ones in their own order."""
-    return importance_U.argsort(descending=True, stable=True)
 
 
 def random_curves(

@@ -14,7 +14,6 @@ from torch import Tensor
 from mmlight.encoders.canvas import TokenGrid
 from mmlight.encoders.encoder import Encoder
 from mmlight.errors import UserError
-from mmlight.insight.settings import require_captum
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import lay_over
 
@@ -50,11 +49,7 @@ def integrated_gradients(subject: Subject, blank: Tensor, *, most_steps: int = 5
         subject: the sample and the question.
         blank: the baseline, laid out as the sample's canvas.
         most_steps: most points.
-
-    Raises:
-        UserError: captum is not installed.
     """
-    require_captum()
     from captum.attr import IntegratedGradients
 
     values = subject.canvas.values

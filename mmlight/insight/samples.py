@@ -13,11 +13,13 @@ import torch
 from mmlight.batch import Batch, Modality
 from mmlight.encoders.encoder import eval_mode
 from mmlight.insight.explain import Explanation, explain
-from mmlight.insight.faithfulness import Curves, mean_curves
+from mmlight.insight.faithfulness import mean_curves
 from mmlight.insight.settings import ExplainSettings
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens
+from mmlight.runs.plots.canvas import spread
 from mmlight.runs.plots.examples import spectrogram_db
+from mmlight.runs.plots.faithfulness import Curves
 from mmlight.tasks.task import Task
 
 RANDOM = "random"
@@ -60,9 +62,7 @@ def curves_by_method(explained: Sequence[Explained]) -> dict[str, list[Curves]]:
     for sample in explained:
         for attribution in sample.explanation.attributions:
             found.setdefault(attribution.method, []).append(attribution.curves)
-        found.setdefault(RANDOM, []).append(sample.explanation.random)
-    # The order of the methods, and random last.
-    return {name: found[name] for name in [*(n for n in found if n != RANDOM), RANDOM]}
+    return found | {RANDOM: [sample.explanation.random for sample in explained]}
 
 
 def mean_by_method(explained: Sequence[Explained]) -> dict[str, Curves]:
@@ -80,14 +80,10 @@ def metrics_of(explained: Sequence[Explained]) -> dict[str, float]:
     for name, curves in curves_by_method(explained).items():
         metrics[f"{name}_deletion_auc"] = float(np.mean([c.deletion_auc for c in curves]))
         metrics[f"{name}_insertion_auc"] = float(np.mean([c.insertion_auc for c in curves]))
-    gaps = [
-        (attribution.method, attribution.gap)
-        for sample in explained
-        for attribution in sample.explanation.attributions
-        if attribution.gap is not None
-    ]
-    for method in dict.fromkeys(method for method, _ in gaps):
-        metrics[f"{method}_gap"] = float(np.mean([gap for name, gap in gaps if name == method]))
+    attributions = [a for sample in explained for a in sample.explanation.attributions]
+    gaps = [attribution.gap for attribution in attributions if attribution.gap is not None]
+    if gaps:
+        metrics["integrated_gradients_gap"] = float(np.mean(gaps))
     return metrics
 
 
@@ -143,12 +139,10 @@ def explain_samples(
     Raises:
         UserError: a method that does not suit the encoder.
     """
-    size = data.num_samples(split)
-    count = min(size, settings.num_samples)
     # Lightning evaluates in inference mode, which gradients cannot leave.
     with torch.inference_mode(False), eval_mode(task):
-        for number in np.unique(np.linspace(0, size - 1, count, dtype=int)):
-            batch = data.batch_of(split, [int(number)]).to(task.device)
+        for number in spread(data.num_samples(split), settings.num_samples):
+            batch = data.batch_of(split, [number]).to(task.device)
             if not bool(batch.valid_B[0]) or not bool(batch.present(modality)[0]):
                 continue
             question = task.question(batch, modality, target=settings.target)
@@ -156,12 +150,12 @@ def explain_samples(
                 continue
             subject = Subject(task, batch, modality, question, batch_size=settings.batch_size)
             tokens = _tokens(data.text, batch) if modality == "text" else None
-            seed = settings.seed * 1_000_003 + int(number)
+            seed = settings.seed * 1_000_003 + number
             explanation = explain(subject, settings, tokens=tokens, seed=seed)
             waveform_T = _waveform(batch) if modality == "audio" else None
             picture = _look(subject, explanation.canvas_RK, waveform_T)
             yield Explained(
-                number=int(number),
+                number=number,
                 key=batch.keys[0],
                 truth=task.truth(batch, modality),
                 explanation=explanation,

@@ -50,14 +50,9 @@ class ExplainSettings:
                 raise UserError(f"explain.{key} is {getattr(self, key)}; it must be 1 or more")
         if self.image_blank not in get_args(ImageBlank):
             raise UserError(f"explain.image_blank: use one of {', '.join(get_args(ImageBlank))}")
-        if self.methods is None or "integrated_gradients" in self.methods:
-            require_captum()
-
-
-def require_captum() -> None:
-    """Raise UserError unless captum is installed."""
-    if find_spec("captum") is None:
-        raise UserError(
-            "explain: integrated_gradients needs captum; install it with "
-            "pip install 'mmlight[explain]', or name other explain.methods"
-        )
+        integrates = self.methods is None or "integrated_gradients" in self.methods
+        if integrates and find_spec("captum") is None:
+            raise UserError(
+                "explain: integrated_gradients needs captum; install it with "
+                "pip install 'mmlight[explain]', or name other explain.methods"
+            )

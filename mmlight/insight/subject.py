@@ -78,32 +78,21 @@ def repeat(batch: Batch, count: int) -> Batch:
         batch: a batch.
         count: number of copies B.
     """
-    first = torch.zeros(count, dtype=torch.int64, device=batch.index_B.device)
-    image, text, audio = batch.image, batch.text, batch.audio
+    one = replace(batch.with_first_text(), boxes=None, bad=()).rows(0, 1)
+    image, text = one.image, one.text
     if image is not None:
-        image = Images(image.pixels_BCHW[first], image.present_B[first])
+        image = replace(image, view=None)
     if text is not None:
-        length = int(text.mask_NL[0].sum())  # captions of one sample are padded to its longest
-        text = Text(
-            token_ids_NL=text.token_ids_NL[first, :length],
-            mask_NL=text.mask_NL[first, :length],
-            present_N=text.present_N[first],
-            item_N=torch.arange(count, device=first.device),
-            caption_id_N=text.caption_id_N[first],
-        )
-    if audio is not None:
-        audio = Audio(audio.waveform_BT[first], audio.length_B[first], audio.present_B[first])
+        length = int(text.mask_NL.sum())  # captions of one sample are padded to its longest
+        ids_NL, mask_NL = text.token_ids_NL[:, :length], text.mask_NL[:, :length]
+        text = replace(text, token_ids_NL=ids_NL, mask_NL=mask_NL, offset_NL2=None)
+    copies = replace(one, image=image, text=text).map(lambda t: t.repeat_interleave(count, 0))
+    if copies.text is not None:
+        item_N = torch.arange(count, device=copies.index_B.device)
+        copies = replace(copies, text=replace(copies.text, item_N=item_N))
     return replace(
-        batch,
-        index_B=batch.index_B[first],
+        copies,
         keys=batch.keys[:1] * count,
-        valid_B=batch.valid_B[first],
-        image=image,
-        text=text,
-        audio=audio,
-        label_B=None if batch.label_B is None else batch.label_B[first],
-        boxes=None,
         captions=batch.captions[:1] * count,
         fields={name: values[:1] * count for name, values in batch.fields.items()},
-        bad=(),
     )

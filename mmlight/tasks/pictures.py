@@ -10,6 +10,7 @@ import numpy as np
 from mmlight.metrics.boxes import BoxEvaluation
 from mmlight.metrics.calibration import calibration_error, reliability_bins
 from mmlight.metrics.labelled import LabelledEvaluation, confusion_matrix
+from mmlight.runs.plots.canvas import spread
 from mmlight.runs.plots.detections import BoxPicture, plot_detections, plot_precision_recall
 from mmlight.runs.plots.examples import Example
 from mmlight.runs.plots.labelled import ReliabilityPanel, plot_confusion, plot_reliability
@@ -77,8 +78,7 @@ def draw_boxes(evaluation: BoxEvaluation, folder: Path, samples: ShownSamples) -
     kept = {number: of_sample.get("image") for number, of_sample in samples.kept.items()}
     pixels = {n: one.pixels_CHW for n, one in kept.items() if one and one.pixels_CHW is not None}
     rows = [row for row, number in enumerate(evaluation.samples_S.tolist()) if number in pixels]
-    spread = np.linspace(0, len(rows) - 1, min(len(rows), most), dtype=int).tolist() if rows else []
-    pictures = [_picture(evaluation, rows[place], pixels) for place in spread]
+    pictures = [_picture(evaluation, rows[place], pixels) for place in spread(len(rows), most)]
     drawn = []
     if pictures:
         path = folder / f"{stage}_detections.png"

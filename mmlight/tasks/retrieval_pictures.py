@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from mmlight.metrics.retrieved import RetrievalEvaluation
+from mmlight.runs.plots.canvas import spread
 from mmlight.runs.plots.examples import (
     Example,
     Found,
@@ -128,10 +129,10 @@ class RetrievalPictures:
             query: modality of the queries.
             gallery: modality of the gallery.
         """
-        count, shown = len(samples), self._shown
+        shown = self._shown
         labels_N = self._evaluation.labels_of(np.array(samples))
         retrievals = []
-        for row in np.linspace(0, count - 1, min(count, shown.num_queries), dtype=int).tolist():
+        for row in spread(len(samples), shown.num_queries):
             found = []
             best = np.argsort(-similarity_NN[row], kind="stable")[: shown.num_found]
             for column in best.tolist():
@@ -147,9 +148,8 @@ class RetrievalPictures:
 
     def _draw_joint_space(self, folder: Path) -> Path | None:
         evaluation = self._evaluation
-        count = len(evaluation.samples_S)
-        spread = np.linspace(0, count - 1, min(count, self._shown.num_projected), dtype=int)
-        shown_S = evaluation.samples_S[spread]
+        places = spread(len(evaluation.samples_S), self._shown.num_projected)
+        shown_S = evaluation.samples_S[places]
         rows = {n: np.isin(items, shown_S) for n, items in evaluation.items.items()}
         features = {n: evaluation.features[n][keep] for n, keep in rows.items() if keep.any()}
         if sum(map(len, features.values())) < _FEWEST_POINTS:

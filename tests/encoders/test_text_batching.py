@@ -418,5 +418,5 @@ def test_a_packed_batch_is_planned_before_it_reaches_the_device():
     known.mask_NL._mmlight_lengths = [1, 1, 1]  # as if it had been moved
     assert known.lengths() == [1, 1, 1]
     # Other captions, other tensors: what was known is not carried over.
-    assert known._map(lambda rows: rows[:2]).lengths() == [4, 2]
+    assert known.map(lambda rows: rows[:2]).lengths() == [4, 2]
     assert hf_text.is_traced(text.mask_NL.to("meta"))

@@ -123,9 +123,7 @@ def train(name, *, num_steps=100):
 def single(batch, row):
     """Return the batch of one sample."""
     part = {
-        name: None
-        if getattr(batch, name) is None
-        else getattr(batch, name)._map(lambda t: t[[row]])
+        name: None if getattr(batch, name) is None else getattr(batch, name).map(lambda t: t[[row]])
         for name in ("image", "text", "audio")
     }
     return Batch(

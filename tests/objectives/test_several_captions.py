@@ -21,7 +21,7 @@ KINDS = {"clip": Clip, "siglip": SigLip}
 
 def batch_of(rows=slice(None), *, label=None, present=HERE):
     batch = make_batch(present=present, label=label, rows=rows)
-    text = batch._map(lambda t: t.repeat_interleave(EACH, 0)).text
+    text = batch.map(lambda t: t.repeat_interleave(EACH, 0)).text
     return replace(batch, text=text)
 
 

@@ -4,7 +4,7 @@ from PIL import Image
 
 from mmlight.runs.plots.colored_text import ColoredText, _lay_out, plot_colored_texts
 from mmlight.runs.plots.examples import Example, image_thumbnail, sound_thumbnail
-from mmlight.runs.plots.faithfulness import MeanCurves, plot_faithfulness
+from mmlight.runs.plots.faithfulness import Curves, plot_faithfulness
 from mmlight.runs.plots.labelled import plot_confusion
 from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
 from mmlight.runs.plots.overlays import Overlay, _tint, plot_heads, plot_overlays, plot_token_heads
@@ -74,8 +74,10 @@ def test_colored_texts(tmp_path):
 
 def test_curves_of_faithfulness(tmp_path):
     x = np.linspace(0, 1, 21)
-    curves = {"rollout": MeanCurves(x, 1 - x, x, 0.5, 0.5), "random": MeanCurves(x, x, x, 0.5, 0.5)}
-    drawn(plot_faithfulness(curves, tmp_path / "x.png", modality="image", num_samples=3))
+    curves = {"rollout": Curves(x, 1 - x, x), "random": Curves(x, x, x)}
+    areas = {f"{m}_{kind}_auc": 0.5 for m in curves for kind in ("deletion", "insertion")}
+    path = tmp_path / "x.png"
+    drawn(plot_faithfulness(curves, path, metrics=areas, modality="image", num_samples=3))
 
 
 def test_heads(generator, tmp_path):

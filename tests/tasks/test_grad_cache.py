@@ -30,7 +30,7 @@ def test_chunks_give_the_gradients_of_the_batch(chunk):
     torch.manual_seed(0)
     task = tiny.task().double().eval()
     batch = tiny.batch()
-    batch = batch._map(lambda t: t.double() if t.dtype == torch.float32 else t)
+    batch = batch.map(lambda t: t.double() if t.dtype == torch.float32 else t)
     wanted, loss = gradients(task, batch, chunk=None)
     found, value = gradients(task, batch, chunk=chunk)
     assert found.keys() == wanted.keys()
@@ -103,10 +103,10 @@ def _step() -> dict[str, torch.Tensor]:
     """Gradients after DDP's average, in four chunks, of this rank's half of the batch."""
     torch.manual_seed(0)
     task = tiny.task().double().eval()
-    batch = tiny.batch(size=8)._map(lambda t: t.double() if t.dtype == torch.float32 else t)
+    batch = tiny.batch(size=8).map(lambda t: t.double() if t.dtype == torch.float32 else t)
     share = 8 // comm.world_size()
     mine = slice(comm.rank() * share, (comm.rank() + 1) * share)
-    batch = batch._map(lambda t: t[mine])
+    batch = batch.map(lambda t: t[mine])
     task.grad_cache = share // 4
 
     class Step(nn.Module):

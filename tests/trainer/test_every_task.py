@@ -68,14 +68,14 @@ def whole_batch(name, task):
         batch = replace(batch, audio=replace(batch.audio, present_B=here))
     if name in SINGLE:
         return batch
-    return batch._map(lambda t: t.double() if t.dtype == torch.float32 else t)
+    return batch.map(lambda t: t.double() if t.dtype == torch.float32 else t)
 
 
 def mine(batch):
     """Return this rank's share of the samples."""
     share = SIZE // comm.world_size()
     rows = slice(comm.rank() * share, (comm.rank() + 1) * share)
-    cut = batch._map(lambda t: t[rows])
+    cut = batch.map(lambda t: t[rows])
     lists = {
         f.name: getattr(batch, f.name)[rows]
         for f in fields(batch)

@@ -8,8 +8,9 @@ import numpy as np
 from mmlight.batch import Modality
 from mmlight.insight.explain import Attribution
 from mmlight.insight.samples import Explained, mean_by_method, metrics_of
+from mmlight.runs.plots.canvas import spread
 from mmlight.runs.plots.colored_text import ColoredText, plot_colored_texts
-from mmlight.runs.plots.faithfulness import MeanCurves, plot_faithfulness
+from mmlight.runs.plots.faithfulness import plot_faithfulness
 from mmlight.runs.plots.overlays import Overlay, plot_heads, plot_overlays, plot_token_heads
 from mmlight.runs.show.sounds import keep_sounds
 
@@ -33,14 +34,15 @@ def draw_explanations(
         num_drawn: number of samples that are drawn; their sounds are kept beside the picture.
         sample_rate_hz: of sounds.
     """
-    some = [explained[i] for i in _spread(len(explained), num_drawn)]
+    some = [explained[i] for i in spread(len(explained), num_drawn)]
     name = f"{stage}_explain_{modality}"
     main = _draw_texts if modality == "text" else _draw_overlays
     drawn = [
         main(some, folder / f"{name}.png"),
         plot_faithfulness(
-            _curves(explained),
+            mean_by_method(explained),
             folder / f"{name}_faithfulness.png",
+            metrics=metrics_of(explained),
             modality=modality,
             num_samples=len(explained),
         ),
@@ -106,21 +108,3 @@ def _cut(maps: np.ndarray, sample: Explained) -> np.ndarray:
 def _note(attribution: Attribution) -> str:
     curves = attribution.curves
     return f"del {curves.deletion_auc:.2f} ins {curves.insertion_auc:.2f}"
-
-
-def _curves(explained: Sequence[Explained]) -> dict[str, MeanCurves]:
-    metrics = metrics_of(explained)
-    return {
-        name: MeanCurves(
-            mean.fraction_N,
-            mean.deletion_N,
-            mean.insertion_N,
-            metrics[f"{name}_deletion_auc"],
-            metrics[f"{name}_insertion_auc"],
-        )
-        for name, mean in mean_by_method(explained).items()
-    }
-
-
-def _spread(size: int, most: int) -> list[int]:
-    return np.unique(np.linspace(0, size - 1, min(size, most), dtype=int)).tolist()

@@ -91,6 +91,11 @@ def wrap(text: str, *, width: int, lines: int) -> str:
     return "\n".join(broken).replace("$", r"\$")
 
 
+def spread(size: int, most: int) -> list[int]:
+    """Return at most `most` of the numbers below `size`, as far apart as they can be."""
+    return np.linspace(0, size - 1, min(size, most), dtype=int).tolist()
+
+
 def save(figure: "Figure", path: Path) -> Path:
     """Write a figure as PNG, the same bytes for the same content, and return the path.
 

@@ -10,32 +10,44 @@ from mmlight.runs.plots.canvas import COLORS, new_figure, save, style
 
 
 @dataclass(frozen=True)
-class MeanCurves:
-    """What the model says as a sample's parts go and come, averaged over samples.
+class Curves:
+    """What the model still says as units go, and what it says as they come (arXiv 1806.07421).
 
     Attributes:
-        fraction_N: share of the parts, from 0 to 1.
-        deletion_N: confidence with that share taken away.
-        insertion_N: confidence with only that share there.
-        deletion_auc: area under the first.
-        insertion_auc: area under the second.
+        fraction_N: share of the units taken away, or put back; from 0 to 1.
+        deletion_N: confidence with the first units taken away; a good explanation makes it fall.
+        insertion_N: confidence with only the first units there; a good one makes it rise.
     """
 
     fraction_N: np.ndarray
     deletion_N: np.ndarray
     insertion_N: np.ndarray
-    deletion_auc: float
-    insertion_auc: float
+
+    @property
+    def deletion_auc(self) -> float:
+        """Area under the deletion curve; lower is better."""
+        return float(np.trapezoid(self.deletion_N, self.fraction_N))
+
+    @property
+    def insertion_auc(self) -> float:
+        """Area under the insertion curve; higher is better."""
+        return float(np.trapezoid(self.insertion_N, self.fraction_N))
 
 
 def plot_faithfulness(
-    curves: Mapping[str, MeanCurves], path: Path, *, modality: str, num_samples: int
+    curves: Mapping[str, Curves],
+    path: Path,
+    *,
+    metrics: Mapping[str, float],
+    modality: str,
+    num_samples: int,
 ) -> Path:
     """Draw the curves of each method; `random` is drawn dotted.
 
     Args:
-        curves: by method.
+        curves: by method, the mean of all samples.
         path: the PNG to write.
+        metrics: the mean areas under the curves, such as ``rollout_deletion_auc``.
         modality: what was explained.
         num_samples: how many samples the curves are a mean of.
     """
@@ -46,11 +58,11 @@ def plot_faithfulness(
             is_random = method == "random"
             axes.plot(
                 mean.fraction_N,
-                mean.deletion_N if kind == "deletion" else mean.insertion_N,
+                getattr(mean, f"{kind}_N"),
                 color="#555555" if is_random else COLORS[number % len(COLORS)],
                 linestyle=":" if is_random else "-",
                 linewidth=1.7,
-                label=f"{method.replace('_', ' ')}: {getattr(mean, f'{kind}_auc'):.3f}",
+                label=f"{method.replace('_', ' ')}: {metrics[f'{method}_{kind}_auc']:.3f}",
             )
         style(axes)
         axes.set_xlim(0, 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.runs.plots.canvas import bare, new_figure, save, wrap
+from mmlight.runs.plots.canvas import bare, new_figure, save, spread, wrap
 
 _LEGEND = "red speaks for it, blue against it"
 _MOST_OPAQUE = 0.8
@@ -125,7 +125,7 @@ def plot_heads(
         about: the answer of the sample.
     """
     layers, columns = (
-        _spread(size, most)
+        spread(size, most)
         for size, most in zip(heads.shape[:2], (_MOST_LAYERS, _MOST_HEADS), strict=True)
     )
     wide, high = (1.9, 1.25) if is_sound else (1.25, 1.35)
@@ -171,7 +171,3 @@ def plot_token_heads(heads_NL: np.ndarray, path: Path, *, pieces: list[str], abo
     axes.tick_params(axis="y", labelsize=8)
     axes.set_title(f"Attention of the pooled tokens: {about}", fontsize=9, loc="left")
     return save(figure, path)
-
-
-def _spread(size: int, most: int) -> list[int]:
-    return np.unique(np.linspace(0, size - 1, min(size, most), dtype=int)).tolist()

@@ -4,16 +4,15 @@ import functools
 import gc
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmlight.batch import Batch
-from mmlight.costs.tally import Counted, Tally, Work
+from mmlight.costs.tally import Counted, Tally
 from mmlight.errors import UserError
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.tasks.task import Task
@@ -132,13 +131,19 @@ class ShapeCounter:
             finally:
                 _forget_shapes()
         few = first_samples(batch, _FEW)
-        counted = self._count(few)
-        return _times(counted, batch.size / few.size, batch_bytes=bytes_of(batch), note=self.note)
+        one, factor = self._count(few), batch.size / few.size
+        counted = Counted(num_calls=one.counted.num_calls)
+        for kind, part in one.counted.work.items():
+            counted.work[kind].add(part, times=factor)
+        counted.peak_bytes = one.counted.peak_bytes * factor
+        held_bytes = one.activation_bytes * factor
+        return StepCount(counted, held_bytes, bytes_of(batch), batch.size, self.note)
 
     def _count(self, batch: Batch) -> StepCount:
         task, tally = self.task, Tally()
-        tally.ignore([*task.parameters(), *task.buffers(), *_tensors(batch)])
-        with _autocast(self.precision), tally:
+        is_mixed = self.precision in ("bf16-mixed", "16-mixed")
+        tally.ignore([*task.parameters(), *task.buffers(), *batch.tensors()])
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_mixed), tally:
             loss: Any = task.training_step(batch, 0)
             activation_bytes, forward_bytes = tally.counted.held_bytes, tally.counted.peak_bytes
         with tally:
@@ -206,49 +211,18 @@ def mean_count(counts: Sequence[StepCount], *, weights: Sequence[float] = ()) ->
 
 def first_samples(batch: Batch, count: int) -> Batch:
     """Return a batch of the first samples, for data with one caption per sample."""
-    size = batch.size
-
-    def cut(part: Any) -> Any:
-        if isinstance(part, Tensor):
-            return part[:count]
-        if isinstance(part, list):
-            return part[:count] if len(part) == size else part
-        if isinstance(part, dict):
-            return {name: cut(value) for name, value in part.items()}
-        if is_dataclass(part) and not isinstance(part, type):
-            return replace(part, **{f.name: cut(getattr(part, f.name)) for f in fields(part)})
-        return part
-
-    few: Batch = cut(replace(batch, bad=()))
-    return few
+    return replace(
+        batch.rows(0, count),
+        keys=batch.keys[:count],
+        captions=batch.captions[:count],
+        fields={name: values[:count] for name, values in batch.fields.items()},
+        bad=(),
+    )
 
 
 def bytes_of(batch: Batch) -> float:
     """Return the bytes of a batch's tensors."""
-    return float(sum(tensor.nbytes for tensor in _tensors(batch)))
-
-
-def _tensors(part: Any) -> list[Tensor]:
-    if isinstance(part, Tensor):
-        return [part]
-    if is_dataclass(part) and not isinstance(part, type):
-        return [t for f in fields(part) for t in _tensors(getattr(part, f.name))]
-    return []
-
-
-def _times(one: StepCount, factor: float, *, batch_bytes: float, note: str) -> StepCount:
-    counted = Counted(num_calls=one.counted.num_calls)
-    for kind, part in one.counted.work.items():
-        counted.work[kind] = Work()
-        counted.work[kind].add(part, times=factor)
-    counted.peak_bytes = one.counted.peak_bytes * factor
-    return StepCount(
-        counted,
-        one.activation_bytes * factor,
-        batch_bytes,
-        round(one.num_samples * factor),
-        note,
-    )
+    return float(sum(tensor.nbytes for tensor in batch.tensors()))
 
 
 def _size_of(task: Task) -> ModelSize:
@@ -287,9 +261,3 @@ def _optimiser_bytes(settings: AdamWSettings, trained: Sequence[Tensor]) -> floa
             return float(sum(leaf.nbytes for leaf in kept if isinstance(leaf, Tensor)))
     except (RuntimeError, NotImplementedError, TypeError):  # it looks at the gradients' values
         return adamw
-
-
-def _autocast(precision: str) -> AbstractContextManager[Any]:
-    if precision in ("bf16-mixed", "16-mixed"):
-        return torch.autocast("cpu", dtype=torch.bfloat16)
-    return nullcontext()

@@ -133,19 +133,19 @@ def foretell(
     part_s["communication"] = waited_s
     step_s = sum(part_s.values())
     num_steps, num_devices = settings.num_steps, settings.num_devices
-    hours = None if num_steps is None else num_steps * step_s / 3600
-    device_hours = None if hours is None else hours * num_devices
-    total = None if num_steps is None else step.counted.flops * num_devices * num_steps
-    kwh = None
-    if device is not None and device_hours is not None:
-        kwh = device_hours * device.watts / 1000
+    total_flops = hours = device_hours = kwh = None
+    if num_steps is not None:
+        total_flops = step.counted.flops * num_devices * num_steps
+        hours = num_steps * step_s / 3600
+        device_hours = hours * num_devices
+        kwh = None if device is None else device_hours * device.watts / 1000
     needed = {share: memory(step, size, settings, share=share) for share in (1, num_devices)}
     notes = [step.note] if step.note else []
     if device is not None:
         notes += _does_not_fit(needed, settings, device)
     return Foretold(
         flops_per_sample=step.counted.flops / step.num_samples,
-        total_flops=total,
+        total_flops=total_flops,
         step_s=step_s,
         part_s={str(name): seconds for name, seconds in part_s.items()},
         hours=hours,

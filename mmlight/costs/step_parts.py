@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, wraps
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -17,9 +17,7 @@ from typing_extensions import override
 from mmlight import comm
 
 Part = Literal["data", "forward", "loss", "backward", "optimiser", "communication", "other"]
-PARTS: tuple[Part, ...] = (
-    *("data", "forward", "loss", "backward", "optimiser", "communication", "other"),
-)
+PARTS: tuple[Part, ...] = get_args(Part)
 _STEP = "run_training_batch"
 _NOTHING = nullcontext()
 # What an action of Lightning's is called, or ends with, and whose time it is.
@@ -143,8 +141,8 @@ class StepParts(Profiler):
     def watch_collectives(self) -> Iterator[None]:
         """Count collectives that Python calls; DDP's own sums of gradients are not among them."""
         names = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
-        before = [(dist, name) for name in names if hasattr(dist, name)] + [(comm, "shift")]
-        originals = [getattr(module, name) for module, name in before]
+        places = [(dist, name) for name in names if hasattr(dist, name)] + [(comm, "shift")]
+        before = [(module, name, getattr(module, name)) for module, name in places]
 
         def watched(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
             @wraps(collective)
@@ -157,12 +155,12 @@ class StepParts(Profiler):
 
             return call
 
-        for (module, name), collective in zip(before, originals, strict=True):
+        for module, name, collective in before:
             setattr(module, name, watched(name, collective))
         try:
             yield
         finally:
-            for (module, name), collective in zip(before, originals, strict=True):
+            for module, name, collective in before:
                 setattr(module, name, collective)
 
     def steps(self) -> list[dict[Part, float]]:

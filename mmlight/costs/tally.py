@@ -4,11 +4,11 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil, prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 from mmlight.trainer.internals import (
     DataDependentOutputException,
@@ -22,7 +22,7 @@ from mmlight.trainer.internals import (
 )
 
 Kind = Literal["matmul", "conv", "norm", "math", "random", "move"]
-KINDS: tuple[Kind, ...] = ("matmul", "conv", "norm", "math", "random", "move")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 aten = torch.ops.aten
 _LANES = 16
 
@@ -199,16 +199,6 @@ def _touched_bytes(tensor: Tensor) -> int:
     return prod(sizes) * tensor.element_size() if tensor.numel() else 0
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-def _attention_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-) -> int:
-    return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
-
-
 _FORMULAS: dict[Any, Callable[..., int]] = dict(
-    zip(flash_attention_on_cpu(), (_attention, _attention_backward), strict=True)
+    zip(flash_attention_on_cpu(), (sdpa_flop, sdpa_backward_flop), strict=True)
 )

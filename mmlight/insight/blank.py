@@ -1,6 +1,7 @@
 """What stands in the place of what is taken away from a sample, and where gradients begin."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,16 +26,25 @@ def blank_canvas(
     Args:
         subject: the sample.
         image_blank: an image becomes its normalisation's mean, black, or a blur of itself.
-        tokens: how a caption was cut.
+        tokens: how a caption was cut; None for other modalities.
     """
-    canvas = subject.canvas
-    if subject.modality == "text":
-        assert tokens is not None
-        return _blank_caption(subject, tokens)
+    canvas, inputs = subject.canvas, cast(Any, subject.inputs)
+
+    def read(**changed: Tensor) -> Tensor:
+        return subject.encoder.read_canvas(replace(inputs, **changed)).values
+
+    if tokens is not None:
+        blank = read(token_ids_NL=torch.full_like(inputs.token_ids_NL, tokens.blank_id))
+        says_K = torch.tensor([bool(piece.strip()) for piece in tokens.pieces], device=blank.device)
+        return torch.where(says_K[None, :, None], blank, canvas.values)
     if subject.modality == "image":
-        return _blank_image(subject, image_blank)
+        if image_blank == "mean":
+            return torch.zeros_like(canvas.values)
+        if image_blank == "black":
+            return read(pixels_BCHW=torch.zeros_like(inputs.pixels_BCHW))
+        return _blurred(canvas.values)
     if canvas.rows == 1:
-        return _silence(subject)
+        return read(waveform_BT=torch.zeros_like(inputs.waveform_BT))
     real_K = torch.arange(canvas.columns, device=canvas.values.device) < canvas.real_B[0]
     inside = canvas.spread(real_K.expand(1, canvas.rows, -1).float()).bool()
     inside = inside.expand_as(canvas.values)
@@ -42,32 +52,7 @@ def blank_canvas(
     return torch.where(inside, quietest, canvas.values)
 
 
-def _blank_caption(subject: Subject, tokens: Tokens) -> Tensor:
-    text = subject.batch.text
-    assert text is not None
-    ids_NL = torch.full_like(text.token_ids_NL, tokens.blank_id)
-    blank = subject.encoder.read_canvas(replace(text, token_ids_NL=ids_NL)).values
-    says = [bool(piece.strip()) for piece in tokens.pieces]
-    says_K = torch.tensor(says, device=blank.device)
-    return torch.where(says_K[None, :, None], blank, subject.canvas.values)
-
-
-def _silence(subject: Subject) -> Tensor:
-    audio = subject.batch.audio
-    assert audio is not None
-    silent = replace(audio, waveform_BT=torch.zeros_like(audio.waveform_BT))
-    return subject.encoder.read_canvas(silent).values
-
-
-def _blank_image(subject: Subject, kind: ImageBlank) -> Tensor:
-    values = subject.canvas.values
-    if kind == "mean":
-        return torch.zeros_like(values)
-    if kind == "black":
-        image = subject.batch.image
-        assert image is not None
-        pixels_BCHW = torch.zeros_like(image.pixels_BCHW)
-        return subject.encoder.read_canvas(replace(image, pixels_BCHW=pixels_BCHW)).values
+def _blurred(values: Tensor) -> Tensor:
     sigma = min(values.shape[2:]) * _BLUR
     radius = min(round(2 * sigma), min(values.shape[2:]) - 1)
     steps = torch.arange(-radius, radius + 1, device=values.device, dtype=values.dtype)

@@ -172,15 +172,12 @@ class _Beams:
         # What grows into a prefix that is there already is added to it.
         is_parent_BWW = self.parent_BW.unsqueeze(2) == self.hash_BW.unsqueeze(1)
         is_parent_BWW &= has_last_BW.unsqueeze(2) & (self.total_BW > -torch.inf).unsqueeze(2)
-        into_BWW = grown_BWS.gather(2, last_BW.unsqueeze(1).expand(-1, width, -1)).transpose(1, 2)
+        lasts_BWW = last_BW.unsqueeze(1).expand(-1, width, -1)
+        into_BWW = grown_BWS.gather(2, lasts_BWW).transpose(1, 2)
         into_BW = into_BWW.masked_fill(~is_parent_BWW, -torch.inf).amax(2)
         stay_last_BW = torch.logaddexp(stay_last_BW, into_BW)
         taken_BWS = torch.zeros_like(grown_BWS, dtype=torch.int32)
-        taken_BWS.scatter_add_(
-            2,
-            last_BW.unsqueeze(1).expand(-1, width, -1),
-            is_parent_BWW.transpose(1, 2).to(torch.int32),
-        )
+        taken_BWS.scatter_add_(2, lasts_BWW, is_parent_BWW.transpose(1, 2).to(torch.int32))
         grown_BWS = grown_BWS.masked_fill(taken_BWS > 0, -torch.inf)
 
         stay_BW = torch.logaddexp(stay_blank_BW, stay_last_BW)
@@ -228,19 +225,15 @@ class _Beams:
     def results(self) -> list[list[Decoded]]:
         """Return the prefixes of each clip, the likeliest first."""
         total_BW, order_BW = self.total_BW.sort(dim=1, descending=True, stable=True)
-        symbol_BWS, length_BW = self.symbol_BWS.tolist(), self.length_BW.tolist()
-        found: list[list[Decoded]] = []
-        for row, (totals, order) in enumerate(
-            zip(total_BW.tolist(), order_BW.tolist(), strict=True)
-        ):
-            found.append(
-                [
-                    Decoded(symbol_BWS[row][beam][: length_BW[row][beam]], total)
-                    for total, beam in zip(totals, order, strict=True)
-                    if total > -torch.inf
-                ]
-            )
-        return found
+        columns = (total_BW, order_BW, self.symbol_BWS, self.length_BW)
+        return [
+            [
+                Decoded(symbols[beam][: lengths[beam]], total)
+                for total, beam in zip(totals, order, strict=True)
+                if total > -torch.inf
+            ]
+            for totals, order, symbols, lengths in zip(*(c.tolist() for c in columns), strict=True)
+        ]
 
 
 def _hash(hash_BW: Tensor, symbol_BW: Tensor) -> Tensor:

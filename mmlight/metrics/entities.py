@@ -30,20 +30,6 @@ class Span:
     end: int
 
 
-def split_tag(tag: str) -> tuple[str, str]:
-    """Split ``B-person`` into ``B`` and ``person``; ``O`` into ``O`` and an empty string.
-
-    Raises:
-        ValueError: not a tag of the BIO scheme.
-    """
-    if tag == OUTSIDE:
-        return OUTSIDE, ""
-    place, dash, kind = tag.partition("-")
-    if place not in ("B", "I") or not dash or not kind:
-        raise ValueError(f"'{tag}' is not a BIO tag; these are O, B-type and I-type")
-    return place, kind
-
-
 def as_bio(tags: Sequence[str], types: Sequence[str]) -> list[str]:
     """Return tags of other schemes as BIO tags; one of no known scheme or type stays as it is.
 
@@ -79,7 +65,9 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
     spans: list[Span] = []
     start, last = 0, ""
     for number, tag in enumerate([*tags, OUTSIDE]):
-        place, kind = split_tag(tag)
+        place, _, kind = tag.partition("-")
+        if tag != OUTSIDE and (place not in ("B", "I") or not kind):
+            raise ValueError(f"'{tag}' is not a BIO tag; these are O, B-type and I-type")
         if place == "I" and kind == last:
             continue
         if last:

@@ -6,7 +6,7 @@ from mmlight.runs.plots.colored_text import ColoredText, _lay_out, plot_colored_
 from mmlight.runs.plots.examples import Example, image_thumbnail, sound_thumbnail
 from mmlight.runs.plots.faithfulness import Curves, plot_faithfulness
 from mmlight.runs.plots.labelled import plot_confusion
-from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
+from mmlight.runs.plots.mistakes import plot_mistakes
 from mmlight.runs.plots.overlays import Overlay, _tint, plot_heads, plot_overlays, plot_token_heads
 
 pytestmark = pytest.mark.usefixtures("readable_text")
@@ -101,9 +101,11 @@ def test_mistakes(generator, tmp_path):
     pixels = generator.integers(0, 255, (1, 28, 28)).astype(np.uint8)
     wave = np.sin(np.arange(4000) * 0.3)
     image, sound, text = Example(pixels), Example(None, wave), Example(caption="a $ & b " * 20)
-    wrong = [WrongExample(e, "a long name of a class", "b", 0.98) for e in (image, sound, text)]
-    drawn(plot_mistakes(wrong * 3, tmp_path / "x.png", title="9 of 90", sample_rate_hz=8000))
-    drawn(plot_mistakes(wrong[2:], tmp_path / "y.png", title="1 of 90"))
+    examples = [image, sound, text] * 3
+    said = [{"label": "a long name of a class", "prediction": "b", "confidence": 0.98}] * 9
+    path = tmp_path / "x.png"
+    drawn(plot_mistakes(examples, said, path, title="9 of 90", sample_rate_hz=8000))
+    drawn(plot_mistakes([text], said[:1], tmp_path / "y.png", title="1 of 90"))
 
 
 def test_thumbnails(generator):

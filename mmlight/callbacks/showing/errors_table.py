@@ -16,7 +16,7 @@ from mmlight.files import write_bytes
 from mmlight.metrics.labelled import LabelledEvaluation
 from mmlight.metrics.mistakes import find_mistakes
 from mmlight.runs.plots.examples import Example, image_thumbnail, sound_thumbnail
-from mmlight.runs.plots.mistakes import WrongExample, plot_mistakes
+from mmlight.runs.plots.mistakes import plot_mistakes
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.stage_rows import write_stage_rows
 from mmlight.runs.show.sounds import flac
@@ -72,21 +72,20 @@ class ErrorsTable(pl.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         rate = data.audio.rate_hz if data.audio is not None else None
         towers = tuple(task.tower_settings.given())
-        rows, drawn = [], []
+        rows, examples = [], []
         for mistake in found.shown:
             batch = data.batch_of(stage, [mistake.number])
             example = _example(batch, towers)
             files = self._keep(example, run.mistakes, f"{stage}_{mistake.number:08d}", rate)
             rows.append({**asdict(mistake), **files, "text": example.caption or None})
-            drawn.append(
-                WrongExample(example, mistake.label, mistake.prediction, mistake.confidence)
-            )
+            examples.append(example)
         write_stage_rows(run.mistakes_jsonl, rows, stage=stage)
         if not rows:
             return
         wrong = f"{found.num_wrong} of {found.num_labelled} are wrong"
         picture = plot_mistakes(
-            drawn[:_MOST_DRAWN],
+            examples[:_MOST_DRAWN],
+            rows[:_MOST_DRAWN],
             run.plots / f"{stage}_mistakes.png",
             title=f"{stage}: {wrong}; highest loss first",
             sample_rate_hz=rate,

@@ -75,8 +75,14 @@ def border(axes: Any, color: str, *, width: float = 3) -> None:
         color: of the frame.
         width: points.
     """
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=color, linewidth=width)
+    axes.spines[:].set(visible=True, color=color, linewidth=width)
+
+
+def show_pixels(axes: Any, pixels_CHW: np.ndarray, **options: Any) -> None:
+    """Draw an image of one channel or three, with `options` of `imshow`."""
+    pixels = np.moveaxis(pixels_CHW, 0, -1)
+    gray = pixels.shape[-1] == 1
+    axes.imshow(pixels[..., 0] if gray else pixels, cmap="gray" if gray else None, **options)
 
 
 def wrap(text: str, *, width: int, lines: int) -> str:
@@ -89,6 +95,13 @@ def wrap(text: str, *, width: int, lines: int) -> str:
     """
     broken = textwrap.wrap(" ".join(text.split()), width, max_lines=lines, placeholder=" ...")
     return "\n".join(broken).replace("$", r"\$")
+
+
+def scaled(values: np.ndarray) -> np.ndarray:
+    """Return values from -1 to 1, 0 for NaN; where all speak for the answer, the least is 0."""
+    if np.nanmin(values, initial=np.inf) > 0:  # attention is never zero
+        values = values - np.nanmin(values)
+    return np.nan_to_num(values / (np.nanmax(np.abs(values), initial=0.0) or 1.0))
 
 
 def spread(size: int, most: int) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.runs.plots.canvas import new_figure, save, wrap
+from mmlight.runs.plots.canvas import new_figure, save, scaled, wrap
 
 _COLUMNS = 96  # characters of a line of tokens
 _MARGIN = 24  # characters for the method's name
@@ -90,11 +90,8 @@ def _num_lines(boxes: list[_Box]) -> int:
 
 def _lay_out(pieces: list[str], values_L: np.ndarray) -> list[_Box]:
     """Break tokens into lines, at white space where there is some; scale values to [-1, 1]."""
-    if np.nanmin(values_L, initial=np.inf) > 0:  # attention is never zero: the least is nothing
-        values_L = values_L - np.nanmin(values_L)
-    scaled = np.nan_to_num(values_L / (np.nanmax(np.abs(values_L), initial=0.0) or 1.0))
     words: list[list[tuple[str, float]]] = []
-    for piece, value in zip(pieces, scaled.tolist(), strict=True):
+    for piece, value in zip(pieces, scaled(values_L).tolist(), strict=True):
         token = " ".join(piece.split())
         if not token:
             continue

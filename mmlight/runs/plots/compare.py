@@ -196,17 +196,17 @@ class _Column:
 def _draw(
     axes: Any, xs: Sequence[float], curve: Curve, color: Any, setting: Setting, scale: float
 ) -> None:
-    means = scale * np.array(curve.means)
-    if len(means) > _MANY_POINTS:
-        means = smooth(means)
+    def shown(values: Sequence[float]) -> np.ndarray:
+        scaled = scale * np.array(values)
+        return smooth(scaled) if len(scaled) > _MANY_POINTS else scaled
+
+    means = shown(curve.means)
     marker = "o" if len(means) <= _MANY_POINTS // 2 else ""
     axes.plot(
         xs, means, color=color, linewidth=1.6, marker=marker, markersize=3, label=_label(setting)
     )
     if curve.deviations is not None:
-        spread = scale * np.array(curve.deviations)
-        if len(spread) > _MANY_POINTS:
-            spread = smooth(spread)
+        spread = shown(curve.deviations)
         axes.fill_between(xs, means - spread, means + spread, color=color, alpha=0.15, linewidth=0)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.runs.plots.canvas import COLORS, bare, new_figure, save, style
+from mmlight.runs.plots.canvas import COLORS, bare, new_figure, save, show_pixels, style
 
 _LEAST_SCORE = 0.5  # of a box that is drawn
 _SHOWN_KEY = 40  # characters
@@ -115,13 +115,7 @@ def plot_precision_recall(
 
 
 def _show(axes: Any, picture: BoxPicture) -> None:
-    pixels = np.moveaxis(picture.pixels_CHW, 0, -1)
-    gray = pixels.shape[-1] == 1
-    axes.imshow(
-        pixels[..., 0] if gray else pixels,
-        cmap="gray" if gray else None,
-        extent=(0, picture.width, picture.height, 0),
-    )
+    show_pixels(axes, picture.pixels_CHW, extent=(0, picture.width, picture.height, 0))
     bare(axes)
 
 

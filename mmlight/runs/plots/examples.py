@@ -7,8 +7,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmlight.runs.plots.canvas import BAD, FAIR, GOOD, bare, border, new_figure, save, wrap
+from mmlight.runs.plots.canvas import (
+    BAD,
+    FAIR,
+    GOOD,
+    bare,
+    border,
+    new_figure,
+    save,
+    show_pixels,
+    wrap,
+)
 
+_RANGE_DB = 80.0  # of a spectrogram: what lies further below the loudest is cut off
 _FRAMES = {"own": GOOD, "class": FAIR, "other": BAD}
 _LEGEND = {"own": "green: its own", "class": "orange: of its class", "other": "red: another"}
 
@@ -74,10 +85,8 @@ def plot_retrieval(
     figure = new_figure(width=2.0 * columns, height=2.1 * len(retrievals) + 0.5)
     seen = {found.match for retrieval in retrievals for found in retrieval.found}
     legend = [text for match, text in _LEGEND.items() if match in seen]
-    figure.suptitle(
-        f"{query} → {gallery}: best of {num_gallery}   ({', '.join(legend)})",
-        fontsize=11,
-    )
+    title = f"{query} → {gallery}: best of {num_gallery}   ({', '.join(legend)})"
+    figure.suptitle(title, fontsize=11)
     grid = figure.subplots(len(retrievals), columns, squeeze=False)
     for line, retrieval in zip(grid, retrievals, strict=True):
         show_example(line[0], retrieval.query, sample_rate_hz)
@@ -120,25 +129,20 @@ def plot_spectrograms(
     return save(figure, path)
 
 
-def spectrogram_db(
-    waveform_T: np.ndarray, *, num_fft: int = 512, range_db: float = 80
-) -> np.ndarray:
-    """Return (num_fft / 2 + 1, frames) power in dB below the loudest bin, at least -`range_db`.
+def spectrogram_db(waveform_T: np.ndarray, *, num_fft: int) -> np.ndarray:
+    """Return (num_fft / 2 + 1, frames) power in dB below the loudest bin, at least -80.
 
     Args:
         waveform_T: (T,) samples.
         num_fft: width of the Hann window, samples; it moves by a quarter of that.
-        range_db: what lies further down is cut off.
     """
-    short = num_fft - len(waveform_T)
-    if short > 0:
-        waveform_T = np.pad(waveform_T, (0, short))
+    waveform_T = np.pad(waveform_T, (0, max(num_fft - len(waveform_T), 0)))
     frames = np.lib.stride_tricks.sliding_window_view(waveform_T, num_fft)[:: num_fft // 4]
     power = np.abs(np.fft.rfft(frames * np.hanning(num_fft), axis=1).T) ** 2
     loudest = power.max()
     if loudest <= 0:
-        return np.full(power.shape, -range_db)
-    return np.maximum(10 * np.log10(np.maximum(power / loudest, 1e-30)), -range_db)
+        return np.full(power.shape, -_RANGE_DB)
+    return np.maximum(10 * np.log10(np.maximum(power / loudest, 1e-30)), -_RANGE_DB)
 
 
 def _draw_spectrogram(axes: Any, waveform_T: np.ndarray, sample_rate_hz: int | None) -> Any:
@@ -151,7 +155,7 @@ def _draw_spectrogram(axes: Any, waveform_T: np.ndarray, sample_rate_hz: int | N
         origin="lower",
         aspect="auto",
         cmap="magma",
-        vmin=-80,
+        vmin=-_RANGE_DB,
         vmax=0,
         extent=(0, max(len(waveform_T), 1) / rate, 0, top),
     )
@@ -166,9 +170,7 @@ def show_example(axes: Any, example: Example, sample_rate_hz: int | None) -> Non
         sample_rate_hz: of its waveform.
     """
     if example.pixels_CHW is not None:
-        pixels = np.moveaxis(example.pixels_CHW, 0, -1)
-        gray = pixels.shape[-1] == 1
-        axes.imshow(pixels[..., 0] if gray else pixels, cmap="gray" if gray else None)
+        show_pixels(axes, example.pixels_CHW)
     elif example.waveform_T is not None:
         _draw_spectrogram(axes, example.waveform_T, sample_rate_hz)
         axes.set_box_aspect(1)
@@ -211,6 +213,6 @@ def sound_thumbnail(waveform_T: np.ndarray) -> np.ndarray:
     from PIL import Image
 
     power = spectrogram_db(waveform_T, num_fft=256)[::-1]
-    colored = (255 * colormaps["magma"](1 + power / 80)[..., :3]).astype(np.uint8)
+    colored = (255 * colormaps["magma"](1 + power / _RANGE_DB)[..., :3]).astype(np.uint8)
     picture = Image.fromarray(colored).resize(_SOUND[::-1], Image.Resampling.BILINEAR)
     return np.asarray(picture)

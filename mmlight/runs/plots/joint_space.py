@@ -52,11 +52,7 @@ def plot_joint_space(
     classes = _classes(labels)
     color_of = {number: COLORS[i % len(COLORS)] for i, number in enumerate(classes)}
     for name in names:
-        marker: dict[str, Any] = {
-            "marker": MODALITY_MARKERS.get(name, "D"),
-            "s": 26,
-            "linewidths": 0.4,
-        }
+        marker: Any = {"marker": MODALITY_MARKERS.get(name, "D"), "s": 26, "linewidths": 0.4}
         if not classes or labels is None:
             color = MODALITY_COLORS.get(name, "#777777")
             axes.scatter(*at[name].T, color=color, edgecolors="white", label=name, **marker)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.runs.plots.canvas import bare, new_figure, save, spread, wrap
+from mmlight.runs.plots.canvas import bare, new_figure, save, scaled, spread, wrap
 
 _LEGEND = "red speaks for it, blue against it"
 _MOST_OPAQUE = 0.8
@@ -94,13 +94,8 @@ def _draw(
 
 
 def _tint(map_RK: np.ndarray) -> np.ndarray:
-    """Return RGBA (R, K, 4): red above zero, blue below, the more opaque the further away.
-
-    Where nothing speaks against the answer, the least counts as nothing: attention is never zero.
-    """
-    if np.nanmin(map_RK, initial=np.inf) > 0:
-        map_RK = map_RK - np.nanmin(map_RK)
-    strength = np.nan_to_num(map_RK / (np.nanmax(np.abs(map_RK), initial=0.0) or 1.0))
+    """Return RGBA (R, K, 4): red above zero, blue below, the more opaque the further away."""
+    strength = scaled(map_RK)
     colored = np.zeros((*strength.shape, 4))
     colored[..., :3] = np.where(strength[..., None] > 0, _FOR, _AGAINST)
     colored[..., 3] = _MOST_OPAQUE * np.abs(strength)

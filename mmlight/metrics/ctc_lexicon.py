@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -229,10 +230,6 @@ def _read_words(lm: str | None, lexicon: str | None) -> list[str]:
 def _arpa_words(lines: list[str], source: str) -> list[str]:
     if "\\1-grams:" not in lines:
         raise UserError(f"decoder.lm: {source} is not an ARPA file: it has no line \\1-grams:")
-    words: list[str] = []
-    for line in lines[lines.index("\\1-grams:") + 1 :]:
-        if line.startswith("\\"):
-            break
-        if line.strip():
-            words.append(line.split()[1])
-    return words
+    after = lines[lines.index("\\1-grams:") + 1 :]
+    listed = takewhile(lambda line: not line.startswith("\\"), after)
+    return [line.split()[1] for line in listed if line.strip()]

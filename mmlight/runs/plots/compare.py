@@ -185,12 +185,9 @@ class _Column:
 
         self.heights = [height(number) for number in numbers]
         different = sorted(set(numbers))
-        ticks = different if len(different) <= 6 else list(np.linspace(low, high, 5))
-        if logs and len(different) > 6:
-            ticks = list(np.geomspace(low, high, 5))
-        if is_score and len(different) > 2:
-            ticks = list(np.linspace(low, high, 5))
-        self.ticks = [(height(tick), f"{tick:.3g}") for tick in ticks]
+        if len(different) > (2 if is_score else 6):
+            different = (np.geomspace if logs else np.linspace)(low, high, 5).tolist()
+        self.ticks = [(height(tick), f"{tick:.3g}") for tick in different]
 
 
 def _draw(

@@ -41,12 +41,10 @@ class TokenCount(StepCallback):
             self._add_up()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Have the rows of the validation tell how many tokens came before it."""
+        """Have the rows of a validation, or of an epoch's end, tell how many tokens came before."""
         self._add_up()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Have the rows of the epoch's end tell how many tokens came before it."""
-        self._add_up()
+    on_train_epoch_end = on_validation_start
 
     def state_dict(self) -> dict[str, Any]:
         """Return the count, for a checkpoint; every rank calls it."""

@@ -80,13 +80,15 @@ class Heartbeat(pl.Callback):
             self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
             self._thread.start()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Write no more."""
-        self._stop()
+        if self._thread is not None:
+            self._ended.set()
+            self._thread.join(timeout=10)
+            self._thread = None
+            remove_beat(self.run.path, self._rank)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Write no more."""
-        self._stop()
+    on_exception = teardown
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Note that there is a batch."""
@@ -141,13 +143,6 @@ class Heartbeat(pl.Callback):
         )
         with suppress(OSError):  # a full disk, a folder that was removed: others tell of them
             write_beat(self.run.path, beat)
-
-    def _stop(self) -> None:
-        if self._thread is not None:
-            self._ended.set()
-            self._thread.join(timeout=10)
-            self._thread = None
-            remove_beat(self.run.path, self._rank)
 
     def _live(self) -> None:
         """Write, and watch, until told to end."""

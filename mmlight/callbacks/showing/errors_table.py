@@ -50,28 +50,21 @@ class ErrorsTable(pl.Callback):
                 "Classification"
             )
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """List the mistakes of the last validation."""
-        self._list(trainer, pl_module)
-
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """List the mistakes, unless this is one of many validations in training."""
         if trainer.state.fn == "validate":
-            self._list(trainer, pl_module)
+            self.on_test_end(trainer, pl_module)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """List the mistakes."""
-        self._list(trainer, pl_module)
-
-    def _list(self, trainer: pl.Trainer, task: Any) -> None:
-        evaluation: LabelledEvaluation | None = task.evaluation
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """List the mistakes of the last evaluation."""
+        evaluation: LabelledEvaluation | None = pl_module.evaluation
         if not trainer.is_global_zero or evaluation is None:
             return
         found = find_mistakes(evaluation, most=self.num_samples)
         run, stage = Run(Path(trainer.default_root_dir)), evaluation.stage
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         rate = data.audio.rate_hz if data.audio is not None else None
-        towers = tuple(task.tower_settings.given())
+        towers = tuple(pl_module.tower_settings.given())
         rows, examples = [], []
         for mistake in found.shown:
             batch = data.batch_of(stage, [mistake.number])
@@ -92,6 +85,8 @@ class ErrorsTable(pl.Callback):
         )
         send_pictures(trainer, [picture])
         send_table(trainer, f"{stage}_mistakes", rows, folder=run.path)
+
+    on_train_end = on_test_end
 
     def _keep(
         self, example: Example, folder: Path, name: str, sample_rate_hz: int | None

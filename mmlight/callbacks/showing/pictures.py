@@ -104,19 +104,19 @@ class Pictures(pl.Callback):
         """Draw the last validation, and the curves."""
         self._draw_curves(trainer)
         if not self._is_drawn:
-            self._draw(trainer, pl_module)
+            self.on_test_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, unless this is one of many validations in training."""
         if trainer.state.fn == "validate":
-            self._draw(trainer, pl_module)
+            self.on_test_end(trainer, pl_module)
         elif not trainer.sanity_checking:
             self._num_validations += 1
             every = self.every_n_validations
             self._is_drawn = every is not None and self._num_validations % every == 0
             if self._is_drawn:
                 self._draw_curves(trainer)
-                self._draw(trainer, pl_module)
+                self.on_test_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many validations there were: a run that goes on counts further."""
@@ -135,11 +135,8 @@ class Pictures(pl.Callback):
             if curves is not None:
                 send_pictures(trainer, [curves])
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw."""
-        self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Draw the last evaluation."""
         if not trainer.is_global_zero or pl_module.evaluation is None:
             return
         data: Any = getattr(trainer, "datamodule", None)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.runs.run.find import find_all
-from mmlight.runs.show.compare.grids import settings_grid
+from mmlight.runs.show.compare.grids import settings_digits, settings_grid
 from mmlight.runs.show.compare.run import ComparedRun, read_run
 from mmlight.runs.show.compare.settings import group, ranked, resolve_metrics
 from mmlight.runs.show.compare.write import write_comparison
+from mmlight.runs.show.grid import FORMATS
 from mmlight.terminal import Terminal, note
 
 # Runs of two experiments may differ in a hundred.
@@ -58,13 +59,24 @@ def main(argv: Sequence[str]) -> int:
         metavar="ENTITY/PROJECT",
         help="read the runs from W&B instead; RUN is a group, an id, or NAME/ID",
     )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="table",
+        help="how settings are printed; csv has all digits (default: %(default)s)",
+    )
     options = parser.parse_args(argv)
     runs = _from_wandb(options.wandb, options.runs) if options.wandb else _read(options)
     metrics = resolve_metrics(runs, options.metric)
     settings = ranked(group(runs, ignore=options.ignore), metrics[0])
-    console = Terminal()
-    console.print(settings_grid(settings, metrics, most=_MOST_SETTINGS))
-    if left := list(settings[0].differs)[_MOST_SETTINGS:]:
+    is_table = options.format == "table"
+    console = Terminal(stderr=not is_table)
+    if is_table:
+        console.print(settings_grid(settings, metrics, most=_MOST_SETTINGS))
+    else:
+        grid = settings_digits if options.format == "csv" else settings_grid
+        grid(settings, metrics).print(options.format, title="Runs compared")
+    if is_table and (left := list(settings[0].differs)[_MOST_SETTINGS:]):
         console.print(
             f"{len(left)} more settings differ (the page has all): {', '.join(left[:4])}, ..."
         )

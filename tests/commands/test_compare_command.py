@@ -37,6 +37,15 @@ def test_table_files_and_page_are_written(root, capsys):
     }
 
 
+def test_settings_are_printed_for_programs_and_nothing_beside_them(root, capsys):
+    compare = ["compare", "grid", "--metric", "val/accuracy", "--out", "out", "--format"]
+    assert main([*compare, "csv"]) == 0
+    told = capsys.readouterr()
+    assert told.out == Path("out/settings.csv").read_text() and "out/compare.html" in told.err
+    assert main([*compare, "markdown"]) == 0
+    assert capsys.readouterr().out == Path("out/settings.md").read_text()
+
+
 def test_page_needs_no_network(root):
     main(["compare", "grid", "--out", "out"])
     page = Path("out/compare.html").read_text()

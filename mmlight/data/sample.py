@@ -19,8 +19,7 @@ from mmlight.data.decode.image_fit import Fitted
 from mmlight.data.decode.image_header import read_orientation, turn_boxes
 from mmlight.data.labels import Labels
 from mmlight.data.members import Contents, Members, parse_source
-from mmlight.data.shards.corpus import Corpus
-from mmlight.data.shards.shard_file import ChecksumError
+from mmlight.data.shards.corpus import ChecksumError, Corpus
 from mmlight.data.text import MAX_CHARACTERS, Cleaning, clean_caption
 from mmlight.errors import UserError
 

@@ -14,9 +14,9 @@ from mmlight.class_names import read_names
 from mmlight.data.packing import command as pack_command
 from mmlight.data.shards import index, index_file
 from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import digest
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.data.shards.paths import expand
-from mmlight.data.shards.shard_file import digest
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal, say
 

@@ -62,9 +62,10 @@ def transformers_attention(model: Any) -> Iterator[list[Tensor]]:
 
     def keep(module: Any, args: Any, output: Any) -> None:
         weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-        # BERT's attention hands its inner module's weights on: the same tensor again.
-        if isinstance(weights, Tensor) and weights.ndim == 4 and not _is_last(weights, seen):
-            seen.append(weights.detach())
+        if isinstance(weights, Tensor) and weights.ndim == 4:
+            # BERT's attention hands its inner module's weights on: the same tensor again.
+            if not seen or seen[-1].data_ptr() != weights.data_ptr():
+                seen.append(weights.detach())
 
     before = model.config._attn_implementation
     handles = [
@@ -81,7 +82,3 @@ def transformers_attention(model: Any) -> Iterator[list[Tensor]]:
         model.set_attn_implementation(before)
         for handle in handles:
             handle.remove()
-
-
-def _is_last(weights: Tensor, seen: list[Tensor]) -> bool:
-    return bool(seen) and seen[-1].data_ptr() == weights.data_ptr()

@@ -46,14 +46,6 @@ class MapSpec:
 
 
 @dataclass(frozen=True)
-class FeatureMap:
-    """A feature map: ``map_BCHW``, of which a position covers ``stride`` pixels each way."""
-
-    map_BCHW: Tensor
-    stride: int
-
-
-@dataclass(frozen=True)
 class Block:
     """One step of an encoder's depth, from the input (stem) to the output (final norm).
 
@@ -133,10 +125,8 @@ class Encoder(nn.Module, ABC):
             "mmlight.encoders.timm_image.TimmImage"
         )
 
-    def feature_maps(
-        self, inputs: Any, *, strides: Sequence[int] | None = None
-    ) -> list[FeatureMap]:
-        """Return maps at several strides, finest first, for detection.
+    def feature_maps(self, inputs: Any, *, strides: Sequence[int] | None = None) -> list[Tensor]:
+        """Return maps (B, C, H, W) at several strides, finest first, for detection.
 
         Args:
             inputs: `Images`.
@@ -184,7 +174,7 @@ class Encoder(nn.Module, ABC):
     @property
     def network_name(self) -> str:
         """What its network is called in messages."""
-        return type(self).__name__
+        return type(getattr(self, "model", self)).__name__
 
     def observed(
         self,

@@ -3,7 +3,6 @@
 Shapes as in `mmlight.batch`: B samples, T waveform samples, L frames, D feature width.
 """
 
-import math
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -32,17 +31,15 @@ from mmlight.encoders.hf_audio_features import (
     KaldiFbank,
     NormalWaveform,
     WhisperMel,
-    shortest_input,
     wave_frames,
 )
 from mmlight.encoders.hf_layers import HfLayers
 from mmlight.encoders.hf_model import (
     build_model,
     extractor_args,
-    one_source,
     plain_config,
-    read_config,
     read_extractor,
+    read_source,
 )
 from mmlight.encoders.mel import SpecAugmentSettings, length_mask, spec_augment
 from mmlight.encoders.pool import AttentionPool, masked_mean, on_first
@@ -50,20 +47,15 @@ from mmlight.errors import UserError
 
 HfAudioPool = Literal["model", "mean", "attention"]
 
-# In the config of a whole model and of its audio part.
-_EXTRACTORS: dict[str, Any] = {
-    "wav2vec2": Wav2Vec2FeatureExtractor,
-    "hubert": Wav2Vec2FeatureExtractor,
-    "whisper": WhisperFeatureExtractor,
-    "audio-spectrogram-transformer": ASTFeatureExtractor,
-    "clap": ClapFeatureExtractor,
-    "clap_audio_model": ClapFeatureExtractor,
-}
-# Axes of the rows and columns of what a model reads. (wav2vec2's and HuBERT's are in `_run`.)
-_AXES: dict[str, tuple[int, int]] = {
-    "whisper": (1, 2),
-    "audio-spectrogram-transformer": (2, 1),
-    "clap_audio_model": (3, 2),
+# What runs each, its feature extractor, and what computes the same; by the type that the config of
+# a whole model or of its audio part has.
+_KINDS: dict[str, tuple[Any, Any, Any]] = {
+    "wav2vec2": (Wav2Vec2Model, Wav2Vec2FeatureExtractor, NormalWaveform),
+    "hubert": (HubertModel, Wav2Vec2FeatureExtractor, NormalWaveform),
+    "whisper": (WhisperModel, WhisperFeatureExtractor, WhisperMel),
+    "audio-spectrogram-transformer": (ASTModel, ASTFeatureExtractor, KaldiFbank),
+    "clap": (ClapModel, ClapFeatureExtractor, ClapMel),
+    "clap_audio_model": (ClapAudioModel, ClapFeatureExtractor, ClapMel),
 }
 # Off unless asked for: layers and mask vectors that take no part in a step have no gradients,
 # which stops DDP, and wav2vec2 draws its masks from NumPy's global generator.
@@ -106,8 +98,6 @@ class HfAudio(HfLayers):
 
     modality = "audio"
     stem = ("model.audio_encoder.batch_norm.",)
-    outside = ("config", "pretrained")  # a config may be a folder
-    model: Any
 
     def __init__(
         self,
@@ -120,15 +110,11 @@ class HfAudio(HfLayers):
         spec_augment: SpecAugmentSettings | None = None,
     ) -> None:
         super().__init__()
-        one_source(config, pretrained, names=("config", "pretrained"))
-        source = pretrained if config is None else config
-        key = "pretrained" if config is None else "config"
-        assert source is not None
-        built = read_config(source, key=key, changes=kwargs)
-        if built.model_type not in _EXTRACTORS:
+        built, key = read_source(config, pretrained, changes=kwargs)
+        if built.model_type not in _KINDS:
             raise UserError(
                 f"{key}: '{built.model_type}' is no audio encoder that mmlight knows; use one of "
-                + ", ".join(_EXTRACTORS)
+                + ", ".join(_KINDS)
             )
         self.raw = built.model_type in ("wav2vec2", "hubert")
         if self.raw:
@@ -136,39 +122,31 @@ class HfAudio(HfLayers):
             built.update({name: off for name, off in _QUIET.items() if name not in asked})
             if getattr(built, "add_adapter", False):
                 raise UserError(f"{key}: add_adapter is not supported; set it to false")
-        told: list[str] = []
-        self.model = _build(built, pretrained=pretrained, key=key, told=told)
-        self.origin = "; ".join(told) or None
+        self.model, self.origin = _build(built, pretrained=pretrained, key=key)
         built = self.model.config
-        kind = built.model_type
-        own = _own_parameters(built)
+        self.kind = kind = built.model_type
+        _, extractor_class, features_class = _KINDS[kind]
         extractor = read_extractor(
-            _EXTRACTORS[kind],
-            checkpoint=pretrained,
-            own=own,
-            changes=features,
-            key="features",
+            extractor_class, checkpoint=pretrained, own=_own_parameters(built), changes=features
         )
         self.sample_rate_hz = int(extractor.sampling_rate)
-        self.features = _features(built, extractor)
-        self.frame_ms = _frame_ms(built, extractor)
-        self._seconds = _seconds(built, extractor)
-        self.kind = kind
+        self.features: AudioFeatures = features_class(extractor, built)
+        self.frame_ms = self.features.frame_ms
         self.out_dim = int(
             self.model.audio_encoder.num_features
             if kind == "clap_audio_model"
             else built.hidden_size
         )
         pooled_by_model = kind in ("audio-spectrogram-transformer", "clap_audio_model")
-        self.audio_hf_pool = pool or ("model" if pooled_by_model else "mean")
-        if self.audio_hf_pool not in get_args(HfAudioPool) or (
-            self.audio_hf_pool == "model" and not pooled_by_model
+        self.pooling = pool or ("model" if pooled_by_model else "mean")
+        if self.pooling not in get_args(HfAudioPool) or (
+            self.pooling == "model" and not pooled_by_model
         ):
             raise UserError(
-                f"pool: '{self.audio_hf_pool}' does not suit a '{kind}'; use mean or attention"
+                f"pool: '{self.pooling}' does not suit a '{kind}'; use mean or attention"
             )
         self.is_pretrained = pretrained is not None
-        self.pool = AttentionPool(self.out_dim) if self.audio_hf_pool == "attention" else None
+        self.pool = AttentionPool(self.out_dim) if self.pooling == "attention" else None
         self._features_args = extractor_args(extractor)
         if self.raw and spec_augment is not None:
             raise UserError(
@@ -185,15 +163,15 @@ class HfAudio(HfLayers):
             tokens: also return the model's frames (patches, for AST and CLAP).
         """
         features = self.features(inputs.waveform_BT, inputs.length_B)
-        if not self.raw:
-            axes, real_B = _AXES[self.kind], features.length_B
+        if (axes := self.features.axes) is not None:
+            real_B = features.length_B
             features = Features(self.observed(features.values, axes=axes, real_B=real_B), real_B)
         dtype = next(self.model.parameters()).dtype
         if self.training and self.spec_augment is not None:
             features = _augment(features, self.spec_augment, frames_last=self.kind == "whisper")
         features = Features(features.values.to(dtype), features.length_B)
         tokens_BLD, mask_BL, own_BD = self._run(features)
-        if self.audio_hf_pool == "model":
+        if self.pooling == "model":
             assert own_BD is not None
             pooled_BD = own_BD
         elif self.pool is not None:
@@ -238,59 +216,47 @@ class HfAudio(HfLayers):
 
     def pooling_weights(self, mask_BL: Tensor) -> Tensor:
         """Return AST's class and distillation token where the model itself pools."""
-        by_model = self.audio_hf_pool == "model"
+        by_model = self.pooling == "model"
         return on_first(mask_BL, count=2) if by_model else super().pooling_weights(mask_BL)
 
     def preparation(self) -> dict[str, Any]:
         """Return the sampling rate, and the model's own length where it has one."""
-        return {"sample_rate_hz": self.sample_rate_hz, "max_seconds": self._seconds}
-
-    def leave_out_pooling(self) -> None:
-        """Take the mean in place of a learned query."""
-        if self.pool is not None:
-            self.pool, self.audio_hf_pool = None, "mean"
+        return {"sample_rate_hz": self.sample_rate_hz, "max_seconds": self.features.seconds}
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""
         return {
             "config": plain_config(self.model),
-            "pool": self.audio_hf_pool,
+            "pool": self.pooling,
             "features": self._features_args,
             "spec_augment": self.spec_augment,
         }
 
 
-def _build(config: Any, *, pretrained: str | None, key: str, told: list[str]) -> Any:
-    """Create the audio part of a model."""
-    build = partial(build_model, key=key, told=told)
+def _build(config: Any, *, pretrained: str | None, key: str) -> tuple[Any, str | None]:
+    """Create the audio part of a model, and say what was loaded."""
     kind = config.model_type
-    if kind == "whisper":
-        if pretrained is None:
-            return build(WhisperEncoder, config, pretrained=None)
-        return build(WhisperModel, config, pretrained=pretrained).get_encoder()
-    if kind == "clap":
-        if pretrained is None:
-            raise UserError(f"{key}: 'clap' has a text model too; use clap_audio_model")
-        model = build(ClapModel, config, pretrained=pretrained).audio_model
-    elif kind == "clap_audio_model":
-        model = build(ClapAudioModel, config, pretrained=pretrained)
-    else:
-        classes: dict[str, Any] = {"wav2vec2": Wav2Vec2Model, "hubert": HubertModel}
-        return build(classes.get(kind, ASTModel), config, pretrained=pretrained)
+    if kind == "clap" and pretrained is None:
+        raise UserError(f"{key}: 'clap' has a text model too; use clap_audio_model")
+    model_class = WhisperEncoder if kind == "whisper" and pretrained is None else _KINDS[kind][0]
+    model, origin = build_model(model_class, config, pretrained=pretrained, key=key)
+    if model_class is WhisperModel:
+        return model.get_encoder(), origin
+    if kind not in ("clap", "clap_audio_model"):
+        return model, origin
+    model = model.audio_model if kind == "clap" else model
     embed = model.audio_encoder.patch_embed
     if embed.enable_fusion:
         # Reads clips longer than the model's duration, of which there are none.
         nn.ModuleList([embed.fusion_model, embed.mel_conv2d]).requires_grad_(False)
-    return model
+    return model, origin
 
 
 def _own_parameters(config: Any) -> dict[str, Any]:
     """Return the parameters of the feature extractor that the model's sizes fix."""
-    if config.model_type == "whisper":
-        return {"feature_size": config.num_mel_bins}
     if config.model_type == "audio-spectrogram-transformer":
         return {"num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
-    if config.model_type == "clap_audio_model":
+    if config.model_type in ("whisper", "clap_audio_model"):
         return {"feature_size": config.num_mel_bins}
     return {}
 
@@ -301,35 +267,3 @@ def _augment(features: Features, settings: SpecAugmentSettings, *, frames_last: 
     flat_BML = values.reshape(values.shape[0], *values.shape[-2:])
     hidden = spec_augment(flat_BML, features.length_B, settings).view(values.shape)
     return Features(hidden if frames_last else hidden.transpose(-1, -2), features.length_B)
-
-
-def _features(config: Any, extractor: Any) -> AudioFeatures:
-    if config.model_type == "whisper":
-        return WhisperMel(extractor, num_frames=2 * config.max_source_positions)
-    if config.model_type == "audio-spectrogram-transformer":
-        return KaldiFbank(extractor)
-    if config.model_type == "clap_audio_model":
-        return ClapMel(extractor, fused=config.enable_fusion)
-    return NormalWaveform(extractor, shortest=shortest_input(config))
-
-
-def _frame_ms(config: Any, extractor: Any) -> float | None:
-    if config.model_type in ("wav2vec2", "hubert"):
-        step = math.prod(config.conv_stride)
-    elif config.model_type == "whisper":
-        step = 2 * int(extractor.hop_length)
-    else:
-        return None
-    return 1000 * step / int(extractor.sampling_rate)
-
-
-def _seconds(config: Any, extractor: Any) -> float | None:
-    """Return the length that the model pads and cuts clips to; None where it takes any."""
-    rate = int(extractor.sampling_rate)
-    if config.model_type == "whisper":
-        return 2 * config.max_source_positions * int(extractor.hop_length) / rate
-    if config.model_type == "audio-spectrogram-transformer":  # windows of 25 ms, 10 ms apart
-        return (int(extractor.max_length) - 1) / 100 + 0.025
-    if config.model_type == "clap_audio_model":
-        return int(extractor.nb_max_samples) / rate
-    return None

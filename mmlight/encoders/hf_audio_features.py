@@ -9,6 +9,7 @@ Shapes: B samples, T waveform samples, M mel bands, C channels, L frames, F freq
 width, W samples of a window.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +36,17 @@ class Features:
 
 
 class AudioFeatures(nn.Module, ABC):
-    """Turns waveforms (B, T) and their lengths into a model's input, in float32."""
+    """Turns waveforms (B, T) and their lengths into a model's input, in float32.
+
+    Attributes:
+        axes: of the rows and columns of what the model reads; None where it reads waveforms.
+        frame_ms: distance of two of the model's tokens, where these are frames.
+        seconds: the length that clips are padded and cut to; None where the model takes any.
+    """
+
+    axes: tuple[int, int] | None = None
+    frame_ms: float | None = None
+    seconds: float | None = None
 
     @abstractmethod
     def forward(self, waveform_BT: Tensor, length_B: Tensor) -> Features:
@@ -47,13 +58,16 @@ class NormalWaveform(AudioFeatures):
 
     Args:
         extractor: a ``Wav2Vec2FeatureExtractor``.
-        shortest: samples that the model needs for one frame; shorter clips are padded to it.
+        config: the model's; clips shorter than what its convolutions need are padded.
     """
 
-    def __init__(self, extractor: Any, *, shortest: int) -> None:
+    def __init__(self, extractor: Any, config: Any) -> None:
         super().__init__()
         self.normalize = bool(extractor.do_normalize)
-        self.shortest = shortest
+        self.shortest = 1
+        for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):
+            self.shortest = (self.shortest - 1) * stride + kernel
+        self.frame_ms = 1000 * math.prod(config.conv_stride) / int(extractor.sampling_rate)
 
     def forward(self, waveform_BT: Tensor, length_B: Tensor) -> Features:
         """Return waveforms (B, T), zero past their ends."""
@@ -73,12 +87,16 @@ class WhisperMel(AudioFeatures):
 
     Args:
         extractor: a ``WhisperFeatureExtractor``.
-        num_frames: the model's own length; longer clips are cut.
+        config: the model's; clips longer than its positions are cut.
     """
 
-    def __init__(self, extractor: Any, *, num_frames: int) -> None:
+    axes = (1, 2)
+
+    def __init__(self, extractor: Any, config: Any) -> None:
         super().__init__()
-        self.num_frames, self.hop = num_frames, int(extractor.hop_length)
+        self.num_frames, self.hop = 2 * config.max_source_positions, int(extractor.hop_length)
+        rate = int(extractor.sampling_rate)
+        self.frame_ms, self.seconds = 1000 * 2 * self.hop / rate, self.num_frames * self.hop / rate
         self.power = MelPower(
             torch.from_numpy(extractor.mel_filters),
             n_fft=extractor.n_fft,
@@ -101,15 +119,18 @@ class KaldiFbank(AudioFeatures):
 
     Args:
         extractor: an ``ASTFeatureExtractor``.
+        config: the model's; the extractor says it all.
     """
 
+    axes = (2, 1)
     window_W: Tensor
     filters_FM: Tensor
 
-    def __init__(self, extractor: Any) -> None:
+    def __init__(self, extractor: Any, config: Any) -> None:
         super().__init__()
         rate = extractor.sampling_rate
         self.num_frames = int(extractor.max_length)
+        self.seconds = (self.num_frames - 1) / 100 + 0.025  # windows of 25 ms, 10 ms apart
         self.width, self.hop = rate * 25 // 1000, rate // 100
         self.n_fft = 1 << (self.width - 1).bit_length()
         self.mean: float = extractor.mean if extractor.do_normalize else 0.0
@@ -151,14 +172,17 @@ class ClapMel(AudioFeatures):
 
     Args:
         extractor: a ``ClapFeatureExtractor``.
-        fused: the model was trained with fusion, whose filter bank is another.
+        config: the model's; with fusion, the filter bank is another.
     """
 
-    def __init__(self, extractor: Any, *, fused: bool) -> None:
+    axes = (3, 2)
+
+    def __init__(self, extractor: Any, config: Any) -> None:
         super().__init__()
         self.num_samples = int(extractor.nb_max_samples)
+        self.seconds = self.num_samples / int(extractor.sampling_rate)
         self.padding: str = extractor.padding
-        filters = extractor.mel_filters if fused else extractor.mel_filters_slaney
+        filters = extractor.mel_filters if config.enable_fusion else extractor.mel_filters_slaney
         self.power = MelPower(
             torch.from_numpy(filters),
             n_fft=extractor.fft_window_size,
@@ -185,16 +209,6 @@ class ClapMel(AudioFeatures):
 def fit_length(waveform_BT: Tensor, size: int) -> Tensor:
     """Pad with zeros, or cut, to `size` samples."""
     return torch.nn.functional.pad(waveform_BT, (0, size - waveform_BT.shape[1]))
-
-
-def shortest_input(config: Any) -> int:
-    """Return how many samples make one frame."""
-    length = 1
-    for kernel, stride in zip(
-        reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
-    ):
-        length = (length - 1) * stride + kernel
-    return length
 
 
 def wave_frames(

@@ -5,25 +5,17 @@ Shapes as in `mmlight.batch`: B samples, C channels, L patches, D feature width.
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, CLIPVisionModel, SiglipVisionModel
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from mmlight.batch import Images
-from mmlight.encoders.encoder import Encoded, Encoder
+from mmlight.encoders.encoder import Encoded
 from mmlight.encoders.hf_layers import HfLayers
-from mmlight.encoders.hf_model import (
-    SAID,
-    build_model,
-    one_source,
-    plain_config,
-    read_config,
-)
+from mmlight.encoders.hf_model import SAID, build_model, plain_config, read_source
+from mmlight.encoders.pixels import PixelEncoder, PretrainedInputs
 from mmlight.errors import UserError
 
 HfImagePool = Literal["model", "mean"]
@@ -48,22 +40,7 @@ _FILTERS = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
 _ANY_SIZE = ("dinov2", "swin")
 
 
-@dataclass(frozen=True)
-class HfImageInputs:
-    """How the images of pretraining became pixels.
-
-    Attributes:
-        mean: of each channel, of pixels between 0 and 1.
-        std: likewise.
-        preparation: see `mmlight.encoders.encoder.Encoder.preparation`.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    preparation: dict[str, Any]
-
-
-class HfImage(HfLayers):
+class HfImage(PixelEncoder, HfLayers):
     """An image model of transformers, with the normalisation of its own image processor.
 
     Args:
@@ -84,12 +61,6 @@ class HfImage(HfLayers):
             that does not fit.
     """
 
-    modality = "image"
-    outside = ("config", "pretrained")  # a config may be a folder
-    model: Any
-    _scale: Tensor
-    _shift: Tensor
-
     def __init__(
         self,
         *,
@@ -101,13 +72,10 @@ class HfImage(HfLayers):
         std: list[float] | None = None,
     ) -> None:
         super().__init__()
-        one_source(config, pretrained, names=("config", "pretrained"))
         if pool not in get_args(HfImagePool):
             raise UserError(f"pool: '{pool}'; use {', '.join(get_args(HfImagePool))}")
-        source = pretrained if config is None else config
-        key = "pretrained" if config is None else "config"
-        assert source is not None
-        whole = built = read_config(source, key=key, changes=kwargs)
+        whole, key = read_source(config, pretrained, changes=kwargs)
+        built = whole
         if built.model_type in _WHOLE:
             built = built.vision_config
         self.kind = built.model_type
@@ -116,15 +84,8 @@ class HfImage(HfLayers):
                 f"{key}: '{self.kind}' is no image encoder that mmlight knows; use one of "
                 + ", ".join((*_WHOLE, *_PREFIX))
             )
-        told: list[str] = []
-        self.model = build_model(
-            _CLASSES.get(self.kind, AutoModel),
-            built,
-            pretrained=pretrained,
-            key=key,
-            told=told,
-        )
-        self.origin = "; ".join(told) or None
+        model_class = _CLASSES.get(self.kind, AutoModel)
+        self.model, self.origin = build_model(model_class, built, pretrained=pretrained, key=key)
         self.is_pretrained = pretrained is not None
         self.vision_pool = pool
         self.out_dim = int(built.hidden_size)
@@ -132,18 +93,10 @@ class HfImage(HfLayers):
         self._side = None if self.kind in _ANY_SIZE else int(built.image_size)
         self._leave_out_unused()
         half = (0.5,) * self.in_chans
-        self._inputs = HfImageInputs(half, half, {"size": int(built.image_size)})
+        inputs = PretrainedInputs(half, half, {"size": int(built.image_size)})
         if pretrained is not None:
-            self._inputs = read_inputs(pretrained, whole, key=key)
-        self._mean = list(self._inputs.mean if mean is None else mean)
-        self._std = list(self._inputs.std if std is None else std)
-        self._is_set = mean is not None or std is not None
-        for values, name in ((self._mean, "mean"), (self._std, "std")):
-            if len(values) != self.in_chans:
-                raise UserError(f"{name}: {len(values)} values for {self.in_chans} channels")
-        if not all(value > 0 for value in self._std):
-            raise UserError(f"std: {self._std} must be above zero")
-        self._set_scale()
+            inputs = _read_inputs(pretrained, whole, key=key)
+        self.set_inputs(inputs, mean=mean, std=std)
 
     def _leave_out_unused(self) -> None:
         """Keep what takes no part in a step from waiting for gradients, which stops DDP."""
@@ -177,35 +130,12 @@ class HfImage(HfLayers):
             return Encoded(pooled_BD)
         return Encoded(pooled_BD, patches_BLD, patches_BLD.new_ones(patches_BLD.shape[:2]).bool())
 
-    def _normalise(self, pixels_BCHW: Tensor) -> Tensor:
-        channels, size = pixels_BCHW.shape[1], tuple(pixels_BCHW.shape[2:])
-        if channels != self.in_chans:
-            raise UserError(
-                f"the image encoder takes {self.in_chans} channels, but the images have {channels}"
-            )
+    def _check_size(self, size: tuple[int, int]) -> None:
         if self._side is not None and size != (self._side, self._side):
             raise UserError(
                 f"the image encoder takes {self._side} x {self._side} pixels, but the images are "
                 f"{size[0]} x {size[1]}; leave data.image.size out, or set it to {self._side}"
             )
-        dtype = next(self.model.parameters()).dtype
-        return (pixels_BCHW.to(self._scale.dtype) * self._scale + self._shift).to(dtype)
-
-    def preparation(self) -> dict[str, Any]:
-        """Return size and channels, and how the images of pretraining were prepared."""
-        own = {"size": self._side} if self._side is not None else {}
-        return self._inputs.preparation | own | {"channels": self.in_chans}
-
-    def prepare_like(self, other: Encoder) -> None:
-        """Normalise as another encoder does, unless mean and deviation are set."""
-        if isinstance(other, HfImage) and other.in_chans == self.in_chans and not self._is_set:
-            self._mean, self._std = list(other._mean), list(other._std)
-            self._set_scale()
-
-    def _set_scale(self) -> None:
-        mean_C, std_C = torch.tensor(self._mean), torch.tensor(self._std)
-        self.register_buffer("_scale", (1 / (255 * std_C)).view(-1, 1, 1), persistent=False)
-        self.register_buffer("_shift", (-mean_C / std_C).view(-1, 1, 1), persistent=False)
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""
@@ -217,18 +147,8 @@ class HfImage(HfLayers):
         }
 
 
-def read_inputs(checkpoint: str, config: Any, *, key: str) -> HfImageInputs:
-    """Return what a checkpoint's image processor does.
-
-    Args:
-        checkpoint: folder or hub id whose ``preprocessor_config.json`` (or
-            ``processor_config.json``) counts; without one, what transformers has for the model.
-        config: the whole model's.
-        key: the setting that names the checkpoint, for messages.
-
-    Raises:
-        UserError: no image processor, or one whose images have no side of a fixed length.
-    """
+def _read_inputs(checkpoint: str, config: Any, *, key: str) -> PretrainedInputs:
+    """Return what a checkpoint's image processor does; without one, what transformers has."""
     folder = Path(checkpoint).expanduser()
     there = not folder.is_dir() or any((folder / name).is_file() for name in SAID)
     try:
@@ -241,7 +161,7 @@ def read_inputs(checkpoint: str, config: Any, *, key: str) -> HfImageInputs:
         raise UserError(f"{key}: no image processor at '{checkpoint}': {said}") from error
     settings = processor.to_dict()
     mean, std = _normalisation(settings)
-    return HfImageInputs(mean, std, _geometry(settings, key=key))
+    return PretrainedInputs(mean, std, _geometry(settings, key=key))
 
 
 def _default_class(config: Any) -> Any:

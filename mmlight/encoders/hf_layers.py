@@ -31,7 +31,10 @@ class HfLayers(Encoder, ABC):
     `stem` are prefixes of parameters that are registered after the layers but applied before them.
     """
 
+    outside = ("config", "pretrained")  # a config may be a folder
     model: Any
+    pool: nn.Module | None
+    pooling: str
     stem: ClassVar[tuple[str, ...]] = ()
 
     def blocks(self) -> list[Block]:
@@ -73,10 +76,10 @@ class HfLayers(Encoder, ABC):
                 recompute: Any = partial(checkpoint, use_reentrant=False)
                 module._gradient_checkpointing_func = recompute
 
-    @property
-    def network_name(self) -> str:
-        """The class of the model."""
-        return type(self.model).__name__
+    def leave_out_pooling(self) -> None:
+        """Take the mean in place of a learned query."""
+        if self.learned_pooling is not None:
+            self.pool, self.pooling = None, "mean"
 
     def explicit_attention(self) -> AbstractContextManager[list[Tensor]]:
         """Return the attention of the model's layers."""

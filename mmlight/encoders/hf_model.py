@@ -17,15 +17,36 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from mmlight.encoders.timm_model import some
 from mmlight.errors import UserError, nearest
 from mmlight.hub_name import check_hub_name
 
-_SHOWN = 5
 _NO_FIELDS = ("transformers_version", "architectures", "dtype")
 # Fields of older releases, with the value that is all that today's classes do.
 _FORMER = {"gradient_checkpointing": False, "position_embedding_type": "absolute"}
 # Where a checkpoint says how its inputs are prepared.
 SAID = ("preprocessor_config.json", "processor_config.json")
+
+
+def read_source(
+    config: dict[str, Any] | str | None, pretrained: str | None, *, changes: dict[str, Any] | None
+) -> tuple[Any, str]:
+    """Return the config that exactly one of two settings says, and which of them.
+
+    Args:
+        config: as for `read_config`.
+        pretrained: folder or hub id of a checkpoint.
+        changes: as for `read_config`.
+
+    Raises:
+        UserError: both or neither of them is set, or as `read_config`.
+    """
+    if (config is None) == (pretrained is None):
+        what = "neither is" if config is None else "both are"
+        raise UserError(f"set exactly one of config and pretrained; {what} set")
+    if config is not None:
+        return read_config(config, key="config", changes=changes), "config"
+    return read_config(str(pretrained), key="pretrained", changes=changes), "pretrained"
 
 
 def read_config(source: dict[str, Any] | str, *, key: str, changes: dict[str, Any] | None) -> Any:
@@ -101,8 +122,7 @@ def build_model(
     *,
     pretrained: str | None,
     key: str,
-    told: list[str] | None = None,
-) -> Any:
+) -> tuple[Any, str | None]:
     """Create a model, with random weights or those of a checkpoint, in float32.
 
     Args:
@@ -110,22 +130,23 @@ def build_model(
         config: its config.
         pretrained: folder or hub id of the weights; None for random ones.
         key: the setting that names the config or the checkpoint, for messages.
-        told: gets a line that says what was loaded, what is new and what was left over.
+
+    Returns:
+        The model, and a line that says what was loaded, what is new and what was left over.
 
     Raises:
         UserError: no such checkpoint, or one that lacks weights of the model.
     """
     # A saved config remembers the dtype of its weights and would make a bfloat16 model.
     config.dtype = torch.float32
-    options: dict[str, Any] = {"attn_implementation": "sdpa"}
-    if not _supports_sdpa(model_class, config):
-        options["attn_implementation"] = "eager"
+    has_sdpa = getattr(_class_of(model_class, config), "_supports_sdpa", False)
+    options: dict[str, Any] = {"attn_implementation": "sdpa" if has_sdpa else "eager"}
     if pretrained is None:
         make: Any = partial(AutoModel.from_config, trust_remote_code=False)
         if model_class is not AutoModel:
             make = model_class._from_config
         try:
-            return make(config, **options | _no_pooler(model_class, config))
+            return make(config, **options | _no_pooler(model_class, config)), None
         except (ValueError, AssertionError) as error:
             raise UserError(f"{key}: {_first_line(error)}") from error
     try:
@@ -146,15 +167,12 @@ def build_model(
     if lacking:
         raise UserError(
             f"{key}: '{pretrained}' lacks weights of a {type(model).__name__}, or has them in "
-            f"another shape: {_some(lacking)}"
+            f"another shape: {some(lacking)}"
         )
-    if told is not None:
-        left = sorted(report["unexpected_keys"])
-        told.append(
-            f"{len(model.state_dict())} tensors of {pretrained}; new: none; left over there: "
-            f"{_some(left)}"
-        )
-    return model.train()
+    return model.train(), (
+        f"{len(model.state_dict())} tensors of {pretrained}; new: none; left over there: "
+        f"{some(sorted(report['unexpected_keys']))}"
+    )
 
 
 @contextmanager
@@ -168,11 +186,6 @@ def _own_report() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or "none") + more
-
-
 def _class_of(model_class: Any, config: PreTrainedConfig) -> Any:
     if model_class is not AutoModel:
         return model_class
@@ -180,10 +193,6 @@ def _class_of(model_class: Any, config: PreTrainedConfig) -> Any:
         return None
     found = AutoModel._model_mapping[type(config)]
     return found[0] if isinstance(found, tuple) else found
-
-
-def _supports_sdpa(model_class: Any, config: PreTrainedConfig) -> bool:
-    return bool(getattr(_class_of(model_class, config), "_supports_sdpa", False))
 
 
 def _no_pooler(model_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
@@ -213,13 +222,6 @@ def text_class(config: PreTrainedConfig) -> Any:
     return AutoModel
 
 
-def one_source(config: Any, pretrained: str | None, *, names: tuple[str, str]) -> None:
-    """Refuse both of, or neither of, a config and a checkpoint."""
-    if (config is None) == (pretrained is None):
-        what = "neither is" if config is None else "both are"
-        raise UserError(f"set exactly one of {names[0]} and {names[1]}; {what} set")
-
-
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
@@ -245,7 +247,6 @@ def read_extractor(
     checkpoint: str | None,
     own: dict[str, Any],
     changes: dict[str, Any] | None,
-    key: str,
 ) -> Any:
     """Return a feature extractor of transformers, which holds a model's parameters.
 
@@ -256,7 +257,6 @@ def read_extractor(
             and None, give the defaults of the class.
         own: parameters that the model's sizes fix.
         changes: parameters to set; they count more than the checkpoint's.
-        key: the setting that holds the changes, for messages.
 
     Raises:
         UserError: unknown parameters, one that contradicts the model, or no such file on the hub.
@@ -265,11 +265,11 @@ def read_extractor(
     for name, value in (changes or {}).items():
         if name not in known:
             raise UserError(
-                f"{key}: {extractor_class.__name__} has no '{name}'{nearest(name, known)}; "
+                f"features: {extractor_class.__name__} has no '{name}'{nearest(name, known)}; "
                 f"it has {', '.join(sorted(known))}"
             )
         if name in own and own[name] != value:
-            raise UserError(f"{key}.{name}: {value}, but the model has {own[name]}")
+            raise UserError(f"features.{name}: {value}, but the model has {own[name]}")
     settings = own | (changes or {})
     folder = Path(checkpoint) if checkpoint is not None else None
     if folder is None or (folder.is_dir() and not any((folder / name).is_file() for name in SAID)):
@@ -281,7 +281,7 @@ def read_extractor(
         return extractor_class(**kept | settings)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{key}: no feature extractor at '{checkpoint}': {_first_line(error)}"
+            f"features: no feature extractor at '{checkpoint}': {_first_line(error)}"
         ) from error
 
 

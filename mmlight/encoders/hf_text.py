@@ -19,9 +19,8 @@ from mmlight.encoders.encoder import Encoded
 from mmlight.encoders.hf_layers import HfLayers
 from mmlight.encoders.hf_model import (
     build_model,
-    one_source,
     plain_config,
-    read_config,
+    read_source,
     text_class,
     tokenizer_folder,
 )
@@ -77,8 +76,6 @@ class HfText(HfLayers):
     """
 
     modality = "text"
-    outside = ("config", "pretrained")  # a config may be a folder
-    model: Any
 
     def __init__(
         self,
@@ -90,16 +87,12 @@ class HfText(HfLayers):
         batching: TextBatching = "auto",
     ) -> None:
         super().__init__()
-        one_source(config, pretrained, names=("config", "pretrained"))
         if pool not in get_args(TextPool):
             raise UserError(f"pool: '{pool}'; use one of {', '.join(get_args(TextPool))}")
         if batching not in get_args(TextBatching):
             known = ", ".join(get_args(TextBatching))
             raise UserError(f"batching: '{batching}'; use one of {known}")
-        source = pretrained if config is None else config
-        key = "pretrained" if config is None else "config"
-        assert source is not None
-        built = read_config(source, key=key, changes=kwargs)
+        built, key = read_source(config, pretrained, changes=kwargs)
         if built.model_type == "clip":
             built = built.text_config
         if hasattr(built, "use_cache"):
@@ -110,11 +103,9 @@ class HfText(HfLayers):
                 f"pool: cls is the first token, which in a causal '{built.model_type}' sees "
                 "no other; use last, mean or attention"
             )
-        told: list[str] = []
-        self.model = build_model(
-            text_class(built), built, pretrained=pretrained, key=key, told=told
+        self.model, self.origin = build_model(
+            text_class(built), built, pretrained=pretrained, key=key
         )
-        self.origin = "; ".join(told) or None
         if pretrained is None and built.model_type == "clip_text_model":
             init_as_open_clip(self.model)
         self.is_pretrained = pretrained is not None
@@ -124,7 +115,7 @@ class HfText(HfLayers):
         self.max_tokens = getattr(built, "max_position_embeddings", None)
         if self.max_tokens is not None and built.model_type in _POSITIONS_AFTER_PADDING:
             self.max_tokens -= built.pad_token_id + 1
-        self.text_pool = pool
+        self.pooling = pool
         self.pool = AttentionPool(self.out_dim) if pool == "attention" else None
         self.text_batching = batching
         self._layouts = exact_layouts(self.model)
@@ -155,17 +146,17 @@ class HfText(HfLayers):
         if isinstance(layout, RowPlan):
             packed = self._pack(inputs, layout)
             hidden_RCD = self.model(**packed.model_args()).last_hidden_state
-            if not tokens and self.text_pool in ("cls", "last"):
-                place_N = packed.first_N if self.text_pool == "cls" else packed.last_N
+            if not tokens and self.pooling in ("cls", "last"):
+                place_N = packed.first_N if self.pooling == "cls" else packed.last_N
                 return Encoded(packed.take(hidden_RCD, place_N))
             hidden_NLD = packed.unpack(hidden_RCD)
         elif isinstance(layout, GroupPlan):
             hidden_NLD = self._in_groups(inputs, layout)
         else:
             hidden_NLD = self._padded(inputs.token_ids_NL, mask_NL)
-        if self.text_pool == "cls":
+        if self.pooling == "cls":
             pooled_ND = hidden_NLD[:, 0]
-        elif self.text_pool == "last":
+        elif self.pooling == "last":
             pooled_ND = last_token(hidden_NLD, mask_NL)
         elif self.pool is not None:
             pooled_ND = self.pool(hidden_NLD, mask_NL)
@@ -255,23 +246,18 @@ class HfText(HfLayers):
 
     def pooling_weights(self, mask_BL: Tensor) -> Tensor:
         """Return all of the first or last token where that is what is pooled."""
-        if self.text_pool == "cls":
+        if self.pooling == "cls":
             return on_first(mask_BL)
-        if self.text_pool == "last":
+        if self.pooling == "last":
             position_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
             return (position_L == (position_L * mask_BL).amax(1, keepdim=True)).float()
         return super().pooling_weights(mask_BL)
-
-    def leave_out_pooling(self) -> None:
-        """Take the mean in place of a learned query."""
-        if self.pool is not None:
-            self.pool, self.text_pool = None, "mean"
 
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""
         return {
             "config": plain_config(self.model),
-            "pool": self.text_pool,
+            "pool": self.pooling,
             "batching": self.text_batching,
         }
 

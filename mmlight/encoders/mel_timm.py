@@ -14,12 +14,7 @@ from mmlight.encoders.encoder import Encoded
 from mmlight.encoders.mel import LogMel, LogMelSettings, SpecAugmentSettings, spec_augment
 from mmlight.encoders.pool import AttentionPool, masked_max, masked_mean
 from mmlight.encoders.timm_layers import TimmLayers, fixed_size
-from mmlight.encoders.timm_model import (
-    create_timm,
-    load_weights,
-    registered_name,
-    timm_origin,
-)
+from mmlight.encoders.timm_model import create_timm, registered
 from mmlight.errors import UserError
 
 AudioPool = Literal["mean", "max", "attention"]
@@ -58,8 +53,6 @@ class MelTimm(TimmLayers):
     """
 
     modality = "audio"
-    outside = ("pretrained", "weights")
-    model: Any
 
     def __init__(
         self,
@@ -75,49 +68,34 @@ class MelTimm(TimmLayers):
         spec_augment: SpecAugmentSettings | None = None,
     ) -> None:
         super().__init__()
-        if pretrained and weights:
-            raise UserError("pretrained and weights are both set; choose one")
         if pool not in get_args(AudioPool):
             raise UserError(f"pool: '{pool}'; use {', '.join(get_args(AudioPool))}")
-        settings = mel
-        size = None if frames is None else (settings.n_mels, frames)
+        options = {
+            "img_size": None if frames is None else (mel.n_mels, frames),
+            "in_chans": 1,
+            "global_pool": "",
+            "drop_path_rate": drop_path_rate,
+        }
         self.model = create_timm(
-            name,
-            key="name",
-            pretrained=pretrained,
-            options={
-                "img_size": size,
-                "in_chans": 1,
-                "global_pool": "",
-                "drop_path_rate": drop_path_rate,
-            }
-            | (kwargs or {}),
+            name, pretrained=pretrained, weights=weights, options=options | (kwargs or {})
         )
-        if weights:
-            self.origin = load_weights(self.model, weights, key="weights")
-        elif pretrained:
-            self.origin = timm_origin(self.model)
-        self._check_size(name, settings.n_mels, frames)
-        self.log_mel = LogMel(settings)
-        self.sample_rate_hz = settings.sample_rate_hz
+        self.load(pretrained=pretrained, weights=weights)
+        self._check_size(name, mel.n_mels, frames)
+        self.log_mel = LogMel(mel)
+        self.sample_rate_hz = mel.sample_rate_hz
         self.audio_frames = frames
         self.spec_augment = spec_augment
-        self.out_dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
         self.token_dim = self.out_dim
-        self.is_pretrained = pretrained or weights is not None
         self.audio_pool = pool
         self.pool = AttentionPool(self.out_dim) if pool == "attention" else None
         self.time_mask = TimeMask()
         if fixed_size(self.model) is None:
             self.time_mask.attach(self.model)
-        registered, of_hub = registered_name(name)
-        self._init_args = {
-            "name": registered,
-            "mel": settings,
+        self._init_args = registered(name, kwargs) | {
+            "mel": mel,
             "frames": frames,
             "pool": pool,
             "drop_path_rate": drop_path_rate,
-            "kwargs": (of_hub | (kwargs or {})) or None,
             "spec_augment": spec_augment,
         }
 

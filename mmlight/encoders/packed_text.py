@@ -184,7 +184,7 @@ def is_fused(model: Any) -> bool:
     return model.config._attn_implementation in ("sdpa", *_NAMES.values())
 
 
-def packed_attention(
+def _packed_attention(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -198,25 +198,7 @@ def packed_attention(
     max_length_q: int = 0,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as transformers' attention functions do.
-
-    Args:
-        module: the layer.
-        query: (R, H, C, d).
-        key: the same, maybe with fewer heads, each for several of the query's.
-        value: as `key`.
-        attention_mask: (R, 1, C, C), True where a place sees another; used by SDPA.
-        causal: whether tokens see only those before them.
-        dropout: rate of dropout on the weights.
-        scaling: factor of the scores.
-        cu_seq_lens_q: int32 (S + 1,), where each sequence begins in the rows one after another,
-            and where the last one ends; None where the batch is not packed.
-        max_length_q: length of the longest sequence.
-        more: what SDPA may take besides.
-
-    Returns:
-        The values (R, C, H, d), and no weights.
-    """
+    """Attend as transformers' functions do: (R, H, C, d) to (R, C, H, d), without weights."""
     if cu_seq_lens_q is None or not fits_flash(query, key, value, dropout=dropout):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
@@ -264,5 +246,5 @@ def _has_flash(device: torch.device) -> bool:
 
 # At import, so that a copy of such a model in another process finds them.
 for _causal, _name in _NAMES.items():
-    AttentionInterface.register(_name, partial(packed_attention, causal=_causal))
+    AttentionInterface.register(_name, partial(_packed_attention, causal=_causal))
     AttentionMaskInterface.register(_name, sdpa_mask)

@@ -103,13 +103,9 @@ def check_batching(batching: TextBatching, layouts: TextLayouts, *, model_type: 
     Raises:
         UserError: `packed` or `grouped` for such a model.
     """
-    if batching == "packed" and not layouts.packed:
+    if batching in ("packed", "grouped") and not getattr(layouts, batching):
         raise UserError(
-            f"batching: packed is not known to be exact for this '{model_type}'; use auto"
-        )
-    if batching == "grouped" and not layouts.grouped:
-        raise UserError(
-            f"batching: grouped is not known to be exact for this '{model_type}'; use auto"
+            f"batching: {batching} is not known to be exact for this '{model_type}'; use auto"
         )
 
 

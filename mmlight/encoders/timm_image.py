@@ -3,33 +3,28 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from mmlight.batch import Images
-from mmlight.encoders.encoder import Encoded, Encoder, FeatureMap, MapSpec
+from mmlight.encoders.encoder import Encoded, MapSpec
+from mmlight.encoders.pixels import PixelEncoder, PretrainedInputs
 from mmlight.encoders.pool import on_first
 from mmlight.encoders.timm_import import ResNet
-from mmlight.encoders.timm_inputs import TimmInputs, timm_inputs
+from mmlight.encoders.timm_inputs import timm_inputs
 from mmlight.encoders.timm_layers import (
     TimmLayers,
     fixed_size,
     timm_feature_maps,
     timm_map_specs,
 )
-from mmlight.encoders.timm_model import (
-    create_timm,
-    load_weights,
-    registered_name,
-    timm_origin,
-)
+from mmlight.encoders.timm_model import create_timm, registered
 from mmlight.errors import UserError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class TimmImage(TimmLayers):
+class TimmImage(PixelEncoder, TimmLayers):
     """Any image model of timm, without its classifier.
 
     Args:
@@ -62,12 +57,6 @@ class TimmImage(TimmLayers):
         UserError: unknown model, arguments that it does not take, or weights that do not fit.
     """
 
-    modality = "image"
-    outside = ("pretrained", "weights")
-    model: Any
-    _scale: Tensor
-    _shift: Tensor
-
     def __init__(
         self,
         name: str,
@@ -85,8 +74,6 @@ class TimmImage(TimmLayers):
         kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if pretrained and weights:
-            raise UserError("pretrained and weights are both set; choose one of them")
         options = {
             "img_size": img_size,
             "in_chans": in_chans,
@@ -98,77 +85,40 @@ class TimmImage(TimmLayers):
         if twice:
             raise UserError(f"kwargs: '{twice[0]}' has a setting of its own; use that")
         self.model = create_timm(
-            name,
-            key="name",
-            pretrained=pretrained,
-            options=options | (kwargs or {}),
+            name, pretrained=pretrained, weights=weights, options=options | (kwargs or {})
         )
         if stem == "small":
             if pretrained:
                 raise UserError("stem: small replaces layers that pretrained would load")
             make_small_stem(self.model, name=name)
-        if weights:
-            self.origin = load_weights(self.model, weights, key="weights")
-        elif pretrained:
-            self.origin = timm_origin(self.model)
-        self.is_pretrained = pretrained or weights is not None
+        self.load(pretrained=pretrained, weights=weights)
         self.img_size = (img_size, img_size) if img_size else fixed_size(self.model)
         self.in_chans = in_chans
-        self._has_patches = hasattr(self.model, "patch_embed")
-        self.out_dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
+        self._side = self.img_size[0] if self.img_size else None
+        self._channels_last = not hasattr(self.model, "patch_embed")
         self.token_dim = int(self.model.num_features)
         default = (CLIP_MEAN, CLIP_STD) if in_chans == 3 else ((0.5,) * in_chans,) * 2
-        self._inputs = TimmInputs(*default, {})
+        inputs = PretrainedInputs(*default, {})
         if self.is_pretrained:
-            self._inputs = timm_inputs(
-                self.model, weights=weights, in_chans=in_chans, key="weights"
-            )
-            self._note_own(mean=mean, std=std)
-        self._mean = list(self._inputs.mean if mean is None else mean)
-        self._std = list(self._inputs.std if std is None else std)
-        self._is_set = mean is not None or std is not None
-        for values, key in ((self._mean, "mean"), (self._std, "std")):
-            if len(values) != in_chans:
-                raise UserError(f"{key}: {len(values)} values for {in_chans} channels")
-        if not all(value > 0 for value in self._std):
-            raise UserError(f"std: {self._std} must be above zero")
-        self._set_scale()
-        registered, of_hub = registered_name(name)
-        self._init_args = {
-            "name": registered,
+            inputs = timm_inputs(self.model, weights=weights, in_chans=in_chans)
+            self._note_own(inputs, mean=mean, std=std)
+        self.set_inputs(inputs, mean=mean, std=std)
+        self._init_args = registered(name, kwargs) | {
             "img_size": img_size,
             "in_chans": in_chans,
             "stem": stem,
             "pool": pool,
             "patch_drop_rate": patch_drop_rate,
             "drop_path_rate": drop_path_rate,
-            "kwargs": (of_hub | (kwargs or {})) or None,
         }
 
-    def preparation(self) -> dict[str, Any]:
-        """Return size and channels, and how the images of pretraining were prepared."""
-        own = {"size": self.img_size[0]} if self.img_size is not None else {}
-        return self._inputs.preparation | own | {"channels": self.in_chans}
-
-    def prepare_like(self, other: Encoder) -> None:
-        """Normalise as another encoder does, unless mean and deviation are set."""
-        if isinstance(other, TimmImage) and other.in_chans == self.in_chans and not self._is_set:
-            self._mean, self._std = list(other._mean), list(other._std)
-            self._set_scale()
-
-    def _note_own(self, **given: list[float] | None) -> None:
+    def _note_own(self, inputs: PretrainedInputs, **given: list[float] | None) -> None:
         """Say where a user's normalisation is not that of the weights."""
-        for key, theirs in (("mean", self._inputs.mean), ("std", self._inputs.std)):
+        for key, theirs in (("mean", inputs.mean), ("std", inputs.std)):
             own = given[key]
             if own is not None and [round(v, 3) for v in own] != [round(v, 3) for v in theirs]:
                 shown = ", ".join(f"{value:g}" for value in theirs)
                 self.origin = f"{self.origin}; {key} is set, the weights' own is [{shown}]"
-
-    def _set_scale(self) -> None:
-        # One multiply-add: (x / 255 - mean) / std = x * scale + shift.
-        mean_C, std_C = torch.tensor(self._mean), torch.tensor(self._std)
-        self.register_buffer("_scale", (1 / (255 * std_C)).view(-1, 1, 1), persistent=False)
-        self.register_buffer("_shift", (-mean_C / std_C).view(-1, 1, 1), persistent=False)
 
     def forward(self, inputs: Images, *, tokens: bool = False) -> Encoded:
         """Encode images; tokens are a ViT's patches or the positions of a CNN's last map.
@@ -201,11 +151,9 @@ class TimmImage(TimmLayers):
         """
         if self._init_args["patch_drop_rate"]:
             raise UserError("patch_drop_rate: feature maps need every patch; set it to 0")
-        return list(timm_map_specs(self.model, key="name").values())
+        return list(timm_map_specs(self.model).values())
 
-    def feature_maps(
-        self, inputs: Images, *, strides: Sequence[int] | None = None
-    ) -> list[FeatureMap]:
+    def feature_maps(self, inputs: Images, *, strides: Sequence[int] | None = None) -> list[Tensor]:
         """Return maps at several strides (one for a plain ViT), finest first.
 
         Args:
@@ -216,36 +164,19 @@ class TimmImage(TimmLayers):
         Raises:
             UserError: images of another size or number of channels than the model's.
         """
-        specs = {
-            number: spec
-            for number, spec in timm_map_specs(self.model, key="name").items()
-            if strides is None or spec.stride in strides
-        }
-        return timm_feature_maps(self.model, self._normalise(inputs.pixels_BCHW), specs)
+        specs = timm_map_specs(self.model)
+        wanted = [n for n, spec in specs.items() if strides is None or spec.stride in strides]
+        return timm_feature_maps(self.model, self._normalise(inputs.pixels_BCHW), wanted)
 
-    def _normalise(self, pixels_BCHW: Tensor) -> Tensor:
-        channels, size = pixels_BCHW.shape[1], tuple(pixels_BCHW.shape[2:])
-        if channels != self.in_chans:
-            raise UserError(f"in_chans: {self.in_chans}, but the images have {channels} channels")
+    def _check_size(self, size: tuple[int, int]) -> None:
         if self.img_size and size != self.img_size:
+            may_differ = hasattr(getattr(self.model, "patch_embed", None), "strict_img_size")
+            remedy = " (or leave img_size out and set kwargs: {dynamic_img_size: true})"
             raise UserError(
                 f"img_size: the encoder takes {self.img_size[0]} x {self.img_size[1]} pixels, "
                 f"but the images are {size[0]} x {size[1]}; make the two equal"
-                f"{self._size_remedy()}"
+                f"{remedy if may_differ else ''}"
             )
-        # In place on the fresh copy: half the time of one addcmul, which must allocate another.
-        normal_BCHW = pixels_BCHW.to(self._scale.dtype).mul_(self._scale).add_(self._shift)
-        # Under a sharded strategy the weights may be bfloat16 while buffers are float32.
-        dtype = next(self.model.parameters()).dtype
-        # A convolution's kernels want the channels side by side, and its output stays like that.
-        # The weights don't: fully_shard takes contiguous ones only.
-        memory = torch.preserve_format if self._has_patches else torch.channels_last
-        return normal_BCHW.to(dtype, memory_format=memory)
-
-    def _size_remedy(self) -> str:
-        if not hasattr(getattr(self.model, "patch_embed", None), "strict_img_size"):
-            return ""
-        return " (or leave img_size out and set kwargs: {dynamic_img_size: true})"
 
     def pooling_weights(self, mask_BL: Tensor) -> Tensor:
         """Return all of the class token where it is what is pooled."""

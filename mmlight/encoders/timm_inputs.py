@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmlight.encoders.pixels import PretrainedInputs
 from mmlight.encoders.timm_import import resolve_data_config
 from mmlight.errors import UserError
 from mmlight.text_file import MIB, read_text_file
@@ -13,23 +13,7 @@ from mmlight.text_file import MIB, read_text_file
 _INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 
 
-@dataclass(frozen=True)
-class TimmInputs:
-    """How the images of pretraining became pixels.
-
-    Attributes:
-        mean: of each channel, of pixels between 0 and 1.
-        std: likewise.
-        preparation: what `ImageSettings` of the data call size, interpolation, crop_pct and
-            eval_crop.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    preparation: dict[str, Any]
-
-
-def timm_inputs(model: Any, *, weights: str | None, in_chans: int, key: str) -> TimmInputs:
+def timm_inputs(model: Any, *, weights: str | None, in_chans: int) -> PretrainedInputs:
     """Return what a model with pretrained weights expects.
 
     Args:
@@ -37,13 +21,12 @@ def timm_inputs(model: Any, *, weights: str | None, in_chans: int, key: str) -> 
         weights: a local file of weights; a ``config.json`` beside it, as timm and the hub write it,
             counts more than what timm has for the architecture.
         in_chans: channels that the model takes; others than three are mixed of these.
-        key: the setting that names the file, for messages.
 
     Raises:
         UserError: a ``config.json`` that cannot be used.
     """
     own = dict(getattr(model, "pretrained_cfg", None) or {})
-    beside = _config_beside(weights, key=key) if weights is not None else None
+    beside = _config_beside(weights) if weights is not None else None
     config = resolve_data_config({}, pretrained_cfg=own | (beside or {}))
     interpolation = str(config["interpolation"])
     preparation = {
@@ -53,18 +36,15 @@ def timm_inputs(model: Any, *, weights: str | None, in_chans: int, key: str) -> 
         "crop_pct": float(config["crop_pct"]),
         "eval_crop": "squash" if config["crop_mode"] == "squash" else "center",
     }
-    return TimmInputs(
-        mean=for_channels(config["mean"], in_chans),
-        std=for_channels(config["std"], in_chans),
+    return PretrainedInputs(
+        mean=_for_channels(config["mean"], in_chans),
+        std=_for_channels(config["std"], in_chans),
         preparation=preparation,
     )
 
 
-def for_channels(values: Sequence[float], count: int) -> tuple[float, ...]:
-    """Return a value for each channel, as timm adapts a first convolution to their number.
-
-    It adds up the weights of red, green and blue for one channel, and repeats them for others.
-    """
+def _for_channels(values: Sequence[float], count: int) -> tuple[float, ...]:
+    """Return a value for each channel, as timm adapts a first convolution to their number."""
     given = [float(value) for value in values]
     if count == len(given):
         return tuple(given)
@@ -73,12 +53,12 @@ def for_channels(values: Sequence[float], count: int) -> tuple[float, ...]:
     return tuple(given[place % len(given)] for place in range(count))
 
 
-def _config_beside(weights: str, *, key: str) -> dict[str, Any] | None:
+def _config_beside(weights: str) -> dict[str, Any] | None:
     """Return the ``pretrained_cfg`` of a ``config.json`` beside weights; None without one."""
     path = Path(weights).expanduser().with_name("config.json")
     if not path.is_file():
         return None
-    what = f"{key}: {path}, which says how images are prepared, cannot be read"
+    what = f"weights: {path}, which says how images are prepared, cannot be read"
     try:
         config = json.loads(read_text_file(str(path), what=what, largest=MIB))
     except (ValueError, RecursionError) as error:
@@ -89,7 +69,9 @@ def _config_beside(weights: str, *, key: str) -> dict[str, Any] | None:
     kept = {name: found[name] for name, fits in _FIELDS.items() if found.get(name) is not None}
     bad = next((name for name, value in kept.items() if not _FIELDS[name](value)), None)
     if bad is not None:
-        raise UserError(f"{key}: {path}: {bad} is {str(kept[bad])[:60]!r}, which timm never writes")
+        raise UserError(
+            f"weights: {path}: {bad} is {str(kept[bad])[:60]!r}, which timm never writes"
+        )
     return kept
 
 

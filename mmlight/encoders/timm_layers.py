@@ -9,8 +9,9 @@ from torch import Tensor
 from mmlight.encoders.attention import timm_attention
 from mmlight.encoders.canvas import Canvas, TokenGrid
 from mmlight.encoders.depth import cut_into_blocks
-from mmlight.encoders.encoder import Block, Encoder, FeatureMap, MapSpec
+from mmlight.encoders.encoder import Block, Encoder, MapSpec
 from mmlight.encoders.timm_import import group_parameters
+from mmlight.encoders.timm_model import load_weights, timm_origin
 from mmlight.errors import UserError
 
 _FINEST = 4
@@ -19,7 +20,17 @@ _FINEST = 4
 class TimmLayers(Encoder, ABC):
     """An encoder around a `model` of timm, maybe with a learned `pool` behind it."""
 
+    outside = ("pretrained", "weights")
     model: Any
+
+    def load(self, *, pretrained: bool, weights: str | None) -> None:
+        """Take the weights of a file, if there is one, and say where they are from."""
+        if weights:
+            self.origin = load_weights(self.model, weights)
+        elif pretrained:
+            self.origin = timm_origin(self.model)
+        self.is_pretrained = pretrained or weights is not None
+        self.out_dim = int(getattr(self.model, "head_hidden_size", self.model.num_features))
 
     def blocks(self) -> list[Block]:
         """Return stem, layers and head as timm groups them, and the pooling."""
@@ -53,11 +64,6 @@ class TimmLayers(Encoder, ABC):
                 f"checkpointing: timm's {self.network_name} cannot recompute activations; "
                 "turn it off for this tower"
             ) from error
-
-    @property
-    def network_name(self) -> str:
-        """The class of the model."""
-        return type(self.model).__name__
 
     def token_grid(self, canvas: Canvas) -> TokenGrid | None:
         """Return the grid of a vision transformer's patches."""
@@ -95,7 +101,7 @@ def fixed_size(model: Any) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def timm_map_specs(model: Any, *, key: str) -> dict[int, MapSpec]:
+def timm_map_specs(model: Any) -> dict[int, MapSpec]:
     """Return the maps that a timm model has to offer, by their index in its ``feature_info``.
 
     Of a CNN or another model in stages, the last map of each stride from 4 on; of a plain ViT,
@@ -103,7 +109,6 @@ def timm_map_specs(model: Any, *, key: str) -> dict[int, MapSpec]:
 
     Args:
         model: a timm model.
-        key: the setting that names the model, for messages.
 
     Raises:
         UserError: the model cannot return its intermediate maps.
@@ -111,7 +116,7 @@ def timm_map_specs(model: Any, *, key: str) -> dict[int, MapSpec]:
     info = getattr(model, "feature_info", None)
     if info is None or not hasattr(model, "forward_intermediates"):
         raise UserError(
-            f"{key}: timm's {type(model).__name__} has no intermediate feature maps; choose a "
+            f"name: timm's {type(model).__name__} has no intermediate feature maps; choose a "
             "model with forward_intermediates, such as a ResNet, ConvNeXt, Swin or ViT"
         )
     last: dict[int, int] = {}
@@ -125,27 +130,22 @@ def timm_map_specs(model: Any, *, key: str) -> dict[int, MapSpec]:
     }
 
 
-def timm_feature_maps(
-    model: Any, normal_BCHW: Tensor, specs: dict[int, MapSpec]
-) -> list[FeatureMap]:
+def timm_feature_maps(model: Any, normal_BCHW: Tensor, wanted: list[int]) -> list[Tensor]:
     """Run a timm model and return its maps, finest first.
 
     Args:
         model: a timm model.
         normal_BCHW: normalised pixels.
-        specs: of `timm_map_specs`, those wanted; what comes after the last of them isn't computed.
+        wanted: indices of `timm_map_specs`; what comes after the last of them isn't computed.
     """
     # A ViT's last map is normalised as its tokens are; other models know no such norm.
-    norm = {"norm": True} if len(specs) == 1 and hasattr(model, "num_prefix_tokens") else {}
-    maps = model.forward_intermediates(
+    norm = {"norm": True} if len(wanted) == 1 and hasattr(model, "num_prefix_tokens") else {}
+    maps: list[Tensor] = model.forward_intermediates(
         normal_BCHW,
-        indices=list(specs),
+        indices=wanted,
         stop_early=True,
         intermediates_only=True,
         output_fmt="NCHW",
         **norm,
     )
-    return [
-        FeatureMap(map_BCHW, spec.stride)
-        for map_BCHW, spec in zip(maps, specs.values(), strict=True)
-    ]
+    return maps

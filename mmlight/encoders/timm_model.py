@@ -19,29 +19,33 @@ _HUB = "hf-hub:"
 _SOURCES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 
-def create_timm(name: str, *, key: str, pretrained: bool, options: dict[str, Any]) -> Any:
+def create_timm(
+    name: str, *, pretrained: bool, weights: str | None, options: dict[str, Any]
+) -> Any:
     """Create a timm model without a classifier.
 
     Args:
         name: timm's name, with or without a weights tag.
-        key: the setting that holds the name, for messages.
         pretrained: download (or take from the cache) the weights of the name's tag.
+        weights: a file that is loaded instead.
         options: further arguments of the model; None means not given. An ``img_size`` is left
             out for models that take images of any size.
 
     Raises:
         UserError: no such model, an option that it does not take, or weights out of reach.
     """
+    if pretrained and weights:
+        raise UserError("pretrained and weights are both set; choose one of them")
     # A hub's config is fetched also for random weights; nothing is, unless weights are asked for.
     if not timm.is_model(name) and not (pretrained and name.startswith(_HUB)):
         raise UserError(
-            f"{key}: timm has no model '{name}'{nearest(name.split('.')[0], timm.list_models())}; "
+            f"name: timm has no model '{name}'{nearest(name.split('.')[0], timm.list_models())}; "
             "timm.list_models() names them all"
         )
     given = {option: value for option, value in options.items() if value is not None}
     if source := next((option for option in _SOURCES if option in given), None):
         raise UserError(
-            f"{key}: '{source}' is no argument of the model; files of weights have a setting of "
+            f"name: '{source}' is no argument of the model; files of weights have a setting of "
             "their own"
         )
     try:
@@ -55,18 +59,17 @@ def create_timm(name: str, *, key: str, pretrained: bool, options: dict[str, Any
         refused = match[1]
     except (OSError, RuntimeError, AssertionError, ValueError) as error:
         line = " ".join(str(error).split())
-        own = key.replace("_name", "_weights")
-        offline = f"; without a network {own}: FILE takes a local one" if pretrained else ""
+        offline = "; without a network weights: FILE takes a local one" if pretrained else ""
         raise UserError(
-            f"{key}: timm cannot create '{name}' with {given}: {line}{offline}"
+            f"name: timm cannot create '{name}' with {given}: {line}{offline}"
         ) from error
     if refused == "img_size":
         without = {option: value for option, value in given.items() if option != "img_size"}
-        return create_timm(name, key=key, pretrained=pretrained, options=without)
-    raise UserError(f"{key}: timm model '{name}' takes no '{refused}' ({given[refused]!r})")
+        return create_timm(name, pretrained=pretrained, weights=weights, options=without)
+    raise UserError(f"name: timm model '{name}' takes no '{refused}' ({given[refused]!r})")
 
 
-def load_weights(model: Any, path: str, *, key: str) -> str:
+def load_weights(model: Any, path: str) -> str:
     """Load a local file of weights (safetensors, or a state dict read without unpickling).
 
     Position embeddings are resized and first convolutions adapted to the number of channels.
@@ -74,7 +77,6 @@ def load_weights(model: Any, path: str, *, key: str) -> str:
     Args:
         model: a timm model.
         path: the file.
-        key: the setting that holds the path, for messages.
 
     Returns:
         A line: how many tensors were loaded, which are new and which of the file are left over.
@@ -82,14 +84,14 @@ def load_weights(model: Any, path: str, *, key: str) -> str:
     Raises:
         UserError: no such file, not a file of weights, or tensors of other shapes.
     """
-    state = _read(path, key=key)
+    state = _read(path)
     filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if filter_fn is not None:
         try:
             state = filter_fn(state, model)
         except (KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{key}: {path} holds no weights of a {type(model).__name__} ({error!r})"
+                f"weights: {path} holds no weights of a {type(model).__name__} ({error!r})"
             ) from error
     wanted = model.state_dict()
     for first in _first_convs(model):
@@ -105,32 +107,34 @@ def load_weights(model: Any, path: str, *, key: str) -> str:
     ]
     if unlike:
         raise UserError(
-            f"{key}: {len(unlike)} tensors of {path} have other shapes than the model's: "
-            + _some(unlike, "; ")
+            f"weights: {len(unlike)} tensors of {path} have other shapes than the model's: "
+            + some(unlike, "; ")
         )
     loaded = {name: tensor for name, tensor in state.items() if name in wanted}
     new = [name for name in wanted if name not in loaded]
     left = sorted(name for name in state if name not in wanted)
     if not loaded:
         raise UserError(
-            f"{key}: no tensor of {path} fits the model; the file has {_some(left)}, "
-            f"the model {_some(new)}"
+            f"weights: no tensor of {path} fits the model; the file has {some(left)}, "
+            f"the model {some(new)}"
         )
     model.load_state_dict(loaded, strict=False)
-    return f"{len(loaded)} tensors of {path}; new: {_some(new)}; left over there: {_some(left)}"
+    return f"{len(loaded)} tensors of {path}; new: {some(new)}; left over there: {some(left)}"
 
 
-def registered_name(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the name under which timm itself has a model, and arguments that go with it.
+def registered(name: str, kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Return `name` and `kwargs` of a model as timm itself has it.
 
     Args:
         name: as for `create_timm`; one of the hub stands for a name and arguments, which its config
             says.
+        kwargs: further arguments.
     """
-    if not name.startswith(_HUB):
-        return name, {}
-    _, registered, arguments = load_model_config_from_hf(name.removeprefix(_HUB))
-    return registered, dict(arguments or {})
+    of_hub: dict[str, Any] = {}
+    if name.startswith(_HUB):
+        _, name, arguments = load_model_config_from_hf(name.removeprefix(_HUB))
+        of_hub = dict(arguments or {})
+    return {"name": name, "kwargs": (of_hub | (kwargs or {})) or None}
 
 
 def timm_origin(model: Any) -> str:
@@ -142,9 +146,9 @@ def timm_origin(model: Any) -> str:
     return f"{count} tensors of {name} in timm ({where}); its classifier is left over there"
 
 
-def _read(path: str, *, key: str) -> dict[str, Tensor]:
+def _read(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
-        raise UserError(f"{key}: no file {path}")
+        raise UserError(f"weights: no file {path}")
     try:
         if path.endswith(".safetensors"):
             state: Any = load_file(path)
@@ -152,17 +156,17 @@ def _read(path: str, *, key: str) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise UserError(
-            f"{key}: {path} is damaged or holds more than tensors, which is not unpickled; "
+            f"weights: {path} is damaged or holds more than tensors, which is not unpickled; "
             "save its state dict as safetensors"
         ) from error
     except Exception as error:  # torch's reader meets foreign bytes with any kind of error
-        raise UserError(f"{key}: {path} is not a file of weights ({error!r})") from error
+        raise UserError(f"weights: {path} is not a file of weights ({error!r})") from error
     for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
             break
     if not isinstance(state, dict):
-        raise UserError(f"{key}: {path} holds a {type(state).__name__}, not a state dict")
+        raise UserError(f"weights: {path} holds a {type(state).__name__}, not a state dict")
     return {
         name.removeprefix("module."): tensor
         for name, tensor in state.items()
@@ -175,7 +179,8 @@ def _first_convs(model: Any) -> list[str]:
     return [f"{name}.weight" for name in ((names,) if isinstance(names, str) else names)]
 
 
-def _some(names: list[str], separator: str = ", ") -> str:
+def some(names: list[str], separator: str = ", ") -> str:
+    """Return the first of some names, and how many more there are."""
     if not names:
         return "none"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

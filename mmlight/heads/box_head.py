@@ -27,14 +27,6 @@ class Candidates:
     score_BQ: Tensor
     label_BQ: Tensor
 
-    @classmethod
-    def best(cls, score_BAK: Tensor, xyxy_BA4: Tensor, *, limit: int) -> "Candidates":
-        """Return the places and classes of the highest scores, at most `limit`."""
-        num_classes = score_BAK.shape[2]
-        score_BQ, place_BQ = score_BAK.flatten(1).topk(min(limit, score_BAK[0].numel()), dim=1)
-        position_BQ4 = (place_BQ // num_classes)[..., None].expand(-1, -1, 4)
-        return cls(xyxy_BA4.gather(1, position_BQ4), score_BQ, place_BQ % num_classes)
-
 
 class BoxHead(nn.Module, ABC):
     """Finds objects in the feature maps of an image tower.
@@ -86,5 +78,8 @@ class BoxHead(nn.Module, ABC):
 
     def candidates(self, outputs: Any, *, limit: int) -> Candidates:
         """Return the boxes and classes of the highest scores: at most `limit` of each image."""
-        xyxy_BQ4, score_BQK = self.scored_boxes(outputs)
-        return Candidates.best(score_BQK, xyxy_BQ4, limit=limit)
+        xyxy_BA4, score_BAK = self.scored_boxes(outputs)
+        num_classes = score_BAK.shape[2]
+        score_BQ, place_BQ = score_BAK.flatten(1).topk(min(limit, score_BAK[0].numel()), dim=1)
+        position_BQ4 = (place_BQ // num_classes)[..., None].expand(-1, -1, 4)
+        return Candidates(xyxy_BA4.gather(1, position_BQ4), score_BQ, place_BQ % num_classes)

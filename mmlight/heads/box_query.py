@@ -207,13 +207,8 @@ class BoxQuery(BoxHead):
             spatial_shapes_list=sizes,
             level_start_index=starts_S,
         )
-        both = list(
-            zip(
-                decoded.intermediate_logits.unbind(1),
-                decoded.intermediate_reference_points.unbind(1),
-                strict=True,
-            )
-        )
+        logits, points = decoded.intermediate_logits, decoded.intermediate_reference_points
+        both = list(zip(logits.unbind(1), points.unbind(1), strict=True))
         if copies is None:
             return QueryOutputs([selected.layer, *both], None, canvas)
         count = copies.query_BND.shape[1]

@@ -19,6 +19,7 @@ from transformers.models.rt_detr.modeling_rt_detr import (
 )
 
 from mmlight.batch import Boxes
+from mmlight.trainer.internals import init_weights
 
 _PRIOR = 0.01  # of every class at first (arXiv 1708.02002, 4.1)
 _ANCHOR_SIDE = 0.05  # of the finest level, as a part of the image
@@ -100,7 +101,7 @@ def initialise(head: nn.Module, *, decoder: Any) -> None:
             part.reset_parameters()
     for part in decoder.modules():
         if isinstance(part, RTDetrMultiscaleDeformableAttention):
-            decoder._init_weights(part)
+            init_weights(decoder, part)
 
 
 def start_classes(*layers: nn.Linear) -> None:

@@ -126,14 +126,11 @@ class BoxMatchLoss(BoxObjective):
             cost_QM = self._cost(logit_QK, box_Q4, wanted_G4[place_M], label_G[place_M])
             # A query that is not finite is taken last, rather than stopping the run.
             cost_QM = torch.nan_to_num(cost_QM, nan=1e9, posinf=1e9, neginf=1e9)
-            query, column = linear_sum_assignment(cost_QM.cpu().numpy())
-            device = logit_QK.device
-            matches.append(
-                (
-                    torch.as_tensor(query, device=device),
-                    place_M[torch.as_tensor(column, device=device)],
-                )
+            query, column = (
+                torch.as_tensor(numbers, device=logit_QK.device)
+                for numbers in linear_sum_assignment(cost_QM.cpu().numpy())
             )
+            matches.append((query, place_M[column]))
         return matches
 
     def _cost(self, logit_QK: Tensor, box_Q4: Tensor, wanted_M4: Tensor, label_M: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmlight import comm
 from mmlight.errors import UserError
 from mmlight.objectives.exchange import RingBlocks
-from mmlight.objectives.pair_objective import PairObjective, Part
+from mmlight.objectives.pair_objective import PairObjective
 from mmlight.objectives.pairs import Samples
 from mmlight.objectives.tiles import Running, Similarities, Tiling, maxima
 
@@ -85,7 +85,7 @@ class Clip(PairObjective):
         samples: Samples,
         tiling: Tiling,
         first_is_row: bool,
-    ) -> Part:
+    ) -> Tensor:
         """Return this rank's part of both cross entropies; see `PairObjective.part`.
 
         A row's is taken against the uniform distribution over its positives. Backward adds the
@@ -95,7 +95,7 @@ class Clip(PairObjective):
         scale = self.log_scale[number].exp()
         loss, hits = _InfoNce.apply(row_BD, column_CD, scale, samples, tiling)
         divisor = 2 * samples.valid_G.sum().clamp(min=1)
-        return Part(loss=loss / divisor, accuracy=hits / divisor)
+        return torch.stack([loss / divisor, hits / divisor])
 
     def learned(self) -> dict[str, Tensor]:
         """Return the scales, 1 / temperature."""
@@ -209,8 +209,8 @@ def _meet(
             largest_R = rows.raise_to(part, seen[0])
             largest_S = columns.raise_to(tile.columns, seen[1])
             torch.sub(logits_RS, largest_R[:, None], out=spare_RS)
-            rows.add(part, spare_RS.exp_().sum(1))
-            columns.add(tile.columns, logits_RS.sub_(largest_S).exp_().sum(0))
+            rows.state_3N[2, part] += spare_RS.exp_().sum(1)
+            columns.state_3N[2, tile.columns] += logits_RS.sub_(largest_S).exp_().sum(0)
 
 
 def _over_ranks(columns: Running) -> Running:

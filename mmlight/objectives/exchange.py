@@ -17,7 +17,6 @@ from mmlight.batch import MODALITIES, Modality
 from mmlight.objectives.pairs import Pair
 
 Ranks = Literal["gather", "ring", "local"]
-RANKS: tuple[Ranks, ...] = ("gather", "ring", "local")
 
 
 def column_modalities(pairs: tuple[Pair, ...]) -> tuple[Modality, ...]:

@@ -21,6 +21,7 @@ class LabelObjective(nn.Module, ABC):
     """A loss of logits against targets, averaged over all ranks' samples.
 
     Args:
+        label_smoothing: how much targets are smoothed.
         class_weights: a factor for each class, or ``balanced``: the inverse of the class's share of
             the training labels, 1 on average over the samples.
 
@@ -31,10 +32,13 @@ class LabelObjective(nn.Module, ABC):
     multi_label: ClassVar[bool]
     weight_K: Tensor
 
-    def __init__(self, *, class_weights: ClassWeights = None) -> None:
+    def __init__(self, *, label_smoothing: float = 0.0, class_weights: ClassWeights = None) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"objective.label_smoothing: {label_smoothing} must be in [0, 1)")
         if isinstance(class_weights, list) and not all(w > 0 for w in class_weights):
             raise UserError(f"objective.class_weights: {class_weights} must all be above 0")
+        self.label_smoothing = label_smoothing
         self.class_weights = class_weights
 
     @property
@@ -93,17 +97,7 @@ class LabelObjective(nn.Module, ABC):
         """Return each sample's loss, and what the sum of them is divided by."""
 
 
-class _Smoothed(LabelObjective):
-    """A loss whose targets may be smoothed."""
-
-    def __init__(self, *, label_smoothing: float = 0.0, class_weights: ClassWeights = None) -> None:
-        super().__init__(class_weights=class_weights)
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"objective.label_smoothing: {label_smoothing} must be in [0, 1)")
-        self.label_smoothing = label_smoothing
-
-
-class CrossEntropy(_Smoothed):
+class CrossEntropy(LabelObjective):
     """Softmax cross-entropy, weighted as in torch: by the classes' weights, which also divide.
 
     Args:
@@ -121,7 +115,7 @@ class CrossEntropy(_Smoothed):
         return -(smoothed_BK * self.weight_K * log_BK).sum(1), (target_BK * self.weight_K).sum(1)
 
 
-class BinaryCrossEntropy(_Smoothed):
+class BinaryCrossEntropy(LabelObjective):
     """Sigmoid cross-entropy of each class on its own, averaged over classes: for several labels.
 
     Args:

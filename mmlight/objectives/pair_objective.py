@@ -5,8 +5,7 @@ width; C is G if columns are gathered, else B.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from mmlight import comm
 from mmlight.batch import Batch, Modality
 from mmlight.errors import UserError
-from mmlight.objectives.exchange import RANKS, Ranks, column_modalities, fetch_columns, sides
+from mmlight.objectives.exchange import Ranks, column_modalities, fetch_columns, sides
 from mmlight.objectives.objective import Encode, Loss, Objective
 from mmlight.objectives.pairs import (
     Pair,
@@ -39,19 +38,6 @@ LogitsDtype = Literal["float32", "autocast"]
 # needs larger ones to be busy.
 _TILE_ON_CPU = 512
 _TILE_ON_GPU = 4096
-
-
-@dataclass(frozen=True)
-class Part:
-    """This rank's part of a pair's loss; the parts of all ranks add up to the loss.
-
-    Attributes:
-        loss: 0-d, sum over this rank's samples divided by the number of samples of all ranks.
-        accuracy: 0-d, likewise for the share whose most similar sample is a positive.
-    """
-
-    loss: Tensor
-    accuracy: Tensor
 
 
 class PairObjective(Objective):
@@ -94,8 +80,8 @@ class PairObjective(Objective):
             raise UserError(f"positives: '{positives}' is none of sample, caption, label")
         if logits_dtype not in ("float32", "autocast"):
             raise UserError(f"logits_dtype: '{logits_dtype}' is neither float32 nor autocast")
-        if ranks not in RANKS:
-            raise UserError(f"ranks: '{ranks}' is none of {', '.join(RANKS)}")
+        if ranks not in get_args(Ranks):
+            raise UserError(f"ranks: '{ranks}' is none of {', '.join(get_args(Ranks))}")
         if tile is not None and tile < 1:
             raise UserError(f"tile: {tile} must be 1 or more (usual is 512 on a CPU)")
         self._weights = pairs
@@ -119,8 +105,11 @@ class PairObjective(Objective):
         samples: Samples,
         tiling: Tiling,
         first_is_row: bool,
-    ) -> Part:
-        """Return this rank's part of the loss of ``self.pairs[number]``.
+    ) -> Tensor:
+        """Return this rank's part of the loss and the accuracy of ``self.pairs[number]``, (2,).
+
+        The parts of all ranks add up to both. The accuracy is the share of samples whose most
+        similar one is a positive; both are divided by the number of samples of all ranks.
 
         Args:
             number: which pair, also the index of its learned parameters.
@@ -189,7 +178,7 @@ class PairObjective(Objective):
             for number, pair in enumerate(self.pairs):
                 row, column = sides(pair, chosen)
                 each = captions_each(batch) if pair.has_text else 1
-                part = self.part(
+                part_2 = self.part(
                     number,
                     _beside_captions(features[row], row, each),
                     _beside_captions(columns[column], column, each),
@@ -197,13 +186,11 @@ class PairObjective(Objective):
                     tiling=tiling,
                     first_is_row=row == pair.first,
                 )
-                parts.append(part)
-            losses_P = torch.stack([p.loss for p in parts])
-            accuracies_P = torch.stack([p.accuracy for p in parts])
-            both_2P = torch.stack([losses_P, accuracies_P])
+                parts.append(part_2)
+            both_2P = torch.stack(parts, dim=1)
             if not alone:
                 both_2P = comm.sum_with_grad(both_2P)
-            weights_P = losses_P.new_tensor([p.weight for p in self.pairs])
+            weights_P = both_2P.new_tensor([p.weight for p in self.pairs])
             value = (both_2P[0] * weights_P).sum() / weights_P.sum()
         loss_P, accuracy_P = both_2P.detach().unbind()
         logged = {"loss": loss_P, "accuracy": accuracy_P, **self.learned()}

@@ -164,13 +164,8 @@ class Presence:
         return Samples(valid_G=valid_G, group_G=group_G, start=self.start, size=self.size)
 
 
-def number_groups(group_G: Tensor, known_G: Tensor) -> Tensor:
-    """Return numbers below 2 * G, equal where the groups are equal and known (int64).
-
-    Args:
-        group_G: int64, any numbers, such as hashes of captions.
-        known_G: bool; a sample whose group is not known gets a number of its own.
-    """
+def _number_groups(group_G: Tensor, known_G: Tensor) -> Tensor:
+    """Return numbers below 2 * G (int64), equal where the groups are equal and known."""
     sorted_G, order_G = group_G.sort()
     step_G = torch.zeros_like(sorted_G)
     step_G[1:] = sorted_G[1:] != sorted_G[:-1]
@@ -255,7 +250,7 @@ def gather_rows(
     grouped = positives != "sample" or each > 1
     return Presence(
         present={m: table_GC[:, i].bool() for i, m in enumerate(modalities)},
-        group_G=number_groups(table_GC[:, -1], table_GC[:, -2].bool()) if grouped else None,
+        group_G=_number_groups(table_GC[:, -1], table_GC[:, -2].bool()) if grouped else None,
         start=0 if alone else comm.rank() * size,
         size=size,
     )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmlight import comm
 from mmlight.errors import UserError
 from mmlight.objectives.exchange import RingBlocks
-from mmlight.objectives.pair_objective import PairObjective, Part
+from mmlight.objectives.pair_objective import PairObjective
 from mmlight.objectives.pairs import Samples
 from mmlight.objectives.tiles import Running, Similarities, Tiling, maxima
 
@@ -76,7 +76,7 @@ class SigLip(PairObjective):
         samples: Samples,
         tiling: Tiling,
         first_is_row: bool,
-    ) -> Part:
+    ) -> Tensor:
         """Return the sum over this rank's rows and all columns; see `PairObjective.part`.
 
         Without gradients (evaluation, frozen towers) none are computed.
@@ -87,7 +87,7 @@ class SigLip(PairObjective):
         hits_of = "rows" if first_is_row else "columns"
         loss, hits = _PairSigmoid.apply(*inputs, samples, tiling, hits_of, with_grad)
         divisor = samples.valid_G.sum().clamp(min=1)
-        return Part(loss=loss / divisor, accuracy=hits / divisor)
+        return torch.stack([loss / divisor, hits / divisor])
 
     def learned(self) -> dict[str, Tensor]:
         """Return the scales and biases."""

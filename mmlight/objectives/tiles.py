@@ -265,10 +265,6 @@ class Running:
         total *= (before - largest).exp_()
         return largest
 
-    def add(self, part: slice, total_n: Tensor) -> None:
-        """Add sums of exponentials."""
-        self.state_3N[2, part] += total_n
-
     def largest(self) -> Tensor:
         """Return the largest similarity (N)."""
         return torch.maximum(self.state_3N[0], self.state_3N[1])

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -99,13 +99,7 @@ class AdamWSettings:
                 be built.
         """
         if self.class_path is not None:
-            return build_other(
-                self.class_path,
-                groups,
-                lr=self.lr,
-                weight_decay=self.weight_decay,
-                settings=self.init_args or {},
-            )
+            return _build_other(self.class_path, groups, self)
         assert self.weight_decay is not None
         supported = all(has_fused_kernel(p) for group in groups for p in group["params"])
         if self.fused and not supported:
@@ -126,29 +120,11 @@ class AdamWSettings:
 _KEY = "model.optimizer"
 
 
-def build_other(
-    path: str,
-    groups: list[dict[str, Any]],
-    *,
-    lr: float,
-    weight_decay: float | None,
-    settings: Mapping[str, Any],
+def _build_other(
+    path: str, groups: list[dict[str, Any]], own: AdamWSettings
 ) -> torch.optim.Optimizer:
-    """Return an optimiser on groups of parameters.
-
-    Args:
-        path: dotted path of a class, or of a function that returns an optimiser
-            (``timm.optim.create_optimizer_v2``).
-        groups: as `mmlight.optim.groups.weight_decay_groups` returns them; their ``lr`` is that
-            of each group, and ``weight_decay`` 0 where nothing is decayed.
-        lr: peak learning rate.
-        weight_decay: of the other groups; None is the class's own default.
-        settings: further arguments.
-
-    Raises:
-        UserError: there is no such class, it does not take these arguments or groups, or it is no
-            optimiser that a training step of ours drives.
-    """
+    """Return an optimiser of another class, or one that a function makes."""
+    settings, weight_decay = own.init_args or {}, own.weight_decay
     make = _find(path)
     try:
         parameters = inspect.signature(make).parameters
@@ -162,7 +138,7 @@ def build_other(
                 f"{_KEY}.init_args: {path} has no setting '{name}'{nearest(name, names)}; "
                 f"it has {', '.join(names)}"
             )
-    arguments: dict[str, Any] = {**settings, "lr": lr}
+    arguments: dict[str, Any] = {**settings, "lr": own.lr}
     if "lr" not in names and not takes_any:
         raise UserError(f"{_KEY}: {path} takes no learning rate, so no schedule can drive it")
     decays = "weight_decay" in names

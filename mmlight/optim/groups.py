@@ -1,12 +1,11 @@
 """Parameter groups: what is decayed, and at which share of the learning rate it moves."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
-from mmlight.errors import UserError, nearest
+from mmlight.errors import UserError
 
 
 def weight_decay_groups(
@@ -33,23 +32,15 @@ def weight_decay_groups(
             prefix; names that do not exist are harmless.
         lr: learning rate to write into the groups; None leaves it to the optimiser, which is
             possible only without `lr_scales`.
-        lr_scales: factors of the learning rate by prefix of the name, at a dot; the longest prefix
-            that fits counts. Parameters without one have factor 1.
+        lr_scales: factors of the learning rate by name, above 0. Parameters without one have 1.
 
     Returns:
         Dicts with ``params``, ``weight_decay``, ``name`` and, if given, ``lr``.
 
     Raises:
-        UserError: nothing is trainable, or a prefix fits no trainable parameter, or a factor is
-            not positive.
+        UserError: nothing is trainable.
     """
-    scales = dict(lr_scales or {})
-    for prefix, factor in scales.items():
-        if not (factor > 0 and math.isfinite(factor)):
-            raise UserError(
-                f"learning-rate scale of '{prefix}': {factor} must be positive and finite "
-                "(freeze a part to keep it as it is)"
-            )
+    scales = lr_scales or {}
     assert lr is not None or not scales, "lr_scales need lr"
     names: dict[int, list[str]] = {}
     parameters: dict[int, nn.Parameter] = {}
@@ -61,13 +52,9 @@ def weight_decay_groups(
         raise UserError("the model has no trainable parameter: every one of them is frozen")
 
     excluded = set(no_decay)
-    fitted: set[str] = set()
     groups: dict[tuple[bool, float], dict[str, Any]] = {}
     for key, parameter in parameters.items():
-        fitting = _longest_prefix(names[key][0], scales)
-        if fitting is not None:
-            fitted.add(fitting)
-        factor = 1.0 if fitting is None else scales[fitting]
+        factor = scales.get(names[key][0], 1.0)
         decayed = parameter.ndim > 1 and not excluded.intersection(names[key])
         if (decayed, factor) not in groups:
             groups[decayed, factor] = {
@@ -79,19 +66,4 @@ def weight_decay_groups(
             if lr is not None:
                 groups[decayed, factor]["lr"] = lr * factor
         groups[decayed, factor]["params"].append(parameter)
-
-    for prefix in scales:
-        if prefix not in fitted:
-            starts = {
-                n.rsplit(".", i)[0] for all_ in names.values() for n in all_ for i in range(6)
-            }
-            raise UserError(
-                f"learning-rate scale of '{prefix}': decides for no trainable parameter"
-                f"{nearest(prefix, sorted(starts - {prefix}))}"
-            )
     return list(groups.values())
-
-
-def _longest_prefix(name: str, prefixes: Iterable[str]) -> str | None:
-    fitting = [p for p in prefixes if name == p or name.startswith(p + ".")]
-    return max(fitting, key=len, default=None)

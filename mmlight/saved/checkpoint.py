@@ -60,15 +60,13 @@ def read_saved(path: Path) -> Saved:
     own, tensors = checkpoint[CHECKPOINT_KEY], checkpoint.get("state_dict")
     if not isinstance(own, dict) or not isinstance(tensors, dict):
         raise UserError(f"checkpoint {path}: was not written by mmlight")
-    return as_saved(own.get("task"), own.get("preprocessing"), tensors, path=path)
+    return _as_saved(own.get("task"), own.get("preprocessing"), tensors, path=path)
 
 
-def as_saved(description: Any, preprocessing: Any, tensors: dict[Any, Any], *, path: Path) -> Saved:
-    """Return what a file holds if it has the form of it; what is named in it is not looked at.
-
-    Raises:
-        UserError: it has not.
-    """
+def _as_saved(
+    description: Any, preprocessing: Any, tensors: dict[Any, Any], *, path: Path
+) -> Saved:
+    """Return what a file holds if it has the form of it; what is named in it is not looked at."""
     arguments = description.get("init_args") if isinstance(description, dict) else None
     known = arguments if isinstance(arguments, dict) else {}
     parts = [known.get("towers"), known.get("tuning"), preprocessing]
@@ -187,7 +185,7 @@ def read_export(folder: Path) -> Saved:
         tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: {WEIGHTS} cannot be read ({error})") from error
-    return as_saved(about.get("task"), preprocessing, tensors, path=folder)
+    return _as_saved(about.get("task"), preprocessing, tensors, path=folder)
 
 
 def _read_json(path: Path, folder: Path) -> Any:

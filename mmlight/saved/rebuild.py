@@ -38,23 +38,16 @@ def rebuild(description: Any, *, base: type, trust: Sequence[str] = ()) -> Any:
         UserError: it names what is no class of its place or of a trusted module, or settings that a
             class does not take; then nothing was built.
     """
-    make = check_description(description, base=base, trust=trust)
-    return _built(make)
+    return _built(check_description(description, base=base, trust=trust))
 
 
 def check_description(description: Any, *, base: type, trust: Sequence[str] = ()) -> Make:
     """Check a description without building anything of it.
 
-    Args:
-        description: as for `rebuild`.
-        base: as for `rebuild`.
-        trust: as for `rebuild`.
+    Arguments and errors are those of `rebuild`.
 
     Returns:
         What builds it.
-
-    Raises:
-        UserError: as for `rebuild`.
     """
     try:
         return _Reader(trust).instance(present_names(description), base, "")

@@ -153,7 +153,7 @@ class Classification(PooledTask):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss over the global batch."""
         labels = self.labels(batch)
-        counted_B = (labels >= 0) if labels.ndim == 1 else (labels >= 0).all(1)
+        counted_B = _is_known(labels)
         if labels.ndim == 1:
             target_BK = F.one_hot(labels.clamp(min=0), self.num_classes).float()
         else:
@@ -168,8 +168,7 @@ class Classification(PooledTask):
     def score_names(self) -> set[str]:
         """Return the names of all scores, also of subsets of the modalities."""
         names = MULTI_LABEL_SCORES if self.objective.multi_label else ONE_LABEL_SCORES
-        prefixes = ["", *(f"{'_'.join(subset)}/" for subset in self._subsets()[1:])]
-        return {prefix + name for prefix in prefixes for name in names}
+        return {prefix + name for prefix in self._prefixes() for name in names}
 
     def keep(self, batch: Batch) -> Kept:
         """Keep the answers from every subset of the modalities."""
@@ -199,18 +198,16 @@ class Classification(PooledTask):
             )
             for subset in self._subsets()
         ]
-        values = label_scores(evaluations[0])
-        for subset, evaluation in list(zip(self._subsets(), evaluations, strict=True))[1:]:
-            of_subset = label_scores(evaluation)
-            values |= {f"{'_'.join(subset)}/{name}": value for name, value in of_subset.items()}
+        values: dict[str, float] = {}
+        for prefix, evaluation in zip(self._prefixes(), evaluations, strict=True):
+            values |= {prefix + name: value for name, value in label_scores(evaluation).items()}
         return Scored(values, evaluations[0])
 
     def answers(self, tables: dict[str, Table]) -> tuple[Tensor, Tensor]:
         """Return logits (S, K), and class numbers (S,) or targets (S, K), of labelled samples."""
         table = tables["samples"]
-        labels = table["label"]
-        known_S = labels >= 0 if labels.ndim == 1 else (labels >= 0).all(1)
-        return table["/".join(self._subsets()[0])][known_S], labels[known_S]
+        known_S = _is_known(table["label"])
+        return table["/".join(self._subsets()[0])][known_S], table["label"][known_S]
 
     def example_answers(self) -> tuple[Tensor, Tensor]:
         """Return a sample of each class."""
@@ -288,6 +285,9 @@ class Classification(PooledTask):
         names = tuple(self.tower_settings.given())
         return [s for count in range(len(names), 0, -1) for s in combinations(names, count)]
 
+    def _prefixes(self) -> list[str]:
+        return ["", *(f"{'_'.join(subset)}/" for subset in self._subsets()[1:])]
+
     def _targets(self, value: Any, key: str) -> list[int]:
         if value is None:
             return [-1] * self.num_classes
@@ -304,3 +304,7 @@ class Classification(PooledTask):
                 )
             targets[number] = 1
         return targets
+
+
+def _is_known(labels: Tensor) -> Tensor:
+    return labels >= 0 if labels.ndim == 1 else (labels >= 0).all(1)

@@ -101,12 +101,7 @@ class Contrastive(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the objective's loss over the global batch."""
-        loss = self.loss(batch)
-        self.log_gated(
-            {"train/loss": loss.value.detach()}
-            | {f"train/{name}": value for name, value in loss.logs.items()}
-        )
-        return loss.value
+        return self.log_loss(self.loss(batch))
 
     def loss(self, batch: Batch) -> Loss:
         """Return the objective's loss over the global batch; each tower computes once."""

@@ -65,10 +65,7 @@ class Detection(Task):
         **settings: Any,
     ) -> None:
         super().__init__(towers=towers, **settings)
-        if list(towers.given()) != ["image"]:
-            raise UserError(
-                f"model.towers names {list(towers.given()) or 'none'}; detection needs image alone"
-            )
+        towers.check_only("image", task="detection")
         if not 0 <= least_score < 1:
             raise UserError(f"model.least_score must be in [0, 1), not {least_score}")
         if nms_iou is not None and not 0 < nms_iou <= 1:
@@ -120,7 +117,7 @@ class Detection(Task):
             )
 
     def setup(self, stage: str) -> None:
-        """Refuse data without boxes, and a missing package before it is needed."""
+        """Refuse a missing package before it is needed."""
         super().setup(stage)
         if stage != "predict":
             check_counter()
@@ -138,7 +135,7 @@ class Detection(Task):
         """
         maps = self.tower("image").encoder.feature_maps(images, strides=self.head.uses)
         return self.head(
-            [part.map_BCHW for part in maps],
+            maps,
             area_B2=images.viewed().area_B2,
             canvas=_canvas(images),
             boxes=boxes,
@@ -146,12 +143,7 @@ class Detection(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss over the global batch."""
-        loss = self._loss(batch, self.detect(_images(batch), _boxes(batch)))
-        self.log_gated(
-            {"train/loss": loss.value.detach()}
-            | {f"train/{name}": value for name, value in loss.logs.items()}
-        )
-        return loss.value
+        return self.log_loss(self._loss(batch, self.detect(_images(batch), _boxes(batch))))
 
     def score_names(self) -> set[str]:
         """Return the names of all scores."""
@@ -269,14 +261,8 @@ class Detection(Task):
                 limit = 0.6 if self.nms_iou is None else self.nms_iou
                 kept_N = batched_nms(xyxy_N4, score_N, label_N, limit)
                 xyxy_N4, score_N, label_N = xyxy_N4[kept_N], score_N[kept_N], label_N[kept_N]
-            most = self.max_boxes
-            lists.append(
-                BoxList(
-                    xyxy_N4[:most].cpu().numpy(),
-                    label_N[:most].cpu().numpy(),
-                    score_N[:most].cpu().numpy(),
-                )
-            )
+            kept = (part[: self.max_boxes].cpu().numpy() for part in (xyxy_N4, label_N, score_N))
+            lists.append(BoxList(*kept))
         return lists
 
     def _loss(self, batch: Batch, outputs: Any) -> Any:

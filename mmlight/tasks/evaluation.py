@@ -257,13 +257,8 @@ class Evaluated(TrainedModule):
         """Score the whole set over all ranks."""
         self._log_scores("val")
 
-    def on_test_epoch_start(self) -> None:
-        """Begin an evaluation."""
-        self.begin_evaluation()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> Any:
-        """Keep what counts; return what callbacks get."""
-        return self.evaluate_batch(batch)
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
         """Score the test set over all ranks."""

@@ -11,18 +11,6 @@ from torch import Tensor, nn
 
 from mmlight.batch import Audio, Batch, Images, Modality, Text, View
 
-# Named axes of each input; others have a fixed size.
-AXES: dict[str, tuple[str, ...]] = {
-    "pixels": ("batch",),
-    "area": ("batch",),
-    "token_ids": ("batch", "tokens"),
-    "token_mask": ("batch", "tokens"),
-    "waveform": ("batch", "samples"),
-    "num_samples": ("batch",),
-    "image_present": ("batch",),
-    "text_present": ("batch",),
-    "audio_present": ("batch",),
-}
 INPUTS: dict[Modality, tuple[str, ...]] = {
     "image": ("pixels",),
     "text": ("token_ids", "token_mask"),
@@ -39,6 +27,11 @@ MEANINGS: dict[str, str] = {
     "image_present": "bool, false where the sample has no image",
     "text_present": "bool, false where the sample has no text",
     "audio_present": "bool, false where the sample has no sound",
+}
+# Named axes of each input; others have a fixed size.
+_SECOND_AXES = {"token_ids": "tokens", "token_mask": "tokens", "waveform": "samples"}
+AXES = {
+    name: ("batch", _SECOND_AXES[name]) if name in _SECOND_AXES else ("batch",) for name in MEANINGS
 }
 LOGITS = "float32, before softmax (one label) or sigmoid (several)"
 NUMBERS = "float32, in the units of the data"

@@ -68,8 +68,7 @@ class Regression(PooledTask):
         self.objective = self._make_objective()
         self.register_buffer("mean_K", torch.zeros(len(self.names)))
         self.register_buffer("deviation_K", torch.ones(len(self.names)))
-        is_fit = self.is_fitting
-        if self._standardise and is_fit and hasattr(self.data, "field_values"):
+        if self._standardise and self.is_fitting and hasattr(self.data, "field_values"):
             self._measure()
 
     def _measure(self) -> None:
@@ -123,11 +122,15 @@ class Regression(PooledTask):
             raise UserError(f"{where}: {str(value)[:60]!r} is not a finite number{hint}")
         return numbers
 
+    def _scaled(self, batch: Batch, target_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the model says and what is right, both as the loss takes them."""
+        outputs_BK = self.head_outputs(self.features(batch)).float()
+        return outputs_BK, (target_BK - self.mean_K) / self.deviation_K
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss over the global batch."""
         target_BK, counted_B = self.known_targets(batch)
-        scaled_BK = (target_BK - self.mean_K) / self.deviation_K
-        outputs_BK = self.head_outputs(self.features(batch)).float()
+        outputs_BK, scaled_BK = self._scaled(batch, target_BK)
         loss: Tensor = self.objective(outputs_BK, scaled_BK, counted_B=counted_B)
         self.log_gated({"train/loss": loss.detach()})
         return loss
@@ -140,8 +143,7 @@ class Regression(PooledTask):
     def keep(self, batch: Batch) -> Kept:
         """Keep the numbers that the model says and those that are right."""
         target_BK, known_B = self.known_targets(batch)
-        scaled_BK = (target_BK - self.mean_K) / self.deviation_K
-        outputs_BK = self.head_outputs(self.features(batch)).float()
+        outputs_BK, scaled_BK = self._scaled(batch, target_BK)
         columns = {
             "loss": self.objective.terms(outputs_BK, scaled_BK).mean(1),
             "value": (outputs_BK * self.deviation_K + self.mean_K).double(),

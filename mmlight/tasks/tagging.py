@@ -18,7 +18,7 @@ from mmlight.errors import UserError, nearest
 from mmlight.heads.pooled import PerToken
 from mmlight.metrics.entities import OUTSIDE, EntityEvaluation, as_bio, spans_of
 from mmlight.saved.checkpoint import CHECKPOINT_KEY
-from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table
+from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table
 from mmlight.tasks.graph import Graph, whole_graph
 from mmlight.tasks.tagged_text import TaggedText, entities, entity_scores, read_tags
 from mmlight.tasks.task import Task
@@ -72,11 +72,7 @@ class Tagging(Task):
         **settings: Any,
     ) -> None:
         super().__init__(towers=towers, **settings)
-        if list(towers.given()) != ["text"]:
-            raise UserError(
-                f"model.towers names {', '.join(towers.given()) or 'none'}; tagging takes exactly "
-                "one, text"
-            )
+        towers.check_only("text", task="tagging")
         if not types or len(set(types)) < len(types) or not all(types):
             raise UserError(f"model.types: {types} must be one or more different names")
         self.types = list(types)
@@ -146,28 +142,23 @@ class Tagging(Task):
     def keep(self, batch: Batch) -> Kept:
         """Keep the tags of each text whose true tags are known."""
         logits_NLK = self.logits(_text_of(batch)).cpu()
-        columns: dict[str, list[Any]] = {
-            name: [] for name in ("key", "tagged", "words", "gold", "losses")
-        }
-        rows = []
-        for row, sentence in self._sentences(batch):
-            log_p_LK = logits_NLK[row].log_softmax(-1)
-            values = (
-                batch.keys[row],
-                read_tags(
-                    batch.captions[row],
-                    sentence.spans,
-                    sentence.first_W,
-                    logits_NLK[row],
-                    self.tags,
-                ),
-                sentence.words,
-                sentence.gold,
-                [-float(log_p_LK[place, number]) for place, number in self._true(sentence)],
-            )
+        rows: list[int] = []
+        tagged: list[TaggedText] = []
+        losses: list[list[float]] = []
+        sentences = list(self._sentences(batch))
+        for row, sentence in sentences:
+            spans, first_W, logits_LK = sentence.spans, sentence.first_W, logits_NLK[row]
+            log_p_LK = logits_LK.log_softmax(-1)
             rows.append(row)
-            for column, value in zip(columns.values(), values, strict=True):
-                column.append(value)
+            tagged.append(read_tags(batch.captions[row], spans, first_W, logits_LK, self.tags))
+            losses.append([-float(log_p_LK[at, number]) for at, number in self._true(sentence)])
+        columns: dict[str, Column] = {
+            "key": [batch.keys[row] for row in rows],
+            "tagged": tagged,
+            "words": [sentence.words for _, sentence in sentences],
+            "gold": [sentence.gold for _, sentence in sentences],
+            "losses": losses,
+        }
         row_N = torch.tensor(rows, dtype=torch.int64, device=batch.index_B.device)
         return Kept({"samples": Rows(columns, row_N=row_N)})
 
@@ -231,7 +222,14 @@ class Tagging(Task):
                 spans = self._spans(batch, row)
             first_W = first_tokens(spans, offset_NL2[row])
             tagged = read_tags(caption, spans, first_W, logits_NLK[row], self.tags)
-            rows.append({"key": batch.keys[row], **_as_row(tagged)})
+            rows.append(
+                {
+                    "key": batch.keys[row],
+                    "text": caption,
+                    "entities": [asdict(entity) for entity in tagged.found()],
+                    "words_unseen": tagged.num_unseen,
+                }
+            )
         return rows
 
     def graphs(self) -> list[Graph]:
@@ -330,11 +328,3 @@ def _text_of(batch: Batch) -> Text:
 def _offsets_of(text: Text) -> Tensor:
     assert text.offset_NL2 is not None, "build() checks data.text.offsets"
     return text.offset_NL2.cpu()
-
-
-def _as_row(tagged: TaggedText) -> dict[str, Any]:
-    return {
-        "text": tagged.text,
-        "entities": [asdict(entity) for entity in tagged.found()],
-        "words_unseen": tagged.num_unseen,
-    }

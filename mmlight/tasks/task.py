@@ -14,6 +14,7 @@ from mmlight.batch import Batch, Modality
 from mmlight.class_names import check_same_order
 from mmlight.encoders.lora import merge_adapters
 from mmlight.errors import UserError
+from mmlight.objectives.objective import Loss
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.schedule import Schedule
@@ -236,6 +237,12 @@ class Task(_Described, Evaluated):
             samples: some of the evaluated samples, to be looked at.
         """
         return []
+
+    def log_loss(self, loss: Loss) -> Tensor:
+        """Log a training step's loss and what stands beside it; return the loss."""
+        beside = {f"train/{name}": value for name, value in loss.logs.items()}
+        self.log_gated({"train/loss": loss.value.detach()} | beside)
+        return loss.value
 
     def no_weight_decay(self) -> set[str]:
         """Return what the encoders exclude from weight decay, under this module's names."""

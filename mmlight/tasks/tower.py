@@ -60,6 +60,12 @@ class Towers:
         """Return the towers that exist, in the order image, text, audio."""
         return {name: getattr(self, name) for name in MODALITIES if getattr(self, name)}
 
+    def check_only(self, modality: Modality, *, task: str) -> None:
+        """Raise UserError, naming the task, unless there is one tower, of this modality."""
+        if list(self.given()) != [modality]:
+            named = ", ".join(self.given()) or "none"
+            raise UserError(f"model.towers names {named}; {task} takes exactly one, {modality}")
+
 
 class Tower(nn.Module):
     """An encoder and its projection.

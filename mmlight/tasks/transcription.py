@@ -77,11 +77,7 @@ class Transcription(Task):
         **settings: Any,
     ) -> None:
         super().__init__(towers=towers, **settings)
-        if list(towers.given()) != ["audio"]:
-            raise UserError(
-                f"model.towers names {', '.join(towers.given()) or 'none'}; transcription takes "
-                "exactly one, audio"
-            )
+        towers.check_only("audio", task="transcription")
         self.decoder = decoder()
         self._dropout = dropout
         self._warned: set[str] = set()
@@ -141,12 +137,7 @@ class Transcription(Task):
         counted_B = known_B & whole_B
         self._warn_impossible(emissions, target, counted_B, batch)
         loss = self.objective(emissions.logits_BLK, emissions.frames_B, target, counted_B=counted_B)
-        self.log_gated(
-            {"train/loss": loss.value.detach()}
-            | {f"train/{name}": value for name, value in loss.logs.items()}
-        )
-        value: Tensor = loss.value
-        return value
+        return self.log_loss(loss)
 
     def score_names(self) -> set[str]:
         """Return the names of all scores."""

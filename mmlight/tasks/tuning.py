@@ -92,7 +92,7 @@ def backbone_names(encoders: Mapping[str, Encoder]) -> dict[str, tuple[str, str]
     return {
         f"towers.{tower}.encoder.{name}": (tower, name)
         for tower, encoder in encoders.items()
-        for name in sorted(_names(encoder) - encoder.new_parameters())
+        for name in sorted(dict(encoder.named_parameters()).keys() - encoder.new_parameters())
         if ".lora_" not in name
     }
 
@@ -202,7 +202,3 @@ def _block_range(encoder: Encoder, end: str, count: int, *, where: str) -> range
     if end == "first":
         return range(repeated[count - 1] + 1)
     return range(repeated[-count], len(blocks))
-
-
-def _names(module: nn.Module) -> set[str]:
-    return {name for name, _ in module.named_parameters()}

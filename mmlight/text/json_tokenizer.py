@@ -99,7 +99,7 @@ class HfTokenizer(JsonTokenizer):
         local = Path(path).expanduser()
         if local.is_file():
             text = local.read_text(encoding="utf-8", errors="replace")
-            specials = guess_specials(text, where=path)
+            specials = _guess_specials(text, where=path)
         else:
             text, specials = _load_with_transformers(path)
         # a causal model's tokenizer has no padding; the mask hides what stands there
@@ -141,16 +141,8 @@ def _first(*ids: int | None) -> int | None:
     return next((i for i in ids if i is not None), None)
 
 
-def guess_specials(text: str, *, where: str) -> dict[str, int]:
-    """Find the special tokens of a lone ``tokenizer.json`` by their usual names.
-
-    Args:
-        text: content of the file.
-        where: its path, for the message.
-
-    Raises:
-        UserError: the text is not a tokenizer.
-    """
+def _guess_specials(text: str, *, where: str) -> dict[str, int]:
+    """Find the special tokens of a lone ``tokenizer.json`` by their usual names."""
     try:
         vocabulary = tokenizers.Tokenizer.from_str(text).get_vocab(with_added_tokens=True)
         added = {entry["content"] for entry in json.loads(text).get("added_tokens", [])}

@@ -53,9 +53,8 @@ class SavedTokenizer(Tokenizer):
         if not isinstance(text, dict) or "tokenizer" not in text:
             raise UserError(f"tokenizer: {saved} holds none; its model reads no text")
         self._own = tokenizer_from_state(text["tokenizer"])
-        self.vocab_size, self.pad_id = self._own.vocab_size, self._own.pad_id
-        self.start_id, self.end_id = self._own.start_id, self._own.end_id
-        self.unk_id, self.mask_id = self._own.unk_id, self._own.mask_id
+        for name in ("vocab_size", *SPECIALS):
+            setattr(self, name, getattr(self._own, name))
 
     def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
         """Return the token ids of each text, cut to `max_tokens` with the end token kept."""

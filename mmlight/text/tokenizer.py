@@ -55,9 +55,9 @@ class Tokenizer(ABC):
     unk_id: int | None = None
     mask_id: int | None = None
 
-    @abstractmethod
     def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
         """Return the token ids of each text, cut to `max_tokens` with the end token kept."""
+        return [ids for ids, _ in self.encode_with_offsets(texts, max_tokens=max_tokens)]
 
     @abstractmethod
     def encode_with_offsets(
@@ -192,10 +192,6 @@ class CharTokenizer(Tokenizer):
         self.vocab_size = self._first + len(characters)
         self._id_of = {c: n for n, c in enumerate(characters, start=self._first)}
         self._shown = dict(enumerate(characters, start=self._first)) | {self.unk_id: "\ufffd"}
-
-    def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
-        """Return the token ids of the first `max_tokens` characters of each text."""
-        return [ids for ids, _ in self.encode_with_offsets(texts, max_tokens=max_tokens)]
 
     def encode_with_offsets(
         self, texts: Sequence[str], *, max_tokens: int

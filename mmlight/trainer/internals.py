@@ -1,4 +1,4 @@
-"""What torch has under private names only and other rooms need, whatever their floor.
+"""What torch, and transformers, have under private names only and rooms of other floors need.
 
 `tests/trainer/test_private_names.py` lists all of them, and those of Lightning that this room uses.
 """
@@ -31,6 +31,7 @@ __all__ = [
     "end_workers",
     "flash_attention_on_cpu",
     "has_fused_kernel",
+    "init_weights",
     "is_traceable_wrapper_subclass",
     "load_tensors",
     "operator_of",
@@ -70,6 +71,11 @@ def has_fused_kernel(parameter: Tensor) -> bool:
     """Return whether torch has a fused optimiser for a parameter where it lies."""
     devices = _get_fused_kernels_supported_devices()
     return parameter.is_floating_point() and parameter.device.type in devices
+
+
+def init_weights(model: Any, part: torch.nn.Module) -> None:
+    """Start one layer as its model of transformers does, which starts only a whole model openly."""
+    model._init_weights(part)
 
 
 def operator_of(overload: OpOverload) -> Any:

@@ -16,7 +16,6 @@ from torch.distributed.fsdp import (
 )
 from torch.utils import _pytree
 
-from mmlight.encoders.encoder import FeatureMap
 from mmlight.trainer.module import TrainedModule
 
 
@@ -66,7 +65,6 @@ def shard(
             fully_shard(block, mp_policy=own, **options)
         add(part.module, own)
         if hasattr(part.module, "feature_maps"):
-            make_tree_node(FeatureMap)
             register_fsdp_forward_method(part.module, "feature_maps")
     return units
 

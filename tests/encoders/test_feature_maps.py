@@ -20,11 +20,11 @@ def test_a_cnn_gives_the_last_map_of_each_stride():
     assert [(s.channels, s.stride) for s in specs] == [(8, 4), (8, 8), (16, 16), (16, 32)]
     given = images()
     maps = encoder.feature_maps(given)
-    assert [tuple(m.map_BCHW.shape) for m in maps] == [
+    assert [tuple(m.shape) for m in maps] == [
         (2, spec.channels, 64 // spec.stride, 96 // spec.stride) for spec in specs
     ]
     tokens_BLD = encoder(given, tokens=True).tokens_BLD
-    assert torch.allclose(maps[-1].map_BCHW.flatten(2).transpose(1, 2), tokens_BLD, atol=1e-5)
+    assert torch.allclose(maps[-1].flatten(2).transpose(1, 2), tokens_BLD, atol=1e-5)
 
 
 def test_a_vit_gives_its_tokens_as_one_map_at_any_size():
@@ -33,9 +33,9 @@ def test_a_vit_gives_its_tokens_as_one_map_at_any_size():
     assert [(s.channels, s.stride) for s in encoder.map_specs()] == [(16, 8)]
     given = images()
     (only,) = encoder.feature_maps(given)
-    assert only.map_BCHW.shape == (2, 16, 8, 12)
+    assert only.shape == (2, 16, 8, 12)
     tokens_BLD = encoder(given, tokens=True).tokens_BLD
-    assert torch.allclose(only.map_BCHW.flatten(2).transpose(1, 2), tokens_BLD, atol=1e-5)
+    assert torch.allclose(only.flatten(2).transpose(1, 2), tokens_BLD, atol=1e-5)
 
 
 def test_maps_leave_the_names_of_the_parameters():

@@ -34,7 +34,7 @@ def groups(settings, *, scales=None):
 )
 def test_another_class_gets_the_groups_with_their_rates_and_decay(path, init_args, kind, decay):
     settings = AdamWSettings(class_path=path, init_args={"lr": 0.02, **init_args})
-    optimizer = settings.build(groups(settings, scales={"0": 0.5}))
+    optimizer = settings.build(groups(settings, scales={"0.weight": 0.5, "0.bias": 0.5}))
     assert type(optimizer).__name__ == kind
     found = {g["name"]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups}
     assert found == {

@@ -233,7 +233,7 @@ def test_pixels_without_a_view_are_images_of_their_own():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"towers": Towers()}, "detection needs image alone"),
+        ({"towers": Towers()}, "detection takes exactly one, image"),
         ({"least_score": 1.0}, "least_score"),
         ({"nms_iou": 0.0}, "nms_iou"),
         ({"max_boxes": 0}, "max_boxes"),

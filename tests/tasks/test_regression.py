@@ -64,7 +64,14 @@ def test_several_numbers_have_their_own_scores_and_their_mean():
 
 def test_scores_that_mean_nothing_are_left_out():
     alike = np.ones((3, 1))
-    given = NumberEvaluation("val", np.arange(3), ["a", "b", "c"], alike, alike, ["x"])
+    given = NumberEvaluation(
+        stage="val",
+        samples_S=np.arange(3),
+        keys=["a", "b", "c"],
+        value_SK=alike,
+        target_SK=alike,
+        names=["x"],
+    )
     assert number_scores(given) == {"mae": 0, "rmse": 0}
 
 

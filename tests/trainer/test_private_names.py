@@ -73,7 +73,7 @@ OTHERS = {
     **dict.fromkeys(("_exit", "_lru_cache_wrapper"), ("",)),
     **dict.fromkeys(
         ("_attn_implementation", "_from_config", "_gradient_checkpointing_func", "_init_weights"),
-        ("encoders", "heads"),
+        ("encoders", "trainer"),
     ),
     **dict.fromkeys(("_mask_hidden_states", "_model_mapping"), ("encoders",)),
 }

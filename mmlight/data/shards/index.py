@@ -5,6 +5,7 @@ An index lies beside its shard (``00000.tar.index``) or, where that folder is re
 needed and again when the shard's size or time changes, or when the index is damaged.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -22,7 +23,6 @@ from typing import Any
 from mmlight.data.decode import probe
 from mmlight.data.shards import index_file, seal, tar
 from mmlight.data.shards.index_file import DamagedIndexError, OldIndexError, ShardIndex
-from mmlight.data.shards.shard_file import digest, read_at
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal, say
 
@@ -33,6 +33,27 @@ DEFAULT_MAX_MEMBER_BYTES = 256 << 20
 _MIN_SHARDS_FOR_PROCESSES = 8
 # A network file system answers slowly.
 _NUM_THREADS = 16
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_at(path: Path, descriptor: int, size: int, offset: int) -> bytes:
+    """Read a part of an open shard.
+
+    Raises:
+        OSError: the disk failed or the shard is shorter.
+    """
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:  # one call gives at most 2 GiB
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            raise OSError(f"shard {path} ended before byte {offset + size} while read")
+        data += more
+    return data
 
 
 def load_or_build(

@@ -113,15 +113,15 @@ def bring_in(names: Iterable[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever a module of the user's raises
-            told = _told(error)
+            reason = _reason(error)
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             if missing is not None and f"{name}.".startswith(f"{missing}."):
                 near = nearest(name, (path.stem for path in Path.cwd().glob("*.py")))
-                told = f"there is no such module in {Path.cwd()} or installed{near}"
-            raise UserError(f"{FLAG} {name}: {told}") from error
+                reason = f"there is no such module in {Path.cwd()} or installed{near}"
+            raise UserError(f"{FLAG} {name}: {reason}") from error
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return the user's line that an error came from, and what it says."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {error.msg}"

@@ -211,7 +211,7 @@ def _answer(pipe: int) -> None:
     os.close(pipe)
 
 
-def _leave(told: str) -> None:
+def _leave(line: str) -> None:
     timer = threading.Timer(_LEAVE_WITHIN_S, os._exit, (INTERRUPTED,))
     timer.daemon = True
     timer.start()
@@ -219,7 +219,7 @@ def _leave(told: str) -> None:
         if sys.stdout.isatty():
             os.write(1, b"\x1b[?25h\n")  # the cursor, which a bar has hidden
         if is_first_rank():
-            os.write(2, f"mmlight: {told}\n".encode())
+            os.write(2, f"mmlight: {line}\n".encode())
         if _Noted.before_leaving is not None:
             _Noted.before_leaving()
         for worker in active_children():  # they look for their parent every five seconds only

@@ -37,16 +37,16 @@ def _replace_unknown(stream: TextIO) -> None:
         stream.reconfigure(errors="replace")
 
 
-def say(*told: object, file: TextIO | None = None) -> None:
+def say(*lines: object, file: TextIO | None = None) -> None:
     """Print each argument as a line.
 
     Args:
-        told: one for each line; a newline in one is shown, not obeyed.
+        lines: one for each line; a newline in one is shown, not obeyed.
         file: where to; standard output by default.
     """
     out = file or sys.stdout
     _replace_unknown(out)
-    out.write("".join(f"{one_line(line)}\n" for line in told))
+    out.write("".join(f"{one_line(line)}\n" for line in lines))
     out.flush()
 
 
@@ -59,9 +59,9 @@ def say_text(text: str) -> None:
     sys.stdout.write(re.sub(r"[^\n\t]+", lambda part: one_line(part[0]), text))
 
 
-def note(told: object) -> None:
+def note(line: object) -> None:
     """Print a line of ours, ``mmlight: ...``, to standard error."""
-    say(f"mmlight: {told}", file=sys.stderr)
+    say(f"mmlight: {line}", file=sys.stderr)
 
 
 def agrees(question: str) -> bool:

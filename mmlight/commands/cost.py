@@ -180,8 +180,8 @@ def _mean_step(
             f"{one.counted.flops / one.num_samples / 1e9:,.3f} from step {begin // accumulate:,}"
             for one, (begin, _) in zip(counts, stages, strict=True)
         ]
-        told = ", ".join(parts)
-        changes.append(f"what is trained changes: GFLOP a sample {told}; means are given")
+        listed = ", ".join(parts)
+        changes.append(f"what is trained changes: GFLOP a sample {listed}; means are given")
     return mean_count(counts, weights=weights), changes
 
 

@@ -120,14 +120,14 @@ def follow(
     printer: Printer, state: Callable[[], State], *, poll_s: float = _POLL_S, ask_s: float = _ASK_S
 ) -> None:
     """Print what comes until the run has ended; look each `poll_s`, ask SLURM each `ask_s`."""
-    told = ""
+    last = ""
     due = 0.0
     while True:
         if time.monotonic() >= due:
             now = state()
             due = time.monotonic() + ask_s
-            if now.word != told:
-                told = now.word
+            if now.word != last:
+                last = now.word
                 note(str(now))
             if not now.is_active:
                 printer.print_new()

@@ -154,14 +154,14 @@ def _cook(
     on.save(task, path)
     norms = norms_told(task, num_batches, by_default="averaged")
     if on.trainer.is_global_zero:
-        told = {
+        report = {
             "kind": options.kind,
             "metric": metric,
             "batch_norm": norms,
             "ingredients": list(map(asdict, given)),
             "scores": scores,
         }
-        write_json(path.with_suffix(".json"), told)
+        write_json(path.with_suffix(".json"), report)
     on.tell(_table(given, metric, scores))
     if norms:
         on.tell(f"statistics of batch norms: {norms}")

@@ -53,10 +53,10 @@ class Scoring:
             name for name in ("val", "test") if name in self.data.split_names()
         ]
 
-    def tell(self, told: str | Grid) -> None:
+    def tell(self, what: str | Grid) -> None:
         """Print on rank 0."""
         if self.trainer.is_global_zero:
-            told.print() if isinstance(told, Grid) else say(told)
+            what.print() if isinstance(what, Grid) else say(what)
 
     def model(self, saved: Saved, *, verb: str, num_batches: int) -> Task:
         """Return the model that is to be scored, where the experiment's data suits it.
@@ -163,8 +163,8 @@ def table(metric: str, stages: Iterable[str], rows: Sequence[Sequence[str]], *he
 
 def norms_told(task: Task, num_batches: int, *, by_default: str) -> str | None:
     """Return where statistics of batch norms come from; None for a model without any."""
-    told = f"recomputed on {num_batches} batches" if num_batches else by_default
-    return told if _batch_norms(task) else None
+    line = f"recomputed on {num_batches} batches" if num_batches else by_default
+    return line if _batch_norms(task) else None
 
 
 def sign_of(metric: str) -> int:

@@ -148,8 +148,8 @@ def _walk(
         if other is not None:
             scores["second"] = on.score(task, "test", data=other)
         metric = metric or chosen_metric(next(iter(scores.values())), asked=options.metric)
-        told = ", ".join(f"{s} {format_value(metric, v[metric])}" for s, v in scores.items())
-        on.tell(f"alpha {alpha:.2f}: {metric} {told}")
+        line = ", ".join(f"{s} {format_value(metric, v[metric])}" for s, v in scores.items())
+        on.tell(f"alpha {alpha:.2f}: {metric} {line}")
     if "val" in on.stages:
         sign = sign_of(metric)
         # Of equals the one nearer to the pretrained model, which bears more.
@@ -202,8 +202,8 @@ def _corruption(text: str) -> Corruption:
     known = [f"{modality}:{kind}" for modality in KINDS for kind in KINDS[modality]]
     name, _, severity = text.rpartition(":")
     if name not in known:
-        told = ", ".join(known)
-        raise UserError(f"--corruption {text}: give one of {told}, with :1 to :5 behind it")
+        names = ", ".join(known)
+        raise UserError(f"--corruption {text}: give one of {names}, with :1 to :5 behind it")
     if severity not in ("1", "2", "3", "4", "5"):
         raise UserError(f"--corruption {text}: the severity is 1 to 5")
     spoiled: Any = Corruption

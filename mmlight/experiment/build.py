@@ -227,8 +227,8 @@ class Experiment:
             yield
         except Interrupted:
             is_training = self.verb == "fit" and self._lock is not None
-            told = note_interrupt(self.folder) if is_training else ""
-            raise Interrupted(told) from None
+            line = note_interrupt(self.folder) if is_training else ""
+            raise Interrupted(line) from None
         except Exception as error:
             mistake = find_mistake(error)
             if mistake is None:
@@ -247,8 +247,8 @@ class Experiment:
 
     def _remove_run(self) -> None:
         """Leave no folder of a run that never began."""
-        told = ("bad_samples.jsonl", "wandb")  # the first is named in a message, W&B has the second
-        if not any((self.folder.path / name).exists() for name in told):
+        kept = ("bad_samples.jsonl", "wandb")  # the first is named in a message, W&B has the second
+        if not any((self.folder.path / name).exists() for name in kept):
             shutil.rmtree(self.folder.path, ignore_errors=True)
             with suppress(OSError):  # the experiment has other runs
                 self.folder.path.parent.rmdir()

@@ -56,13 +56,13 @@ def find_checkpoint(
     run = last_run(root, name=name)
     if asked == BEST:
         best = best_checkpoint(run)
-        checkpoint, told = best.path, f"{run.label}: {best}"
+        checkpoint, about = best.path, f"{run.label}: {best}"
     else:
         newest = run.newest_checkpoint()
         assert newest is not None, "it would not have been chosen"
-        checkpoint, told = newest, describe_last(run, newest)
+        checkpoint, about = newest, describe_last(run, newest)
     if is_first_rank():
-        say(f"--ckpt_path {asked}: {told}")
+        say(f"--ckpt_path {asked}: {about}")
     return run, checkpoint
 
 

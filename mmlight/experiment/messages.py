@@ -16,7 +16,7 @@ def quieten() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"jsonargparse.*")
-    for told in (  # a run that goes on in its own folder; an evaluation, which saves nothing
+    for pattern in (  # a run that goes on in its own folder; an evaluation, which saves nothing
         "Checkpoint directory .* exists and is not empty",
         "Be aware that when using `ckpt_path`, callbacks",
         # Every rank has the same scores: they are computed of what all ranks gathered.
@@ -27,7 +27,7 @@ def quieten() -> None:
         # torch renamed a class that Lightning 2.6 still asks for by its old name.
         r".*treespec, LeafSpec.*",
     ):
-        warnings.filterwarnings("ignore", message=told)
+        warnings.filterwarnings("ignore", message=pattern)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 

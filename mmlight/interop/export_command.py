@@ -133,12 +133,12 @@ def export(
         for graph in graphs:
             graph.eval().requires_grad_(False)
             written += _write_graph(graph, task.preprocessing or {}, out, formats, batches)
-    told = {
+    report = {
         "source": str(source),
         "num_merged_adapters": num_merged,
         "files": list(map(asdict, written)),
     }
-    write_json(out / "export.json", told)
+    write_json(out / "export.json", report)
     meanings = MEANINGS | {name: what for g in graphs for name, what in g.outputs.items()}
     write_card(out / "README.md", task, found, written, num_merged=num_merged, meanings=meanings)
     return written

@@ -108,8 +108,8 @@ def _head(task: Task, run: _Run, num_merged: int) -> list[str]:
         kind = type(encoder).__name__
         lines.append(f"- {modality} tower: `{kind}`, {_count(encoder):,} parameters")
     if names:
-        told = ", ".join(shown_names(names))
-        lines.append(f"- classes of its data, in the order of their numbers: {told}")
+        listed = ", ".join(shown_names(names))
+        lines.append(f"- classes of its data, in the order of their numbers: {listed}")
     if num_merged:
         lines.append(f"- {num_merged} low-rank adapters were merged into the weights")
     return [*lines, ""]
@@ -129,8 +129,8 @@ def _inputs(task: Task) -> list[str]:
     lines = ["## How inputs are prepared", ""]
     for name in MODALITIES:
         if settings := (task.preprocessing or {}).get(name):
-            told = {k: v for k, v in settings.items() if k != "tokenizer"}
-            lines.append(f"- {name}: `{json.dumps(told)}`")
+            plain = {k: v for k, v in settings.items() if k != "tokenizer"}
+            lines.append(f"- {name}: `{json.dumps(plain)}`")
     return [
         *lines,
         "",
@@ -174,7 +174,7 @@ def _training(run: _Run) -> list[str]:
     lines = ["## Training", ""]
     if summary.get("command"):
         lines.append(f"- command: `{summary['command']}`")
-    told = {
+    facts = {
         "optimiser steps": summary.get("steps"),
         "epochs": summary.get("epoch"),
         "samples seen": summary.get("samples_seen"),
@@ -183,7 +183,7 @@ def _training(run: _Run) -> list[str]:
         "devices": ", ".join(summary.get("devices") or []),
         "commit": (summary.get("git") or {}).get("commit"),
     }
-    lines += [f"- {name}: {value}" for name, value in told.items() if value not in (None, "")]
+    lines += [f"- {name}: {value}" for name, value in facts.items() if value not in (None, "")]
     for split, fingerprint in ((summary.get("data") or {}).get("fingerprint") or {}).items():
         lines.append(f"- {split} data: SHA-256 {fingerprint}")
     packages = summary.get("packages") or {}

@@ -147,9 +147,9 @@ class Task(_Described, Evaluated):
         """Have the data prepare what its settings leave open as the towers want it."""
         if self.data is None or not hasattr(self.data, "follow"):
             return
-        for told in self.data.follow(self._preparations()):
+        for line in self.data.follow(self._preparations()):
             if comm.rank() == 0:
-                note(told)
+                note(line)
         self.preprocessing = self.data.preprocessing()
 
     def _preparations(self) -> dict[Modality, Mapping[str, Any]]:

@@ -187,8 +187,8 @@ def _new_parts(task: nn.Module) -> str:
 def _origin(name: str, tower: Tower) -> list[str]:
     source = tower.source
     if source is None:
-        told = tower.encoder.origin
-        return [f"towers.{name}.encoder: {told}"] if told else []
+        origin = tower.encoder.origin
+        return [f"towers.{name}.encoder: {origin}"] if origin else []
     state = tower.encoder.state_dict()
     count = sum(p.numel() for p in tower.encoder.parameters())
     lines = [f"towers.{name}.encoder: {len(state)} tensors ({count:,} parameters) of {source.path}"]

@@ -177,14 +177,14 @@ class Heartbeat(pl.Callback):
         now = time.time()
         return all(b.rank >= self._rank or b.is_silent(now) for b in beats)
 
-    def _dump(self, told: str) -> None:
+    def _dump(self, reason: str) -> None:
         start = f"{job_name(os.environ) or 'local'}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
         path = self._folder / f"{start}-rank{self._rank}.txt"
-        say(f"mmlight: stalled: {told}; stacks of rank {self._rank}:", file=sys.stderr)
+        say(f"mmlight: stalled: {reason}; stacks of rank {self._rank}:", file=sys.stderr)
         with suppress(OSError):
             path.parent.mkdir(exist_ok=True)
             with path.open("w") as file:
-                file.write(f"{told}\nrank {self._rank} at step {self._step}, {self._doing}\n\n")
+                file.write(f"{reason}\nrank {self._rank} at step {self._step}, {self._doing}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
             say(*path.read_text(errors="replace").splitlines(), file=sys.stderr)

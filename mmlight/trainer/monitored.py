@@ -31,13 +31,13 @@ def check_monitor(
             f"{key} has no effect without validation; name data.val.shards (and leave "
             "trainer.limit_val_batches above 0)"
         )
-    told: Any = getattr(pl_module, "score_names", lambda: None)()
+    names: Any = getattr(pl_module, "score_names", lambda: None)()
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     houses = {type(part).__module__.partition(".")[0] for part in (pl_module, *callbacks)}
-    if stage != "val" or told is None or houses - {"mmlight", "lightning"}:
+    if stage != "val" or names is None or houses - {"mmlight", "lightning"}:
         return  # classes of others log what they like, also those derived from ours
     more: set[str] = getattr(getattr(pl_module, "metrics", None), "names", set())
-    known = {f"val/{score}" for score in {*told, *more}}
+    known = {f"val/{score}" for score in {*names, *more}}
     for callback in callbacks:
         own = getattr(callback, "score_names", lambda _: ())(pl_module)
         known |= {f"val/{score}" for score in own}

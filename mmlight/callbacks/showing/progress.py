@@ -192,9 +192,9 @@ def summarise_scores(scores: dict[str, float]) -> str:
     if recalls:
         mean = format_value("recall", sum(recalls) / len(recalls))
         parts.append(f"recall@1 {mean} (mean of {len(recalls)} directions)")
-    told = [name for name in scores if "zero_shot" in name and name.endswith("at_1")]
-    told += [name for name in scores if name.partition("/")[2] in MAIN_SCORES]
-    parts += [f"{name.partition('/')[2]} {format_value(name, scores[name])}" for name in told]
+    shown = [name for name in scores if "zero_shot" in name and name.endswith("at_1")]
+    shown += [name for name in scores if name.partition("/")[2] in MAIN_SCORES]
+    parts += [f"{name.partition('/')[2]} {format_value(name, scores[name])}" for name in shown]
     rest = [f"{name} {format_value(name, value)}" for name, value in scores.items()]
     return "  ".join(parts or rest[:4])
 

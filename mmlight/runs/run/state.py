@@ -146,9 +146,9 @@ def _stall(beats: Sequence[Beat]) -> str:
     return found.text if found else ""
 
 
-def _moment(told: str) -> float | None:
+def _moment(text: str) -> float | None:
     """Return the seconds since 1970 of a time of SLURM's; None where it is none."""
     try:
-        return datetime.fromisoformat(told).timestamp()
+        return datetime.fromisoformat(text).timestamp()
     except ValueError:
         return None

@@ -40,7 +40,7 @@ def post(
         if address is None:
             return
         label = f"{run.parent.name}/{run.name}"
-        told: dict[str, Any] = {
+        content: dict[str, Any] = {
             "text": f"{label} {state}{': ' * bool(reason)}{reason}",
             "name": run.parent.name,
             "id": run.name,
@@ -51,7 +51,7 @@ def post(
             "job": environ.get("SLURM_JOB_ID"),
         }
         kind = {"Content-Type": "application/json"}
-        with urlopen(Request(address, json.dumps(told).encode(), kind), timeout=_TIMEOUT_S):
+        with urlopen(Request(address, json.dumps(content).encode(), kind), timeout=_TIMEOUT_S):
             pass
     except Exception as error:
         # What urllib says of an address may repeat it.

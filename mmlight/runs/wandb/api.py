@@ -58,14 +58,14 @@ def compared(run: Any) -> ComparedRun:
             `mmlight.trainer.wandb_run.WandbRun`.
     """
     config = dict(run.config)
-    told = config.pop("provenance", None) or {}
+    provenance = config.pop("provenance", None) or {}
     return ComparedRun(
         name=run.group or run.name,
         id=run.id,
         state={"crashed": "failed", "killed": "stopped"}.get(run.state, run.state),
         config=flatten({k: v for k, v in config.items() if not k.startswith("_")}),
         rows=_rows(run.scan_history()),
-        **recorded(told),
+        **recorded(provenance),
     )
 
 

@@ -73,11 +73,11 @@ class Setting:
     @property
     def label(self) -> str:
         """The values that set it apart, or its name where nothing does."""
-        told = ", ".join(
+        text = ", ".join(
             f"{name} {self.text(name)}" if name not in (NAME, CODE) else self.text(name)
             for name in self.differs
         )
-        return told or self.runs[0].name
+        return text or self.runs[0].name
 
     def spread(self, value: Callable[[ComparedRun], float | None]) -> Spread:
         """Return a value of each counted run that has it; None and NaN are left out."""
@@ -121,7 +121,7 @@ def group(runs: Sequence[ComparedRun], *, ignore: Sequence[str] = ()) -> list[Se
     ]
     texts = {name: distinct([s.differs[name] for s in settings]) for name in names}
     return [
-        replace(setting, shown={name: told[place] for name, told in texts.items()})
+        replace(setting, shown={name: words[place] for name, words in texts.items()})
         for place, setting in enumerate(settings)
     ]
 
@@ -138,9 +138,9 @@ def resolve_metrics(runs: Sequence[ComparedRun], asked: Sequence[str]) -> list[s
     for metric in asked:
         if not any(parts(metric, run.metrics) for run in runs):
             scores = [name for name in logged if not name.startswith("train/")]
-            told = ", ".join(sorted(scores)[:12]) or ", ".join(sorted(logged)[:12])
+            there = ", ".join(sorted(scores)[:12]) or ", ".join(sorted(logged)[:12])
             raise UserError(
-                f"--metric {metric}: no run has it{nearest(metric, logged)}; they have {told}"
+                f"--metric {metric}: no run has it{nearest(metric, logged)}; they have {there}"
             )
     if asked:
         return list(asked)

@@ -9,9 +9,8 @@ import pytest
 from shard_files import png, sound, text_shard, write_tar
 
 from mmlight.data.shards import corpus as corpus_module
-from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.corpus import ChecksumError, Corpus
 from mmlight.data.shards.index import load_or_build
-from mmlight.data.shards.shard_file import ChecksumError
 from mmlight.errors import UserError
 
 

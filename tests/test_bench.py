@@ -255,6 +255,26 @@ def test_the_quick_packed_text_has_the_padded_gradients():
 
 
 @pytest.mark.slow
+def test_two_quick_records_of_the_same_numbers_are_equal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(BENCH.parent)
+    for command in (
+        "scenes data/scenes --samples 300 --eval-samples 16 --workers 1",
+        "tokenizer train --shards data/scenes/train --text json:captions --kind word "
+        "--vocab-size 256 --out data/scenes/tokenizer",
+    ):
+        subprocess.run([sys.executable, "-m", "mmlight", *command.split()], check=True)
+    for file in ("one.json", "two.json"):
+        command = [sys.executable, str(BENCH / "same_numbers.py"), "record", file, "--quick"]
+        subprocess.run(command, check=True)
+    script = str(BENCH / "same_numbers.py")
+    done = subprocess.run(
+        [sys.executable, script, "compare", "one.json", "two.json"], capture_output=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == {"experiments": 1, "differences": 0}
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_quick_start_takes_little_beside_its_imports():
     found = figures_of("start")

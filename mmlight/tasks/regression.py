@@ -122,15 +122,11 @@ class Regression(PooledTask):
             raise UserError(f"{where}: {str(value)[:60]!r} is not a finite number{hint}")
         return numbers
 
-    def _scaled(self, batch: Batch, target_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the model says and what is right, both as the loss takes them."""
-        outputs_BK = self.head_outputs(self.features(batch)).float()
-        return outputs_BK, (target_BK - self.mean_K) / self.deviation_K
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss over the global batch."""
         target_BK, counted_B = self.known_targets(batch)
-        outputs_BK, scaled_BK = self._scaled(batch, target_BK)
+        scaled_BK = (target_BK - self.mean_K) / self.deviation_K
+        outputs_BK = self.head_outputs(self.features(batch)).float()
         loss: Tensor = self.objective(outputs_BK, scaled_BK, counted_B=counted_B)
         self.log_gated({"train/loss": loss.detach()})
         return loss
@@ -143,7 +139,8 @@ class Regression(PooledTask):
     def keep(self, batch: Batch) -> Kept:
         """Keep the numbers that the model says and those that are right."""
         target_BK, known_B = self.known_targets(batch)
-        outputs_BK, scaled_BK = self._scaled(batch, target_BK)
+        outputs_BK = self.head_outputs(self.features(batch)).float()
+        scaled_BK = (target_BK - self.mean_K) / self.deviation_K
         columns = {
             "loss": self.objective.terms(outputs_BK, scaled_BK).mean(1),
             "value": (outputs_BK * self.deviation_K + self.mean_K).double(),
@@ -170,14 +167,16 @@ class Regression(PooledTask):
 
     def answers(self, tables: dict[str, Table]) -> tuple[Tensor, Tensor]:
         """Return the numbers that the model says and those that are right, (S, K) or (S,)."""
-        value_SK, target_SK = tables["samples"]["value"], tables["samples"]["target"]
-        return (value_SK, target_SK) if self._is_list else (value_SK[:, 0], target_SK[:, 0])
+        table = tables["samples"]
+        return self._shaped(table["value"]), self._shaped(table["target"])
 
     def example_answers(self) -> tuple[Tensor, Tensor]:
         """Return a few of them."""
         value_SK = torch.arange(8.0, dtype=torch.float64)[:, None].repeat(1, len(self.names))
-        value_SK = value_SK if self._is_list else value_SK[:, 0]
-        return value_SK, value_SK + 1
+        return self._shaped(value_SK), self._shaped(value_SK + 1)
+
+    def _shaped(self, number_SK: Tensor) -> Tensor:
+        return number_SK if self._is_list else number_SK[:, 0]
 
     def graphs(self) -> list[Graph]:
         """Return the model from samples to numbers."""
@@ -185,13 +184,11 @@ class Regression(PooledTask):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return for each sample its number, or its numbers by name."""
-        rows = self.values(batch).tolist()
         found: list[dict[str, Any]] = []
-        for row in batch.valid_B.nonzero()[:, 0].tolist():
-            named = dict(zip(self.names, rows[row], strict=True))
-            answer = {"values": named} if self._is_list else {"value": rows[row][0]}
-            found.append({"key": batch.keys[row], **answer})
-        return found
+        for key, row in zip(batch.keys, self.values(batch).tolist(), strict=True):
+            named = dict(zip(self.names, row, strict=True))
+            found.append({"key": key} | ({"values": named} if self._is_list else {"value": row[0]}))
+        return [found[row] for row in batch.valid_B.nonzero()[:, 0].tolist()]
 
 
 def _number(value: Any) -> float:

@@ -255,6 +255,7 @@ def test_the_quick_packed_text_has_the_padded_gradients():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_quick_records_of_the_same_numbers_are_equal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(BENCH.parent)

@@ -70,10 +70,12 @@ def submit(lab, capsys):
 def test_a_package_of_ones_own_trains_as_it_was_submitted(lab, slurm):
     own = git_data.make_repository(lab / "own", {"src/myproj/net.py": NET.format(number=1)})
     (own / "src/myproj/net.py").write_text(NET.format(number=2))
-    (own / "own.yaml").write_text(
-        f"extends: [{lab}/tiny.yaml]\nmodel: {{init_args: {{towers: {{image: {{encoder: "
-        "{class_path: myproj.net.Mine}}}}}\n"
-    )
+    # Another class takes nothing over of what is extended.
+    tiny = yaml.safe_load((lab / "tiny.yaml").read_text())
+    mine = tiny["model"]["init_args"]["towers"]["image"]
+    mine["encoder"] = mine["encoder"] | {"class_path": "myproj.net.Mine"}
+    changes = {"model": {"init_args": {"towers": {"image": mine}}}}
+    (own / "own.yaml").write_text(json.dumps({"extends": [f"{lab}/tiny.yaml"], **changes}))
     done = subprocess.run(
         [
             *(sys.executable, "-m", "mmlight", "submit", "-c", "own/own.yaml"),

@@ -14,7 +14,6 @@ from mmlight.class_names import read_names
 from mmlight.data.packing import command as pack_command
 from mmlight.data.shards import index, index_file
 from mmlight.data.shards.corpus import Corpus
-from mmlight.data.shards.index import digest
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.data.shards.paths import expand
 from mmlight.errors import UserError
@@ -147,7 +146,7 @@ def _faults_of_shard(
     known = index_file.load(path)
     try:
         # The index first: its time may be right while bytes on the disk have rotted.
-        if known and known[0].sha256 != digest(path):
+        if known and known[0].sha256 != index.digest(path):
             yield (
                 str(path),
                 "its content is not what was indexed; restore it, or accept it with "

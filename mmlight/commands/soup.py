@@ -8,7 +8,7 @@ from mmlight.commands.weights import (
     Scores,
     Scoring,
     Tensors,
-    norms_told,
+    norms_source,
     parse,
     read_plain,
     sign_of,
@@ -152,7 +152,7 @@ def _cook(
     scores = {stage: on.score(task, stage) for stage in on.stages}
     path = on.folder.path / "soup.ckpt"
     on.save(task, path)
-    norms = norms_told(task, num_batches, by_default="averaged")
+    norms = norms_source(task, num_batches, by_default="averaged")
     if on.trainer.is_global_zero:
         report = {
             "kind": options.kind,

@@ -161,7 +161,7 @@ def table(metric: str, stages: Iterable[str], rows: Sequence[Sequence[str]], *he
     return Grid((*(Column(head, wraps=True) for head in heads), *scores), tuple(map(tuple, rows)))
 
 
-def norms_told(task: Task, num_batches: int, *, by_default: str) -> str | None:
+def norms_source(task: Task, num_batches: int, *, by_default: str) -> str | None:
     """Return where statistics of batch norms come from; None for a model without any."""
     line = f"recomputed on {num_batches} batches" if num_batches else by_default
     return line if _batch_norms(task) else None

@@ -8,7 +8,7 @@ from mmlight.commands.weights import (
     Scores,
     Scoring,
     Tensors,
-    norms_told,
+    norms_source,
     parse,
     read_plain,
     sign_of,
@@ -192,7 +192,7 @@ def _walk(
         for alpha, scores in points.items()
     ]
     on.tell(table(metric, scores, rows, "alpha"))
-    if norms := norms_told(task, num_batches, by_default="interpolated"):
+    if norms := norms_source(task, num_batches, by_default="interpolated"):
         on.tell(f"statistics of batch norms: {norms}")
     on.tell(f"chosen: alpha {best:.2f} ({why})")
     on.tell(f"wise-ft: {path}")

@@ -146,6 +146,8 @@ def read_run(folder: SweepFolder, run: TrialRun, sweep: Sweep, queue: Queue = No
         return replace(result, state="failed", error="its summary.json is damaged")
     state = state_of(found, queue)
     why = state.why.removeprefix("failed: ") if state.word in ("failed", "stopped") else None
+    if state.word == "finished":  # but without a score
+        return replace(result, state="stopped", error="its summary.json is missing")
     word: State = "running" if state.word == "ending" else state.word
     return replace(result, state=word, error=result.error or why)
 

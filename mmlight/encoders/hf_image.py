@@ -8,7 +8,15 @@ import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from transformers import AutoImageProcessor, AutoModel, CLIPVisionModel, SiglipVisionModel
+import torch
+from torch import Tensor
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    CLIPVisionModel,
+    Siglip2VisionModel,
+    SiglipVisionModel,
+)
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from mmlight.batch import Images
@@ -17,6 +25,7 @@ from mmlight.encoders.hf_layers import HfLayers
 from mmlight.encoders.hf_model import SAID, build_model, plain_config, read_source
 from mmlight.encoders.pixels import PixelEncoder, PretrainedInputs
 from mmlight.errors import UserError
+from mmlight.published.hf.image_processor import geometry, normalisation
 
 HfImagePool = Literal["model", "mean"]
 
@@ -27,17 +36,19 @@ _PREFIX = {
     "dinov2": 1,
     "clip_vision_model": 1,
     "siglip_vision_model": 0,
+    "siglip2_vision_model": 0,
     "swin": 0,
 }
-_WHOLE = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
+_WHOLE = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel, "siglip2": Siglip2VisionModel}
 _CLASSES = {f"{name}_vision_model": made for name, made in _WHOLE.items()}
 # Whose own pooling is not a token's, and what of it takes no part in the mean of the patches.
-_HEADS = {"clip_vision_model": "post_layernorm", "siglip_vision_model": "head"}
-# Of Pillow: nearest, Lanczos, bilinear, bicubic. Lanczos, which torchvision lacks, is bicubic in
-# transformers, too.
-_FILTERS = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
+_HEADS = {
+    "clip_vision_model": "post_layernorm",
+    "siglip_vision_model": "head",
+    "siglip2_vision_model": "head",
+}
 # These resize their position embeddings to any image by themselves.
-_ANY_SIZE = ("dinov2", "swin")
+_ANY_SIZE = ("dinov2", "swin", "siglip2_vision_model")
 
 
 class HfImage(PixelEncoder, HfLayers):
@@ -45,8 +56,9 @@ class HfImage(PixelEncoder, HfLayers):
 
     Args:
         config: start from random weights: a dict with ``model_type`` (``vit``, ``deit``,
-            ``dinov2``, ``swin``, ``clip_vision_model`` or ``siglip_vision_model``) and sizes, or a
-            folder with a ``config.json``.
+            ``dinov2``, ``swin``, ``clip_vision_model``, ``siglip_vision_model`` or
+            ``siglip2_vision_model``, SigLIP 2's NaFlex) and sizes, or a folder with a
+            ``config.json``.
         pretrained: start from a checkpoint instead: a local folder or a hub id; a whole CLIP
             or SigLIP model gives its vision tower. Set exactly one of the two.
         pool: the ``model``'s own (its class token, SigLIP's attention, Swin's mean), or the
@@ -90,10 +102,12 @@ class HfImage(PixelEncoder, HfLayers):
         self.vision_pool = pool
         self.out_dim = int(built.hidden_size)
         self.in_chans = int(built.num_channels)
-        self._side = None if self.kind in _ANY_SIZE else int(built.image_size)
+        self._patch = int(built.patch_size) if self.kind == "siglip2_vision_model" else None
+        side = self._patch * math.isqrt(built.num_patches) if self._patch else built.image_size
+        self._side = None if self.kind in _ANY_SIZE else int(side)
         self._leave_out_unused()
         half = (0.5,) * self.in_chans
-        inputs = PretrainedInputs(half, half, {"size": int(built.image_size)})
+        inputs = PretrainedInputs(half, half, {"size": int(side)})
         if pretrained is not None:
             inputs = _read_inputs(pretrained, whole, key=key)
         self.set_inputs(inputs, mean=mean, std=std)
@@ -118,7 +132,7 @@ class HfImage(PixelEncoder, HfLayers):
             UserError: images of another size or number of channels than the model's.
         """
         normal_BCHW = self.observed(self._normalise(inputs.pixels_BCHW), axes=(2, 3))
-        output = self.model(pixel_values=normal_BCHW)
+        output = self._run(normal_BCHW)
         hidden_BLD = output.last_hidden_state
         patches_BLD = hidden_BLD[:, _PREFIX[self.kind] :]
         pooled_BD = patches_BLD.mean(1)
@@ -130,11 +144,31 @@ class HfImage(PixelEncoder, HfLayers):
             return Encoded(pooled_BD)
         return Encoded(pooled_BD, patches_BLD, patches_BLD.new_ones(patches_BLD.shape[:2]).bool())
 
+    def _run(self, normal_BCHW: Tensor) -> Any:
+        if self._patch is None:
+            return self.model(pixel_values=normal_BCHW)
+        # NaFlex's input: patches in rows, and how many of them lie above and beside one another.
+        # All images of a batch have one size: nothing is padded, and the position embeddings are
+        # resized once.
+        batch, channels, height, width = normal_BCHW.shape
+        rows, columns = height // self._patch, width // self._patch
+        patches = normal_BCHW.reshape(batch, channels, rows, self._patch, columns, self._patch)
+        return self.model(
+            pixel_values=patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2),
+            pixel_attention_mask=None,
+            spatial_shapes=torch.tensor([[rows, columns]]),
+        )
+
     def _check_size(self, size: tuple[int, int]) -> None:
         if self._side is not None and size != (self._side, self._side):
             raise UserError(
                 f"the image encoder takes {self._side} x {self._side} pixels, but the images are "
                 f"{size[0]} x {size[1]}; leave data.image.size out, or set it to {self._side}"
+            )
+        if self._patch is not None and (size[0] % self._patch or size[1] % self._patch):
+            raise UserError(
+                f"the image encoder takes multiples of {self._patch} pixels, but the images are "
+                f"{size[0]} x {size[1]}; leave data.image.size out, or set it to such a number"
             )
 
     def rebuild_args(self) -> dict[str, Any]:
@@ -160,51 +194,10 @@ def _read_inputs(checkpoint: str, config: Any, *, key: str) -> PretrainedInputs:
         said = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"{key}: no image processor at '{checkpoint}': {said}") from error
     settings = processor.to_dict()
-    mean, std = _normalisation(settings)
-    return PretrainedInputs(mean, std, _geometry(settings, key=key))
+    mean, std = normalisation(settings)
+    return PretrainedInputs(mean, std, geometry(settings, key=key))
 
 
 def _default_class(config: Any) -> Any:
     found = IMAGE_PROCESSOR_MAPPING[type(config)]
     return found["torchvision"] if isinstance(found, dict) else found[-1]
-
-
-def _normalisation(settings: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation of pixels between 0 and 1, whatever the processor scales by."""
-    mean, std = settings.get("image_mean"), settings.get("image_std")
-    if not settings.get("do_normalize") or mean is None or std is None:
-        mean, std = [0.0] * 3, [1.0] * 3
-    factor = 255 * (settings["rescale_factor"] if settings.get("do_rescale") else 1.0)
-    return tuple(float(m) / factor for m in mean), tuple(float(s) / factor for s in std)
-
-
-def _geometry(settings: dict[str, Any], *, key: str) -> dict[str, Any]:
-    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
-    height, width, shortest = (size.get(n) for n in ("height", "width", "shortest_edge"))
-    how = {"interpolation": _FILTERS.get(int(settings.get("resample") or 0), "bilinear")}
-    wanted = crop.get("height") if settings.get("do_center_crop") else None
-    scaled = shortest or height
-    if not settings.get("do_resize"):
-        return {"size": wanted} if wanted else {}
-    sides = [side for side in (height, width, crop.get("height"), crop.get("width")) if side]
-    if scaled is None or (height != width) or (wanted and crop.get("width") != wanted):
-        raise UserError(
-            f"{key}: its image processor makes images of {sides or size}, which are not squares of "
-            "one size"
-        )
-    side = int(wanted or scaled)
-    kind = "center" if shortest else "squash"
-    if side > scaled:
-        raise UserError(f"{key}: its image processor pads images of {scaled} to {side}")
-    part = settings.get("crop_pct")
-    if part and shortest and not wanted:  # ConvNeXt's: a crop below 384 pixels, all above
-        kind, scaled = ("squash", side) if side >= 384 else ("center", int(side / part))
-    return how | {"size": side, "eval_crop": kind, "crop_pct": _part(side, int(scaled))}
-
-
-def _part(side: int, scaled: int) -> float:
-    """Return the share that gives `scaled` again when `side` is divided by it and rounded down."""
-    part = side / scaled
-    while math.floor(side / part) < scaled:
-        part = math.nextafter(part, 0)
-    return part

@@ -14,6 +14,8 @@ from transformers import (
     CLIPTextModel,
     PreTrainedConfig,
     PreTrainedModel,
+    Siglip2TextModel,
+    SiglipTextModel,
 )
 from transformers.utils import logging
 
@@ -24,6 +26,11 @@ from mmlight.hub_name import check_hub_name
 _NO_FIELDS = ("transformers_version", "architectures", "dtype")
 # Fields of older releases, with the value that is all that today's classes do.
 _FORMER = {"gradient_checkpointing": False, "position_embedding_type": "absolute"}
+_TEXT_TOWERS: dict[str, Any] = {
+    "clip_text_model": CLIPTextModel,
+    "siglip_text_model": SiglipTextModel,
+    "siglip2_text_model": Siglip2TextModel,
+}
 # Where a checkpoint says how its inputs are prepared.
 SAID = ("preprocessor_config.json", "processor_config.json")
 
@@ -122,6 +129,7 @@ def build_model(
     *,
     pretrained: str | None,
     key: str,
+    pooler: bool = False,
 ) -> tuple[Any, str | None]:
     """Create a model, with random weights or those of a checkpoint, in float32.
 
@@ -130,6 +138,8 @@ def build_model(
         config: its config.
         pretrained: folder or hub id of the weights; None for random ones.
         key: the setting that names the config or the checkpoint, for messages.
+        pooler: with the pooling layer of BERT-like models, which is left out otherwise: parameters
+            without gradients stop DDP.
 
     Returns:
         The model, and a line that says what was loaded, what is new and what was left over.
@@ -146,7 +156,7 @@ def build_model(
         if model_class is not AutoModel:
             make = model_class._from_config
         try:
-            return make(config, **options | _no_pooler(model_class, config)), None
+            return make(config, **options | _pooling_layer(model_class, config, pooler)), None
         except (ValueError, AssertionError) as error:
             raise UserError(f"{key}: {_first_line(error)}") from error
     try:
@@ -157,7 +167,7 @@ def build_model(
                 dtype=torch.float32,
                 trust_remote_code=False,
                 output_loading_info=True,
-                **options | _no_pooler(model_class, config),
+                **options | _pooling_layer(model_class, config, pooler),
             )
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: other shapes
         raise UserError(f"{key}: cannot load '{pretrained}': {_first_line(error)}") from error
@@ -195,11 +205,10 @@ def _class_of(model_class: Any, config: PreTrainedConfig) -> Any:
     return found[0] if isinstance(found, tuple) else found
 
 
-def _no_pooler(model_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
-    """Leave BERT's pooler out: parameters without gradients stop DDP."""
+def _pooling_layer(model_class: Any, config: PreTrainedConfig, wanted: bool) -> dict[str, bool]:
     found = _class_of(model_class, config)
     if found is not None and "add_pooling_layer" in inspect.signature(found.__init__).parameters:
-        return {"add_pooling_layer": False}
+        return {"add_pooling_layer": wanted}
     return {}
 
 
@@ -209,8 +218,8 @@ def text_class(config: PreTrainedConfig) -> Any:
     Raises:
         UserError: a config of several models, or of an encoder with a decoder.
     """
-    if config.model_type in ("clip", "clip_text_model"):
-        return CLIPTextModel
+    if config.model_type in _TEXT_TOWERS:
+        return _TEXT_TOWERS[config.model_type]
     # Of the type, whatever this config says: others load further models, from a hub or a file.
     default = AutoConfig.for_model(config.model_type)
     if getattr(default, "is_encoder_decoder", False) or default.sub_configs:

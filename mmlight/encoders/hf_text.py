@@ -37,11 +37,15 @@ from mmlight.encoders.text_batching import (
 from mmlight.encoders.text_rows import GroupPlan, RowPlan
 from mmlight.errors import UserError
 
-TextPool = Literal["mean", "cls", "attention", "last"]
+TextPool = Literal["model", "mean", "cls", "attention", "last"]
 
 # Padding on the right is out of sight of a causal model, and without a mask its attention takes
 # the faster kernel.
 _CAUSAL = ("clip_text_model", "gpt2")
+# They see padding, up to all of their positions, and pool the last of these.
+_FIXED_LENGTH = ("siglip_text_model", "siglip2_text_model")
+_HAS_POOLER = ("bert", "roberta", "xlm-roberta", "camembert", *_FIXED_LENGTH)
+_WHOLE = ("clip", "siglip", "siglip2")
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text")
 
 
@@ -50,14 +54,15 @@ class HfText(HfLayers):
 
     Args:
         config: start from random weights: a dict with ``model_type`` (``bert``,
-            ``roberta``, ``distilbert``, ``modernbert``, ``clip_text_model``, ``gpt2``, ...) and
-            sizes, or a folder with a ``config.json``. A CLIP text model is initialised as
-            open_clip does it.
+            ``roberta``, ``distilbert``, ``modernbert``, ``clip_text_model``,
+            ``siglip_text_model``, ``gpt2``, ...) and sizes, or a folder with a ``config.json``. A
+            CLIP text model is initialised as open_clip does it.
         pretrained: start from a checkpoint instead: a local folder or a hub id; a whole
-            CLIP model gives its text tower. Set exactly one of the two.
+            CLIP or SigLIP model gives its text tower. Set exactly one of the two.
         pool: ``mean`` of the real tokens; ``cls``, the first token; ``attention`` of one
             learned query; ``last``, the last real token (the end-of-text token of a CLIP-like
-            model).
+            model); ``model``, what the model has of its own: a layer with tanh over the first token
+            (BERT and RoBERTa), a layer over the last place (SigLIP, which sees padding).
         kwargs: fields of the config to change, such as dropout rates.
         batching: how captions of different lengths go through the model; features and
             gradients are the same up to rounding (dropout draws other numbers). ``packed`` puts
@@ -93,7 +98,7 @@ class HfText(HfLayers):
             known = ", ".join(get_args(TextBatching))
             raise UserError(f"batching: '{batching}'; use one of {known}")
         built, key = read_source(config, pretrained, changes=kwargs)
-        if built.model_type == "clip":
+        if built.model_type in _WHOLE:
             built = built.text_config
         if hasattr(built, "use_cache"):
             built.use_cache = False
@@ -103,13 +108,22 @@ class HfText(HfLayers):
                 f"pool: cls is the first token, which in a causal '{built.model_type}' sees "
                 "no other; use last, mean or attention"
             )
+        if pool == "model" and built.model_type not in _HAS_POOLER:
+            raise UserError(
+                f"pool: a '{built.model_type}' has no pooling of its own that mmlight knows; use "
+                "mean, cls, attention or last"
+            )
         self.model, self.origin = build_model(
-            text_class(built), built, pretrained=pretrained, key=key
+            text_class(built), built, pretrained=pretrained, key=key, pooler=pool == "model"
         )
+        self.fixed_length = built.model_type in _FIXED_LENGTH
+        if self.fixed_length and pool != "model":
+            self.model.head.requires_grad_(False)  # takes no part
         if pretrained is None and built.model_type == "clip_text_model":
             init_as_open_clip(self.model)
         self.is_pretrained = pretrained is not None
-        self.out_dim = int(built.hidden_size)
+        by_head = self.fixed_length and pool == "model"
+        self.out_dim = int(built.projection_size if by_head else built.hidden_size)
         self.vocab_size = int(built.vocab_size)
         self.pad_token_id: int | None = built.pad_token_id
         self.max_tokens = getattr(built, "max_position_embeddings", None)
@@ -142,19 +156,28 @@ class HfText(HfLayers):
                 f"a caption has {mask_NL.shape[1]} tokens, but the text encoder takes at most "
                 f"{self.max_tokens}; lower the data's limit on tokens"
             )
+        if self.fixed_length:
+            inputs = self._to_full_length(inputs)
+            mask_NL = inputs.mask_NL
         layout = self._layout(inputs)
         if isinstance(layout, RowPlan):
             packed = self._pack(inputs, layout)
             hidden_RCD = self.model(**packed.model_args()).last_hidden_state
-            if not tokens and self.pooling in ("cls", "last"):
-                place_N = packed.first_N if self.pooling == "cls" else packed.last_N
-                return Encoded(packed.take(hidden_RCD, place_N))
+            if not tokens and self.pooling in ("model", "cls", "last"):
+                place_N = packed.last_N if self.pooling == "last" else packed.first_N
+                place_ND = packed.take(hidden_RCD, place_N)
+                if self.pooling == "model":
+                    place_ND = self.model.pooler(place_ND.unsqueeze(1))
+                return Encoded(place_ND)
             hidden_NLD = packed.unpack(hidden_RCD)
         elif isinstance(layout, GroupPlan):
             hidden_NLD = self._in_groups(inputs, layout)
         else:
             hidden_NLD = self._padded(inputs.token_ids_NL, mask_NL)
-        if self.pooling == "cls":
+        if self.pooling == "model":
+            own = self.model.head if self.fixed_length else self.model.pooler
+            pooled_ND = own(hidden_NLD[:, -1] if self.fixed_length else hidden_NLD)
+        elif self.pooling == "cls":
             pooled_ND = hidden_NLD[:, 0]
         elif self.pooling == "last":
             pooled_ND = last_token(hidden_NLD, mask_NL)
@@ -163,6 +186,14 @@ class HfText(HfLayers):
         else:
             pooled_ND = masked_mean(hidden_NLD, mask_NL)
         return Encoded(pooled_ND, hidden_NLD, mask_NL) if tokens else Encoded(pooled_ND)
+
+    def _to_full_length(self, inputs: Text) -> Text:
+        """Pad captions to all positions with the id that the model was trained to see there."""
+        mask_NL = inputs.mask_NL
+        ids_NL = inputs.token_ids_NL.masked_fill(~mask_NL, self.pad_token_id or 0)
+        right = (0, self.model.config.max_position_embeddings - mask_NL.shape[1])
+        ids_NL = F.pad(ids_NL, right, value=self.pad_token_id or 0)
+        return replace(inputs, token_ids_NL=ids_NL, mask_NL=F.pad(mask_NL, right))
 
     def _layout(self, inputs: Text) -> RowPlan | GroupPlan | None:
         layouts, mask_NL = self._layouts, inputs.mask_NL
@@ -218,7 +249,8 @@ class HfText(HfLayers):
     def _padded(self, token_ids_NL: Tensor, mask_NL: Tensor) -> Tensor:
         with self._observed_embeddings(mask_NL) if self.is_observed else nullcontext():
             hidden_NLD: Tensor = self.model(
-                input_ids=token_ids_NL, attention_mask=None if self.causal else mask_NL
+                input_ids=token_ids_NL,
+                attention_mask=None if self.causal or self.fixed_length else mask_NL,
             ).last_hidden_state
         return hidden_NLD
 
@@ -246,7 +278,11 @@ class HfText(HfLayers):
 
     def pooling_weights(self, mask_BL: Tensor) -> Tensor:
         """Return all of the first or last token where that is what is pooled."""
-        if self.pooling == "cls":
+        if self.pooling == "model" and self.fixed_length:
+            return torch.zeros_like(mask_BL, dtype=torch.float32).index_fill_(
+                1, torch.tensor([mask_BL.shape[1] - 1], device=mask_BL.device), 1.0
+            )
+        if self.pooling in ("model", "cls"):
             return on_first(mask_BL)
         if self.pooling == "last":
             position_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)

@@ -34,6 +34,15 @@ TEXT_CONFIGS = {
     ),
     "llama": dict(model_type="llama", vocab_size=50, max_position_embeddings=20, **SIZES),
 }
+# Pads to all of its positions, which no way of batching may change.
+SIGLIP_TEXT = dict(
+    model_type="siglip_text_model",
+    vocab_size=50,
+    max_position_embeddings=20,
+    projection_size=16,
+    **dict(pad_token_id=1, bos_token_id=48, eos_token_id=49),
+    **SIZES,
+)
 WAVE = dict(
     **SIZES,
     **dict(conv_dim=[8, 8], conv_stride=[5, 4], conv_kernel=[10, 8]),

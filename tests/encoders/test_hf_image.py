@@ -25,6 +25,7 @@ CONFIGS = {
     ),
     "clip": dict(model_type="clip_vision_model", **VIT),
     "siglip": dict(model_type="siglip_vision_model", **VIT),
+    "siglip2": dict(model_type="siglip2_vision_model", **SIZES, num_patches=16, patch_size=8),
     "swin": dict(
         model_type="swin",
         **dict(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2]),
@@ -83,6 +84,26 @@ def test_shapes_blocks_and_gradients(kind, pool):
     assert encoded.tokens_BLD.shape == (2, 16, 16) and encoded.mask_BL.all()
     assert_blocks_partition(encoder)
     assert_checkpointing_keeps_gradients(encoder, images())
+
+
+@pytest.mark.parametrize("size", [32, 24])
+def test_naflex_patches_are_those_of_its_image_processor(tmp_path, size):
+    first = make("siglip2").eval()
+    first.model.save_pretrained(tmp_path)
+    count = (size // 8) ** 2
+    processor = transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=count)
+    processor.save_pretrained(tmp_path)
+    encoder = HfImage(pretrained=str(tmp_path)).eval()
+    assert encoder.preparation()["size"] == size
+    square = Image.fromarray(np.asarray(picture().resize((size, size))))
+    inputs = processor(square, return_tensors="pt")
+    expected = first.model(**inputs)
+    pixels = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)[None]
+    found = encoder(Images(pixels, torch.ones(1, dtype=torch.bool)), tokens=True)
+    torch.testing.assert_close(found.pooled_BD, expected.pooler_output, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.tokens_BLD, expected.last_hidden_state, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="takes multiples of 8 pixels, but the images are 33 x 33"):
+        encoder(Images(torch.zeros(1, 3, 33, 33, dtype=torch.uint8), torch.ones(1).bool()))
 
 
 @pytest.mark.parametrize("whole", [False, True])

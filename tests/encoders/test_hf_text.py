@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from encoder_inputs import (
+    SIGLIP_TEXT,
     TEXT_CONFIGS,
     assert_bf16_is_finite,
     assert_blocks_partition,
@@ -22,13 +23,16 @@ POOLS = {
     "modernbert": "mean",
     "clip": "last",
     "gpt2": "attention",
+    "siglip": "model",
     "llama": "last",
 }
+
+CONFIGS = TEXT_CONFIGS | {"siglip": SIGLIP_TEXT}
 
 
 def make(kind, **more):
     torch.manual_seed(0)
-    return HfText(config=TEXT_CONFIGS[kind], **(dict(pool=POOLS[kind]) | more))
+    return HfText(**(dict(config=CONFIGS[kind], pool=POOLS[kind]) | more))
 
 
 @pytest.mark.parametrize("kind", POOLS)
@@ -36,7 +40,7 @@ def test_shapes_blocks_and_limits(kind):
     encoder = make(kind).eval()
     encoded = encoder(captions(), tokens=True)
     assert encoded.pooled_BD.shape == (2, encoder.out_dim) == (2, 16)
-    assert encoded.tokens_BLD.shape == (2, 5, 16)
+    assert encoded.tokens_BLD.shape == (2, 20 if kind == "siglip" else 5, 16)
     assert encoded.mask_BL.sum(1).tolist() == [5, 3]
     assert (encoder.vocab_size, encoder.max_tokens) == (50, 20)
     assert_blocks_partition(encoder)
@@ -85,6 +89,34 @@ def test_clip_pools_the_end_token_like_transformers():
     batch.token_ids_NL[0, 5] = batch.token_ids_NL[1, 3] = 49
     expected = encoder.model(input_ids=batch.token_ids_NL).pooler_output
     torch.testing.assert_close(encoder(batch).pooled_BD, expected)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "siglip2"])
+def test_siglip_sees_padding_and_pools_its_last_place_like_transformers(kind):
+    config = SIGLIP_TEXT | dict(model_type=f"{kind}_text_model", projection_size=24)
+    encoder = make("siglip", config=config).eval()
+    batch = captions((6, 4))
+    padded = torch.full((2, 20), 1)
+    padded[:, :6] = batch.token_ids_NL.masked_fill(~batch.mask_NL, 1)
+    expected = encoder.model(input_ids=padded).pooler_output
+    assert expected.shape == (2, encoder.out_dim) == (2, 24)
+    torch.testing.assert_close(encoder(batch).pooled_BD, expected)
+    weights_BL = encoder.pooling_weights(encoder(batch, tokens=True).mask_BL)
+    assert weights_BL.argmax(1).tolist() == [19, 19] and weights_BL.sum(1).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("batching", ["padded", "grouped", "packed"])
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_the_models_own_pooling_is_that_of_transformers(kind, batching):
+    encoder = make(kind, pool="model", batching=batching).eval()
+    batch = captions((6, 4, 2))
+    pad_id = encoder.pad_token_id
+    batch.token_ids_NL.masked_fill_(~batch.mask_NL, pad_id)
+    expected = encoder.model(
+        input_ids=batch.token_ids_NL, attention_mask=batch.mask_NL
+    ).pooler_output
+    torch.testing.assert_close(encoder(batch).pooled_BD, expected, atol=1e-6, rtol=1e-5)
+    assert_checkpointing_keeps_gradients(encoder, batch)
 
 
 def test_clip_from_scratch_starts_like_open_clip():
@@ -198,6 +230,7 @@ def test_fields_of_the_config_can_be_changed():
         ),
         (dict(config=TEXT_CONFIGS["bert"], kwargs={"drop": 1}), "no field 'drop'"),
         (dict(config=TEXT_CONFIGS["clip"], pool="cls"), "causal 'clip_text_model'"),
+        (dict(config=TEXT_CONFIGS["gpt2"], pool="model"), "'gpt2' has no pooling of its own"),
         (dict(config=TEXT_CONFIGS["bert"], pool="max"), "pool: 'max'"),
         (dict(config={"model_type": "t5"}), "more than a text encoder"),
         (dict(config="/nowhere/at/all"), "there is no file or folder /nowhere/at/all"),

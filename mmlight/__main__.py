@@ -59,6 +59,7 @@ OTHER_VERBS = {
         "commands.reproduce",
         "run a recorded run again:      mmlight reproduce RUN --check 50",
     ),
+    "papers": ("commands.papers", "papers, reported and reproduced: mmlight papers"),
     "robustness": (
         "commands.robustness",
         "score on spoiled test data:    mmlight robustness -c FILE --ckpt_path last",

@@ -1,0 +1,1 @@
+"""Cards of papers: what was reported, how it is trained here, and what came out."""

@@ -139,7 +139,7 @@ def test_folds_are_recorded_as_folds(papers, tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"titles": "x"}, "unknown key `titel` (did you mean 'title'?)"),
+        ({"titles": "x"}, "unknown key `titles` (did you mean 'title'?)"),
         ({"title": None}, "`title` must be text, not null"),
         ({"targets": [{}]}, "targets[0]: `on` is missing; it is text"),
         ({"targets": {}}, "`targets` must be a list of objects, not an object"),

@@ -13,7 +13,10 @@ CLASSES: dict[str, str] = {
     "mmlight.data.corruptions": "mmlight.data.decode.corruptions",
     "mmlight.data.files": "mmlight.data.splits.plain_files",
     "mmlight.data.image": "mmlight.data.decode.image",
-    "mmlight.data.saved_tokenizer": "mmlight.text.saved_tokenizer",
+    "mmlight.data.saved_tokenizer": "mmlight.published.saved_tokenizer",
+    "mmlight.text.saved_tokenizer.SavedTokenizer": (
+        "mmlight.published.saved_tokenizer.SavedTokenizer"
+    ),
     "mmlight.data.split": "mmlight.data.splits.split",
     "mmlight.data.text.HfTokenizer": "mmlight.text.json_tokenizer.HfTokenizer",
     "mmlight.data.tokenizer": "mmlight.text.tokenizer",

@@ -92,7 +92,7 @@ def yaml_lines(lr: float, task: Task) -> list[str]:
     before = task.optimizer_settings.lr
     fixed = task.tuning.backbone_lr
     sources = [task.tower(name).source for name in task.tower_settings.given()]
-    rates = {source.lr * 0.1 for source in sources if source is not None}
+    rates = {s.lr * 0.1 for s in sources if s is not None and s.lr is not None}
     if fixed is None and len(rates) == 1 and task.tuning.method == "full":
         (fixed,) = rates
     if fixed is not None:

@@ -18,7 +18,6 @@ from mmlight.errors import UserError
 from mmlight.files import write_json
 from mmlight.runs.show.grid import Grid
 from mmlight.saved.checkpoint import Saved, different_tensors
-from mmlight.saved.locate import locate
 from mmlight.scores import chosen_metric, format_value
 from mmlight.tasks.task import Task
 
@@ -124,8 +123,8 @@ def main(argv: Sequence[str]) -> int:
     options, rest = parse(parser, argv)
     if options.kind == "uniform" and options.metric is not None:
         raise UserError("soup: --metric has no effect with --kind uniform, which takes all")
-    paths = [locate(source, key="soup").path for source in options.sources]
-    saved = [read_plain(path) for path in paths]
+    read = [read_plain(source, key="soup") for source in options.sources]
+    paths, saved = [path for path, _ in read], [model for _, model in read]
     check_ingredients(saved, options.sources)
     scoring = Scoring(rest, checkpoint=paths[0], kind="soup")
     with scoring.work():

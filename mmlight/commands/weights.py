@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mmlight.batch import Batch
 from mmlight.errors import UserError
 from mmlight.experiment.build import assemble
+from mmlight.published.read import read_model
 from mmlight.runs.show.grid import Column, Grid
-from mmlight.saved.checkpoint import Saved, read_saved
+from mmlight.saved.checkpoint import Saved
 from mmlight.saved.rebuild import check_description
 from mmlight.scores import chosen_direction
 from mmlight.tasks.task import Task, build_task
@@ -173,20 +174,24 @@ def sign_of(metric: str) -> int:
     return 1 if way == "max" else -1
 
 
-def read_plain(path: Path) -> Saved:
+def read_plain(given: str | Path, *, key: str) -> tuple[Path, Saved]:
     """Read a model, its adapters merged into its weights.
+
+    Args:
+        given: as for `mmlight.published.read.read_model`.
+        key: the argument, for messages.
 
     Raises:
         UserError: it cannot be read, or names what a checkpoint must not.
     """
-    saved = read_saved(path)
+    path, saved = read_model(given, key=key)
     check_description(saved.description, base=Task)
     tuning = saved.description["init_args"].get("tuning") or {}
     if tuning.get("method") not in ("lora", "dora"):
-        return saved
+        return path, saved
     task = build_task(saved)
     task.merge_adapters()
-    return Saved(task.rebuild_description(), task.preprocessing, task.state_dict())
+    return path, Saved(task.rebuild_description(), task.preprocessing, task.state_dict())
 
 
 def _batch_norms(task: nn.Module) -> list[Any]:

@@ -21,7 +21,6 @@ from mmlight.experiment.parser import resolve
 from mmlight.files import csv_text, write_json, write_text
 from mmlight.runs.plots.wise_ft import plot_wise_ft
 from mmlight.saved.checkpoint import Saved
-from mmlight.saved.locate import locate
 from mmlight.saved.rebuild import rebuild
 from mmlight.scores import chosen_metric, format_value
 
@@ -85,7 +84,9 @@ def main(argv: Sequence[str]) -> int:
         "`mmlight test`.",
         allow_abbrev=False,
     )
-    parser.add_argument("--pretrained", required=True, help="run folder, checkpoint or export")
+    parser.add_argument(
+        "--pretrained", required=True, help="a run, checkpoint, export or published model"
+    )
     parser.add_argument("--finetuned", required=True, help="the same")
     parser.add_argument("--points", type=int, default=11, help="default %(default)s")
     parser.add_argument(
@@ -103,9 +104,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--second and --corruption: give one of the two")
     corruption = _corruption(options.corruption) if options.corruption else None
     second = resolve(["test", "-c", options.second])[0]["data"] if options.second else None
-    pretrained = read_plain(locate(options.pretrained, key="--pretrained").path)
-    checkpoint = locate(options.finetuned, key="--finetuned").path
-    finetuned = read_plain(checkpoint)
+    _, pretrained = read_plain(options.pretrained, key="--pretrained")
+    checkpoint, finetuned = read_plain(options.finetuned, key="--finetuned")
     scoring = Scoring(rest, checkpoint=checkpoint, kind="wise-ft")
     with scoring.work():
         other: Any = None

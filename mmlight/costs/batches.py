@@ -27,7 +27,7 @@ def blank_batch(data: ShardDataModule, size: int) -> Batch | None:
         image = Images(pixels, here_B)
     if data.text is not None:
         item_N = rows_B.repeat_interleave(data.text.captions_per_sample)
-        ids = torch.ones(len(item_N), data.text.max_tokens, dtype=torch.int64)
+        ids = torch.ones(len(item_N), data.text.most_tokens, dtype=torch.int64)
         mask = torch.ones_like(ids, dtype=torch.bool)
         text = Text(ids, mask, mask[:, 0], item_N, item_N)
     if data.audio is not None:

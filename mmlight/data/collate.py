@@ -153,13 +153,13 @@ def _join_text(samples: Sequence[Sample], settings: TextSettings) -> tuple[Text,
     ]
     present_N = torch.tensor([bool(samples[row].captions) for row, _ in rows])
     # At once: 26,000 captions per CPU-second, one by one 7,000.
-    encoding = settings.tokenizer.encode_batch(
-        captions, max_tokens=settings.max_tokens, offsets=settings.offsets
+    encoding = settings.known_tokenizer.encode_batch(
+        captions, max_tokens=settings.most_tokens, offsets=settings.offsets
     )
     token_ids_NL: Tensor = torch.from_numpy(encoding.ids_NL)
     mask_NL: Tensor = torch.from_numpy(encoding.mask_NL)
     # a row without text has one masked-in padding token: encoders divide by the number of tokens
-    token_ids_NL[~present_N] = settings.tokenizer.pad_id
+    token_ids_NL[~present_N] = settings.known_tokenizer.pad_id
     mask_NL[~present_N] = False
     mask_NL[~present_N, 0] = True
     text = Text(

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.image import EvalCrop, ImageSettings, Interpolation
-from mmlight.data.text import TextSettings
+from mmlight.data.text import Cleaning, TextSettings
 from mmlight.errors import UserError
 from mmlight.text.json_tokenizer import HfTokenizer
 from mmlight.text.saved_tokenizer import tokenizer_from_state
@@ -29,6 +29,23 @@ def follow_image(given: ImageSettings, wanted: Mapping[str, Any]) -> ImageSettin
 def follow_audio(given: AudioSettings, wanted: Mapping[str, Any]) -> AudioSettings:
     """Fill in what a user's audio settings leave out by what the audio tower says."""
     return replace(given, **_left_out(given, wanted)).complete()
+
+
+def follow_text(given: TextSettings, wanted: Mapping[str, Any]) -> TextSettings:
+    """Fill in what a user's text settings leave out by the model that a task begins with.
+
+    Args:
+        given: the user's.
+        wanted: what the text tower says; see `text_differs`.
+
+    Raises:
+        UserError: there is no tokenizer, neither here nor there.
+    """
+    filled = replace(given, **_left_out(given, wanted))
+    if filled.tokenizer is None and "tokenizer" in wanted:
+        filled = replace(filled, tokenizer=tokenizer_from_state(wanted["tokenizer"]))
+    assert filled.known_tokenizer is not None
+    return filled
 
 
 def image_differs(given: ImageSettings, wanted: Mapping[str, Any]) -> str | None:
@@ -51,7 +68,11 @@ def text_differs(given: TextSettings, wanted: Mapping[str, Any]) -> str | None:
     Args:
         given: the user's.
         wanted: what the text tower says: the state of its ``tokenizer``, or the
-            ``tokenizer_folder`` of a checkpoint of transformers.
+            ``tokenizer_folder`` of a checkpoint of transformers. With ``is_required`` no other is
+            allowed.
+
+    Raises:
+        UserError: another tokenizer than the one that is required.
     """
     try:
         if "tokenizer" in wanted:
@@ -62,13 +83,16 @@ def text_differs(given: TextSettings, wanted: Mapping[str, Any]) -> str | None:
             return None
     except UserError:
         return None  # the tower's file has none that can be read
-    own, other = (one.encode(_PROBES, max_tokens=64) for one in (given.tokenizer, theirs))
+    own, other = (one.encode(_PROBES, max_tokens=64) for one in (given.known_tokenizer, theirs))
     if own == other:
         return None
-    return (
+    line = (
         "data.text.tokenizer gives other ids than the tokenizer that the text tower was trained "
         f"with: '{_PROBES[0]}' is {own[0][:5]}..., there {other[0][:5]}..."
     )
+    if wanted.get("is_required"):
+        raise UserError(f"{line}; leave data.text.tokenizer out: model.from_pretrained brings its")
+    return line
 
 
 def _for_image(given: ImageSettings, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,5 +124,7 @@ def _fits(name: str, value: Any) -> bool:
         "crop_pct": is_number and 0 < value <= 1,
         "sample_rate_hz": type(value) is int and value > 0,
         "max_seconds": is_number and 0 < value < 1e6,
+        "max_tokens": type(value) is int and 3 <= value <= 1 << 20,
+        "clean": value in get_args(Cleaning),
     }
     return tests.get(name, False)

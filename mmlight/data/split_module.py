@@ -19,7 +19,13 @@ from mmlight.data.dataset import Rank
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.corruptions import Corruption, corruptor
 from mmlight.data.decode.image import ImageSettings
-from mmlight.data.following import follow_audio, follow_image, image_differs, text_differs
+from mmlight.data.following import (
+    follow_audio,
+    follow_image,
+    follow_text,
+    image_differs,
+    text_differs,
+)
 from mmlight.data.label_checks import (
     SeenLabels,
     check_box_labels,
@@ -101,8 +107,8 @@ class SplitDataModule(lightning.LightningDataModule):
         self.class_names: list[str] = given_names(class_names)
         self.image = _settings_of("image", image, mapped=self._maps("image"))
         self.audio = _settings_of("audio", audio, mapped=self._maps("audio"))
-        self._given = (self.image, self.audio)
         self.text = text
+        self._given = (self.image, self.audio, self.text)
         self.corruptions: list[Corruption] = corruptions or []
         self.verify = verify
         self._indexes = Indexes()
@@ -196,7 +202,7 @@ class SplitDataModule(lightning.LightningDataModule):
         Returns:
             Lines that say where the user's own settings are not those of a tower.
         """
-        image, audio = self._given
+        image, audio, text = self._given
         lines = []
         if image is not None:
             wanted = towers.get("image", {})
@@ -204,19 +210,21 @@ class SplitDataModule(lightning.LightningDataModule):
             lines.append(image_differs(image, wanted))
         if audio is not None:
             self.audio = follow_audio(audio, towers.get("audio", {}))
-        if self.text is not None:
+        if text is not None:
+            self.text = follow_text(text, towers.get("text", {}))
             lines.append(text_differs(self.text, towers.get("text", {})))
         return [line for line in lines if line is not None]
 
     def preprocessing(self) -> dict[str, Any]:
         """Return how inputs are prepared, as plain values that a checkpoint can hold."""
         text = None
+        tokenizer = self.tokenizer
         if self.text is not None:
             text = {
-                "tokenizer": self.text.tokenizer.state(),
-                "vocab_size": self.text.tokenizer.vocab_size,
-                "max_tokens": self.text.max_tokens,
-                "clean": self.text.clean,
+                "tokenizer": tokenizer.state() if tokenizer is not None else None,
+                "vocab_size": tokenizer.vocab_size if tokenizer is not None else None,
+                "max_tokens": self.text.most_tokens,
+                "clean": self.text.cleaning,
                 "max_characters": self.text.max_characters,
                 "offsets": self.text.offsets,
             }
@@ -246,7 +254,7 @@ class SplitDataModule(lightning.LightningDataModule):
         return Decoding(
             image=self.image,
             audio=self.audio,
-            clean=text.clean if text is not None else "none",
+            clean=text.cleaning if text is not None else "none",
             max_characters=text.max_characters if text is not None else MAX_CHARACTERS,
             num_captions=text.captions_per_sample if text is not None else 1,
             class_names=tuple(self.class_names) or None,

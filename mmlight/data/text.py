@@ -3,7 +3,7 @@
 import hashlib
 import html
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from mmlight.errors import UserError
 from mmlight.text.tokenizer import Tokenizer
@@ -15,16 +15,17 @@ MAX_CHARACTERS = 100_000
 
 @dataclass
 class TextSettings:
-    """How captions become token ids.
+    """How captions become token ids; what is left out follows the model that a task begins with.
 
     Args:
         tokenizer: `mmlight.text.tokenizer.ByteTokenizer` (no file needed) or
             `mmlight.text.json_tokenizer.HfTokenizer` (any tokenizer of transformers, or one
-            trained by ``mmlight tokenizer train``).
+            trained by ``mmlight tokenizer train``); by default that of `model.from_pretrained`.
         max_tokens: longer captions are cut to this many tokens, start and end included. Captions
-            are padded to the longest of their batch only.
+            are padded to the longest of their batch only. By default that of the model, else 77.
         clean: clip mends broken Unicode, undoes HTML escapes, folds white space and lowers the
-            case, as CLIP does; whitespace only folds white space.
+            case, as CLIP does; whitespace only folds white space. By default that of the model,
+            else none.
         max_characters: longer captions are cut to so many characters before they are cleaned and
             tokenised, which take time for each of them (clip 2 microseconds: 29 s for a file of 20
             MB among the captions); of what is left, `max_tokens` are kept.
@@ -34,16 +35,16 @@ class TextSettings:
             there are others.
     """
 
-    tokenizer: Tokenizer
-    max_tokens: int = 77
-    clean: Cleaning = "none"
+    tokenizer: Tokenizer | None = None
+    max_tokens: int | None = None
+    clean: Cleaning | None = None
     offsets: bool = False
     captions_per_sample: int = 1
     max_characters: int = MAX_CHARACTERS
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        if self.max_tokens < 3:
+        if self.most_tokens < 3:
             raise UserError(f"text.max_tokens must be 3 or more, not {self.max_tokens}")
         if self.max_characters < 1:
             raise UserError(f"text.max_characters must be 1 or more, not {self.max_characters}")
@@ -51,19 +52,43 @@ class TextSettings:
             raise UserError(
                 f"text.captions_per_sample must be 1 or more, not {self.captions_per_sample}"
             )
-        if self.clean not in ("none", "whitespace", "clip"):
+        if self.cleaning not in get_args(Cleaning):
             raise UserError(f"text.clean must be none, whitespace or clip, not '{self.clean}'")
-        if self.offsets and self.clean != "none":
+        if self.offsets and self.cleaning != "none":
             raise UserError(
                 f"text.clean: '{self.clean}' moves the characters that text.offsets counts; set "
                 "clean: none (a tokenizer folds case and white space itself)"
             )
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that a caption is cut to."""
+        return 77 if self.max_tokens is None else self.max_tokens
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """How captions are cleaned."""
+        return self.clean or "none"
+
+    @property
+    def known_tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.tokenizer is None:
+            raise UserError(
+                "data.text.tokenizer is not set, and no model says which; give one, such as "
+                "{class_path: mmlight.text.tokenizer.ByteTokenizer}"
+            )
+        return self.tokenizer
+
     def prepared(self, text: str) -> str:
         """Return a text cut and cleaned as captions are."""
         # half of a surrogate pair, from a terminal that is not UTF-8 or out of JSON
         text = text[: self.max_characters].encode("utf-8", "replace").decode("utf-8")
-        return clean_caption(text, self.clean)
+        return clean_caption(text, self.cleaning)
 
 
 def clean_caption(text: str, how: Cleaning) -> str:

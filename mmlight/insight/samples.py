@@ -169,8 +169,8 @@ def explain_samples(
 def _tokens(text: Any, batch: Batch) -> Tokens:
     """Cut the first caption as the data did; a piece begins where the one before it ended."""
     caption = batch.captions[0]
-    tokenizer = text.tokenizer
-    encoding = tokenizer.encode_batch([caption], max_tokens=text.max_tokens, offsets=True)
+    tokenizer = text.known_tokenizer
+    encoding = tokenizer.encode_batch([caption], max_tokens=text.most_tokens, offsets=True)
     pieces, reached = [], 0
     for start, end in encoding.offsets_NL2[0].tolist():
         # Bytes of one character share its place.

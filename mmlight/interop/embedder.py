@@ -68,10 +68,11 @@ class Embedder:
     def load(
         cls, path: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] = ()
     ) -> "Embedder":
-        """Load a run's newest checkpoint, a checkpoint, or an exported folder.
+        """Load a run's newest checkpoint, a checkpoint, an export, or a published model.
 
         Args:
-            path: a run folder, a checkpoint, or an exported folder.
+            path: a run folder, a checkpoint, an exported folder, or a model of open_clip or
+                transformers.
             device: where the model runs.
             trust: modules of your own whose classes the checkpoint may name.
 

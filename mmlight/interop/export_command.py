@@ -29,7 +29,8 @@ from mmlight.interop.export_inputs import Look, Sizes, inputs_of_batch, make_inp
 from mmlight.interop.model_card import write_card
 from mmlight.interop.predictor import Predictor
 from mmlight.interop.saved_config import data_config
-from mmlight.saved.checkpoint import Saved, read_saved, write_export
+from mmlight.published.read import read_model
+from mmlight.saved.checkpoint import Saved, write_export
 from mmlight.saved.locate import TASK, locate
 from mmlight.saved.rebuild import check_description
 from mmlight.tasks.graph import MEANINGS, Graph
@@ -109,9 +110,8 @@ def export(
     Raises:
         UserError: the checkpoint cannot be read or does not say how its inputs are prepared.
     """
+    source, saved = read_model(source, key="export")
     found = locate(source, key="export")
-    source = found.path
-    saved = read_saved(source)
     if saved.preprocessing is None:
         raise UserError(f"{source}: does not say how its inputs were prepared")
     check_description(data_config(saved.preprocessing, path=source), base=ShardDataModule)

@@ -11,10 +11,10 @@ from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.plain_files import PredictSplit
 from mmlight.errors import UserError
 from mmlight.interop.saved_config import data_config
-from mmlight.saved.locate import locate
+from mmlight.published.read import read_model
 from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.rows import rows_of
-from mmlight.tasks.task import Task, load_task
+from mmlight.tasks.task import Task, build_named
 
 
 class Predictor:
@@ -43,7 +43,7 @@ class Predictor:
     def load(
         cls, path: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] = ()
     ) -> "Predictor":
-        """Load a run's newest checkpoint, a checkpoint, or an exported folder.
+        """Load a run's newest checkpoint, a checkpoint, an export, or a published model.
 
         Args:
             path: what to load.
@@ -54,8 +54,9 @@ class Predictor:
             UserError: there is nothing of the kind, it is damaged, or it names classes that are not
                 mmlight's.
         """
-        source = locate(path, key="path").path
-        return cls(load_task(source, trust=trust), source=source, device=device)
+        source, saved = read_model(path, key="path")
+        task = build_named(saved, source, trust=trust)
+        return cls(task, source=source, device=device)
 
     def files(self, paths: str | Sequence[str], *, batch_size: int = 64) -> list[dict[str, Any]]:
         """Return a row for each sample; see `PredictSplit` for what paths may be."""

@@ -10,14 +10,15 @@ from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.plain_files import ENDINGS
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
-from mmlight.saved.checkpoint import read_saved
+from mmlight.published.read import read_model
+from mmlight.published.saved_tokenizer import SavedTokenizer
 from mmlight.saved.rebuild import check_description, rebuild_settings
 from mmlight.tasks.task import Task
 from mmlight.text.saved_tokenizer import tokenizer_from_state
 
 _MODULE = "mmlight.data.module.ShardDataModule"
 _TASK = "mmlight.tasks.task.saved_task"
-_TOKENIZER = "mmlight.text.saved_tokenizer.SavedTokenizer"
+_TOKENIZER = f"{SavedTokenizer.__module__}.{SavedTokenizer.__qualname__}"
 # What the text settings of a checkpoint say of the tokenizer; the others are settings of the data.
 _OF_TOKENIZER = ("tokenizer", "vocab_size")
 
@@ -33,7 +34,7 @@ def saved_config(path: Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, or it does not say how inputs were prepared.
     """
-    saved = read_saved(path)
+    _, saved = read_model(path, key="path")
     data = data_config(saved.preprocessing, path=path)
     # Before a parser of configurations sees any of it.
     check_description(saved.description, base=Task)

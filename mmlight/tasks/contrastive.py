@@ -17,6 +17,8 @@ from mmlight.errors import UserError
 from mmlight.metrics.retrieved import SCORES, RetrievalEvaluation, score_pairs
 from mmlight.objectives.clip import Clip
 from mmlight.objectives.objective import Loss, Objective
+from mmlight.saved.description import describe
+from mmlight.tasks.aligned import read_aligned
 from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table
 from mmlight.tasks.grad_cache import encode_in_chunks
 from mmlight.tasks.graph import INPUTS, Graph
@@ -33,18 +35,24 @@ class Contrastive(Task):
     """Pulls together the embeddings of the modalities of one sample (arXiv 2103.00020).
 
     Args:
-        towers: one tower per modality; at least two.
-        embed_dim: width D of the joint space.
+        towers: one tower per modality; at least two. With `from_pretrained`, what is other than
+            in that model: a further tower, `locked`, `changes`.
+        embed_dim: width D of the joint space; by default that of `from_pretrained`, else 512.
+        from_pretrained: begin with an aligned model, its towers, projections, temperature and bias:
+            a run, a checkpoint, an export, or a model of open_clip or transformers. The data's
+            tokenizer and the settings of its images and sounds follow it where nothing is set.
         grad_cache: towers compute this many samples at a time and again in backward, so that
             memory holds the activations of so many, while the loss sees the whole batch
             (arXiv 2101.06983). Exact, but for batch norms, and a quarter to a third slower.
-        objective: the loss, `mmlight.objectives.clip.Clip` or `mmlight.objectives.siglip.SigLip`.
+        objective: the loss, `mmlight.objectives.clip.Clip` or `mmlight.objectives.siglip.SigLip`;
+            by default that of `from_pretrained`, else Clip.
         settings: of every task, see `mmlight.tasks.task.Task`.
 
     Raises:
         UserError: fewer than two towers, or a tower that does not fit the data.
     """
 
+    outside = ("from_pretrained",)  # see `Encoder.outside`
     takes_captions = True
     job_type = "pretrain"
     explained_targets = ("predicted",)
@@ -53,12 +61,16 @@ class Contrastive(Task):
     def __init__(
         self,
         *,
-        towers: Towers,
-        embed_dim: int = 512,
+        towers: Towers = Towers(),  # noqa: B008  (never mutated)
+        embed_dim: int | None = None,
+        from_pretrained: str | None = None,
         grad_cache: int | None = None,
-        objective: Callable[[], Objective] = Clip,
+        objective: Callable[[], Objective] | None = None,
         **settings: Any,
     ) -> None:
+        aligned = read_aligned(from_pretrained) if from_pretrained is not None else None
+        if aligned is not None:
+            towers = aligned.towers(towers)
         super().__init__(towers=towers, **settings)
         if len(towers.given()) < 2:
             raise UserError(
@@ -67,15 +79,32 @@ class Contrastive(Task):
             )
         if grad_cache is not None and grad_cache < 1:
             raise UserError(f"model.grad_cache: {grad_cache} must be at least 1 sample, or null")
-        self.embed_dim = embed_dim
+        self.embed_dim = embed_dim or (aligned.embed_dim if aligned is not None else 512)
         self.grad_cache = grad_cache
-        self._make_objective = objective
+        self._make_objective = objective or (aligned.objective() if aligned is not None else Clip)
+        self._aligned = aligned
+        if aligned is not None:
+            # A checkpoint names no other file: what it says is whole without one.
+            self.description["init_args"] |= {
+                "towers": describe(towers),
+                "embed_dim": self.embed_dim,
+                "from_pretrained": None,
+            }
+            if objective is None and aligned.objective_description is not None:
+                self.description["init_args"]["objective"] = aligned.objective_description
 
     def build(self) -> None:
         """Create the towers and the objective."""
-        self.build_towers(embed_dim=self.embed_dim)
+        aligned = self._aligned
+        sources = aligned.sources(self.tower_settings) if aligned is not None else {}
+        self.build_towers(embed_dim=self.embed_dim, sources=sources)
         self.objective = self._make_objective()
         self.objective.build(tuple(self.tower_settings.given()))
+        if aligned is not None:
+            self.origins["objective"] = aligned.load_objective(self.objective)
+            if self.preprocessing is None:
+                self.preprocessing = aligned.saved.preprocessing
+            self._aligned = None  # its tensors are in the towers now
 
     def setup(self, stage: str) -> None:
         """Refuse a `grad_cache` that no batch of this rank is larger than."""

@@ -1,4 +1,4 @@
-"""Takes a tower from what an earlier run, or an export, left on disk."""
+"""Takes a tower from what an earlier run, an export or a published model holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.lora import LoraSettings, add_adapters, merge_adapters
 from mmlight.errors import UserError, nearest
 from mmlight.optim.adamw import AdamWSettings
+from mmlight.published.read import PUBLISHED, read_model
 from mmlight.renamed import present_names, present_settings
-from mmlight.saved.checkpoint import Saved, different_tensors, read_saved
-from mmlight.saved.locate import locate
+from mmlight.saved.checkpoint import Saved, different_tensors
 from mmlight.saved.rebuild import rebuild, rebuild_settings
 from mmlight.tasks.tuning import Tuning
 
@@ -27,17 +27,19 @@ class Source:
         path: the file or folder it was read from.
         encoder: the encoder with its weights, adapters merged.
         projection: weights of its projection by name; empty where it had none.
-        lr: the peak learning rate it was trained with.
+        lr: the peak learning rate it was trained with; None where that is not known.
         left_over: what else the file holds: names of towers and of the task's own parts.
         preparation: how the inputs of its modality were prepared, as the file says.
+        is_whole: whether the task begins with all of that model, its tokenizer included.
     """
 
     path: Path
     encoder: Encoder
     projection: dict[str, Tensor]
-    lr: float
+    lr: float | None
     left_over: list[str]
     preparation: Mapping[str, Any]
+    is_whole: bool = False
 
 
 def read_source(
@@ -55,10 +57,28 @@ def read_source(
             encoder has not, or that its weights do not fit.
     """
     key = f"model.towers.{modality}.from_run"
-    path = locate(given, key=key).path
-    saved = read_saved(path)
+    path, saved = read_model(given, key=key)
+    return take_source(saved, modality, path=path, key=key, changes=changes)
+
+
+def described_towers(saved: Saved) -> dict[str, Any]:
+    """Return what a model's description says of each tower that it has."""
+    towers = saved.description["init_args"].get("towers") or {}
+    return {name: tower for name, tower in towers.items() if tower}
+
+
+def take_source(
+    saved: Saved,
+    modality: Modality,
+    *,
+    path: Path,
+    key: str,
+    changes: Mapping[str, Any] | None,
+    is_whole: bool = False,
+) -> Source:
+    """Take a tower out of a model that was read; arguments and errors as of `read_source`."""
     arguments: dict[str, Any] = saved.description["init_args"]
-    towers = {name: tower for name, tower in (arguments.get("towers") or {}).items() if tower}
+    towers = described_towers(saved)
     if modality not in towers:
         raise UserError(
             f"{key}: {path} has no {modality} tower; it has {', '.join(towers) or 'none'}"
@@ -67,18 +87,26 @@ def read_source(
     described = tower.get("encoder") if isinstance(tower, Mapping) else None
     encoder = _trained_encoder(saved, modality, described, key=key, changes=changes or {})
     projection = under(saved.tensors, f"towers.{modality}.projection.")
-    kept = f"towers.{modality}."
     others = {".".join(n.split(".")[: 2 if n.startswith("towers.") else 1]) for n in saved.tensors}
     optimizer = arguments.get("optimizer")
     lr = optimizer.get("lr") if isinstance(optimizer, Mapping) else None
+    if PUBLISHED not in (saved.preprocessing or {}) and not isinstance(lr, int | float):
+        lr = AdamWSettings.lr
+    # With a whole model its other parts are taken, too.
+    taken = (
+        {"objective", *(f"towers.{name}" for name in towers)}
+        if is_whole
+        else {f"towers.{modality}"}
+    )
     prepared = (saved.preprocessing or {}).get(modality)
     return Source(
         path=path,
         encoder=encoder,
         projection=projection,
-        lr=float(lr) if isinstance(lr, int | float) else AdamWSettings.lr,
-        left_over=sorted(others - {kept.rstrip(".")}),
+        lr=float(lr) if isinstance(lr, int | float) else None,
+        left_over=sorted(others - taken),
         preparation=prepared if isinstance(prepared, Mapping) else {},
+        is_whole=is_whole,
     )
 
 

@@ -18,21 +18,21 @@ from mmlight.objectives.objective import Loss
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.schedule import Schedule
+from mmlight.published.read import read_model
 from mmlight.saved.checkpoint import (
     CHECKPOINT_KEY,
     Saved,
     check_same_model,
     own_entry,
-    read_saved,
 )
 from mmlight.saved.description import describe_call
-from mmlight.saved.locate import locate
 from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.evaluation import Evaluated
 from mmlight.tasks.extra_metrics import ExtraMetrics
 from mmlight.tasks.graph import Graph
 from mmlight.tasks.pictures import ShownSamples
 from mmlight.tasks.question import Question
+from mmlight.tasks.source import Source
 from mmlight.tasks.tower import Tower, Towers, check_tower_fits
 from mmlight.tasks.trained import TrainedParts
 from mmlight.tasks.tuning import Tuning
@@ -78,6 +78,7 @@ class Task(_Described, Evaluated):
         preprocessing: how the data prepares inputs; plain values, kept in checkpoints.
         data: the data module, which follows the towers; the trainer's, where there is one.
         trained: which parameters are trained at which step.
+        origins: of parts besides the towers that are not new, a line that says where they are from.
         targets: what it learns from besides labels and fields: ``boxes``, or a modality without a
             tower, such as the text of transcripts. The data decodes and asks for nothing else.
         takes_captions: whether training takes several captions of a sample at once.
@@ -119,22 +120,34 @@ class Task(_Described, Evaluated):
         self.preprocessing: dict[str, Any] | None = None
         self.data: Any = None
         self.trained: TrainedParts | None = None
+        self.origins: dict[str, str] = {}
         self._built = False
 
     @abstractmethod
     def build(self) -> None:
         """Create the submodules; `self.preprocessing` says what the data looks like."""
 
-    def build_towers(self, *, embed_dim: int | None = None) -> None:
+    def build_towers(
+        self,
+        *,
+        embed_dim: int | None = None,
+        sources: Mapping[Modality, Source] | None = None,
+    ) -> None:
         """Create the towers, as `self.towers`, and check that they fit the data.
 
         Args:
             embed_dim: width of their projections; None leaves these out.
+            sources: towers of a model that the task begins with.
         """
         given = self.tower_settings.given()
         self.towers = nn.ModuleDict(
             {
-                name: Tower(settings, modality=name, embed_dim=embed_dim)
+                name: Tower(
+                    settings,
+                    modality=name,
+                    embed_dim=embed_dim,
+                    source=(sources or {}).get(name),
+                )
                 for name, settings in given.items()
             }
         )
@@ -315,6 +328,7 @@ class Task(_Described, Evaluated):
             {name: self.tower(name) for name in self.tower_settings.given()},
             tuning=self.tuning,
             lr=self.optimizer_settings.lr,
+            origins=self.origins,
         )
         if self.compile_mode == "blocks":
             for name in self.tower_settings.given():
@@ -383,18 +397,23 @@ def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> Task:
     """Rebuild a task from what is on disk of it alone, with its weights, in evaluation mode.
 
     Args:
-        path: a run's folder, a checkpoint or an export (see `mmlight.saved.locate.locate`).
+        path: a run's folder, a checkpoint, an export or a published model (see
+            `mmlight.published.read.read_model`).
         trust: modules, besides mmlight's, whose classes it may name (see `mmlight.own_modules`).
 
     Raises:
-        UserError: as `locate`, `read_saved` and `build_task`; it names the file.
+        UserError: as `read_model` and `build_task`; it names the file.
     """
-    found = locate(path, key="path").path
-    saved = read_saved(found)
+    found, saved = read_model(path, key="path")
+    return build_named(saved, found, trust=trust)
+
+
+def build_named(saved: Saved, path: Path, *, trust: Sequence[str] = ()) -> Task:
+    """Do what `build_task` does; errors name the file."""
     try:
         return build_task(saved, trust=trust)
     except UserError as error:
-        raise UserError(f"{found}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def build_task(saved: Saved, *, trust: Sequence[str] = ()) -> Task:
@@ -429,5 +448,5 @@ def saved_task(saved: str) -> Task:
     Args:
         saved: the checkpoint.
     """
-    own: Task = rebuild(read_saved(Path(saved)).description, base=Task)
+    own: Task = rebuild(read_model(saved, key="saved")[1].description, base=Task)
     return own

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from mmlight.batch import MODALITIES, Modality
 from mmlight.encoders.encoder import Encoder
 from mmlight.errors import UserError
+from mmlight.tasks.projection import Kind, ProjectionSettings, projection_settings
 from mmlight.tasks.source import Source, load_encoder, load_projection, read_source
 
 
@@ -18,14 +19,14 @@ class TowerSettings:
 
     Attributes:
         encoder: the backbone (a class of `mmlight.encoders` and its settings); left out, it is
-            that of `from_run`.
+            that of `from_run`, or of the task's `from_pretrained`.
         from_run: take the encoder's weights (and the projection's, where it is the same) from this
-            run folder, checkpoint or exported folder.
-        changes: settings of `from_run`'s encoder that are other than there, such as
+            run folder, checkpoint, exported folder, or model of open_clip or transformers.
+        changes: settings of the encoder that is taken so that are other than there, such as
             ``{spec_augment: {time_masks: 2}}`` or ``{drop_path_rate: 0.1}``; mappings are merged.
-        projection: maps the encoder's features to the joint width: one matrix, two with a GELU
-            between them, or nothing (then the encoder's width must be the joint width). Tasks with
-            a head of their own have no projection.
+        projection: maps the encoder's features to the joint width: ``linear``, ``mlp``, ``none``,
+            or more of its settings; by default that of the task's `from_pretrained`, else linear.
+            Tasks with a head of their own have no projection.
         locked: keep the encoder as it is, in evaluation mode and without gradients (LiT,
             arXiv 2111.07991). The projection still learns.
         checkpointing: recompute the encoder's blocks in backward: less memory, about a third
@@ -37,7 +38,7 @@ class TowerSettings:
     encoder: Callable[[], Encoder] | None = None
     from_run: str | None = None
     changes: dict[str, Any] | None = None
-    projection: Literal["linear", "mlp", "none"] = "linear"
+    projection: ProjectionSettings | Kind | None = None
     locked: bool = False
     checkpointing: bool = False
 
@@ -74,6 +75,7 @@ class Tower(nn.Module):
         settings: what to build.
         modality: which modality the tower is for.
         embed_dim: width D of the joint space; None builds no projection.
+        source: what the task's `from_pretrained` has for it.
 
     Attributes:
         out_dim: width of what it returns.
@@ -87,20 +89,27 @@ class Tower(nn.Module):
     """
 
     def __init__(
-        self, settings: TowerSettings, *, modality: Modality, embed_dim: int | None
+        self,
+        settings: TowerSettings,
+        *,
+        modality: Modality,
+        embed_dim: int | None,
+        source: Source | None = None,
     ) -> None:
         super().__init__()
         where = f"model.towers.{modality}"
-        if settings.changes and (settings.from_run is None or settings.encoder is not None):
+        if settings.changes and (
+            (settings.from_run is None and source is None) or settings.encoder is not None
+        ):
             raise UserError(
                 f"{where}.changes: has an effect only on the encoder that from_run brings; here "
                 f"{'encoder is set: change that' if settings.encoder else 'there is no from_run'}"
             )
-        self.source = (
-            read_source(settings.from_run, modality, changes=settings.changes)
-            if settings.from_run
-            else None
-        )
+        key = "model.from_pretrained"
+        if settings.from_run:
+            key = f"{where}.from_run"
+            source = read_source(settings.from_run, modality, changes=settings.changes)
+        self.source = source
         if settings.encoder is not None:
             encoder = settings.encoder()
         elif self.source is not None:
@@ -114,17 +123,17 @@ class Tower(nn.Module):
             )
         if self.source is not None:
             if encoder is not self.source.encoder:
-                load_encoder(encoder, self.source, key=f"{where}.from_run")
+                load_encoder(encoder, self.source, key=key)
             encoder.is_pretrained = True
         self.encoder = encoder
         self.preparation = _preparation(encoder, self.source)
         if embed_dim is None:
-            if settings.projection != "linear":
+            if projection_settings(settings.projection) != ProjectionSettings():
                 raise UserError(f"{where}.projection has no effect: this task has a head instead")
             self.projection: nn.Module = nn.Identity()
         else:
-            self.projection = _projection(
-                settings.projection, encoder.out_dim, embed_dim=embed_dim, where=where
+            self.projection = projection_settings(settings.projection).build(
+                encoder.out_dim, embed_dim=embed_dim, where=where
             )
         self.out_dim = encoder.out_dim if embed_dim is None else embed_dim
         self.loaded_projection = self.source is not None and load_projection(
@@ -172,32 +181,20 @@ _OF_TOWER = (
     "sample_rate_hz",
     "tokenizer",
 )
+# What holds for a tower that begins where another model ended, and goes on with its data's kind.
+_OF_MODEL = (*_OF_TOWER, "max_seconds", "max_tokens", "clean")
 
 
 def _preparation(encoder: Encoder, source: Source | None) -> Mapping[str, Any]:
     own = {name: value for name, value in encoder.preparation().items() if value is not None}
     if source is None:
         return own
-    kept = {name: source.preparation[name] for name in _OF_TOWER if name in source.preparation}
+    names = _OF_MODEL if source.is_whole else _OF_TOWER
+    kept = {name: source.preparation[name] for name in names if name in source.preparation}
+    if source.is_whole and "tokenizer" in kept:
+        kept["is_required"] = True  # another one's ids would mean other words
     # With an encoder of the user's own (another size, say), it counts more.
     return {name: value for name, value in kept.items() if value is not None} | own
-
-
-def _projection(kind: str, in_dim: int, *, embed_dim: int, where: str) -> nn.Module:
-    if kind == "none":
-        if in_dim != embed_dim:
-            raise UserError(
-                f"{where}.projection: none needs an encoder as wide as the joint space, "
-                f"but it gives {in_dim} and model.embed_dim is {embed_dim}; use linear"
-            )
-        return nn.Identity()
-    first = nn.Linear(in_dim, embed_dim, bias=False)
-    nn.init.normal_(first.weight, std=in_dim**-0.5)
-    if kind == "linear":
-        return first
-    second = nn.Linear(embed_dim, embed_dim, bias=False)
-    nn.init.normal_(second.weight, std=embed_dim**-0.5)
-    return nn.Sequential(first, nn.GELU(), second)
 
 
 def check_tower_fits(encoder: Any, preprocessing: dict[str, Any]) -> None:

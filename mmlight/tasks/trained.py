@@ -27,6 +27,7 @@ class TrainedParts:
         towers: its towers.
         tuning: what to train, and how fast.
         lr: peak learning rate of the heads.
+        origins: of parts besides the towers that are not new, a line that says where they are from.
 
     Attributes:
         lr_scales: factor of the learning rate by parameter name; others have 1.
@@ -37,14 +38,22 @@ class TrainedParts:
     """
 
     def __init__(
-        self, task: nn.Module, towers: Mapping[str, Tower], *, tuning: Tuning, lr: float
+        self,
+        task: nn.Module,
+        towers: Mapping[str, Tower],
+        *,
+        tuning: Tuning,
+        lr: float,
+        origins: Mapping[str, str] | None = None,
     ) -> None:
         self._task = [task]  # in a list: a module would register it as its child
         self._towers = towers
         self._tuning = tuning
         self.notes: list[str] = [line for name in towers for line in _origin(name, towers[name])]
+        origins = origins or {}
+        self.notes += origins.values()
         if self.notes:
-            self.notes.append(_new_parts(task))
+            self.notes.append(_new_parts(task, known=origins))
         free = {name: tower.encoder for name, tower in towers.items() if not tower.locked}
         self._free = free
         if tuning != Tuning() and not free:
@@ -150,17 +159,26 @@ class TrainedParts:
             scales |= {prefix + n: top / lr * decay ** (last - at[n]) for n in own}
             falling = f", {decay:g} of it from block to block below" if decay != 1 else ""
             self.notes.append(f"towers.{name}.encoder: learning rate {top:.3g}{why}{falling}")
+        for name, tower in self._towers.items():
+            if tower.loaded_projection:
+                top, why = self._pretrained_lr(tower, tuning=tuning, lr=lr)
+                prefix = f"towers.{name}.projection."
+                scales |= {prefix + n: top / lr for n, _ in tower.projection.named_parameters()}
+                self.notes.append(f"towers.{name}.projection: learning rate {top:.3g}{why}")
         return {name: scale for name, scale in scales.items() if scale != 1.0}
 
     def _backbone_lr(self, name: str, *, tuning: Tuning, lr: float) -> tuple[float, str]:
         tower = self._towers[name]
         if not tower.encoder.is_pretrained:
             return lr, " (it starts from random weights)"
-        if tuning.backbone_lr is not None:
-            return tuning.backbone_lr, ""
         if tuning.method == "bitfit":
             return lr, " (biases alone)"
-        if tower.source is not None:
+        return self._pretrained_lr(tower, tuning=tuning, lr=lr)
+
+    def _pretrained_lr(self, tower: Tower, *, tuning: Tuning, lr: float) -> tuple[float, str]:
+        if tuning.backbone_lr is not None:
+            return tuning.backbone_lr, ""
+        if tower.source is not None and tower.source.lr is not None:
             return (
                 tower.source.lr * _TENTH,
                 f" (a tenth of the {tower.source.lr:.3g} it was pretrained with)",
@@ -174,11 +192,11 @@ def _learns(module: nn.Module) -> bool:
     return not parameters or any(p.requires_grad for p in parameters)
 
 
-def _new_parts(task: nn.Module) -> str:
+def _new_parts(task: nn.Module, *, known: Mapping[str, str]) -> str:
     counts = {
         name: sum(p.numel() for p in child.parameters())
         for name, child in task.named_children()
-        if name != "towers"
+        if name != "towers" and name not in known
     }
     parts = [f"{name} ({count:,})" for name, count in counts.items() if count]
     return f"new: {', '.join(parts) or 'nothing'} (parameters)"

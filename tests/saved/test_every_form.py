@@ -13,13 +13,13 @@ from mmlight.data.splits.plain_files import PredictSplit
 from mmlight.interop.embedder import Embedder
 from mmlight.interop.export_command import export
 from mmlight.interop.predictor import Predictor
+from mmlight.published.saved_tokenizer import SavedTokenizer
 from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import check_whole, read_checkpoint, read_saved
 from mmlight.saved.locate import locate
 from mmlight.saved.parts import OPTIMIZERS, by_name
 from mmlight.tasks.source import read_source
 from mmlight.tasks.task import load_task
-from mmlight.text.saved_tokenizer import SavedTokenizer
 from mmlight.trainer.sharded_files import save_sharded
 
 # Of a run, its newest checkpoint: in one file, or in the parts that FSDP writes.

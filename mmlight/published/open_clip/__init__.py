@@ -1,0 +1,1 @@
+"""Models of open_clip, read and written without open_clip."""

@@ -1,0 +1,43 @@
+"""Reads a model from wherever it comes: a run, an export, or what another project published.
+
+Nothing of a file is run, imported or taken as a configuration: a reader turns what it knows into
+the description that a checkpoint of mmlight holds, and refuses the rest.
+"""
+
+from pathlib import Path
+
+from mmlight.errors import UserError
+from mmlight.published.open_clip.files import is_open_clip
+from mmlight.published.open_clip.read import read_open_clip
+from mmlight.saved.checkpoint import Saved, read_saved
+from mmlight.saved.locate import TASK, locate
+
+# Under this key the preprocessing of a model that mmlight did not train says whose it is:
+# ``{"format": "open_clip", "name": "ViT-B-32"}``. Nothing is known of the rates it learned at.
+PUBLISHED = "published"
+_TRANSFORMERS = "config.json"
+
+
+def read_model(given: str | Path, *, key: str, arch: str | None = None) -> tuple[Path, Saved]:
+    """Read a model of mmlight, open_clip or transformers; the files say which it is.
+
+    Args:
+        given: a run's folder, a checkpoint or an export (see `mmlight.saved.locate.locate`), a
+            folder or a checkpoint of open_clip, or a folder of transformers.
+        key: the setting's name, for messages.
+        arch: what a checkpoint of open_clip without a config is of: the name of a model of the
+            installed open_clip, or a file of a model's config.
+
+    Returns:
+        What was read, and the model.
+
+    Raises:
+        UserError: there is no such thing, it is damaged, or not a model that can be read.
+    """
+    path = Path(given).expanduser()
+    if arch is not None or is_open_clip(path):
+        return path, read_open_clip(path, key=key, arch=arch)
+    if (path / _TRANSFORMERS).is_file() and not (path / TASK).is_file():
+        raise UserError(f"{key}: {given} is a folder of transformers, which cannot be read yet")
+    path = locate(given, key=key).path
+    return path, read_saved(path)

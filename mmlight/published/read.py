@@ -4,9 +4,11 @@ Nothing of a file is run, imported or taken as a configuration: a reader turns w
 the description that a checkpoint of mmlight holds, and refuses the rest.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from mmlight.errors import UserError
+from mmlight.published.hf.folder import is_transformers
+from mmlight.published.hf.read import read_transformers
 from mmlight.published.open_clip.files import is_open_clip
 from mmlight.published.open_clip.read import read_open_clip
 from mmlight.saved.checkpoint import Saved, read_saved
@@ -15,7 +17,6 @@ from mmlight.saved.locate import TASK, locate
 # Under this key the preprocessing of a model that mmlight did not train says whose it is:
 # ``{"format": "open_clip", "name": "ViT-B-32"}``. Nothing is known of the rates it learned at.
 PUBLISHED = "published"
-_TRANSFORMERS = "config.json"
 
 
 def read_model(given: str | Path, *, key: str, arch: str | None = None) -> tuple[Path, Saved]:
@@ -37,7 +38,9 @@ def read_model(given: str | Path, *, key: str, arch: str | None = None) -> tuple
     path = Path(given).expanduser()
     if arch is not None or is_open_clip(path):
         return path, read_open_clip(path, key=key, arch=arch)
-    if (path / _TRANSFORMERS).is_file() and not (path / TASK).is_file():
-        raise UserError(f"{key}: {given} is a folder of transformers, which cannot be read yet")
+    if is_transformers(path) and not (path / TASK).is_file():
+        saved = read_transformers(path, key=key)
+        whose = {PUBLISHED: {"format": "transformers", "name": path.absolute().name}}
+        return path, replace(saved, preprocessing=(saved.preprocessing or {}) | whose)
     path = locate(given, key=key).path
     return path, read_saved(path)

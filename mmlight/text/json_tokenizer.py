@@ -163,8 +163,13 @@ def _guess_specials(text: str, *, where: str) -> dict[str, int]:
     return found
 
 
-def tokenizer_config(tokenizer: JsonTokenizer) -> str:
-    """Return the ``tokenizer_config.json`` with which transformers loads the same tokenizer."""
+def tokenizer_config(tokenizer: JsonTokenizer, *, max_tokens: int | None = None) -> str:
+    """Return the ``tokenizer_config.json`` with which transformers loads the same tokenizer.
+
+    Args:
+        tokenizer: the tokenizer.
+        max_tokens: to which texts are cut; None leaves that to whoever loads it.
+    """
     backend = tokenizer._tokenizer
     names = {
         "pad_token": tokenizer.pad_id,
@@ -174,4 +179,7 @@ def tokenizer_config(tokenizer: JsonTokenizer) -> str:
         "mask_token": tokenizer.mask_id,
     }
     tokens = {name: backend.id_to_token(i) for name, i in names.items() if i is not None}
-    return json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **tokens}, indent=2) + "\n"
+    length = {} if max_tokens is None else {"model_max_length": max_tokens}
+    fixed = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "right"}
+    config = {**fixed, **length, **tokens}
+    return json.dumps(config, indent=2) + "\n"

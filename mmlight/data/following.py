@@ -10,8 +10,9 @@ from typing import Any, get_args
 
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.image import EvalCrop, ImageSettings, Interpolation
-from mmlight.data.text import Cleaning, TextSettings
+from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
+from mmlight.text.clean import Cleaning
 from mmlight.text.json_tokenizer import HfTokenizer
 from mmlight.text.saved_tokenizer import tokenizer_from_state
 

@@ -20,8 +20,9 @@ from mmlight.data.decode.image_header import read_orientation, turn_boxes
 from mmlight.data.labels import Labels
 from mmlight.data.members import Contents, Members, parse_source
 from mmlight.data.shards.corpus import ChecksumError, Corpus
-from mmlight.data.text import MAX_CHARACTERS, Cleaning, clean_caption
+from mmlight.data.text import MAX_CHARACTERS
 from mmlight.errors import UserError
+from mmlight.text.clean import Cleaning, clean_caption
 
 T = TypeVar("T")
 # Pillow and libsndfile name the object in memory that they were given.

@@ -1,14 +1,11 @@
 """Captions become token ids: settings, cleaning and caption ids."""
 
 import hashlib
-import html
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from mmlight.errors import UserError
+from mmlight.text.clean import Cleaning, check_cleaning, clean_caption
 from mmlight.text.tokenizer import Tokenizer
-
-Cleaning = Literal["none", "whitespace", "clip"]
 
 MAX_CHARACTERS = 100_000
 
@@ -18,14 +15,17 @@ class TextSettings:
     """How captions become token ids; what is left out follows the model that a task begins with.
 
     Args:
-        tokenizer: `mmlight.text.tokenizer.ByteTokenizer` (no file needed) or
+        tokenizer: `mmlight.text.tokenizer.ByteTokenizer` (no file needed),
             `mmlight.text.json_tokenizer.HfTokenizer` (any tokenizer of transformers, or one
-            trained by ``mmlight tokenizer train``); by default that of `model.from_pretrained`.
+            trained by ``mmlight tokenizer train``) or `mmlight.text.clip_tokenizer.ClipTokenizer`
+            (CLIP's own); by default that of `model.from_pretrained`.
         max_tokens: longer captions are cut to this many tokens, start and end included. Captions
             are padded to the longest of their batch only. By default that of the model, else 77.
         clean: clip mends broken Unicode, undoes HTML escapes, folds white space and lowers the
-            case, as CLIP does; whitespace only folds white space. By default that of the model,
-            else none.
+            case, as CLIP does; mend the same without the case; canonicalize, as SigLIP does, drops
+            punctuation, too (siglip without mending); whitespace only folds white space. A
+            tokenizer that cleans by itself needs none of it. By default that of the model, else
+            none.
         max_characters: longer captions are cut to so many characters before they are cleaned and
             tokenised, which take time for each of them (clip 2 microseconds: 29 s for a file of 20
             MB among the captions); of what is left, `max_tokens` are kept.
@@ -52,8 +52,7 @@ class TextSettings:
             raise UserError(
                 f"text.captions_per_sample must be 1 or more, not {self.captions_per_sample}"
             )
-        if self.cleaning not in get_args(Cleaning):
-            raise UserError(f"text.clean must be none, whitespace or clip, not '{self.clean}'")
+        check_cleaning(self.cleaning, key="text.clean")
         if self.offsets and self.cleaning != "none":
             raise UserError(
                 f"text.clean: '{self.clean}' moves the characters that text.offsets counts; set "
@@ -89,16 +88,6 @@ class TextSettings:
         # half of a surrogate pair, from a terminal that is not UTF-8 or out of JSON
         text = text[: self.max_characters].encode("utf-8", "replace").decode("utf-8")
         return clean_caption(text, self.cleaning)
-
-
-def clean_caption(text: str, how: Cleaning) -> str:
-    """Clean one caption; ``clip`` is open_clip's default for its own tokenizer."""
-    if how == "clip":
-        import ftfy
-
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-        return " ".join(text.split()).lower()
-    return " ".join(text.split()) if how == "whitespace" else text
 
 
 def caption_id(text: str) -> int:

@@ -9,6 +9,7 @@ import tokenizers
 
 from mmlight.errors import UserError
 from mmlight.hub_name import check_hub_name
+from mmlight.text.clean import Cleaning, Places, check_cleaning, clean_caption
 from mmlight.text.tokenizer import Offsets, State, Tokenizer
 
 SPECIALS = ("pad_id", "start_id", "end_id", "unk_id", "mask_id")
@@ -24,6 +25,7 @@ class JsonTokenizer(Tokenizer):
         end_id: id that closes a text.
         unk_id: id of unknown text.
         mask_id: id that hides a token.
+        clean: how texts are cleaned first (see `mmlight.text.clean.clean_caption`).
     """
 
     def __init__(
@@ -35,7 +37,10 @@ class JsonTokenizer(Tokenizer):
         end_id: int | None = None,
         unk_id: int | None = None,
         mask_id: int | None = None,
+        clean: Cleaning = "none",
     ) -> None:
+        check_cleaning(clean, key="text.tokenizer.clean")
+        self._clean = clean
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
         # padding and cutting that the file asks for would change the batch behind our back
         self._tokenizer.no_padding()
@@ -55,15 +60,26 @@ class JsonTokenizer(Tokenizer):
         """Return the token ids of each text, cut to `max_tokens` with the end token kept."""
         self._cut_to(max_tokens)
         # encode_batch_fast skips the character offsets: 26k against 10k captions per CPU-second
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        return [
+            encoding.ids for encoding in self._tokenizer.encode_batch_fast(self._cleaned(texts))
+        ]
 
     def encode_with_offsets(
         self, texts: Sequence[str], *, max_tokens: int
     ) -> list[tuple[list[int], list[Offsets]]]:
         """Return what `encode` does, and each token's characters in the text as it was given."""
         self._cut_to(max_tokens)
-        encodings = self._tokenizer.encode_batch(list(texts))
-        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+        cleaned = self._cleaned(texts)
+        encodings = self._tokenizer.encode_batch(cleaned)
+        result: list[tuple[list[int], list[Offsets]]] = []
+        for given, text, encoding in zip(texts, cleaned, encodings, strict=True):
+            before = Places(given, text)
+            places = [before.span(*place) for place in encoding.offsets]
+            result.append((encoding.ids, places))
+        return result
+
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        return [clean_caption(text, self._clean) for text in texts]
 
     def _cut_to(self, max_tokens: int) -> None:
         if max_tokens != self._max_tokens:
@@ -76,15 +92,17 @@ class JsonTokenizer(Tokenizer):
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def normalize(self, text: str) -> str:
-        """Return a text as the file's normalizer makes it."""
+        """Return a text cleaned, and as the file's normalizer makes it."""
         normalizer = self._tokenizer.normalizer
+        text = clean_caption(text, self._clean)
         return text if normalizer is None else normalizer.normalize_str(text)
 
     def state(self) -> State:
-        """Return the whole ``tokenizer.json`` and the special ids."""
+        """Return the whole ``tokenizer.json``, the special ids and how texts are prepared."""
         specials = {name: getattr(self, name) for name in SPECIALS}
         known = {name: value for name, value in specials.items() if value is not None}
-        return {"kind": "json", "text": self._text, **known}
+        more: State = {} if self._clean == "none" else {"clean": self._clean}
+        return {"kind": "json", "text": self._text, **known, **more}
 
 
 class HfTokenizer(JsonTokenizer):
@@ -93,9 +111,11 @@ class HfTokenizer(JsonTokenizer):
     Args:
         path: a folder with a tokenizer in it, a ``tokenizer.json`` file, or the name of a
             repository on the Hugging Face hub.
+        clean: how texts are cleaned first: open_clip's SigLIP models take canonicalize, its others
+            with a tokenizer of transformers mend (see `mmlight.text.clean.clean_caption`).
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, clean: Cleaning = "none") -> None:
         local = Path(path).expanduser()
         if local.is_file():
             text = local.read_text(encoding="utf-8", errors="replace")
@@ -104,7 +124,7 @@ class HfTokenizer(JsonTokenizer):
             text, specials = _load_with_transformers(path)
         # a causal model's tokenizer has no padding; the mask hides what stands there
         pad_id = specials.pop("pad_id", specials.get("end_id", 0))
-        super().__init__(text, pad_id=pad_id, **specials)
+        super().__init__(text, pad_id=pad_id, clean=clean, **specials)
 
 
 def _load_with_transformers(path: str) -> tuple[str, dict[str, int]]:
@@ -134,7 +154,8 @@ def _load_with_transformers(path: str) -> tuple[str, dict[str, int]]:
         "unk_id": loaded.unk_token_id,
         "mask_id": loaded.mask_token_id,
     }
-    return backend.to_str(), {name: value for name, value in ids.items() if value is not None}
+    known = {name: value for name, value in ids.items() if value is not None}
+    return backend.to_str(), known
 
 
 def _first(*ids: int | None) -> int | None:

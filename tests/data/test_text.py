@@ -1,7 +1,8 @@
 import pytest
 
-from mmlight.data.text import TextSettings, caption_id, clean_caption
+from mmlight.data.text import TextSettings, caption_id
 from mmlight.errors import UserError
+from mmlight.text.clean import clean_caption
 from mmlight.text.tokenizer import ByteTokenizer
 
 

@@ -109,6 +109,13 @@ def _shards(rest: Sequence[str]) -> int:
     return int(module.main(rest[1:] if checks else rest))
 
 
+def _dry_run(rest: Sequence[str]) -> int:
+    with leaving_imports():
+        from mmlight.commands import dry_run
+
+    return dry_run.main(rest)
+
+
 def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         others = {verb: text for verb, (_, text) in OTHER_VERBS.items()}
@@ -132,6 +139,9 @@ def _run(arguments: Sequence[str]) -> int:
     if verb in _IMPORTING:
         rest, modules = take_imports(rest)
         bring_in(modules)
+    if verb == "fit" and "--dry_run" in rest:
+        rest = [argument for argument in rest if argument != "--dry_run"]
+        return _dry_run(check_start("cost", rest))
     rest = check_start(verb, rest)
     return _verb(verb)(rest)
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -43,6 +43,7 @@ class CostOptions:
         efficiency: share of a data sheet's rate that large products reach.
         samples: training samples, where the shards are not here.
         json: whether to end with a line of JSON.
+        is_blank: whether batches are made up from the settings, wherever the data is.
     """
 
     device: str = "cpu"
@@ -52,6 +53,7 @@ class CostOptions:
     efficiency: float = 0.6
     samples: int | None = None
     json: bool = False
+    is_blank: bool = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,6 +69,21 @@ def main(argv: Sequence[str]) -> int:
         "run without numbers. Takes what `mmlight fit` takes.",
         allow_abbrev=False,
     )
+    add_options(parser)
+    parser.add_argument("--json", action="store_true", help="end with a line of JSON")
+    options, rest = parser.parse_known_args(list(argv), CostOptions())
+    checked(options)
+    experiment = assemble("fit", rest)
+    found = foretell_experiment(experiment, experiment.task, options=options)
+    show(found, options, name=experiment.name)
+    say(*found.notes)
+    if options.json:
+        say(json.dumps(plain(asdict(found) | {"options": asdict(options)})))
+    return 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what is asked about devices; see `CostOptions`."""
     add = parser.add_argument
     add("--device", help=f"{', '.join(['cpu (measured here)', *DEVICES])}; default cpu")
     add("--devices", dest="num_devices", type=int, help="how many (default 1)")
@@ -75,8 +92,10 @@ def main(argv: Sequence[str]) -> int:
     text = "share of a data sheet's TFLOP/s that matrix products reach (default 0.6, what large "
     add("--efficiency", type=float, help=f"{text}ones do in bfloat16)")
     add("--samples", type=int, help="training samples, where the shards are not on this machine")
-    add("--json", action="store_true", help="end with a line of JSON")
-    options, rest = parser.parse_known_args(list(argv), CostOptions())
+
+
+def checked(options: CostOptions) -> None:
+    """Raise UserError where a setting is out of range."""
     if options.num_devices < 1:
         raise UserError(f"--devices {options.num_devices}: must be 1 or more")
     if not 0 < options.efficiency <= 1:
@@ -84,13 +103,6 @@ def main(argv: Sequence[str]) -> int:
     if options.matmul_tflops is not None and options.matmul_tflops <= 0:
         raise UserError(f"--matmul-tflops {options.matmul_tflops}: must be above 0")
     find_device(options.device)
-    experiment = assemble("fit", rest)
-    found = foretell_experiment(experiment, experiment.task, options=options)
-    _show(found, options, name=experiment.name)
-    say(*found.notes)
-    if options.json:
-        say(json.dumps(plain(asdict(found) | {"options": asdict(options)})))
-    return 0
 
 
 def foretell_experiment(
@@ -118,7 +130,7 @@ def foretell_experiment(
     task.data = data
     data.reads = (*task.tower_settings.given(), *task.targets)
     counter = ShapeCounter(task, precision=precision)
-    seen = _batches(data, options)
+    seen = _batches(data, options, fields=_example_fields(task, data))
     steps_per_epoch, notes = seen.steps_per_epoch, seen.notes
     if options.samples is not None:
         steps_per_epoch = max(options.samples // data.global_batch_size, 1)
@@ -185,6 +197,10 @@ def _mean_step(
     return mean_count(counts, weights=weights), changes
 
 
+def _example_fields(task: Task, data: ShardDataModule) -> dict[str, Any]:
+    return task.example_fields(data.text.most_tokens if data.text is not None else 0)
+
+
 @dataclass(frozen=True)
 class _Seen:
     batches: list[Batch]
@@ -193,7 +209,7 @@ class _Seen:
     notes: list[str]
 
 
-def _batches(data: ShardDataModule, options: CostOptions) -> _Seen:
+def _batches(data: ShardDataModule, options: CostOptions, *, fields: Mapping[str, Any]) -> _Seen:
     """Return batches of the experiment where its shards are here, else blank ones."""
     share, rest = divmod(data.global_batch_size, options.num_devices)
     if rest:
@@ -205,13 +221,13 @@ def _batches(data: ShardDataModule, options: CostOptions) -> _Seen:
     if (data.num_lanes or default_lanes(data.global_batch_size)) % options.num_devices:
         data.num_lanes = options.num_devices
         notes.append(f"a run on so many devices needs --data.num_lanes {options.num_devices}")
+    if options.is_blank:
+        return _Seen([blank_batch(data, share, fields=fields)], 0.0, None, notes)
     try:
         data.prepare_data()
         data.setup("fit")
     except UserError as error:
-        blank = blank_batch(data, share)
-        if blank is None:
-            raise
+        blank = blank_batch(data, share, fields=fields)
         return _Seen([blank], 0.0, None, [*notes, f"no time for loading: {error}"])
     batches = data.train_batches(Rank(0, options.num_devices))
     per_epoch = batches.order.steps_per_epoch
@@ -246,10 +262,15 @@ def _strategy(trainer: Any) -> str:
     return "fsdp" if "fsdp" in said or "modelparallel" in said else "ddp"
 
 
-def _show(found: Foretold, options: CostOptions, *, name: str) -> None:
+def show(found: Foretold, options: CostOptions, *, name: str) -> None:
+    """Print what was foretold."""
     what = "measured here" if options.device == "cpu" else "by its data sheet"
     has_several = options.num_devices > 1
-    rows = [("GFLOP a sample, forward and backward", f"{found.flops_per_sample / 1e9:,.3f}")]
+    rows = [
+        ("parameters", f"{found.num_parameters:,}"),
+        ("  of which trained", f"{found.num_trained:,}"),
+    ]
+    rows += [("GFLOP a sample, forward and backward", f"{found.flops_per_sample / 1e9:,.3f}")]
     if found.total_flops is not None and found.hours is not None:
         rows += [
             ("FLOP in all", f"{found.total_flops:.3g}"),

@@ -1,38 +1,58 @@
 """A batch of the right shapes for data that is not on this machine."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
-from mmlight.batch import Audio, Batch, Images, Text
+from mmlight.batch import Audio, Batch, Boxes, Images, Text
 from mmlight.data.module import ShardDataModule
 
+# COCO's images have 7 on average.
+_NUM_BOXES = 7
 
-def blank_batch(data: ShardDataModule, size: int) -> Batch | None:
-    """Return a batch of the largest shapes that the settings allow, or None if they do not tell.
 
-    Images are as large as `data.image` has them, captions and clips as long as they may be. Labels
-    are 0; tasks that read boxes or words need the data itself.
+def blank_batch(
+    data: ShardDataModule, size: int, *, fields: Mapping[str, Any] | None = None
+) -> Batch:
+    """Return a batch of the largest shapes that the settings allow.
+
+    Images are as large as `data.image` has them, captions as long as they may be, and clips a
+    sample shorter than that, as one that fills its length counts as cut. Labels are 0.
 
     Args:
         data: the data module; its shards are not read.
         size: samples.
+        fields: a value for each further member that the task reads.
     """
     members = data.all_members()[0]
-    if members.boxes is not None or members.fields:
-        return None
     here_B, rows_B = torch.ones(size, dtype=torch.bool), torch.arange(size)
-    image = text = audio = None
+    image = text = audio = boxes = None
     if data.image is not None:
         side = data.image.side
         pixels = torch.zeros(size, data.image.num_channels, side, side, dtype=torch.uint8)
         image = Images(pixels, here_B)
     if data.text is not None:
         item_N = rows_B.repeat_interleave(data.text.captions_per_sample)
-        ids = torch.ones(len(item_N), data.text.most_tokens, dtype=torch.int64)
-        mask = torch.ones_like(ids, dtype=torch.bool)
-        text = Text(ids, mask, mask[:, 0], item_N, item_N)
+        # Full, but for the last token: a transcript that fills the length counts as cut.
+        length = data.text.most_tokens - 1
+        ids = torch.arange(length).remainder(2).add(data.text.known_tokenizer.vocab_size - 2)
+        ids_NL = ids.expand(len(item_N), -1).contiguous()
+        mask = torch.ones_like(ids_NL, dtype=torch.bool)
+        # Every second character begins a word of one character.
+        place = 2 * torch.arange(length)
+        offset = torch.stack([place, place + 1], 1).expand(len(item_N), -1, -1)
+        text = Text(ids_NL, mask, mask[:, 0], item_N, item_N, offset if data.text.offsets else None)
     if data.audio is not None:
         length = data.audio.max_samples
-        audio = Audio(torch.zeros(size, length), torch.full((size,), length), here_B)
+        audio = Audio(torch.zeros(size, length), torch.full((size,), length - 1), here_B)
+    if members.boxes is not None and data.image is not None:
+        corners = torch.tensor([0.0, 0, data.image.side / 2, data.image.side / 2])
+        real_BG = torch.ones(size, _NUM_BOXES, dtype=torch.bool)
+        label_BG = torch.zeros(size, _NUM_BOXES, dtype=torch.int64)
+        boxes = Boxes(corners.expand(size, _NUM_BOXES, 4).contiguous(), label_BG, real_BG, here_B)
+    given = fields or {}
+    num_captions = len(text.item_N) if text is not None else 0
     return Batch(
         index_B=rows_B,
         keys=[str(row) for row in range(size)],
@@ -42,6 +62,12 @@ def blank_batch(data: ShardDataModule, size: int) -> Batch | None:
         image=image,
         text=text,
         audio=audio,
+        boxes=boxes,
         label_B=torch.zeros(size, dtype=torch.int64) if members.label is not None else None,
-        captions=["a"] * len(text.item_N) if text is not None else [],
+        captions=[_words(data)] * num_captions,
+        fields={name: [given.get(name)] * size for name in members.fields},
     )
+
+
+def _words(data: ShardDataModule) -> str:
+    return " ".join("a" * data.text.most_tokens) if data.text is not None else ""

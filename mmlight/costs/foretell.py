@@ -71,6 +71,8 @@ class Foretold:
         memory_fsdp: the same where parameters are shared out.
         sent_bytes: of each device and step.
         communication_share: the part of a step that waits for what is sent.
+        num_parameters: of the model.
+        num_trained: those that are trained.
         notes: how it was found.
     """
 
@@ -85,6 +87,8 @@ class Foretold:
     memory_fsdp: dict[str, float]
     sent_bytes: float
     communication_share: float
+    num_parameters: int
+    num_trained: int
     notes: list[str] = field(default_factory=list)
 
 
@@ -155,6 +159,8 @@ def foretell(
         memory_fsdp=needed[num_devices],
         sent_bytes=sent,
         communication_share=waited_s / step_s,
+        num_parameters=size.num_parameters,
+        num_trained=size.num_trained,
         notes=notes,
     )
 

@@ -136,6 +136,10 @@ class SplitDataModule(lightning.LightningDataModule):
         """Return the names of the splits that have shards."""
         return list(self._splits)
 
+    def splits(self) -> dict[str, list[Split]]:
+        """Return the splits that have shards, each with its sources."""
+        return dict(self._splits)
+
     def all_members(self) -> list[Members]:
         """Return the mapping of each split's members, as far as there are splits."""
         splits = [split for group in self._splits.values() for split in group]

@@ -150,6 +150,10 @@ class Classification(PooledTask):
             )
         return batch.label_B
 
+    def example_fields(self, num_words: int) -> dict[str, Any]:
+        """Return a class, where a field lists several."""
+        return {} if self.label_field is None else {self.label_field: [0]}
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss over the global batch."""
         labels = self.labels(batch)

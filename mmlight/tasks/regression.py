@@ -107,6 +107,10 @@ class Regression(PooledTask):
         target_BK = torch.tensor(rows, device=batch.index_B.device)
         return target_BK.nan_to_num(), ~target_BK.isnan().any(1) & batch.valid_B
 
+    def example_fields(self, num_words: int) -> dict[str, Any]:
+        """Return a target."""
+        return {self.target: [0.0] * len(self.names) if self._is_list else 0.0}
+
     def _numbers(self, value: Any, key: str) -> list[float]:
         """Read a sample's value: K finite numbers, or texts of them."""
         given = value if self._is_list else [value]

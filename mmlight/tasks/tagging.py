@@ -197,6 +197,13 @@ class Tagging(Task):
         )
         return of_found, of_gold
 
+    def example_fields(self, num_words: int) -> dict[str, Any]:
+        """Return words that no type is said of."""
+        return {
+            self._words_field: ["a"] * num_words,
+            self._tags_field: [OUTSIDE] * num_words,
+        }
+
     def example_answers(self) -> tuple[Tensor, Tensor]:
         """Return a word of each tag."""
         number_K = torch.arange(len(self.tags))

@@ -211,6 +211,14 @@ class Task(_Described, Evaluated):
         """Return unit-length features of `Images`, `Text` or `Audio`; see `predicts`."""
         raise NotImplementedError
 
+    def example_fields(self, num_words: int) -> dict[str, Any]:
+        """Return a value of each further member that training reads, to count a step without data.
+
+        Args:
+            num_words: of the text ``a a a ...`` that stands for a sample's.
+        """
+        return {}
+
     def question(self, batch: Batch, modality: Modality, *, target: Target) -> Question | None:
         """Return what is asked about a sample when its answer is explained.
 

@@ -16,6 +16,7 @@ from mmlight import comm
 from mmlight.errors import UserError
 from mmlight.optim.adamw import own_settings
 from mmlight.trainer.finite_steps import FiniteSteps
+from mmlight.trainer.internals import FakeTensor
 from mmlight.trainer.loop import accumulates, is_logged
 
 
@@ -166,6 +167,8 @@ class TrainedModule(lightning.LightningModule):
 
         Reading waits until the GPU has done all that it was given.
         """
+        if isinstance(tensor, FakeTensor):  # it has none
+            return False
         return not (tensor.is_cuda and self.training and self.global_step % 100)
 
     def log_gated(self, values: dict[str, Tensor]) -> None:

@@ -92,7 +92,32 @@ def test_packed_captions_are_counted_by_their_lengths_and_memory_by_what_is_held
     assert found[0].activation_bytes < found[1].activation_bytes
 
 
-@pytest.mark.parametrize("name", ["transcription", "detection", "queries"])
+def test_transcripts_are_counted_on_shapes_but_for_the_sums_over_alignments():
+    task, batch = unbuilt("transcription")
+    found = ShapeCounter(task, precision="32-true").count(batch)
+    assert found.note == ""
+    assert found.counted.flops == computed("transcription")[1].flops
+
+
+def test_queries_without_noised_copies_are_counted_on_shapes():
+    def queries():
+        task, batch = unbuilt("queries")
+        task._make_head = every_task.partial(task._make_head, num_denoising=0)
+        return task, batch
+
+    task, batch = queries()
+    found = ShapeCounter(task, precision="32-true").count(batch)
+    assert found.note == ""
+    again, _ = queries()
+    again.log_gated = lambda values: None
+    again.configure_model()
+    tally = Tally()
+    with tally:
+        again.train().training_step(batch, 0).backward()
+    assert found.counted.flops == tally.counted.flops
+
+
+@pytest.mark.parametrize("name", ["detection", "queries"])
 def test_a_loss_that_needs_values_is_counted_on_few_samples(name):
     task, batch = unbuilt(name)
     found = ShapeCounter(task, precision="32-true").count(batch)

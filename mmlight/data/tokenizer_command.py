@@ -22,7 +22,16 @@ from mmlight.text.json_tokenizer import JsonTokenizer, tokenizer_config
 
 PAD, UNK, START, END, MASK = "<pad>", "<unk>", "<start>", "<end>", "<mask>"
 SPECIALS = [PAD, UNK, START, END, MASK]
-KINDS = ("bpe", "wordpiece", "word", "char")
+KINDS = ("bpe", "wordpiece", "word", "char", "clean")
+
+# `clean_str` of https://github.com/yoonkim/CNN_sentence, in its order.
+_CLEAN = [
+    (r"[^A-Za-z0-9(),!?'`]", " "),
+    *((f"'{ending}", f" '{ending}") for ending in ("s", "ve")),
+    ("n't", " n't"),
+    *((f"'{ending}", f" '{ending}") for ending in ("re", "d", "ll")),
+    *((rf"\{sign}", f" {sign} ") for sign in ",!()?"),
+]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,7 +55,8 @@ def main(argv: Sequence[str]) -> int:
         "--kind",
         choices=KINDS,
         default="bpe",
-        help="bpe (byte level, nothing is unknown), wordpiece, word or char (default %(default)s)",
+        help="bpe (byte level, nothing is unknown), wordpiece, word, char, or clean: words as Kim "
+        "(arXiv 1408.5882) cut them, without start and end (default %(default)s)",
     )
     add.add_argument("--lowercase", action="store_true", help="fold case before tokenising")
     args = parser.parse_args(argv)
@@ -86,13 +96,17 @@ def _captions(corpus: Corpus, members: Members, number: int) -> list[str]:
 def train(
     texts: Iterator[str], *, vocab_size: int, kind: str = "bpe", lowercase: bool = False
 ) -> JsonTokenizer:
-    """Train a tokenizer that puts a start token before each text and an end token after it."""
+    """Train a tokenizer that puts a start token before each text and an end token after it.
+
+    Not so of kind ``clean``, which has neither.
+    """
     model, before, trainer = _parts(kind, vocab_size)
     built = tokenizers.Tokenizer(model)
-    if lowercase:
-        built.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    else:
-        built.normalizer = normalizers.NFC()
+    cleaned = _CLEAN if kind == "clean" else []
+    steps = [normalizers.Replace(tokenizers.Regex(a), b) for a, b in cleaned]
+    built.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), *steps, *([normalizers.Lowercase()] if lowercase else [])]
+    )
     built.pre_tokenizer = before
     decoders = {
         "bpe": tokenizers.decoders.ByteLevel,
@@ -102,10 +116,12 @@ def train(
     if kind in decoders:
         built.decoder = decoders[kind]()
     built.train_from_iterator(texts, trainer)
-    start, end = built.token_to_id(START), built.token_to_id(END)
-    built.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {END}", special_tokens=[(START, start), (END, end)]
-    )
+    start = end = None
+    if kind != "clean":
+        start, end = built.token_to_id(START), built.token_to_id(END)
+        built.post_processor = processors.TemplateProcessing(
+            single=f"{START} $A {END}", special_tokens=[(START, start), (END, end)]
+        )
     return JsonTokenizer(
         built.to_str(),
         pad_id=SPECIALS.index(PAD),
@@ -145,6 +161,8 @@ def _parts(
     word = trainers.WordLevelTrainer(**options)
     if kind == "word":
         return models.WordLevel(unk_token=UNK), pre_tokenizers.BertPreTokenizer(), word
+    if kind == "clean":
+        return models.WordLevel(unk_token=UNK), pre_tokenizers.WhitespaceSplit(), word
     every = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), behavior="isolated")
     return models.WordLevel(unk_token=UNK), every, word
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,10 +22,8 @@ from mmlight.errors import UserError
 class TextCnn(Encoder):
     """The CNN of Kim (arXiv 1408.5882): what n-grams of several lengths say, wherever they stand.
 
-    For small data without pretrained weights, where a transformer remembers its training set.
-    Departs from the paper in a token feature at every place (a filter sees as much on its left as
-    on its right, so that the maximum is over L places and not L - width + 1), in dropout of whole
-    embedding channels, and in no limit on the weights' norm.
+    For small data without pretrained weights, where a transformer remembers its training set. The
+    paper's dropout and its limit on the weights' norm are the head's `dropout` and `max_norm`.
 
     A caption gives the same features whatever it is batched with.
 
@@ -35,6 +34,9 @@ class TextCnn(Encoder):
         filters: number F of filters of each convolution; D is this times their number.
         dropout: rate at which channels of the embeddings are dropped, for a whole caption.
         token_dropout: rate at which tokens are hidden.
+        wide: take the maximum also over the places where a filter overlaps an end of the caption by
+            as little as one token, L + width - 1 in all, as the paper's code does; else a filter
+            stands at each of the L tokens, and sees as much on its left as on its right.
 
     Attributes:
         vocab_size: number of token ids.
@@ -54,6 +56,7 @@ class TextCnn(Encoder):
         filters: int = 100,
         dropout: float = 0.0,
         token_dropout: float = 0.0,
+        wide: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -75,8 +78,13 @@ class TextCnn(Encoder):
         self.embeddings = nn.Embedding(vocab_size, embed_dim)
         nn.init.uniform_(self.embeddings.weight, -0.25, 0.25)  # as the paper's
         self.convs = nn.ModuleList(
-            [nn.Conv1d(embed_dim, filters, width, padding="same") for width in widths]
+            [
+                nn.Conv1d(embed_dim, filters, width, padding=width - 1 if wide else "same")
+                for width in widths
+            ]
         )
+        self.wide = wide
+        self.widths = tuple(widths)
         self.channel_dropout = nn.Dropout1d(dropout)
         self.token_dropout = token_dropout
         self._checkpointing = False
@@ -87,6 +95,7 @@ class TextCnn(Encoder):
             "filters": filters,
             "dropout": dropout,
             "token_dropout": token_dropout,
+            "wide": wide,
         }
 
     def forward(self, inputs: Text, *, tokens: bool = False) -> Encoded:
@@ -108,16 +117,25 @@ class TextCnn(Encoder):
         # Padding counts as zeros, as beyond a caption's ends.
         embedded_NEL = (embedded_NLE * keep_NL.unsqueeze(-1)).transpose(1, 2)
         embedded_NEL = self.channel_dropout(embedded_NEL)
-        seen = [self._convolve(conv, embedded_NEL) for conv in self.convs]
-        features_NLD = torch.relu(torch.cat(seen, 1)).transpose(1, 2)
-        pooled_ND = masked_max(features_NLD, mask_NL)
+        seen = [torch.relu(self._convolve(conv, embedded_NEL)).mT for conv in self.convs]
+        pooled_ND = torch.cat(
+            [masked_max(map_NLF, self._places(map_NLF, mask_NL)) for map_NLF in seen], 1
+        )
         if not tokens:
             return Encoded(pooled_ND)
+        length = mask_NL.shape[1]
+        firsts = [width // 2 if self.wide else 0 for width in self.widths]
+        at_tokens = [m[:, first : first + length] for m, first in zip(seen, firsts, strict=True)]
+        features_NLD = torch.cat(at_tokens, 2)
         return Encoded(pooled_ND, features_NLD * mask_NL.unsqueeze(-1), mask_NL)
 
     def token_grid(self, canvas: Canvas) -> TokenGrid:
         """Return the tokens one after another."""
         return TokenGrid(0, 1, canvas.columns)
+
+    def _places(self, map_NLF: Tensor, mask_NL: Tensor) -> Tensor:
+        before = map_NLF.shape[1] - mask_NL.shape[1]
+        return F.pad(mask_NL, (before, 0), value=True) if self.wide else mask_NL
 
     def _convolve(self, conv: nn.Module, embedded_NEL: Tensor) -> Tensor:
         if self._checkpointing and self.training:

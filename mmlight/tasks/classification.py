@@ -26,7 +26,7 @@ from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_co
 from mmlight.tasks.graph import LOGITS, Graph, whole_graph
 from mmlight.tasks.mixing import Mixing
 from mmlight.tasks.pictures import ShownSamples, draw_labelled
-from mmlight.tasks.pooled import PooledTask
+from mmlight.tasks.pooled import Features, PooledTask
 from mmlight.tasks.question import Question
 from mmlight.tasks.task import Target
 from mmlight.tasks.tower import Towers
@@ -46,6 +46,8 @@ class Classification(PooledTask):
         label_field: the field of the data that lists a sample's class numbers or names, for
             several labels; one class per sample is in the data's `label`.
         mixing: mixup and CutMix in training; None is off.
+        votes: answer for each token of the one tower (a segment, a frame): training takes the loss
+            of each, and a sample has the mean of their probabilities.
         settings: `fusion`, `head`, and those of every task; see `mmlight.tasks.pooled.PooledTask`.
 
     Raises:
@@ -63,6 +65,7 @@ class Classification(PooledTask):
         objective: Callable[[], LabelObjective] = CrossEntropy,
         label_field: str | None = None,
         mixing: Mixing | None = None,
+        votes: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(towers=towers, **settings)
@@ -71,6 +74,11 @@ class Classification(PooledTask):
             raise UserError("model.mixing: texts cannot be mixed; leave it out")
         if mixing is not None and mixing.cutmix_alpha and names != ["image"]:
             raise UserError("model.mixing.cutmix_alpha: only images are cut; use mixup_alpha")
+        if votes and len(names) > 1:
+            raise UserError(f"model.votes: tokens of one tower vote, not of {' and '.join(names)}")
+        if votes and label_field is not None:
+            raise UserError("model.votes: are for one class per sample; leave out label_field")
+        self.votes = votes
         self._num_classes = num_classes
         self._make_objective = objective
         self.label_field = label_field
@@ -100,6 +108,9 @@ class Classification(PooledTask):
     def build(self) -> None:
         """Create towers, fusion, head and objective."""
         self.build_pooled(out_dim=self.num_classes)
+        if self.votes:
+            for name in self.tower_settings.given():
+                self.tower(name).encoder.leave_out_pooling()
         self.objective = self._make_objective()
         if self.objective.multi_label != (self.label_field is not None):
             raise UserError(
@@ -113,6 +124,22 @@ class Classification(PooledTask):
             if self.objective.needs_counts and self.trainer.state.fn == "fit":
                 counts_K = data.label_counts("train", self.num_classes, field=self.label_field)
         self.objective.build(self.num_classes, counts_K=counts_K)
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether tokens vote, or a fusion reads them."""
+        return self.votes or super().takes_tokens
+
+    def head_outputs(
+        self, features: Features, *, only: tuple[Modality, ...] | None = None
+    ) -> Tensor:
+        """Return the head's outputs (B, K); of votes the logarithm of their mean probability."""
+        if not self.votes:
+            return super().head_outputs(features, only=only)
+        ((tokens_BLD, mask_BL, _),) = features.values()
+        chances_BLK = self.head(tokens_BLD).float().log_softmax(2)
+        chances_BLK = chances_BLK.masked_fill(~mask_BL.unsqueeze(2), float("-inf"))
+        return chances_BLK.logsumexp(1) - mask_BL.sum(1, keepdim=True).log()
 
     def logits(self, batch: Batch) -> Tensor:
         """Return logits (B, K) of a batch, with gradients."""
@@ -165,7 +192,16 @@ class Classification(PooledTask):
         target_BK = target_BK * counted_B[:, None]
         if self.mixing is not None:
             batch, target_BK = self.mixing(batch, target_BK, counted_B=counted_B)
-        loss: Tensor = self.objective(self.logits(batch), target_BK, counted_B=counted_B)
+        features = self.features(batch)
+        if self.votes:
+            ((tokens_BLD, mask_BL, _),) = features.values()
+            count_B = mask_BL.sum(1)
+            logits_BK = self.head(tokens_BLD[mask_BL])
+            target_BK = target_BK.repeat_interleave(count_B, 0)
+            counted_B = counted_B.repeat_interleave(count_B, 0)
+        else:
+            logits_BK = self.head_outputs(features)
+        loss: Tensor = self.objective(logits_BK, target_BK, counted_B=counted_B)
         self.log_gated({"train/loss": loss.detach()})
         return loss
 

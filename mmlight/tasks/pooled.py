@@ -69,10 +69,19 @@ class PooledTask(Task):
         in_dim = self.fusion.fusion_dim if self.fusion is not None else next(iter(dims.values()))
         self.head = PooledHead(self.head_settings, in_dim=in_dim, num_classes=out_dim)
 
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether what stands behind the towers reads their tokens, not one vector of each."""
+        return self.fusion is not None and self.fusion.takes_tokens
+
+    def after_step(self) -> None:
+        """Keep the head's weights within its `max_norm`."""
+        self.head.after_step()
+
     def features(self, batch: Batch) -> Features:
         """Encode what a batch carries, one text per sample."""
         batch = batch.with_first_text()
-        wants_tokens = self.fusion is not None and self.fusion.takes_tokens
+        wants_tokens = self.takes_tokens
         found: Features = {}
         for name in self.tower_settings.given():
             part = getattr(batch, name)

@@ -54,8 +54,25 @@ def test_features_are_the_maxima_of_ngrams():
     )
 
 
-def test_a_caption_gives_the_same_features_in_any_batch():
-    encoder = make().eval()
+def test_wide_maxima_are_also_over_the_places_that_overlap_an_end():
+    """Against a convolution of the caption between zeros, in float64; its tokens are the same."""
+    encoder, narrow = make(wide=True).double().eval(), make().double().eval()
+    text = captions((4,))
+    embedded = encoder.embeddings(text.token_ids_NL).mT
+    expected = []
+    for conv in encoder.convs:
+        around = conv.kernel_size[0] - 1
+        places = F.conv1d(F.pad(embedded, (around, around)), conv.weight, conv.bias)
+        assert places.shape[2] == 4 + around
+        expected.append(F.relu(places).amax(2))
+    torch.testing.assert_close(encoder(text).pooled_BD, torch.cat(expected, 1))
+    tokens = encoder(text, tokens=True).tokens_BLD
+    torch.testing.assert_close(tokens, narrow(text, tokens=True).tokens_BLD)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_caption_gives_the_same_features_in_any_batch(wide):
+    encoder = make(wide=wide).eval()
     alone = encoder(captions((3,)), tokens=True)
     together = encoder(captions((3, 9), padded_to=12), tokens=True)
     torch.testing.assert_close(together.pooled_BD[0], alone.pooled_BD[0])

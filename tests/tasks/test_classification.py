@@ -7,6 +7,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tasks import tiny
 from torch import nn
 from torch.utils.data import DataLoader
@@ -148,6 +149,40 @@ def test_single_tower_learns_and_its_file_alone_predicts_the_same(tmp_path):
     assert ours[0]["key"] == "00000/0"
     assert sum(ours[0]["probabilities"].values()) == pytest.approx(1)
     assert ours[0]["probability"] == max(ours[0]["probabilities"].values())
+
+
+def test_a_head_with_max_norm_keeps_its_rows_short(tmp_path):
+    batch = tiny.batch(labels=LABELS)
+    norms = {}
+    for limit in (None, 0.05):
+        task = built(("image",), head=PooledHeadSettings(max_norm=limit))
+        trainer(tmp_path).fit(task, batches(batch))
+        norms[limit] = task.head.layers[-1].weight.norm(dim=1)
+    assert bool((norms[None] > 0.06).any())
+    assert bool((norms[0.05] <= 0.05001).all())
+    with pytest.raises(UserError, match=r"max_norm: 0 must be above 0"):
+        PooledHeadSettings(max_norm=0)
+
+
+def test_tokens_vote_by_mean_probability_and_learn_one_by_one(tmp_path):
+    task = built(("text",), votes=True)
+    batch = tiny.batch(labels=LABELS)
+    trainer(tmp_path).fit(task, batches(batch))
+    ((tokens, mask, _),) = task.eval().features(batch).values()
+    assert mask.sum(1).min() > 1
+    chances = task.head(tokens).softmax(2)
+    mean = torch.stack([row[keep].mean(0) for row, keep in zip(chances, mask, strict=True)])
+    torch.testing.assert_close(task.probabilities(batch), mean)
+    torch.testing.assert_close(task.logits(batch).exp(), mean)
+    label = LABELS[:, None].expand(mask.shape)[mask]
+    expected = F.cross_entropy(task.head(tokens)[mask], label, ignore_index=-1)
+    task.log_gated = lambda values: None
+    torch.testing.assert_close(task.training_step(batch, 0), expected)
+
+
+def test_votes_are_of_one_tower():
+    with pytest.raises(UserError, match=r"model\.votes: tokens of one tower vote, not of image"):
+        built(("image", "text"), votes=True)
 
 
 def test_two_classes_of_one_name_stay_two(tmp_path):

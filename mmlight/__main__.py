@@ -71,9 +71,10 @@ OTHER_VERBS = {
         "interop.export_command",
         "ONNX, torch.export, a card:    mmlight export RUN --out FOLDER",
     ),
+    "push": ("interop.push_command", "a model onto the hub:          mmlight push RUN OWNER/NAME"),
 }
 # Those of them that take `--import my_module` and no config, which imports by itself.
-_IMPORTING = ("export",)
+_IMPORTING = ("export", "push")
 FAILURE, USER_MISTAKE = 1, 2
 # They train, and save when they are told to stop.
 _SAVE = ("fit", "resume")

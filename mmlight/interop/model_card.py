@@ -141,7 +141,7 @@ def _inputs(task: Task) -> list[str]:
 
 
 def _use(task: Task, written: Sequence[Written], meanings: Mapping[str, str]) -> list[str]:
-    if any("features" in one.outputs for one in written):
+    if task.predicts == "features":
         kind, call = "Embedder", 'embedder = Embedder.load("FOLDER")'
     else:
         takes = "texts" if list(task.tower_settings.given()) == ["text"] else "files"

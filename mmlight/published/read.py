@@ -7,8 +7,10 @@ the description that a checkpoint of mmlight holds, and refuses the rest.
 from dataclasses import replace
 from pathlib import Path
 
+from mmlight.hub_name import hub_name
 from mmlight.published.hf.folder import is_transformers
 from mmlight.published.hf.read import read_transformers
+from mmlight.published.hub import fetch_model
 from mmlight.published.open_clip.files import is_open_clip
 from mmlight.published.open_clip.read import read_open_clip
 from mmlight.saved.checkpoint import Saved, read_saved
@@ -24,7 +26,8 @@ def read_model(given: str | Path, *, key: str, arch: str | None = None) -> tuple
 
     Args:
         given: a run's folder, a checkpoint or an export (see `mmlight.saved.locate.locate`), a
-            folder or a checkpoint of open_clip, or a folder of transformers.
+            folder or a checkpoint of open_clip, a folder of transformers, or any of these on the
+            hub, as ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
         key: the setting's name, for messages.
         arch: what a checkpoint of open_clip without a config is of: the name of a model of the
             installed open_clip, or a file of a model's config.
@@ -36,6 +39,9 @@ def read_model(given: str | Path, *, key: str, arch: str | None = None) -> tuple
         UserError: there is no such thing, it is damaged, or not a model that can be read.
     """
     path = Path(given).expanduser()
+    if (name := hub_name(str(given))) is not None:
+        path = fetch_model(name, key=key)
+        given = path
     if arch is not None or is_open_clip(path):
         return path, read_open_clip(path, key=key, arch=arch)
     if is_transformers(path) and not (path / TASK).is_file():

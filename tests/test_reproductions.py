@@ -32,7 +32,7 @@ def test_kim_takes_two_steps(shared_data, tmp_path, monkeypatch):
         *("--trainer.limit_val_batches", "1"),
     )
     assert code == 0
-    summary = summary_of(tmp_path / "runs" / "kim2014_trec_rand")
+    summary = summary_of(tmp_path / "runs" / "kim2014-trec_rand")
     assert summary["status"] == "finished"
     # 9,274 words in training: all vectors are used, and no other.
     assert summary["parameters"]["total"] == 9274 * 300 + 300 * 300 * 4 + 300 + 300 * 6 + 6
@@ -73,5 +73,42 @@ def test_the_study_of_a_table_ships_its_laws_and_a_picture(study, tmp_path, caps
 
 def test_the_sweep_varies_width_samples_and_batch():
     sweep = load(PAPERS / "scaling/sweep.yaml")
-    assert len(sweep.combinations()) == 27
+    assert len(sweep.combinations()) == 24
     assert sweep.experiment == PAPERS / "scaling/pair.yaml"
+
+
+@pytest.mark.slow
+def test_a_run_is_predicted_then_made_then_compared(study, tmp_path, capsys):
+    data = cli_data.write_data(tmp_path / "data")
+    values = cli_data.experiment(data, tmp_path / "runs")
+    files = {}
+    for name, width, steps in (
+        ("sweep", 16, 2),
+        ("sweep", 16, 6),
+        ("sweep", 32, 6),
+        ("big", 32, 9),
+    ):
+        text = "model.init_args.towers.text.encoder.init_args.config.hidden_size"
+        changes = {text: width, "trainer.max_steps": steps}
+        path = tmp_path / f"{name}-{width}-{steps}.yaml"
+        files[name] = cli_data.write_yaml(path, cli_data.changed(values, changes))
+        if name == "sweep":
+            run = ("--run.name", name, "--run.id", path.stem, "--run.test", "true")
+            assert cli_data.run_in_process("fit", "-c", path, *run) == 0
+    asked = ["predict", str(tmp_path / "runs/sweep"), "--larger", str(files["big"])]
+    study.main(["--out", str(tmp_path), *asked, "--samples", "72"])
+    said = json.loads((tmp_path / "prediction.json").read_text())
+    runs = json.loads((tmp_path / "runs.json").read_text())
+    assert [run["samples_seen"] for run in runs] == [16, 48, 48]
+    assert runs[0]["gflop"] * 3 == pytest.approx(runs[1]["gflop"]) and runs[1] != runs[2]
+    assert said["times_the_largest"] == pytest.approx(1.5)
+    assert said["predicted"]["low"] < said["predicted"]["y"] < said["predicted"]["high"]
+
+    run = ("--run.name", "big", "--run.test", "true")
+    assert cli_data.run_in_process("fit", "-c", files["big"], *run) == 0
+    capsys.readouterr()
+    study.main(["--out", str(tmp_path), "compare", str(tmp_path / "runs/big")])
+    reached = json.loads(capsys.readouterr().out)
+    assert reached["gflop"] == pytest.approx(said["gflop"])
+    assert reached["ratio"] == pytest.approx(reached["test_loss"] / said["predicted"]["y"])
+    assert (tmp_path / "scaling.png").is_file()

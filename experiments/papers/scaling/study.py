@@ -88,13 +88,13 @@ def read_runs(folder: Path) -> list[Json]:
     found = []
     for path in sorted(folder.iterdir()):
         run = Run(path)
-        summary = json.loads(run.summary.read_text()) if run.summary.is_file() else {}
-        if summary.get("status") != "finished":
+        summary = run.summary
+        if summary is None or run.status != "finished":
             continue
-        config = yaml.safe_load(run.config.read_text())
+        config = yaml.safe_load(run.config_yaml.read_text())
         towers = json.dumps(config["model"]["init_args"]["towers"], sort_keys=True)
         if towers not in counted:
-            counted[towers] = count_gflop(run.config)
+            counted[towers] = count_gflop(run.config_yaml)
         final = summary["final"]
         recalls = [
             v for k, v in final.items() if k.startswith("test/") and k.endswith("recall_at_1")
@@ -136,10 +136,9 @@ def predict(folder: Path, larger: Path, samples: int, out: Path) -> None:
     gflop = count_gflop(larger) * samples
     fit = fit_runs(runs)
     x, y = [r["gflop"] for r in runs], [r["test_loss"] for r in runs]
-    others = {
-        "all_runs": fit_scaling(x, y, bins=None),
-        "with_floor": fit_scaling(x, y, with_floor=True, draws=200),
-    }
+    others = {"all_runs": fit_scaling(x, y, bins=None)}
+    if len(set(x)) > 10:  # else too few for a third parameter
+        others["with_floor"] = fit_scaling(x, y, with_floor=True, draws=200)
     _write(out / "runs.json", runs)
     said = {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),

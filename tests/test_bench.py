@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from mmlight.commands.train import main
 
@@ -75,6 +76,21 @@ def many_shards(bench: ModuleType, folder: Path) -> float:
     return bench.start(folder) + 1e-9  # so little that the clock may not see it
 
 
+def open_clip_parity(bench: ModuleType, folder: Path) -> float:
+    weight, vector = torch.zeros(3, 4), torch.zeros(4)
+    for rule, positions_stay in (("3.3.0", False), ("main", True)):
+        leaves = bench.excluded(rule)
+        assert leaves("ln_final.weight", vector) and not leaves("token_embedding.weight", weight)
+        assert leaves("positional_embedding", weight) is positions_stay
+    # What the bench sets again is what the experiment says.
+    model = yaml.safe_load(bench.YAML.read_text())["model"]["init_args"]
+    optimizer, schedule = model["optimizer"], model["schedule"]
+    assert (optimizer["lr"], optimizer["weight_decay"]) == (bench.LR, bench.WEIGHT_DECAY)
+    assert (tuple(optimizer["betas"]), optimizer["eps"]) == (bench.BETAS, bench.EPS)
+    assert schedule == {"warmup_steps": bench.WARMUP, "kind": "cosine"}
+    return optimizer["lr"]
+
+
 def packed_text(bench: ModuleType, folder: Path) -> float:
     encoder, target_ND = bench.tower("causal", 1), torch.ones(2, bench.WIDTH)
     return bench.step(encoder, bench.captions(2, seed=0), target_ND)[1]
@@ -112,6 +128,7 @@ CALLS: dict[str, Callable[[ModuleType, Path], float]] = {
         loader,
         many_runs,
         many_shards,
+        open_clip_parity,
         packed_text,
         same_numbers,
         start,
@@ -158,6 +175,24 @@ def open_clip() -> str:
 def test_the_quick_step_of_clip_learns_what_open_clip_learns(open_clip):
     found = figures_of("clip_step", "--open-clip", open_clip)
     assert found["ratio"] > 0 and found["largest_loss_difference"] < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_fifty_steps_have_the_losses_of_open_clip(open_clip):
+    if not (ROOT / "data" / "scenes" / "train").is_dir():
+        pytest.skip("no data/scenes (experiments/data/scenes.yaml)")
+    found = figures_of(
+        "open_clip_parity", "--open-clip", open_clip, "--data", str(ROOT / "data/scenes/train")
+    )
+    assert found["steps"] == 50
+    for rule in ("3.3.0", "main"):
+        assert found[f"last_loss_{rule}"] < found[f"first_loss_{rule}"]
+        assert found[f"largest_loss_difference_{rule}"] < 1e-4
+        assert found[f"captions_cut_otherwise_{rule}"] == 0
+        # The rule of the other one would have shown.
+        apart = found["positions_difference_across_rules"]
+        assert found[f"positions_difference_{rule}"] < 0.1 * apart
 
 
 @pytest.mark.slow

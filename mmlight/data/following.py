@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from mmlight.data.decode.audio import AudioSettings
-from mmlight.data.decode.image import EvalCrop, ImageSettings, Interpolation
+from mmlight.data.decode.image import CropOffset, EvalCrop, ImageSettings, Interpolation
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
 from mmlight.text.clean import Cleaning
@@ -19,7 +19,7 @@ from mmlight.text.saved_tokenizer import tokenizer_from_state
 # Where the user's own setting counts but is worth a line: the tower sees other pixels than those it
 # was trained on. A wrong number of channels or sampling rate is refused elsewhere.
 _PROBES = ("A small red house, 1905.", "na\u00efve U.S. don't")
-_SAID = ("size", "interpolation", "eval_crop", "crop_pct")
+_SAID = ("size", "interpolation", "eval_crop", "crop_pct", "crop_offset")
 
 
 def follow_image(given: ImageSettings, wanted: Mapping[str, Any]) -> ImageSettings:
@@ -123,6 +123,7 @@ def _fits(name: str, value: Any) -> bool:
         "eval_crop": value in get_args(EvalCrop),
         "interpolation": value in get_args(Interpolation),
         "crop_pct": is_number and 0 < value <= 1,
+        "crop_offset": value in get_args(CropOffset),
         "sample_rate_hz": type(value) is int and value > 0,
         "max_seconds": is_number and 0 < value < 1e6,
         "max_tokens": type(value) is int and 3 <= value <= 1 << 20,

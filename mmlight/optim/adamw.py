@@ -5,12 +5,13 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch.distributed.tensor import DTensor
 
 from mmlight.errors import UserError, nearest
+from mmlight.optim.groups import NoDecay
 from mmlight.trainer.internals import has_fused_kernel
 
 
@@ -27,6 +28,9 @@ class AdamWSettings:
         eps: added to the denominator.
         weight_decay: per step and unit of learning rate, on matrices; vectors are not decayed. None
             is 0.2 with AdamW, with another class that one's own default.
+        no_decay: what weight decay leaves out: ``vectors_and_listed`` are vectors, scalars and what
+            an encoder lists (position embeddings, class tokens), as open_clip's main branch has it;
+            with ``vectors``, as in open_clip 3.3.0, position embeddings are decayed.
         fused: one kernel for the whole update (4.6 times as fast as the loop on a CPU). None uses
             it wherever the parameters' device has one, which includes CPUs and CUDA GPUs. False is
             needed for gradient clipping with 16-mixed (float16) precision, which Lightning refuses
@@ -46,12 +50,16 @@ class AdamWSettings:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float | None = None
+    no_decay: NoDecay = "vectors_and_listed"
     fused: bool | None = None
     class_path: str | None = None
     init_args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self._take_over()
+        if self.no_decay not in get_args(NoDecay):
+            known = ", ".join(get_args(NoDecay))
+            raise UserError(f"optimizer.no_decay: '{self.no_decay}'; use one of {known}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise UserError(f"optimizer.lr: {self.lr} must be positive (usual is 5e-4)")
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):

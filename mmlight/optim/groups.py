@@ -1,11 +1,14 @@
 """Parameter groups: what is decayed, and at which share of the learning rate it moves."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from mmlight.errors import UserError
+
+NoDecay = Literal["vectors_and_listed", "vectors"]
 
 
 def weight_decay_groups(
@@ -13,13 +16,15 @@ def weight_decay_groups(
     *,
     weight_decay: float | None,
     no_decay: Iterable[str] = (),
+    rule: NoDecay = "vectors_and_listed",
     lr: float | None = None,
     lr_scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters of `module` into groups for an optimiser.
 
     Not decayed are vectors and scalars (biases, norms, temperatures) and what `no_decay` names:
-    the rule of open_clip's main branch. Frozen parameters are left out; a parameter shared between
+    the rule of open_clip's main branch. By the rule ``vectors``, that of open_clip 3.3.0, nothing
+    else is left out. Frozen parameters are left out; a parameter shared between
     modules is taken once, under its first name, and not decayed if any of its names says so.
 
     Groups and the parameters in them stand in the order of `module.named_parameters`, so that a
@@ -30,6 +35,8 @@ def weight_decay_groups(
         weight_decay: for the decayed ones (None leaves it to the optimiser); the others get 0.
         no_decay: names as in `named_parameters`, such as an encoder's `no_weight_decay` under its
             prefix; names that do not exist are harmless.
+        rule: ``vectors_and_listed``, or ``vectors``, which of `no_decay` leaves out only what is a
+            vector by its numbers, such as a class token of shape (1, 1, D).
         lr: learning rate to write into the groups; None leaves it to the optimiser, which is
             possible only without `lr_scales`.
         lr_scales: factors of the learning rate by name, above 0. Parameters without one have 1.
@@ -55,7 +62,10 @@ def weight_decay_groups(
     groups: dict[tuple[bool, float], dict[str, Any]] = {}
     for key, parameter in parameters.items():
         factor = scales.get(names[key][0], 1.0)
-        decayed = parameter.ndim > 1 and not excluded.intersection(names[key])
+        listed = bool(excluded.intersection(names[key]))
+        if rule == "vectors":
+            listed = listed and _is_vector(parameter)
+        decayed = parameter.ndim > 1 and not listed
         if (decayed, factor) not in groups:
             groups[decayed, factor] = {
                 "params": [],
@@ -67,3 +77,7 @@ def weight_decay_groups(
                 groups[decayed, factor]["lr"] = lr * factor
         groups[decayed, factor]["params"].append(parameter)
     return list(groups.values())
+
+
+def _is_vector(parameter: torch.Tensor) -> bool:
+    return parameter.numel() == max(parameter.shape, default=1)

@@ -352,6 +352,7 @@ class Task(_Described, Evaluated):
             self,
             weight_decay=settings.weight_decay,
             no_decay=self.no_weight_decay(),
+            rule=settings.no_decay,
             lr=settings.lr,
             lr_scales=self.trained.lr_scales,
         )

@@ -178,6 +178,7 @@ _OF_TOWER = (
     "eval_crop",
     "interpolation",
     "crop_pct",
+    "crop_offset",
     "sample_rate_hz",
     "tokenizer",
 )

@@ -141,6 +141,7 @@ def test_a_folder_without_a_processor_gets_that_of_its_model(tmp_path):
         "channels": 3,
         "eval_crop": "squash",
         "crop_pct": 1.0,
+        "crop_offset": "down",
         "interpolation": "bilinear",
     }
 

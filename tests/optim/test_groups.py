@@ -37,6 +37,19 @@ def test_vectors_and_named_parameters_are_not_decayed():
     assert all("lr" not in g for g in groups)
 
 
+def test_positions_are_decayed_as_in_open_clip_3_and_vectors_of_any_shape_are_not():
+    model = Model()
+    model.class_token = nn.Parameter(torch.zeros(1, 1, 3))
+    groups = weight_decay_groups(
+        model, weight_decay=0.2, no_decay={"position", "class_token"}, rule="vectors"
+    )
+    found = {g["name"]: names_of(model, g) for g in groups}
+    assert "position" in found["decay"] and "class_token" in found["no_decay"]
+    assert found["no_decay"] >= {"scale", "tower.0.bias", "tower.1.weight"}
+    with pytest.raises(UserError, match="no_decay: 'all'; use one of vectors_and_listed, vectors"):
+        AdamWSettings(no_decay="all")
+
+
 def test_frozen_parameters_are_left_out():
     model = Model()
     model.tower.requires_grad_(False)

@@ -6,7 +6,7 @@ Shapes: C channels, H and W pixels.
 import io
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from mmlight.errors import UserError
 Crop = Literal["random_resized", "center", "squash", "fit", "random_fit"]
 EvalCrop = Literal["center", "squash", "fit"]
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
+CropOffset = Literal["even", "down"]
 
 
 @dataclass
@@ -47,6 +48,9 @@ class ImageSettings:
         interpolation: how images are scaled; by default the image tower's, else bicubic.
         crop_pct: center and squash scale to size / crop_pct and cut the middle out of that (timm's
             name); by default the image tower's, else 1.
+        crop_offset: where the middle begins if an odd number of pixels is cut off: half of it,
+            rounded to the nearest even number (even: torchvision and open_clip) or down (down:
+            transformers); by default the image tower's, else even.
         scale: smallest and largest area that random_resized cuts, as a part of the image.
         ratio: smallest and largest width / height that random_resized cuts.
         zoom: smallest and largest zoom of random_fit: above 1 it cuts a window out of the image,
@@ -68,6 +72,7 @@ class ImageSettings:
     eval_crop: EvalCrop | None = None
     interpolation: Interpolation | None = None
     crop_pct: float | None = None
+    crop_offset: CropOffset | None = None
     scale: tuple[float, float] = (0.9, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -88,6 +93,8 @@ class ImageSettings:
             raise UserError(f"image.channels must be 1 or 3, not {self.channels}")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise UserError(f"image.crop_pct must be above 0 and at most 1, not {self.crop_pct}")
+        if self.crop_offset not in (None, *get_args(CropOffset)):
+            raise UserError(f"image.crop_offset must be even or down, not '{self.crop_offset}'")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise UserError(f"image.scale must be two parts of the area, not {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
@@ -153,6 +160,7 @@ class ImageSettings:
             eval_crop=self.crop,
             interpolation=self.interpolation or "bicubic",
             crop_pct=self.crop_pct or 1.0,
+            crop_offset=self.crop_offset or "even",
         )
 
 
@@ -222,8 +230,8 @@ def _crop(
         return resize(box, height=size, width=size, interpolation=how)
     height, width = _scaled(height, width, settings, crop=crop)
     resized = resize(pixels_CHW, height=height, width=width, interpolation=how)
-    top = round((resized.shape[1] - size) / 2)
-    left = round((resized.shape[2] - size) / 2)
+    offset = math.floor if settings.crop_offset == "down" else round
+    top, left = (offset((side - size) / 2) for side in resized.shape[1:])
     return resized[:, top : top + size, left : left + size]
 
 

@@ -70,7 +70,10 @@ def geometry(settings: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     Raises:
         UserError: its images are no squares of one size, or are padded.
     """
-    how = {"interpolation": _FILTERS.get(int(settings.get("resample") or 0), "bilinear")}
+    how: dict[str, Any] = {
+        "interpolation": _FILTERS.get(int(settings.get("resample") or 0), "bilinear"),
+        "crop_offset": "down",  # as its centre crops round
+    }
     if patches := settings.get("max_num_patches"):
         # NaFlex keeps the proportions of each image; here all become the square of as many patches.
         side = math.isqrt(int(patches)) * int(settings["patch_size"])

@@ -67,6 +67,10 @@ OTHER_VERBS = {
     "scenes": ("data.scenes.shards", "make the quickstart's data:    mmlight scenes data/scenes"),
     "soup": ("commands.soup", "average runs of one model:     mmlight soup RUN RUN -c FILE"),
     "wise-ft": ("commands.wise_ft", "between two models:            mmlight wise-ft --help"),
+    "import": (
+        "interop.import_command",
+        "a published model as ours:     mmlight import FOLDER OUT",
+    ),
     "export": (
         "interop.export_command",
         "ONNX, torch.export, a card:    mmlight export RUN --out FOLDER",

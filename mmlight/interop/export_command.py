@@ -4,7 +4,8 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -29,15 +30,21 @@ from mmlight.interop.export_inputs import Look, Sizes, inputs_of_batch, make_inp
 from mmlight.interop.model_card import write_card
 from mmlight.interop.predictor import Predictor
 from mmlight.interop.saved_config import data_config
-from mmlight.published.read import read_model
+from mmlight.published.hf.write import write_transformers
+from mmlight.published.open_clip.write import write_open_clip
+from mmlight.published.read import PUBLISHED, read_model
 from mmlight.saved.checkpoint import Saved, write_export
-from mmlight.saved.locate import TASK, locate
+from mmlight.saved.locate import TASK, Found, locate
 from mmlight.saved.rebuild import check_description
 from mmlight.tasks.graph import MEANINGS, Graph
 from mmlight.tasks.task import Task, build_task
 from mmlight.terminal import say
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+PUBLISHED_FORMATS: dict[str, Callable[[Path, Saved], Any]] = {
+    "open_clip": write_open_clip,
+    "transformers": write_transformers,
+}
 # Sizes that differ from one another and from those of the others: an exporter that takes one for
 # a constant is found out.
 _TRACED = Sizes(batch=3, part=0.7)
@@ -59,12 +66,13 @@ def main(argv: Sequence[str]) -> int:
         "preprocessing (JSON), which `from_run` and mmlight.interop.predictor read; ONNX and "
         f"torch.export programs, compared with PyTorch; a model card. ONNX needs {INSTALL}.",
     )
-    parser.add_argument("source", help="a run's folder, a checkpoint, or an exported folder")
+    parser.add_argument("source", help="a run's folder, a checkpoint, an export, a published model")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument(
         "--format",
-        help=f"comma-separated: {', '.join(FORMATS)}, or none for the weights alone "
-        "(default: every one that works)",
+        help=f"comma-separated: {', '.join(FORMATS)}, or none for the weights alone (default: "
+        f"each of these that works); {' or '.join(PUBLISHED_FORMATS)} is a folder inside, which "
+        "that project loads",
     )
     parser.add_argument(
         "--samples",
@@ -78,40 +86,59 @@ def main(argv: Sequence[str]) -> int:
     )
     options = parser.parse_args(argv)
     formats = _formats(options.format)
-    _check_out(options.out, overwrite=options.overwrite)
-    source = locate(options.source, key="export").path
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{options.out.name}.", dir=options.out.parent))
-    try:
-        written = export(source, partial, formats=formats, samples=options.samples or ())
-        partial.chmod(0o755)
-        if options.out.exists():
-            shutil.rmtree(options.out)
-        partial.rename(options.out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    check_out(options.out, overwrite=options.overwrite)
+    with made_whole(options.out) as partial:
+        written = export(options.source, partial, formats=formats, samples=options.samples or ())
     for one in written:
         say(one, file=sys.stderr if one.problem else sys.stdout)
     say(f"export: {options.out}")
     return 1 if options.format and any(one.problem for one in written) else 0
 
 
+@contextmanager
+def made_whole(out: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes the place of `out` when all is written.
+
+    Args:
+        out: the folder; what is there is replaced.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def export(
-    source: str | Path, out: Path, *, formats: Sequence[str], samples: Sequence[str] = ()
+    source: str | Path,
+    out: Path,
+    *,
+    formats: Sequence[str],
+    samples: Sequence[str] = (),
+    key: str = "export",
+    arch: str | None = None,
 ) -> list[Written]:
     """Write a checkpoint's export into a folder that exists.
 
     Args:
-        source: a run's folder, a checkpoint or an export.
+        source: a run's folder, a checkpoint, an export or a published model.
         out: the folder.
-        formats: out of `FORMATS`.
+        formats: out of `FORMATS` and `PUBLISHED_FORMATS`.
         samples: files of real samples to compare on.
+        key: the verb, for messages.
+        arch: see `mmlight.published.read.read_model`.
 
     Raises:
         UserError: the checkpoint cannot be read or does not say how its inputs are prepared.
     """
-    source, saved = read_model(source, key="export")
-    found = locate(source, key="export")
+    source, saved = read_model(source, key=key, arch=arch)
+    is_own = PUBLISHED not in (saved.preprocessing or {})
+    found = locate(source, key=key) if is_own else Found(source, "export", None)
     if saved.preprocessing is None:
         raise UserError(f"{source}: does not say how its inputs were prepared")
     check_description(data_config(saved.preprocessing, path=source), base=ShardDataModule)
@@ -120,16 +147,23 @@ def export(
     saved = replace(saved, description=saved.description | {"init_args": settings})
     task = build_task(saved)
     num_merged = task.merge_adapters()
-    write_export(out, Saved(task.rebuild_description(), task.preprocessing, task.state_dict()))
+    plain = Saved(task.rebuild_description(), task.preprocessing, task.state_dict())
+    write_export(out, plain)
     written: list[Written] = []
     graphs: list[Graph] = []
+    for name in (name for name in formats if name in PUBLISHED_FORMATS):
+        # Another project finds there what it looks for, and no file of ours.
+        (out / name).mkdir()
+        PUBLISHED_FORMATS[name](out / name, plain)
+        written.append(Written(f"{name}/"))
+    formats = [name for name in formats if name in FORMATS]
     if formats:
         batches = _real_batches(task, source, samples)
         try:
             graphs = task.graphs()
         except UserError as error:
             names = [f"model{FORMATS[name]}" for name in formats]
-            written = [Written(name, problem=str(error)) for name in names]
+            written += [Written(name, problem=str(error)) for name in names]
         for graph in graphs:
             graph.eval().requires_grad_(False)
             written += _write_graph(graph, task.preprocessing or {}, out, formats, batches)
@@ -198,13 +232,15 @@ def _formats(asked: str | None) -> list[str]:
     if asked == "none":
         return []
     names = [name.strip() for name in asked.split(",") if name.strip()]
+    known = [*FORMATS, *PUBLISHED_FORMATS]
     for name in names:
-        if name not in FORMATS:
-            raise UserError(f"--format {name}: use {', '.join(FORMATS)} or none")
+        if name not in known:
+            raise UserError(f"--format {name}: use {', '.join(known)} or none")
     return list(dict.fromkeys(names))
 
 
-def _check_out(out: Path, *, overwrite: bool) -> None:
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raise UserError where a folder is taken, or holds an export that is not to be replaced."""
     if not out.exists():
         return
     if not out.is_dir() or (any(out.iterdir()) and not (out / TASK).is_file()):

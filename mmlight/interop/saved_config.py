@@ -53,9 +53,9 @@ def kept_text(kept: Any) -> TextSettings:
         UserError: settings of another form.
     """
     plain = _without_tokenizer(kept, where="the checkpoint's")
-    plain["tokenizer"] = {"class_path": "mmlight.text.tokenizer.ByteTokenizer"}
     settings: TextSettings = rebuild_settings(plain, TextSettings, key="data.text")
-    return replace(settings, tokenizer=tokenizer_from_state(kept.get("tokenizer")))
+    state = kept.get("tokenizer")
+    return replace(settings, tokenizer=None if state is None else tokenizer_from_state(state))
 
 
 def plain_names(preprocessing: Mapping[str, Any]) -> list[str]:
@@ -82,9 +82,10 @@ def data_config(preprocessing: dict[str, Any] | None, *, path: Path) -> dict[str
     kept = {name: preprocessing[name] for name in MODALITIES if preprocessing.get(name)}
     members = {name: list(ENDINGS[name]) for name in kept}
     if "text" in kept:
-        tokenizer = {"class_path": _TOKENIZER, "init_args": {"saved": str(path)}}
         plain = _without_tokenizer(kept["text"], where=f"{path}: its")
-        kept["text"] = plain | {"tokenizer": tokenizer}
+        if kept["text"].get("tokenizer"):  # a published model's may not be at hand
+            plain["tokenizer"] = {"class_path": _TOKENIZER, "init_args": {"saved": str(path)}}
+        kept["text"] = plain
     return {
         "class_path": _MODULE,
         "init_args": {

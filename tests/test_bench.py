@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -39,6 +40,15 @@ def clip_training(bench: ModuleType, folder: Path) -> float:
 
 def contrastive_loss(bench: ModuleType, folder: Path) -> float:
     return bench.measure_alone("tiled", 64, 1, None)["seconds"][0]
+
+
+def evaluation(bench: ModuleType, folder: Path) -> float:
+    samples = [{"jpg": b"x", "cls": str(n).encode()} for n in range(3)]
+    with patch.object(bench, "samples_of", lambda shards: iter(samples)):
+        bench.write_split(folder / "test", [], dict, 10)
+    read = list(bench.samples_of([folder / "test" / f"{n}.tar" for n in range(2)]))
+    assert read == samples and bench.Cpu("cpu") == "cuda"
+    return len(read)
 
 
 def finetune_sst2(bench: ModuleType, folder: Path) -> float:
@@ -122,6 +132,7 @@ CALLS: dict[str, Callable[[ModuleType, Path], float]] = {
         clip_step,
         clip_training,
         contrastive_loss,
+        evaluation,
         finetune_sst2,
         gpu_step,
         grad_cache,
@@ -169,6 +180,18 @@ def open_clip() -> str:
     if not (Path(folder) / "open_clip").is_dir():
         pytest.skip("OPEN_CLIP names no folder with open_clip (make slow does)")
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_quick_evaluation_has_the_figures_of_clip_benchmark(shared_data):
+    folder = os.environ.get("CLIP_BENCHMARK", "")
+    if not (Path(folder) / "clip_benchmark").is_dir():
+        pytest.skip("CLIP_BENCHMARK names no folder with clip_benchmark (make slow does)")
+    if not (ROOT / "data" / "scenes" / "tokenizer").is_dir():
+        pytest.skip("no scenes in data/scenes (make quickstart makes them)")
+    found = figures_of("evaluation", "--clip-benchmark", folder)
+    assert found["largest_difference_points"] <= 0.1
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch.utils.data
 from mmlight.batch import BadSample, Batch
 from mmlight.data.collate import Layout, collate
 from mmlight.data.decode.draw import Draws
-from mmlight.data.order.cursor import EvalOrder, TrainOrder
+from mmlight.data.order.cursor import EvalOrder, ListedOrder, TrainOrder
 from mmlight.data.sample import (
     BadMemberError,
     Decoding,
@@ -128,7 +128,7 @@ class EvalBatches(_Batches):
     A bad sample leaves an empty row that is marked as not valid; it is named in ``Batch.bad``.
     """
 
-    order: EvalOrder
+    order: EvalOrder | ListedOrder
 
     def __getitem__(self, number: int) -> Batch | Refusal:
         """Return a batch."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
 import torch
 
 from mmlight.batch import Batch
@@ -17,7 +18,7 @@ from mmlight.data.decode.corruptions import Corruption
 from mmlight.data.loader import EvalLoader, TrainLoader
 from mmlight.data.module_checks import check_corruptions, check_mixture
 from mmlight.data.order.bucket import Bucketed, lengths_of
-from mmlight.data.order.cursor import EvalOrder, Order, TrainOrder
+from mmlight.data.order.cursor import EvalOrder, ListedOrder, Order, TrainOrder
 from mmlight.data.order.mixture import Mixture
 from mmlight.data.order.position import STATE_VERSION, Position, check_same
 from mmlight.data.split_module import SplitDataModule
@@ -214,6 +215,18 @@ class ShardDataModule(SplitDataModule):
         self.samples(split)
         return self._eval_loader(split)
 
+    def loader_of(self, split: str, batches: Sequence[np.ndarray]) -> EvalLoader:
+        """Return batches of these samples (`Batch.index_B`) of a split, as an evaluation sees them.
+
+        The split is opened if it is not yet; what other ranks get is their own matter.
+
+        Args:
+            split: its name.
+            batches: int64 sample numbers of each batch.
+        """
+        self.samples(split)
+        return self._loader_over(self._eval_batches(split, ListedOrder(batches)))
+
     def batch_of(self, split: str, numbers: Sequence[int]) -> Batch:
         """Return some samples (`Batch.index_B`) of an open split, decoded as an evaluation does.
 
@@ -283,17 +296,19 @@ class ShardDataModule(SplitDataModule):
         return int(total.processed)
 
     def _eval_loader(self, name: str) -> EvalLoader:
-        dataset = self._eval_batches(name)
+        return self._loader_over(self._eval_batches(name))
+
+    def _loader_over(self, dataset: EvalBatches) -> EvalLoader:
         on_gpu = self._gpu() is not None
         loader = EvalLoader(dataset, num_workers=self.num_workers, pin_memory=on_gpu)
         self._loaders.add(loader)
         return loader
 
-    def _eval_batches(self, name: str) -> EvalBatches:
+    def _eval_batches(self, name: str, order: ListedOrder | None = None) -> EvalBatches:
         samples = self._samples[name]
         return EvalBatches(
             samples,
-            order=EvalOrder(len(samples), batch_size=self.eval_batch_size),
+            order=order or EvalOrder(len(samples), batch_size=self.eval_batch_size),
             decoding=self.decoding(name),
             layout=self._layout(name),
             rank=self._rank(),

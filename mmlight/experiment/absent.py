@@ -6,10 +6,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from mmlight.callbacks.measuring.zero_shot import TEMPLATES
 from mmlight.errors import UserError
 from mmlight.experiment.build import Experiment
 from mmlight.experiment.parser import parse
+from mmlight.metrics.zero_shot import TEMPLATES
 from mmlight.text.tokenizer import ByteTokenizer
 
 _TOKENIZER = "mmlight.text.json_tokenizer.HfTokenizer"

@@ -47,6 +47,9 @@ class Embedder:
         task: the model, in evaluation mode.
         device: where it runs.
 
+    Attributes:
+        settings: how inputs of each modality are prepared, as the data module takes them.
+
     Raises:
         UserError: the checkpoint does not say how inputs are prepared.
     """
@@ -57,12 +60,12 @@ class Embedder:
         self.task = task.eval().to(device)
         self.device = torch.device(device)
         self.class_names: list[str] = plain_names(task.preprocessing)
-        self._settings: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {}
         for name, kind in (("image", ImageSettings), ("audio", AudioSettings)):
             if kept := task.preprocessing.get(name):
-                self._settings[name] = rebuild_settings(kept, kind, key=f"data.{name}")
+                self.settings[name] = rebuild_settings(kept, kind, key=f"data.{name}")
         if kept := task.preprocessing.get("text"):
-            self._settings["text"] = kept_text(kept)
+            self.settings["text"] = kept_text(kept)
 
     @classmethod
     def load(
@@ -132,14 +135,14 @@ class Embedder:
         return self._embed("audio", samples, batch_size=batch_size)
 
     def _require(self, modality: Modality) -> Any:
-        if modality not in self._settings or modality not in self.task.towers:
+        if modality not in self.settings or modality not in self.task.towers:
             towers = ", ".join(self.task.towers)
             raise UserError(f"this model has no {modality} tower; it has {towers}")
-        return self._settings[modality]
+        return self.settings[modality]
 
     @torch.inference_mode()
     def _embed(self, modality: Modality, samples: Iterator[Sample], *, batch_size: int) -> Tensor:
-        image, text = self._settings.get("image"), self._settings.get("text")
+        image, text = self.settings.get("image"), self.settings.get("text")
         layout = Layout(modalities=(modality,), labels=False, fields=(), image=image, text=text)
         parts = [torch.zeros(0, self.task.tower(modality).out_dim)]
         while waiting := list(islice(samples, batch_size)):

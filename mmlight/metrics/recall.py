@@ -5,6 +5,7 @@ Shapes: N queries and M gallery rows of the joint width D. Several rows may belo
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -47,6 +48,40 @@ def retrieval(
         ``median_rank``, the median over queries of the rank of the first such row, from 1;
         ``chance_recall_at_1``, the expected recall at 1 of a random order.
     """
+    found = retrieved(query_ND, gallery_MD, query_item_N, gallery_item_M, ks=ks, chunk=chunk)
+    return {f"recall_at_{k}": float(hit_N.mean()) for k, hit_N in found.hit_N.items()} | {
+        "median_rank": float(np.median(found.rank_N.cpu().numpy())),
+        "chance_recall_at_1": float(found.chance_N.mean()),
+    }
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """What each of N queries found.
+
+    Attributes:
+        hit_N: by cut-off k, float64: whether a row of its item is among the first k; between 0 and
+            1 where equal similarities decide.
+        rank_N: float64, the rank of the first such row, from 1.
+        chance_N: float64, how likely the first row of a random order is one.
+    """
+
+    hit_N: dict[int, Tensor]
+    rank_N: Tensor
+    chance_N: Tensor
+
+
+@torch.no_grad()
+def retrieved(
+    query_ND: Tensor,
+    gallery_MD: Tensor,
+    query_item_N: Tensor,
+    gallery_item_M: Tensor,
+    *,
+    ks: Sequence[int] = KS,
+    chunk: int = 1024,
+) -> Retrieved:
+    """Return what `retrieval` takes the means of; its arguments are the same."""
     parts = []
     for rows, similarity_CM in _similarities(query_ND, gallery_MD, chunk=chunk):
         positive_CM = query_item_N[rows, None] == gallery_item_M[None, :]
@@ -58,13 +93,12 @@ def retrieval(
         parts.append(torch.stack([marks_CM.sum(1) for marks_CM in counted]))
     better_N, tied_N, own_N, positive_N = torch.cat(parts, 1)
     own_N = own_N.clamp(min=1)
-    # The expected place of the first of `own` rows in a random order of own + tied.
-    rank_N = better_N + (own_N + tied_N + 1).double() / (own_N + 1)
-    hit_N = {k: _probability_of_hit(k - better_N, own=own_N, tied=tied_N) for k in ks}
-    return {f"recall_at_{k}": float(found_N.mean()) for k, found_N in hit_N.items()} | {
-        "median_rank": float(np.median(rank_N.cpu().numpy())),
-        "chance_recall_at_1": float((positive_N.double() / len(gallery_item_M)).mean()),
-    }
+    return Retrieved(
+        {k: _probability_of_hit(k - better_N, own=own_N, tied=tied_N) for k in ks},
+        # The expected place of the first of `own` rows in a random order of own + tied.
+        rank_N=better_N + (own_N + tied_N + 1).double() / (own_N + 1),
+        chance_N=positive_N.double() / len(gallery_item_M),
+    )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmlight import comm
 from mmlight.errors import UserError
+from mmlight.text_file import MIB, read_text_file, split_lines
 
 PLAIN_TEMPLATES: tuple[str, ...] = ("{}",)
 IMAGE_TEMPLATES: tuple[str, ...] = (
@@ -34,6 +35,38 @@ SPEECH_TEMPLATES: tuple[str, ...] = (
     "a person saying the word {}.",
     'a voice says "{}".',
 )
+TEMPLATES = {
+    "plain": PLAIN_TEMPLATES,
+    "image": IMAGE_TEMPLATES,
+    "audio": AUDIO_TEMPLATES,
+    "speech": SPEECH_TEMPLATES,
+}
+
+
+def read_templates(given: str | Sequence[str], *, key: str) -> list[str]:
+    """Return the prompt templates that a user gives.
+
+    Args:
+        given: the sentences; or the name of a built-in list (plain, image, audio, speech); or a
+            file with one sentence per line, such as CLIP_benchmark's
+            ``zeroshot_classification_templates.txt``, whose `{c}` is understood.
+        key: the setting, for messages.
+
+    Raises:
+        UserError: no such list or file, or a template without ``{}``.
+    """
+    if not isinstance(given, str):
+        return check_templates(given)
+    if given in TEMPLATES:
+        return list(TEMPLATES[given])
+    try:
+        lines = split_lines(read_text_file(given, what=given, largest=MIB))
+    except UserError as error:
+        raise UserError(
+            f"{key}: '{given}' is neither a built-in list ({', '.join(TEMPLATES)}) "
+            "nor a file that can be read; or give a list of sentences with {}"
+        ) from error
+    return check_templates([line.strip().replace("{c}", "{}") for line in lines if line.strip()])
 
 
 def check_templates(templates: Sequence[str]) -> list[str]:
@@ -94,6 +127,30 @@ def classifier_weights(
     return F.normalize(prompt_KTD.mean(dim=1), dim=-1)[[place[name] for name in class_names]]
 
 
+@torch.no_grad()
+def class_ranks(features_ND: Tensor, weights_KD: Tensor, labels_N: Tensor) -> Tensor:
+    """Return how many other classes are as similar to each sample as its own, or more (N,).
+
+    A NaN counts as more similar.
+
+    Args:
+        features_ND: features of any length.
+        weights_KD: as from `classifier_weights`.
+        labels_N: int64 in [0, K).
+    """
+    with torch.autocast(features_ND.device.type, enabled=False):
+        feature_ND = F.normalize(features_ND.float(), dim=-1)
+        similarity_NK = feature_ND @ weights_KD.float().T
+    return ranks_of_labels(similarity_NK, labels_N)
+
+
+def ranks_of_labels(score_NK: Tensor, labels_N: Tensor) -> Tensor:
+    """Return how many other classes each sample's own is not above (N,), from scores (N, K)."""
+    right_N1 = score_NK.gather(1, labels_N[:, None])
+    # Minus one: the right class is not below itself. A NaN is not either.
+    return (~(score_NK < right_N1)).sum(1) - 1
+
+
 class ZeroShotCounts:
     """Counts hits batch by batch; holds three numbers per class, whatever the number of samples.
 
@@ -132,12 +189,7 @@ class ZeroShotCounts:
             )
         known_B = labels_B >= 0
         label_N = labels_B[known_B]
-        with torch.autocast(features_BD.device.type, enabled=False):
-            feature_ND = F.normalize(features_BD[known_B].float(), dim=-1)
-            similarity_NK = feature_ND @ weights_KD.float().T
-        right_N1 = similarity_NK.gather(1, label_N[:, None])
-        # Minus one: the right class is not below itself. A NaN is not either.
-        rank_N = (~(similarity_NK < right_N1)).sum(1) - 1
+        rank_N = class_ranks(features_BD[known_B], weights_KD, label_N)
         hits_3N = torch.stack([torch.ones_like(rank_N), (rank_N < 1).long(), (rank_N < 5).long()])
         self._counts_3K.index_add_(1, label_N, hits_3N)
 

@@ -12,24 +12,8 @@ from torch import Tensor
 
 from mmlight.batch import Batch, Modality, Text
 from mmlight.errors import UserError
-from mmlight.metrics.zero_shot import (
-    AUDIO_TEMPLATES,
-    IMAGE_TEMPLATES,
-    PLAIN_TEMPLATES,
-    SPEECH_TEMPLATES,
-    ZeroShotCounts,
-    check_templates,
-    classifier_weights,
-)
+from mmlight.metrics.zero_shot import ZeroShotCounts, classifier_weights, read_templates
 from mmlight.terminal import note
-from mmlight.text_file import MIB, read_text_file, split_lines
-
-TEMPLATES = {
-    "plain": PLAIN_TEMPLATES,
-    "image": IMAGE_TEMPLATES,
-    "audio": AUDIO_TEMPLATES,
-    "speech": SPEECH_TEMPLATES,
-}
 
 
 class ZeroShot(pl.Callback):
@@ -51,9 +35,7 @@ class ZeroShot(pl.Callback):
         templates: list[str] | str = "plain",
         modalities: list[Literal["image", "audio"]] | None = None,
     ) -> None:
-        if isinstance(templates, str):
-            templates = _named_templates(templates)
-        self.templates = check_templates(templates)
+        self.templates = read_templates(templates, key="zero_shot.templates")
         self.modalities = modalities
         self._weights_KD: Tensor | None = None
         self._counts: dict[Modality, ZeroShotCounts] = {}
@@ -156,16 +138,3 @@ class ZeroShot(pl.Callback):
             return features_ND
 
         return classifier_weights(embed, data.class_names, self.templates)
-
-
-def _named_templates(name: str) -> list[str]:
-    if name in TEMPLATES:
-        return list(TEMPLATES[name])
-    try:
-        lines = split_lines(read_text_file(name, what=name, largest=MIB))
-    except UserError as error:
-        raise UserError(
-            f"zero_shot.templates: '{name}' is neither a built-in list ({', '.join(TEMPLATES)}) "
-            "nor a file that can be read; or give a list of sentences with {}"
-        ) from error
-    return [line.strip().replace("{c}", "{}") for line in lines if line.strip()]

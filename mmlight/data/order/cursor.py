@@ -285,3 +285,22 @@ class EvalOrder:
         samples = np.arange(first, first + rows)
         # A rank without a sample of its own repeats the one before it.
         return np.minimum(samples, max(last - 1, 0)), samples < last
+
+
+class ListedOrder:
+    """Order of an evaluation whose batches are given one by one, for this rank alone."""
+
+    def __init__(self, batches: Sequence[np.ndarray]) -> None:
+        """Take the sample numbers of each batch."""
+        self._batches = batches
+
+    def num_batches(self, world_size: int = 1) -> int:
+        """Return the number of batches."""
+        return len(self._batches)
+
+    def batch(
+        self, step: int, *, rank: int = 0, world_size: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sample numbers (int64) of a batch and which rows are valid: all."""
+        numbers = self._batches[step]
+        return numbers, np.ones(len(numbers), bool)

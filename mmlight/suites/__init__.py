@@ -1,0 +1,1 @@
+"""Suites of evaluation sets: models are embedded on them once, then scored task by task."""

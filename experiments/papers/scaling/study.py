@@ -7,21 +7,19 @@ Purpose
 Command
     python experiments/papers/scaling/study.py published ../shared/papers/scaling_laws_openclip.csv
     python experiments/papers/scaling/study.py predict runs/scaling_sweep \
-        --larger experiments/papers/scaling/larger.yaml --samples 32000
+        --larger experiments/papers/scaling/larger.yaml --samples 9000
     python experiments/papers/scaling/study.py compare runs/scaling_larger
 
     The sweep comes before `predict`, the larger run after it; see README.md. Files go beside this
     script, or to --out.
 
 Hardware
-    One CPU core, seconds; `predict` counts the arithmetic of each width by `mmlight cost`.
+    One CPU core, seconds; `predict` counts the arithmetic of each width as `mmlight cost` does.
 """
 
 import argparse
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -117,12 +115,13 @@ def read_runs(folder: Path) -> list[Json]:
 
 def count_gflop(config: Path) -> float:
     """Return GFLOP of one sample's step, forward and backward, of an experiment or a run."""
-    # Batches of other sizes pad captions alike here; the device changes times alone.
-    called = [sys.executable, "-m", "mmlight", "cost", "-c", str(config)]
-    done = subprocess.run([*called, "--device", "h200", "--json"], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"study: mmlight cost -c {config}: {done.stderr.strip()}")
-    return float(json.loads(done.stdout.strip().splitlines()[-1])["flops_per_sample"]) / 1e9
+    from mmlight.commands.cost import CostOptions, foretell_experiment
+    from mmlight.experiment.build import assemble
+
+    experiment = assemble("fit", ["-c", str(config)])
+    # Which device is asked about changes the times alone.
+    found = foretell_experiment(experiment, experiment.task, options=CostOptions(device="h200"))
+    return found.flops_per_sample / 1e9
 
 
 def fit_runs(runs: list[Json]) -> ScalingFit:

@@ -110,5 +110,8 @@ def test_a_run_is_predicted_then_made_then_compared(study, tmp_path, capsys):
     study.main(["--out", str(tmp_path), "compare", str(tmp_path / "runs/big")])
     reached = json.loads(capsys.readouterr().out)
     assert reached["gflop"] == pytest.approx(said["gflop"])
-    assert reached["ratio"] == pytest.approx(reached["test_loss"] / said["predicted"]["y"])
+    assert reached["law_there"] == pytest.approx(said["predicted"]["y"])
+    assert reached["inside"] == (
+        said["predicted"]["low"] <= reached["test_loss"] <= said["predicted"]["high"]
+    )
     assert (tmp_path / "scaling.png").is_file()

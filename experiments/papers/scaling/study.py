@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mmlight.runs.plan.scaling import ScalingFit, fit_scaling
+from mmlight.runs.plan.scaling import PowerLaw, ScalingFit, fit_scaling
 from mmlight.runs.plan.scaling_plot import ScalingPanel, ScalingSeries, plot_scaling
 from mmlight.runs.run.folder import Run
 
@@ -95,7 +95,7 @@ def read_runs(folder: Path) -> list[Json]:
             counted[towers] = count_gflop(run.config_yaml)
         final = summary["final"]
         recalls = [
-            v for k, v in final.items() if k.startswith("test/") and k.endswith("recall_at_1")
+            v for k, v in final.items() if k.startswith("test/") and k.endswith("/recall_at_1")
         ]
         found.append(
             {
@@ -162,7 +162,9 @@ def compare(folder: Path, out: Path) -> None:
     (reached,) = read_runs(folder)
     loss, predicted = reached["test_loss"], prediction["predicted"]
     inside = predicted["low"] <= loss <= predicted["high"]
-    result = {**reached, "predicted": predicted, "ratio": loss / predicted["y"], "inside": inside}
+    # A last batch that is not full is left out, so a run sees a little less than was planned.
+    law_there = float(PowerLaw(**prediction["law"]).at(reached["gflop"]))
+    result = {**reached, "predicted": predicted, "inside": inside, "law_there": law_there}
     _write(out / "larger.json", result)
     draw(runs, (reached["gflop"], loss), out)
     print(json.dumps(result, indent=2))

@@ -79,6 +79,11 @@ class CocaImage(TimmImage):
         """Return even weights: the queries attend to all tokens."""
         return mask_BL.float()
 
+    def no_weight_decay(self) -> set[str]:
+        """Return what timm's own recipes exclude, and the queries."""
+        others = super().no_weight_decay() - {"pool.query_D"}
+        return others | {"pool.attention.query"}
+
     def new_parameters(self) -> set[str]:
         """Return nothing: weights of a CoCa bring its pooling."""
         return set()

@@ -80,7 +80,7 @@ def read_config(source: dict[str, Any] | str, *, key: str, changes: dict[str, An
             if fields.get(name) == value:
                 del fields[name]
         try:
-            default = AutoConfig.for_model(model_type)
+            default = _default_config(model_type)
         except ValueError as error:
             from transformers import CONFIG_MAPPING
 
@@ -185,9 +185,15 @@ def build_model(
     )
 
 
+def _default_config(model_type: str) -> Any:
+    """Return a type's config as it is without settings; SigLIP's warns of its own token ids."""
+    with _own_report():
+        return AutoConfig.for_model(model_type)
+
+
 @contextmanager
 def _own_report() -> Iterator[None]:
-    """Keep transformers from printing its table of tensors, which our line replaces."""
+    """Keep transformers from printing what our own line replaces, or nobody can change."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -221,7 +227,7 @@ def text_class(config: PreTrainedConfig) -> Any:
     if config.model_type in _TEXT_TOWERS:
         return _TEXT_TOWERS[config.model_type]
     # Of the type, whatever this config says: others load further models, from a hub or a file.
-    default = AutoConfig.for_model(config.model_type)
+    default = _default_config(config.model_type)
     if getattr(default, "is_encoder_decoder", False) or default.sub_configs:
         raise UserError(f"config: a '{config.model_type}' is more than a text encoder")
     if "vocab_size" not in default.to_dict():
@@ -241,7 +247,7 @@ def plain_config(model: PreTrainedModel) -> dict[str, Any]:
     Fields of a checkpoint's config that the class does not know have no effect, and are left out.
     """
     settings: dict[str, Any] = model.config.to_dict()
-    default = AutoConfig.for_model(model.config.model_type)
+    default = _default_config(model.config.model_type)
     return {
         name: value
         for name, value in settings.items()

@@ -103,7 +103,7 @@ def test_damaged_or_foreign_folders_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "tflite"], "--format tflite: use onnx, torch or none"),
+        (["--format", "tflite"], "tflite: use onnx, torch, open_clip, transformers or none"),
         (["--out", "{tmp}"], "is there already, and is no export; name another folder"),
         (["--samples", "nowhere.png", "--format", "torch"], "no file or folder 'nowhere.png'"),
     ],

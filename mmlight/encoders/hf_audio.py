@@ -57,6 +57,7 @@ _KINDS: dict[str, tuple[Any, Any, Any]] = {
     "clap": (ClapModel, ClapFeatureExtractor, ClapMel),
     "clap_audio_model": (ClapAudioModel, ClapFeatureExtractor, ClapMel),
 }
+AUDIO_TYPES = tuple(_KINDS)
 # Off unless asked for: layers and mask vectors that take no part in a step have no gradients,
 # which stops DDP, and wav2vec2 draws its masks from NumPy's global generator.
 _QUIET = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}

@@ -41,6 +41,7 @@ _PREFIX = {
 }
 _WHOLE = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel, "siglip2": Siglip2VisionModel}
 _CLASSES = {f"{name}_vision_model": made for name, made in _WHOLE.items()}
+IMAGE_TYPES = (*_WHOLE, *_PREFIX)
 # Whose own pooling is not a token's, and what of it takes no part in the mean of the patches.
 _HEADS = {
     "clip_vision_model": "post_layernorm",

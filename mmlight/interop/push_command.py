@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmlight.errors import UserError
 from mmlight.hub_name import HubName
-from mmlight.interop.export_command import export
+from mmlight.interop.export_command import PUBLISHED_FORMATS, export
 from mmlight.published.hub import push_folder
 from mmlight.terminal import say
 
@@ -17,12 +17,18 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="mmlight push",
         description="Put a model into a repository on the Hugging Face hub (or at HF_ENDPOINT): "
-        "weights, task, tokenizer and preprocessing, and a card with the run's scores. `from_run`, "
-        "`from_pretrained` and mmlight.interop.embedder take OWNER/NAME as they take a folder. "
+        "weights, config, tokenizer and preprocessing, and a card with the run's scores. "
+        "`from_run`, `from_pretrained` and the embedder take OWNER/NAME as they take a folder. "
         "HF_TOKEN must be set to a token that may write there.",
     )
     parser.add_argument("source", help="a run's folder, a checkpoint, an exported folder")
     parser.add_argument("repository", help="OWNER/NAME, or OWNER/NAME@BRANCH; made if need be")
+    parser.add_argument(
+        "--format",
+        choices=["mmlight", *PUBLISHED_FORMATS],
+        default="mmlight",
+        help="the form of the files (default: mmlight's own)",
+    )
     parser.add_argument(
         "--private", action="store_true", help="nobody else sees a repository that is made"
     )
@@ -32,12 +38,15 @@ def main(argv: Sequence[str]) -> int:
     )
     options = parser.parse_args(argv)
     name = _repository(options.repository)
-    with tempfile.TemporaryDirectory(prefix="mmlight-push-") as folder:
-        export(options.source, Path(folder), formats=())
-        _complete_card(Path(folder) / "README.md", name)
+    with tempfile.TemporaryDirectory(prefix="mmlight-push-") as made:
+        whole = Path(made)
+        export(options.source, whole, formats=[f for f in PUBLISHED_FORMATS if f == options.format])
+        folder = whole / options.format if options.format in PUBLISHED_FORMATS else whole
+        card = (whole / "README.md").read_text(encoding="utf-8")
+        (folder / "README.md").write_text(_complete(card, name, options.format), "utf-8")
         source = Path(options.source).name
         address = push_folder(
-            Path(folder),
+            folder,
             name,
             private=options.private,
             message=options.message or f"mmlight push of {source}",
@@ -55,8 +64,8 @@ def _repository(given: str) -> HubName:
     return HubName(repository, revision or None)
 
 
-def _complete_card(path: Path, name: HubName) -> None:
+def _complete(card: str, name: HubName, library: str) -> str:
     """Say what the hub wants to know of a model, and where it lies."""
     at = name.repository if name.revision is None else f"{name.repository}@{name.revision}"
-    card = path.read_text(encoding="utf-8").replace("FOLDER", at)
-    path.write_text(f"---\nlibrary_name: mmlight\ntags:\n- mmlight\n---\n\n{card}", "utf-8")
+    head = f"---\nlibrary_name: {library}\ntags:\n- mmlight\n---\n\n"
+    return head + card.replace("FOLDER", at)

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 from hf_models import write_folder
 from hub_server import TOKEN, hub_server, use_hub
 
+from mmlight.__main__ import main
 from mmlight.errors import UserError
 from mmlight.published.read import read_model
 
@@ -92,3 +94,17 @@ def test_a_folder_of_the_same_name_is_taken_without_the_hub(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     use_hub(monkeypatch, tmp_path, hub.address)
     assert "model.safetensors" in read("org/clip") and hub.requests == []
+
+
+def test_a_model_goes_back_in_the_form_of_transformers(tmp_path, monkeypatch, hub, files):
+    hub.add("org/clip", files)
+    use_hub(monkeypatch, tmp_path, hub.address, token=TOKEN)
+    assert main(["push", "org/clip", "me/clip", "--format", "transformers"]) == 0
+    repository = hub.repositories["me/clip"]
+    there = repository.commits[repository.branches["main"]]
+    card = there["README.md"].decode()
+    assert card.startswith("---\nlibrary_name: transformers\n") and "FOLDER" not in card
+    assert "task.json" not in there and json.loads(there["config.json"])["model_type"] == "clip"
+    first, second = (read_model(f"{owner}/clip", key="x")[1].tensors for owner in ("org", "me"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)

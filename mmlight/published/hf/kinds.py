@@ -61,7 +61,8 @@ class Kind:
         architecture: its class.
         towers: its towers.
         objective: the loss that has its temperature, and its bias if there is one.
-        scales: names of its temperatures, all of one pair; ours is the mean of their logarithms.
+        scales: names of its temperatures, all of one pair; ours is the first. Of CLAP's two the
+            second one has kept its start in the published checkpoints.
         bias: name of its bias, or empty.
     """
 

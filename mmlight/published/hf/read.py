@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mmlight.errors import UserError
@@ -131,8 +130,7 @@ def _own_names(theirs: Mapping[str, Tensor], kind: Kind, *, where: str) -> dict[
         raise UserError(
             f"{where} holds {', '.join(unknown[:3])}, which a {kind.architecture} has not"
         )
-    scales = torch.stack([theirs[name].reshape(()).float() for name in kind.scales])
-    own["objective.log_scale"] = scales.mean().reshape(1)
+    own["objective.log_scale"] = theirs[kind.scales[0]].reshape(1)
     if kind.bias:
         own["objective.bias"] = theirs[kind.bias].reshape(1)
     return own

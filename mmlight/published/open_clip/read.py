@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from mmlight.errors import UserError
+from mmlight.published.open_clip.audio import audio_cfg, audio_settings, plan_audio
 from mmlight.published.open_clip.files import find_weights, read_config, text_config
-from mmlight.published.open_clip.settings import ModelCfg, model_cfg
+from mmlight.published.open_clip.settings import ModelCfg, clap_cfg, model_cfg
 from mmlight.published.open_clip.tensors import Plan
 from mmlight.published.open_clip.text import plan_text
 from mmlight.published.open_clip.tokenizer import read_tokenizer
@@ -52,6 +53,8 @@ def read_open_clip(path: Path, *, key: str, arch: str | None = None) -> Saved:
     if not path.exists():
         raise UserError(f"{key}: {path}: no such file or folder")
     config, where = read_config(path, key=key, arch=arch)
+    if "audio_cfg" in config["model_cfg"]:
+        return _read_clap(path, config, key=key, where=where, name=arch)
     cfg = model_cfg(config["model_cfg"], where=where)
     image = _image_settings(config.get("preprocess_cfg") or {}, cfg, where=where)
     folder = path if path.is_dir() else path.parent
@@ -84,6 +87,40 @@ def read_open_clip(path: Path, *, key: str, arch: str | None = None) -> Saved:
             "audio": None,
             "class_names": [],
             "published": {"format": "open_clip", "name": arch or folder.name},
+        },
+        tensors=take_tensors(found, plans, cfg, where=f"{key}: {file}"),
+    )
+
+
+def _read_clap(
+    path: Path, config: dict[str, Any], *, key: str, where: str, name: str | None
+) -> Saved:
+    given = config["model_cfg"]
+    cfg = clap_cfg(given, where=where)
+    audio = audio_cfg(given["audio_cfg"], where=where)
+    folder = path if path.is_dir() else path.parent
+    text = read_tokenizer(folder, given["text_cfg"], cfg.text, key=key)
+    plans = {
+        "text": plan_text(
+            cfg.text,
+            embed_dim=cfg.embed_dim,
+            quick_gelu=cfg.quick_gelu,
+            pad_id=(text.get("tokenizer") or {}).get("pad_id"),
+            model=text_config(path, key=key),
+            where=where,
+        ),
+        "audio": plan_audio(audio, embed_dim=cfg.embed_dim),
+    }
+    file = find_weights(path, key=key)
+    found = _with_present_names(read_weights(file, key=key))
+    return Saved(
+        description=describe(cfg, plans),
+        preprocessing={
+            "image": None,
+            "text": text,
+            "audio": audio_settings(audio),
+            "class_names": [],
+            "published": {"format": "open_clip", "name": name or folder.name},
         },
         tensors=take_tensors(found, plans, cfg, where=f"{key}: {file}"),
     )

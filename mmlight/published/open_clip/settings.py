@@ -137,6 +137,13 @@ def model_cfg(given: Any, *, where: str) -> ModelCfg:
     )
 
 
+def clap_cfg(given: Any, *, where: str) -> ModelCfg:
+    """Check a ``model_cfg`` of CLAP but for its ``audio_cfg``; of its vision nothing is said."""
+    plain = given if isinstance(given, Mapping) else {}
+    own = {name: value for name, value in plain.items() if name != "audio_cfg"}
+    return model_cfg(own | {"vision_cfg": {}}, where=where)
+
+
 def _known(given: Any, known: Any, *, where: str, name: str) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise UserError(f"{where}: {name} is no mapping of settings")

@@ -232,6 +232,9 @@ def _of_transformers(
             Move((f"{_STEM}proj.{layer}.weight",), (f"projection.{layer}.weight",))
             for layer in (0, 2)
         ]
+    elif kind == "clap_mlp":
+        projection = {"kind": "mlp", "bias": True, "hidden": embed_dim, "activation": "relu"}
+        moves = [m for n in (0, 2) for m in both(f"{_STEM}proj.{n}", f"projection.{n}")]
     elif kind is not None:
         raise UserError(f"{where}: text_cfg.hf_proj_type: {kind!r} is not known")
     encoder = {"class_path": HF, "init_args": {"config": model, "pool": pool}}

@@ -45,7 +45,8 @@ def write_open_clip(folder: Path, saved: Saved) -> list[str]:
     if saved.description["class_path"] != CONTRASTIVE or set(towers) != {"image", "text"}:
         what = saved.description["class_path"].rpartition(".")[2]
         raise UserError(
-            f"{_WHERE} has models of image and text alone, not a {what} of {', '.join(towers)}"
+            f"{_WHERE} is written with towers of image and text, not a {what} of "
+            f"{', '.join(towers)} (a CLAP goes by way of --format transformers)"
         )
     towers = {name: _whole(tower) for name, tower in towers.items()}
     prepared = saved.preprocessing or {}

@@ -5,8 +5,8 @@ Purpose
     the same weights and the same shards, scored by both.
 
 Command
-    python experiments/bench/evaluation.py --clip-benchmark FOLDER            # ten minutes
-    python experiments/bench/evaluation.py --clip-benchmark FOLDER --quick    # a minute or two
+    python experiments/bench/evaluation.py --clip-benchmark FOLDER            # half an hour
+    python experiments/bench/evaluation.py --clip-benchmark FOLDER --quick    # three minutes
 
     FOLDER: pip install --no-deps --target FOLDER clip_benchmark
     --cifar10-run RUN, --scenes-run RUN: trained by experiments/pretrain/cifar10_captions.yaml and

@@ -194,7 +194,9 @@ class Experiment:
         settings = self._parsed.config["run"]
         root, name = settings["root"], self.name
         asked = self.settings["ckpt_path"]
-        run, found = find_checkpoint(asked, verb=self.verb, root=root, name=name)
+        model = self._parsed.config["model"].get("init_args") or {}
+        is_whole = bool(model.get("from_pretrained"))
+        run, found = find_checkpoint(asked, verb=self.verb, root=root, name=name, is_whole=is_whole)
         if run is not None:
             # What an evaluation writes lies beside what training wrote, not over it.
             self.folder = run if self.verb == "fit" else run.below(below or self.verb)

@@ -13,7 +13,7 @@ from mmlight.terminal import say
 
 
 def find_checkpoint(
-    asked: str | None, *, verb: str, root: str, name: str
+    asked: str | None, *, verb: str, root: str, name: str, is_whole: bool = False
 ) -> tuple[Run | None, Path | None]:
     """Return the run that ``last`` or ``best`` mean, if they are given, and the checkpoint.
 
@@ -24,12 +24,13 @@ def find_checkpoint(
         verb: the verb.
         root: the folder of all runs.
         name: the experiment's name.
+        is_whole: whether the model has all its weights already, by `model.from_pretrained`.
 
     Raises:
         UserError: there is none, or the verb has no use for it.
     """
     is_training = verb == "fit"
-    if asked is None and not is_training:
+    if asked is None and not is_training and not is_whole:
         raise UserError(
             f"{verb} needs trained weights: --ckpt_path FILE or RUN_FOLDER, or --ckpt_path {LAST} "
             f"or {BEST}"

@@ -55,7 +55,8 @@ class ZeroShot(pl.Callback):
                 "zero_shot needs class names, but data.class_names is not set; give it the path "
                 "of a file with one name per line"
             )
-        if data.tokenizer is None:
+        # Its tokenizer may be that of the model, which is not built yet.
+        if data.text is None:
             raise UserError("zero_shot needs text; name data.members.text and a text tower")
         if all(members.label is None for members in data.all_members()):
             raise UserError("zero_shot needs labels; name data.members.label (such as cls)")

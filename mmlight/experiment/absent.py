@@ -12,7 +12,11 @@ from mmlight.experiment.parser import parse
 from mmlight.metrics.zero_shot import TEMPLATES
 from mmlight.text.tokenizer import ByteTokenizer
 
-_TOKENIZER = "mmlight.text.json_tokenizer.HfTokenizer"
+# Tokenizers of files, and the setting that names the file.
+_TOKENIZERS = {
+    "mmlight.text.json_tokenizer.HfTokenizer": "path",
+    "mmlight.text.clip_tokenizer.ClipTokenizer": "vocabulary",
+}
 _TIMM = ("mmlight.encoders.timm_image.TimmImage", "mmlight.encoders.mel_timm.MelTimm")
 # What these name brings an architecture along.
 _SOURCES = ("pretrained", "from_run", "from_pretrained")
@@ -58,8 +62,8 @@ def _without_absent(node: Any, where: str) -> Iterator[str]:
     own = values.get("init_args")
     if isinstance(own, Namespace | dict):
         settings = vars(own) if isinstance(own, Namespace) else own
-        path = settings.get("path")
-        if values.get("class_path") == _TOKENIZER and _is_absent(path):
+        path = settings.get(_TOKENIZERS.get(str(values.get("class_path")), ""))
+        if _is_absent(path):
             yield (
                 f"not here: tokenizer {path}; whether its vocabulary fits the text tower is not "
                 "known, and that of bytes stands in for it"

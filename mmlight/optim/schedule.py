@@ -28,7 +28,9 @@ class Schedule:
         final_lr_fraction: the factor at the end, in [0, 1); for constant and rsqrt the end of
             their cool-down.
         cooldown_steps: steps at the end, for constant and rsqrt; below 1, a fraction of all.
-        cooldown_shape: ``linear`` falls evenly, ``sqrt`` as 1 - sqrt(progress) (arXiv 2405.18392).
+        cooldown_shape: ``linear`` falls evenly, ``sqrt`` as 1 - sqrt(progress) (arXiv 2405.18392),
+            ``exponential`` by the same factor in each step (wav2vec 2.0's third stage), ``step`` at
+            once (DETR).
 
     Raises:
         UserError: a value out of its range, or one that would have no effect.
@@ -38,7 +40,7 @@ class Schedule:
     kind: Literal["cosine", "constant", "rsqrt", "linear"] = "cosine"
     final_lr_fraction: float = 0.0
     cooldown_steps: int | float = 0
-    cooldown_shape: Literal["linear", "sqrt"] = "linear"
+    cooldown_shape: Literal["linear", "sqrt", "exponential", "step"] = "linear"
 
     def __post_init__(self) -> None:
         for name in ("warmup_steps", "cooldown_steps"):
@@ -52,6 +54,11 @@ class Schedule:
         if not 0 <= self.final_lr_fraction < 1:
             raise UserError(
                 f"schedule.final_lr_fraction: {self.final_lr_fraction} must be in [0, 1)"
+            )
+        if self.cooldown_shape == "exponential" and not self.final_lr_fraction:
+            raise UserError(
+                "schedule.final_lr_fraction: an exponential cool-down never reaches 0; set the "
+                "fraction that it ends at"
             )
         decays = self.kind in ("cosine", "linear")
         if decays and self.cooldown_steps:
@@ -89,8 +96,7 @@ class Schedule:
         start = total_steps - cooldown
         if cooldown and step >= start:
             progress = (step - start) / cooldown
-            left = 1 - (math.sqrt(progress) if self.cooldown_shape == "sqrt" else progress)
-            return self._between(left, high=self._plateau(start, warmup))
+            return self._cooled(progress, high=self._plateau(start, warmup))
         if self.kind in ("constant", "rsqrt"):
             return self._plateau(step, warmup)
         progress = (step - warmup) / max(1, total_steps - warmup)
@@ -137,6 +143,15 @@ class Schedule:
             return 1.0
         warmup = max(1, warmup)
         return math.sqrt(warmup / max(step + 1, warmup))
+
+    def _cooled(self, progress: float, *, high: float) -> float:
+        low = min(self.final_lr_fraction, high)
+        if self.cooldown_shape == "step":
+            return low
+        if self.cooldown_shape == "exponential":
+            return float(high * (low / high) ** progress)
+        left = 1 - (math.sqrt(progress) if self.cooldown_shape == "sqrt" else progress)
+        return self._between(left, high=high)
 
     def _between(self, left: float, *, high: float) -> float:
         low = min(self.final_lr_fraction, high)

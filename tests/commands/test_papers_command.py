@@ -200,3 +200,84 @@ assert "torch" not in sys.modules
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "not run" in done.stdout
+
+
+@pytest.mark.slow
+def test_run_trains_each_seed_and_records(papers, tmp_path, capsys):
+    root = ("--root", tmp_path / "runs", "--papers", papers)
+    assert run("run", "tiny/tiny", *root, "--trainer.max_steps", 1) == 0
+    card = read_card(papers / "tiny")
+    (result,) = read_results(card)
+    assert result.seeds == (0, 1)
+    assert result.deviations == ("trainer.max_steps: 1 in place of 2",)
+    assert sorted(run.name for run in (tmp_path / "runs/tiny-tiny").iterdir()) == [
+        label.partition("/")[2] for label in result.runs
+    ]
+    assert figures(card) in (papers / "tiny/README.md").read_text()
+
+
+def test_run_says_which_data_is_not_here_and_where_it_comes_from(papers, capsys):
+    targets = json.loads((papers / "tiny/targets.json").read_text())
+    targets["data"] += [
+        {"path": "nowhere/shards", "from": "a friend"},
+        {"path": "nowhere/else", "from": "a foe", "experiments": ["other.yaml"]},
+    ]
+    write_targets(papers / "tiny", targets)
+    assert run("run", "tiny", "--papers", papers) == 2
+    said = capsys.readouterr().err
+    assert "card tiny, tiny.yaml: not here: nowhere/shards (from: a friend)" in said
+    assert "nowhere/else" not in said
+    assert run("run", "tiny/tin", "--papers", papers) == 2
+    assert "has no experiment 'tin' (did you mean 'tiny'?)" in capsys.readouterr().err
+
+
+def test_costs_are_foretold_without_the_data(papers, data, capsys):
+    targets = json.loads((papers / "tiny/targets.json").read_text())
+    targets["experiments"][0]["samples"] = 1000
+    compute = {"experiment": "tiny.yaml", "device": "a100", "devices": 2, "device_hours": 7}
+    targets["compute"] = [compute | {"source": "nobody", "status": "recalled"}]
+    write_targets(papers / "tiny", targets)
+    text = (papers / "tiny/tiny.yaml").read_text().replace(f"{data}/train", "nowhere")
+    (papers / "tiny/tiny.yaml").write_text(text)
+    assert run("list", "--papers", papers, "--device", "h100", "--format", "csv") == 0
+    head, row = capsys.readouterr().out.splitlines()[:2]
+    cells = dict(zip(head.split(","), row.replace('"90 %", ', "").split(","), strict=False))
+    assert head.endswith("stated device-h,foretold device-h,devices,kWh,GiB a device")
+    assert float(cells["stated device-h"]) == 7
+    assert float(cells["foretold device-h"]) > 0
+    assert cells["devices"] == "2"
+    assert run("--papers", papers, "--device", "h1000") == 2
+    assert "h1000" in capsys.readouterr().err
+
+
+def test_the_page_holds_everything_itself(papers, tmp_path):
+    result = {
+        "experiment": "tiny.yaml",
+        "metric": "test/accuracy",
+        "unit": "%",
+        "value": 70.0,
+        "std": 2.0,
+        "values": [68, 72],
+        "seeds": [0, 1],
+        "folds": [],
+        "deviations": ["<b>another rate</b>"],
+        "hardware": "CPU",
+        "hours": 0.1,
+        "kwh": None,
+        "commit": "abc",
+        "uncommitted": False,
+        "runs": ["tiny-tiny/a", "tiny-tiny/b"],
+        "recorded": "2026-01-01",
+        "why": "two steps are too few",
+    }
+    (papers / "tiny/results.json").write_text(json.dumps({"results": [result]}))
+    page = tmp_path / "out.html"
+    assert run("page", "--papers", papers, "--out", page) == 0
+    text = page.read_text()
+    assert "missed: -15.00 from 85 % recalled (rerun)" in text
+    assert "two steps are too few" in text
+    assert "data:image/png;base64," in text
+    assert "Before." in text
+    assert 'src="http' not in text
+    assert "<link" not in text
+    assert "<script" not in text

@@ -129,3 +129,16 @@ def test_a_run_within_its_warm_up_only_rises_and_says_so(capsys):
     schedule.build(optimizer, 2)
     assert "4 steps of warm-up are more than the run's 2" in capsys.readouterr().err
     assert [schedule.factor(step, 2) for step in range(2)] == [0.25, 0.5]
+
+
+def test_a_cooldown_may_fall_by_a_factor_or_at_once():
+    given = {"warmup_steps": 0.1, "kind": "constant", "cooldown_steps": 0.5}
+    stages = Schedule(**given, cooldown_shape="exponential", final_lr_fraction=0.05)
+    assert stages.factor(0, 100) == 0.1
+    assert stages.factor(30, 100) == 1.0
+    assert stages.factor(75, 100) == pytest.approx(0.05**0.5)
+    assert stages.factor(100, 100) == pytest.approx(0.05)
+    drop = Schedule(**given, cooldown_shape="step", final_lr_fraction=0.1)
+    assert [drop.factor(step, 100) for step in (49, 50, 100)] == [1.0, 0.1, 0.1]
+    with pytest.raises(UserError, match="never reaches 0"):
+        Schedule(**given, cooldown_shape="exponential")

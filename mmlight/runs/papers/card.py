@@ -91,10 +91,17 @@ class Compute:
 
 @dataclass(frozen=True)
 class Needed:
-    """A file or folder that a run reads, and where it comes from."""
+    """A file or folder that a run reads, and where it comes from.
+
+    Attributes:
+        path: it, from the folder in which commands are typed.
+        source: where it comes from, or what makes it.
+        experiments: the YAMLs that need it; empty where all do.
+    """
 
     path: str
     source: str
+    experiments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,19 +194,34 @@ def read_card(folder: Path) -> Card:
                 f"{folder / TARGETS}: experiment {recipe.file} needs seeds, such as [0, 1, 2], or "
                 'folds, such as ["--field", "json:fold"], and not both'
             )
+    targets = top.parts("targets", lambda one: _target(one, files))
+    _check_places(targets, where=str(folder / TARGETS))
     card = Card(
         folder=folder,
         title=top.text("title"),
         paper=top.text("paper"),
         recipes=recipes,
-        data=top.parts("data", lambda one: Needed(one.text("path"), one.text("from"))),
-        targets=top.parts("targets", lambda one: _target(one, files)),
+        data=top.parts("data", _needed),
+        targets=targets,
         compute=top.parts("compute", lambda one: _compute(one, files)),
         deviations=tuple(top.list_of(str, "deviations")),
         planned=tuple(top.list_of(str, "planned")),
     )
     top.end()
     return card
+
+
+def _check_places(targets: Sequence[Target], *, where: str) -> None:
+    """Refuse a metric of one experiment that is compared with figures of several data sets."""
+    places: dict[tuple[str, str], str] = {}
+    for target in targets:
+        key = (target.experiment or "", target.metric)
+        known = places.setdefault(key, target.on)
+        if target.experiment is not None and known != target.on:
+            raise UserError(
+                f"{where}: {target.metric} of {target.experiment} is on '{known}' and on "
+                f"'{target.on}'; leave experiment out of what no run here is compared with"
+            )
 
 
 def _recipe(one: JsonObject) -> Recipe:
@@ -211,6 +233,10 @@ def _recipe(one: JsonObject) -> Recipe:
         with_files=tuple(one.list_of(str, "with")),
         samples=one.optional(int, "samples"),
     )
+
+
+def _needed(one: JsonObject) -> Needed:
+    return Needed(one.text("path"), one.text("from"), tuple(one.list_of(str, "experiments")))
 
 
 def _target(one: JsonObject, files: Sequence[str]) -> Target:
@@ -236,3 +262,19 @@ def _compute(one: JsonObject, files: Sequence[str]) -> Compute:
         source=one.text("source"),
         status=one.choice("status", ("read", "recalled")),
     )
+
+
+def devices_of(card: Card, recipe: Recipe, *, batch: int) -> int:
+    """Return how many devices a recipe's cost is foretold for.
+
+    Those of the source; where it does not say, as many as leave 256 samples of a step for each.
+
+    Args:
+        card: the card.
+        recipe: its experiment.
+        batch: samples of a step.
+    """
+    said = next((c.devices for c in card.compute if c.experiment == recipe.file), None)
+    if said is not None and batch % said == 0:
+        return said
+    return next(n for n in range(max(batch // 256, 1), batch + 1) if batch % n == 0)

@@ -22,12 +22,14 @@ class Cost:
     """What an experiment is foretold to cost.
 
     Attributes:
-        device_hours: None where the number of samples is not known.
+        devices: how many.
+        device_hours: of one run; None where the number of samples is not known.
         kwh: of the devices.
         gib: of memory for each device.
         note: what could not be foretold.
     """
 
+    devices: int | None
     device_hours: float | None
     kwh: float | None
     gib: float | None
@@ -59,7 +61,8 @@ def overview(
                 Column("stated", "device-h", align="right"),
                 Column("foretold", "device-h", align="right"),
             ),
-            *(Column("kWh", align="right"), Column("GiB a device", align="right")),
+            *(Column("devices", align="right"), Column("kWh", align="right")),
+            Column("GiB a device", align="right"),
         ]
     rows = []
     for card in cards:
@@ -71,7 +74,7 @@ def overview(
             cells = [card.name, _subject(first), first.on, first.metric, *_said(one), one.verdict]
             if costs is not None:
                 own = first.experiment or ""
-                cells += _cost(card, own, costs) if own not in seen else [None] * 4
+                cells += _cost(card, own, costs) if own not in seen else [None] * 5
                 seen.add(own)
             rows.append(tuple(cells))
     return Grid(tuple(columns), tuple(rows))
@@ -218,9 +221,9 @@ def _cost(card: Card, file: str, costs: Mapping[Path, Cost]) -> list[object]:
     said = next((c.device_hours for c in card.compute if c.experiment == file), None)
     cost = costs.get(card.folder / file)
     if cost is None:
-        return [_number(said), None, None, None]
+        return [_number(said), None, None, None, None]
     hours = cost.note or _number(cost.device_hours)
-    return [_number(said), hours, _number(cost.kwh), _number(cost.gib)]
+    return [_number(said), hours, cost.devices, _number(cost.kwh), _number(cost.gib)]
 
 
 def _number(value: float | None) -> str | None:

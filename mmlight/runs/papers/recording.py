@@ -18,6 +18,7 @@ from mmlight.runs.run.folder import Run
 # Settings that say where and how fast a run goes, not what it computes.
 _ELSEWHERE = (
     *("run.", "import", "seed_everything", "data.init_args.num_workers"),
+    "data.init_args.seed",
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")),
     *("trainer.log_every_n_steps", "trainer.enable_", "model.compile", "pictures", "verbose"),
 )

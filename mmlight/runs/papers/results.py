@@ -9,7 +9,7 @@ from mmlight.runs.papers.card import RESULTS, Card, Target
 from mmlight.runs.papers.json_object import JsonObject
 from mmlight.scores import known_direction
 
-Verdict = Literal["not run", "reproduced", "better", "missed", "one run"]
+Verdict = Literal["reported", "not run", "reproduced", "better", "missed", "one run"]
 # A figure counts as reached within so many standard deviations of the runs here.
 _BAND = 2.0
 
@@ -85,6 +85,8 @@ class Compared:
     @property
     def verdict(self) -> Verdict:
         """Whether a reported figure was reached, within two standard deviations of the runs."""
+        if self.targets[0].experiment is None:
+            return "reported"
         if self.result is None or self.difference is None:
             return "not run"
         if self.result.std is None:

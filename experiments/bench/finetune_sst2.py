@@ -58,6 +58,7 @@ from torch import nn
 from mmlight import compose
 from mmlight.commands import train
 from mmlight.data.order.cursor import Order
+from mmlight.runs.run.folder import Run as RunFolder
 
 EXPERIMENT = "experiments/finetune/sst2_minilm.yaml"
 SIDES = ("trainer", "mmlight", "mmlight + buckets")
@@ -286,8 +287,7 @@ def run_mmlight(*, buckets: bool, seed: int, max_steps: int, folder: Path) -> Ru
         arguments += ["--trainer.max_steps", str(max_steps), "--trainer.limit_val_batches", "0"]
     assert train.main(arguments) == 0
     (run,) = (folder / "bench").iterdir()
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    history = [row["val/accuracy"] for row in rows if "val/accuracy" in row]
+    history = [row["val/accuracy"] for row in RunFolder(run).rows() if "val/accuracy" in row]
     return Run(LightningClock.clock.epochs, history[-1] if history else None)
 
 

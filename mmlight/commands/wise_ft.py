@@ -129,7 +129,8 @@ def _walk(
     names = shared_tensors(pretrained, finetuned.tensors)
     on.tell(
         f"{len(names)} tensors are interpolated; only fine-tuned: "
-        f"{_others(finetuned.tensors, names)}; only pretrained: {_others(pretrained, names)}"
+        f"{_others(finetuned.tensors, pretrained)}; only pretrained: "
+        f"{_others(pretrained, finetuned.tensors)}"
     )
     num_batches = options.recompute_batch_norm
     task = on.model(finetuned, verb="wise-ft", num_batches=num_batches)
@@ -211,9 +212,11 @@ def _corruption(text: str) -> Corruption:
     return made
 
 
-def _others(tensors: Tensors, shared: Sequence[str]) -> str:
-    """Return which parts of a model are not shared, for people."""
-    left = [name for name in tensors if name not in set(shared)]
+def _others(tensors: Tensors, other: Tensors) -> str:
+    """Return which parts of a model another has not, for people."""
+    left = [
+        name for name, t in tensors.items() if name not in other or other[name].shape != t.shape
+    ]
     roots = list(dict.fromkeys(name.rpartition(".")[0] or name for name in left))
     more = f" and {len(roots) - 3} more" if len(roots) > 3 else ""
     return f"{', '.join(roots[:3])}{more}" if roots else "none"

@@ -36,10 +36,10 @@ def scored(model: Path, suite: Path, root: Path) -> set[tuple[str, str]]:
         return {(row["set"], row["task"]) for row in csv.DictReader(file)}
 
 
-@pytest.mark.parametrize("name", ["cifar10", "esc10", "scenes", "spoken_digits"])
+@pytest.mark.parametrize("name", ["aligned", "cifar10", "esc10", "scenes", "spoken_digits"])
 def test_a_suite_is_scored_on_real_samples(name, model, shared_data, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    if name == "scenes" and not (ROOT / "data" / "scenes" / "test").is_dir():
+    if name in ("aligned", "scenes") and not (ROOT / "data" / "scenes" / "test").is_dir():
         pytest.skip("no scenes in data/scenes (make quickstart makes them)")
     sets = yaml.safe_load((SUITES / f"{name}.yaml").read_text())["sets"]
     wanted, less = set(), {}

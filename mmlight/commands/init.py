@@ -16,7 +16,10 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # checkout are not for a folder of one's own.
 _PLACES = (_PACKAGE / "material", _PACKAGE.parent)
 _FOLDERS = (
-    *(f"experiments/{n}" for n in ("base", "data", "finetune", "own", "pretrain", "sweeps")),
+    *(
+        f"experiments/{n}"
+        for n in ("base", "data", "finetune", "own", "pretrain", "suites", "sweeps")
+    ),
     "experiments/towers",
     "slurm/clusters",
 )

@@ -112,7 +112,7 @@ def test_overlay_of_a_tower_keeps_what_it_does_not_name(first):
     image = towers["image"]
     assert image["projection"] == "mlp"
     assert image["encoder"]["init_args"]["img_size"] == 16
-    assert towers["text"]["projection"] == "linear"
+    assert towers["text"]["projection"] is None  # a linear one
     assert towers["audio"]["encoder"]["class_path"] == "mmlight.encoders.mel_timm.MelTimm"
 
 

@@ -197,7 +197,7 @@ def refused(folder, match):
         ({"text_cfg": {"pool_type": "first"}}, "pool_type: 'first' of a causal transformer"),
         ({"text_cfg": "all"}, "text_cfg is no mapping"),
         ({"init_logit_bias": -10}, "lacks logit_bias"),
-        ({"audio_cfg": {}}, "model_cfg.audio_cfg is not known"),
+        ({"audio_cfg": {}}, "lacks audio.encoder"),
         ({"embed_dim": "512"}, "embed_dim is '512', not a width"),
     ],
 )

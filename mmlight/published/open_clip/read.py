@@ -1,4 +1,4 @@
-"""Reads a model of open_clip: its image and its text tower, and what its loss learned."""
+"""Reads a model of open_clip: its image or audio tower, its text tower, what its loss learned."""
 
 import re
 from collections.abc import Mapping
@@ -53,30 +53,36 @@ def read_open_clip(path: Path, *, key: str, arch: str | None = None) -> Saved:
     if not path.exists():
         raise UserError(f"{key}: {path}: no such file or folder")
     config, where = read_config(path, key=key, arch=arch)
-    if "audio_cfg" in config["model_cfg"]:
-        return _read_clap(path, config, key=key, where=where, name=arch)
-    cfg = model_cfg(config["model_cfg"], where=where)
-    image = _image_settings(config.get("preprocess_cfg") or {}, cfg, where=where)
+    given = config["model_cfg"]
+    is_clap = "audio_cfg" in given
+    cfg = clap_cfg(given, where=where) if is_clap else model_cfg(given, where=where)
     folder = path if path.is_dir() else path.parent
-    text = read_tokenizer(folder, config["model_cfg"]["text_cfg"], cfg.text, key=key)
-    tokenizer = text.get("tokenizer") or {}
-    plans = {
-        "image": plan_vision(
+    image = (
+        None if is_clap else _image_settings(config.get("preprocess_cfg") or {}, cfg, where=where)
+    )
+    text = read_tokenizer(folder, given["text_cfg"], cfg.text, key=key)
+    plans: dict[str, Plan] = {}
+    if image is not None:
+        plans["image"] = plan_vision(
             cfg.vision,
             embed_dim=cfg.embed_dim,
             quick_gelu=cfg.quick_gelu,
             inputs={"mean": image.pop("mean"), "std": image.pop("std")},
             where=where,
-        ),
-        "text": plan_text(
-            cfg.text,
-            embed_dim=cfg.embed_dim,
-            quick_gelu=cfg.quick_gelu,
-            pad_id=tokenizer.get("pad_id"),
-            model=text_config(path, key=key),
-            where=where,
-        ),
-    }
+        )
+    plans["text"] = plan_text(
+        cfg.text,
+        embed_dim=cfg.embed_dim,
+        quick_gelu=cfg.quick_gelu,
+        pad_id=(text.get("tokenizer") or {}).get("pad_id"),
+        model=text_config(path, key=key),
+        where=where,
+    )
+    audio = None
+    if is_clap:
+        heard = audio_cfg(given["audio_cfg"], where=where)
+        plans["audio"] = plan_audio(heard, embed_dim=cfg.embed_dim)
+        audio = audio_settings(heard)
     file = find_weights(path, key=key)
     found = _with_present_names(read_weights(file, key=key))
     return Saved(
@@ -84,43 +90,9 @@ def read_open_clip(path: Path, *, key: str, arch: str | None = None) -> Saved:
         preprocessing={
             "image": image,
             "text": text,
-            "audio": None,
+            "audio": audio,
             "class_names": [],
             "published": {"format": "open_clip", "name": arch or folder.name},
-        },
-        tensors=take_tensors(found, plans, cfg, where=f"{key}: {file}"),
-    )
-
-
-def _read_clap(
-    path: Path, config: dict[str, Any], *, key: str, where: str, name: str | None
-) -> Saved:
-    given = config["model_cfg"]
-    cfg = clap_cfg(given, where=where)
-    audio = audio_cfg(given["audio_cfg"], where=where)
-    folder = path if path.is_dir() else path.parent
-    text = read_tokenizer(folder, given["text_cfg"], cfg.text, key=key)
-    plans = {
-        "text": plan_text(
-            cfg.text,
-            embed_dim=cfg.embed_dim,
-            quick_gelu=cfg.quick_gelu,
-            pad_id=(text.get("tokenizer") or {}).get("pad_id"),
-            model=text_config(path, key=key),
-            where=where,
-        ),
-        "audio": plan_audio(audio, embed_dim=cfg.embed_dim),
-    }
-    file = find_weights(path, key=key)
-    found = _with_present_names(read_weights(file, key=key))
-    return Saved(
-        description=describe(cfg, plans),
-        preprocessing={
-            "image": None,
-            "text": text,
-            "audio": audio_settings(audio),
-            "class_names": [],
-            "published": {"format": "open_clip", "name": name or folder.name},
         },
         tensors=take_tensors(found, plans, cfg, where=f"{key}: {file}"),
     )

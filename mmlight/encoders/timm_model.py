@@ -3,15 +3,13 @@
 import re
 import sys
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mmlight.encoders.timm_import import adapt_input_conv, load_model_config_from_hf, timm
 from mmlight.errors import UserError, nearest
+from mmlight.published.weights import load_plain
 
 _SHOWN = 5
 _HUB = "hf-hub:"
@@ -149,18 +147,7 @@ def timm_origin(model: Any) -> str:
 def _read(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise UserError(f"weights: no file {path}")
-    try:
-        if path.endswith(".safetensors"):
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise UserError(
-            f"weights: {path} is damaged or holds more than tensors, which is not unpickled; "
-            "save its state dict as safetensors"
-        ) from error
-    except Exception as error:  # torch's reader meets foreign bytes with any kind of error
-        raise UserError(f"weights: {path} is not a file of weights ({error!r})") from error
+    state = load_plain(Path(path), key="weights")
     for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]

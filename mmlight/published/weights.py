@@ -5,7 +5,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,19 +25,7 @@ def read_weights(path: Path, *, key: str) -> dict[str, Tensor]:
     Raises:
         UserError: it is damaged, or holds more than tensors and plain values.
     """
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise UserError(
-            f"{key}: {path} holds more than tensors and plain values, or is damaged; nothing of it "
-            "was run"
-        ) from error
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        said = str(error).split("\n")[0][:200]
-        raise UserError(f"{key}: {path} is damaged or cut short ({said})") from error
+    found = load_plain(path, key=key)
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(
@@ -46,3 +33,27 @@ def read_weights(path: Path, *, key: str) -> dict[str, Tensor]:
     ):
         raise UserError(f"{key}: {path} is no state dict: it holds more than tensors by name")
     return {n: t.float() if t.is_floating_point() else t for n, t in found.items()}
+
+
+def load_plain(path: Path, *, key: str) -> Any:
+    """Return what a file of safetensors or of ``torch.save`` holds: tensors and plain values.
+
+    Args:
+        path: the file.
+        key: the setting that names it, for messages.
+
+    Raises:
+        UserError: it is damaged, or holds more than these.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise UserError(
+            f"{key}: {path} holds more than tensors and plain values, or is damaged; it is not "
+            "unpickled; save its state dict as safetensors"
+        ) from error
+    except Exception as error:  # torch's reader meets foreign bytes with any kind of error
+        said = str(error).split("\n")[0][:200]
+        raise UserError(f"{key}: {path} is damaged or cut short ({said})") from error

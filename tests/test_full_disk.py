@@ -16,17 +16,21 @@ import pytest
 from mmlight.__main__ import main
 
 
+def is_written(path):
+    return path.exists() and (path.name == ".lock" or path.stat().st_size > 0)
+
+
 @contextmanager
 def files_of_at_most(size, *, after):
     """Let the system refuse what a file has beyond `size` bytes, as it does on a full disk.
 
-    It begins when the file `after` is there.
+    It begins when the file `after` has content; a lock, which stays empty, when it is there.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     done = threading.Event()
 
     def limit():
-        while not after.exists() and not done.is_set():
+        while not is_written(after) and not done.is_set():
             time.sleep(0.001)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 

@@ -18,11 +18,12 @@ _PLACES = (_PACKAGE / "material", _PACKAGE.parent)
 _FOLDERS = (
     *(
         f"experiments/{n}"
-        for n in ("base", "data", "finetune", "own", "pretrain", "suites", "sweeps")
+        for n in ("base", "data", "finetune", "own", "papers", "pretrain", "suites", "sweeps")
     ),
     "experiments/towers",
     "slurm/clusters",
 )
+_ENDINGS = (".yaml", ".txt", ".py", ".md", ".json", ".png")
 _OWN_MODULE = "experiments/own/my_module.py"
 
 
@@ -30,9 +31,9 @@ def main(argv: Sequence[str]) -> int:
     """Run ``mmlight init``."""
     parser = argparse.ArgumentParser(
         prog="mmlight init",
-        description="Write a folder to begin in: the experiments, profiles of clusters, a module "
-        "for classes of your own; with --data also a data file and experiments for what lies "
-        "there. What is there already is kept.",
+        description="Write a folder to begin in: the experiments, cards of papers, profiles of "
+        "clusters, a module for classes of your own; with --data also a data file and experiments "
+        "for what lies there. What is there already is kept.",
         epilog="example: mmlight init lab --data photos/",
     )
     parser.add_argument("folder", type=Path, help="where to; it is made if it is not there")
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     written = sum(_write(options.folder / path, text) for path, text in _material())
     for path, text in own.items():
         _write(options.folder / path, text)
-    say(f"{options.folder}: {written} files of experiments, clusters, my_module.py")
+    say(f"{options.folder}: {written} files of experiments, papers, clusters, my_module.py")
     if found:
         say(found.summary(), *(f"  {line}" for line in found.lines))
         say(*(f"wrote {options.folder / path}" for path in own))
@@ -85,9 +86,10 @@ def material_folder(name: str) -> Path:
 def _material() -> Iterator[tuple[str, bytes]]:
     """Yield the files to write, with their contents."""
     for folder in _FOLDERS:
-        for path in sorted(material_folder(folder).iterdir()):
-            if path.suffix in (".yaml", ".txt", ".py"):
-                name = f"{folder}/{path.name}"
+        source = material_folder(folder)
+        for path in sorted(source.rglob("*")):
+            if path.suffix in _ENDINGS:
+                name = f"{folder}/{path.relative_to(source).as_posix()}"
                 yield path.name if name == _OWN_MODULE else name, path.read_bytes()
 
 

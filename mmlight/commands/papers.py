@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmlight.commands.init import material_folder
 from mmlight.commands.papers_run import run_card
 from mmlight.errors import UserError
 from mmlight.files import write_text
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
         options.more = [*options.more, *more]
     elif more:
         raise UserError(f"papers {options.verb}: unknown argument {more[0]}")
+    options.papers = options.papers or _cards_folder(writes=options.verb not in ("list", "page"))
     acts = {"list": _list, "run": _run, "record": _record, "readme": _readme, "page": _page}
     return acts[options.verb](options)
 
@@ -79,9 +81,26 @@ def _parser() -> argparse.ArgumentParser:
         text = "the folder of all runs (default: runs)"
         made[verb].add_argument("--root", type=Path, default=Path("runs"), help=text)
     for one in made.values():
-        text = f"the folder of the cards (default: {FOLDER})"
-        one.add_argument("--papers", type=Path, default=Path(FOLDER), metavar="FOLDER", help=text)
+        text = f"the folder of the cards (default: {FOLDER}; without it, those of the installation)"
+        one.add_argument("--papers", type=Path, metavar="FOLDER", help=text)
     return parser
+
+
+def _cards_folder(*, writes: bool) -> Path:
+    """Return the cards of the working directory, else those that came with the package.
+
+    Raises:
+        UserError: there are none here, and a verb would write into the installation.
+    """
+    own = Path(FOLDER)
+    if own.is_dir():
+        return own
+    if writes:
+        raise UserError(
+            f"no cards here: {FOLDER} is not there, and it is written to; `mmlight init .` makes "
+            "it, or --papers names another folder"
+        )
+    return material_folder(FOLDER)
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -73,7 +73,7 @@ def test_the_wheel_holds_every_folder_of_experiments_that_init_writes():
     with open(ROOT / "pyproject.toml", "rb") as file:
         wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["force-include"] == {f: f"mmlight/material/{f}" for f in init._FOLDERS}
-    beside = {p.parent.name for p in ROOT.glob("experiments/*/*.yaml")}
+    beside = {p.relative_to(ROOT).parts[1] for p in ROOT.glob("experiments/**/*.yaml")}
     assert {f"experiments/{name}" for name in beside} == {
         f for f in init._FOLDERS if f.startswith("experiments/")
     }

@@ -202,6 +202,33 @@ assert "torch" not in sys.modules
     assert "not run" in done.stdout
 
 
+def test_cards_of_the_installation_are_listed_and_those_of_a_folder_are_written(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert run("list", "kim2014", "--format", "csv", "--device", "cpu") == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.startswith("kim2014,trec_rand.yaml CNN-rand,TREC,test/accuracy")
+    assert run("page", "kim2014") == 0
+    assert "Kim's CNN on TREC" in (tmp_path / "papers.html").read_text().replace("&#39;", "'")
+    for verb in (("readme",), ("run", "kim2014"), ("record", "some/run")):
+        assert run(*verb) == 2
+        said = capsys.readouterr().err
+        assert "no cards here" in said and "`mmlight init .` makes it" in said
+        assert said.count("\n") == 1
+    assert run("list", "kim2014", "--papers", "nowhere") == 2
+    assert "no cards in nowhere" in capsys.readouterr().err
+    assert cli_data.run_in_process("init", ".") == 0
+    assert (tmp_path / "experiments/papers/kim2014/results.json").is_file()
+    targets = tmp_path / "experiments/papers/kim2014/targets.json"
+    targets.write_text(targets.read_text().replace("91.2", "91.3"))
+    capsys.readouterr()
+    assert run("readme") == 0
+    assert capsys.readouterr().out == "wrote experiments/papers/kim2014/README.md\n"
+    assert run("list", "kim2014") == 0
+    assert "91.3" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_run_trains_each_seed_and_records(papers, tmp_path, capsys):
     root = ("--root", tmp_path / "runs", "--papers", papers)

@@ -10,14 +10,14 @@ Shape legend, used as suffixes all over the project:
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Modality = Literal["image", "text", "audio"]
-MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
+from mmlight.modality import MODALITIES, Modality
+
 _LENGTHS = "_mmlight_lengths"
 
 
@@ -183,6 +183,12 @@ class Text(_Movable):
         offset_NL2: int64, the first character of its caption that each token stands for and the
             one after its last; equal for tokens that stand for none (start, end, padding). None
             unless the data's text settings ask for offsets.
+        target_NL: int64, what the model is to say at each token where that is not the token itself:
+            what stood there before it was masked. None otherwise.
+        counted_NL: bool, tokens whose loss counts; None counts all real tokens.
+        sample_NL: int64, the row of the batch that each token belongs to, -1 for padding, where
+            texts are packed: several share a row, in which none sees another, and a long one goes
+            on in the next row. `item_N` is then that of a row's first token. None otherwise.
     """
 
     token_ids_NL: Tensor
@@ -191,6 +197,9 @@ class Text(_Movable):
     item_N: Tensor
     caption_id_N: Tensor
     offset_NL2: Tensor | None = None
+    target_NL: Tensor | None = None
+    counted_NL: Tensor | None = None
+    sample_NL: Tensor | None = None
 
     def first_rows(self, size: int) -> Tensor:
         """Return the number of the first caption of each of `size` samples, (B,).
@@ -287,6 +296,10 @@ class Batch(_Movable):
         label_B: int64 class numbers, -1 where a sample has none; None where no label is mapped.
         boxes: objects in the images, or None where no boxes are mapped.
         captions: raw captions in the order of ``text.item_N``; empty without text.
+        answer: what is to be said to a sample's other modalities, the answer to a question in
+            `text`, say; tokens as in `text`, or None where no answer is mapped.
+        answers: raw answers in the order of ``answer.item_N``.
+        rejected: an answer that a person liked less than `answer`; None where none is mapped.
         fields: further members as they were mapped, one list entry per sample.
         bad: samples of this batch that had to be replaced; the data module counts them.
     """
@@ -302,6 +315,9 @@ class Batch(_Movable):
     label_B: Tensor | None = None
     boxes: Boxes | None = None
     captions: list[str] = field(default_factory=list)
+    answer: Text | None = None
+    answers: list[str] = field(default_factory=list)
+    rejected: Text | None = None
     fields: dict[str, list[Any]] = field(default_factory=dict)
     bad: tuple[BadSample, ...] = ()
 

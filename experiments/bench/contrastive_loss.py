@@ -59,7 +59,8 @@ from rich.table import Table
 from torch import Tensor
 
 from mmlight import comm
-from mmlight.batch import Batch, Images, Modality, Text
+from mmlight.batch import Batch, Images, Text
+from mmlight.modality import Modality
 from mmlight.objectives.clip import Clip
 from mmlight.objectives.exchange import Ranks
 from mmlight.objectives.pair_objective import PairObjective

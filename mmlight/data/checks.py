@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.batch import MODALITIES
 from mmlight.data.members import Contents, Members, parse_source
 from mmlight.data.sample import SampleSet
 from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError, nearest
+from mmlight.modality import MODALITIES
 
 # Enough to meet every label and key of a small data set, a fifth of a second for a large one.
 MAX_LOOKED_AT = 20_000
@@ -56,6 +56,8 @@ def without_absent_targets(corpus: Corpus, members: Members) -> Members:
         are_keyed = all(parse_source(source)[1] is not None for source in there)
         if not there or (are_keyed and not _has_key(corpus, there)):
             absent.add(entry)
+    if "answer" in absent:
+        absent.add("rejected")
     if absent & {"boxes", "box_labels"}:  # one says nothing without the other
         absent |= {"boxes", "box_labels"}
     changes: dict[str, Any] = {entry: None for entry in absent if not entry.startswith("fields.")}

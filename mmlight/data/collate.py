@@ -1,16 +1,17 @@
 """Joins decoded samples into one `Batch`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmlight.batch import Audio, BadSample, Batch, Boxes, Images, Modality, Text, View
+from mmlight.batch import Audio, BadSample, Batch, Boxes, Images, Text, View
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.sample import Sample
 from mmlight.data.text import TextSettings, caption_id
+from mmlight.modality import Modality
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Layout:
         image: settings, for the size of the pixels.
         text: settings, for the tokenizer.
         boxes: whether there are boxes.
+        answers: whether there are answers.
+        rejected: whether there are rejected ones.
     """
 
     modalities: tuple[Modality, ...]
@@ -32,6 +35,8 @@ class Layout:
     image: ImageSettings | None
     text: TextSettings | None
     boxes: bool = False
+    answers: bool = False
+    rejected: bool = False
 
 
 def collate(
@@ -46,7 +51,14 @@ def collate(
     text, captions = None, list[str]()
     if "text" in layout.modalities:
         assert layout.text is not None
-        text, captions = _join_text(samples, layout.text)
+        text, captions = _join_captions(samples, layout.text)
+    answer, answers, rejected = None, list[str](), None
+    if layout.answers:
+        assert layout.text is not None
+        answer, answers = _join_text([sample.answers for sample in samples], layout.text)
+    if layout.rejected:
+        assert layout.text is not None
+        rejected, _ = _join_text([sample.rejected for sample in samples], layout.text)
     image = None
     if "image" in layout.modalities:
         assert layout.image is not None
@@ -63,6 +75,9 @@ def collate(
         label_B=torch.tensor([sample.label for sample in samples]) if layout.labels else None,
         boxes=_join_boxes(samples) if layout.boxes else None,
         captions=captions,
+        answer=answer,
+        answers=answers,
+        rejected=rejected,
         fields={name: [s.fields.get(name) for s in samples] for name in layout.fields},
         bad=tuple(bad),
     )
@@ -142,19 +157,35 @@ def _join_audio(samples: Sequence[Sample]) -> Audio:
     return Audio(waveform_BT, torch.tensor(lengths), torch.tensor([n > 0 for n in lengths]))
 
 
-def _join_text(samples: Sequence[Sample], settings: TextSettings) -> tuple[Text, list[str]]:
-    texts = [sample.captions or [""] * sample.blank_captions for sample in samples]
-    rows = [(row, text) for row, of_sample in enumerate(texts) for text in of_sample]
-    captions = [text for _, text in rows]
+def _join_captions(samples: Sequence[Sample], settings: TextSettings) -> tuple[Text, list[str]]:
+    blank = [sample.blank_captions for sample in samples]
+    text, captions = _join_text([sample.captions for sample in samples], settings, blank=blank)
+    if all(not s.uncorrupted or s.uncorrupted == s.captions for s in samples):
+        return text, captions
+    # Ids of uncorrupted captions: those that say the same stay equal under typing mistakes.
     uncorrupted = [
-        text
-        for sample, own in zip(samples, texts, strict=True)
-        for text in sample.uncorrupted or own
+        caption
+        for sample, count in zip(samples, blank, strict=True)
+        for caption in sample.uncorrupted or sample.captions or [""] * count
     ]
-    present_N = torch.tensor([bool(samples[row].captions) for row, _ in rows])
+    return replace(text, caption_id_N=_caption_ids(uncorrupted)), captions
+
+
+def _join_text(
+    texts: Sequence[Sequence[str]], settings: TextSettings, *, blank: Sequence[int] = ()
+) -> tuple[Text, list[str]]:
+    """Join the texts of each sample; one that has none gets `blank` rows that are not present."""
+    counts = blank or [1] * len(texts)
+    rows = [
+        (row, text)
+        for row, of_sample in enumerate(texts)
+        for text in of_sample or [""] * counts[row]
+    ]
+    raw = [text for _, text in rows]
+    present_N = torch.tensor([bool(texts[row]) for row, _ in rows])
     # At once: 26,000 captions per CPU-second, one by one 7,000.
     encoding = settings.known_tokenizer.encode_batch(
-        captions, max_tokens=settings.most_tokens, offsets=settings.offsets
+        raw, max_tokens=settings.most_tokens, offsets=settings.offsets
     )
     token_ids_NL: Tensor = torch.from_numpy(encoding.ids_NL)
     mask_NL: Tensor = torch.from_numpy(encoding.mask_NL)
@@ -167,8 +198,11 @@ def _join_text(samples: Sequence[Sample], settings: TextSettings) -> tuple[Text,
         mask_NL=mask_NL,
         present_N=present_N,
         item_N=torch.tensor([row for row, _ in rows]),
-        # of uncorrupted captions: those that say the same stay equal under typing mistakes
-        caption_id_N=torch.tensor([caption_id(caption) for caption in uncorrupted]),
+        caption_id_N=_caption_ids(raw),
         offset_NL2=None if encoding.offsets_NL2 is None else torch.from_numpy(encoding.offsets_NL2),
     )
-    return text, captions
+    return text, raw
+
+
+def _caption_ids(texts: Sequence[str]) -> Tensor:
+    return torch.tensor([caption_id(text) for text in texts])

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmlight.batch import MODALITIES, Modality
 from mmlight.class_names import plain_number
 from mmlight.data.decode import probe
 from mmlight.data.decode.boxes import BoxFormat
 from mmlight.errors import UserError
+from mmlight.modality import MODALITIES, Modality
 from mmlight.text_file import MARK, decode_text, parse_json, split_lines
 
 
@@ -29,6 +29,10 @@ class Members:
         text_lines: every line of a text member is a caption of its own (CLIP_benchmark's layout).
         text_words: a JSON list in a text member holds the words of one text, which are joined by
             spaces, instead of several captions.
+        answer: members that hold what is to be said to the rest of the sample, such as
+            ``json:answer``, where `text` is a question or a prompt. Training draws one of several,
+            evaluation takes all.
+        rejected: members that hold an answer that a person liked less, for preference tuning.
         class_captions: captions made of the sample's class name, such as ``["a photo of a {}"]``,
             for data without any; needs `label` and the data's `class_names`, excludes `text`.
         audio: members that hold the sound, such as ``[flac, wav, ogg, mp3]``.
@@ -49,6 +53,8 @@ class Members:
     text: dict[str, float] | list[str] | str | None = None
     text_lines: bool = False
     text_words: bool = False
+    answer: list[str] | str | None = None
+    rejected: list[str] | str | None = None
     class_captions: list[str] | None = None
     audio: list[str] | str | None = None
     label: str | None = None
@@ -63,7 +69,7 @@ class Members:
             for source in _names(getattr(self, name)):
                 if ":" in source:
                     raise UserError(f"members.{name}: '{source}' must be a plain extension")
-        for name in ("image", "text", "audio"):
+        for name in (*MODALITIES, "answer", "rejected"):
             value = getattr(self, name)
             if value is not None and not value:
                 raise UserError(f"members.{name} is empty; name a member or leave it out")
@@ -74,6 +80,8 @@ class Members:
                 raise UserError(f"members.{name} has no effect without members.text")
         if self.text_lines and self.text_words:
             raise UserError("members.text_lines and text_words exclude each other; set one of them")
+        if self.rejected is not None and self.answer is None:
+            raise UserError("members.rejected needs members.answer, which was preferred to it")
         if self.class_captions is not None:
             if self.text is not None or self.label is None:
                 raise UserError("members.class_captions needs members.label and excludes text")
@@ -105,6 +113,7 @@ class Members:
             found |= {f"text.{source}": [source] for source in self.text}
         else:
             found["text"] = _names(self.text)
+        found |= {name: _names(getattr(self, name)) for name in ("answer", "rejected")}
         found["label"] = _names(self.label)
         found["boxes"] = _names(self.boxes)
         found["box_labels"] = _names(self.box_labels)
@@ -172,6 +181,13 @@ class Contents:
     def first(self, names: list[str] | str | None) -> str | None:
         """Return the first of these extensions that the sample has."""
         return next((name for name in _names(names) if parse_source(name)[0] in self.raw), None)
+
+    def texts(self, names: list[str] | str | None) -> list[str]:
+        """Return the texts of the first of these sources that the sample has; no blank ones."""
+        for source in _names(names):
+            if texts := _captions(self.value(source), lines=False, source=source):
+                return texts
+        return []
 
     def captions(self, members: Members) -> list[tuple[str, float]]:
         """Return the sample's captions with their sampling weights; empty where it has none.

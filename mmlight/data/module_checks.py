@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from mmlight.batch import Modality
 from mmlight.data.decode.corruptions import Corruption
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
+from mmlight.modality import Modality
 
 
 def check_mixture(
@@ -43,9 +43,10 @@ def check_mapping(
     Raises:
         UserError: naming the member and the setting.
     """
-    if text is None and "text" in members.modalities():
+    if text is None and ("text" in members.modalities() or members.answer is not None):
+        mapped = "answer" if members.answer is not None else "text"
         raise UserError(
-            f"{where}.text is set, but data.text is not; give it a tokenizer, such as "
+            f"{where}.{mapped} is set, but data.text is not; give it a tokenizer, such as "
             "{tokenizer: {class_path: mmlight.text.tokenizer.ByteTokenizer}}"
         )
     if members.class_captions and not class_names:
@@ -63,7 +64,8 @@ def check_text_and_boxes(all_members: Sequence[Members], *, text: TextSettings |
     Raises:
         UserError: naming the setting.
     """
-    if text is not None and not maps(all_members, "text"):
+    has_answer = any(members.answer is not None for members in all_members)
+    if text is not None and not maps(all_members, "text") and not has_answer:
         raise UserError("data.text has no effect without data.members.text")
     if any(members.boxes is None and members.box_format != "xyxy" for members in all_members):
         raise UserError("data.members.box_format has no effect without members.boxes")

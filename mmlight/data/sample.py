@@ -5,11 +5,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from mmlight.batch import TURNS, Modality
+from mmlight.batch import TURNS
 from mmlight.data.decode.audio import AudioSettings, Waveform, load_audio
 from mmlight.data.decode.boxes import BoxSet, parse_boxes
 from mmlight.data.decode.corruptions import Corruptor
@@ -22,6 +22,7 @@ from mmlight.data.members import Contents, Members, parse_source
 from mmlight.data.shards.corpus import ChecksumError, Corpus
 from mmlight.data.text import MAX_CHARACTERS
 from mmlight.errors import UserError
+from mmlight.modality import Modality
 from mmlight.text.clean import Cleaning, clean_caption
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ class Sample:
         captions: one in training, all of them in evaluation.
         blank_captions: rows that stand for them where there are none.
         uncorrupted: the captions before they were corrupted on purpose.
+        answers: what is to be said to it: one in training, all in evaluation.
+        rejected: what is not.
         label: class number, -1 where there is none.
         fields: further values by name.
         valid: False for a row that only fills up a batch.
@@ -57,6 +60,8 @@ class Sample:
     captions: list[str] = field(default_factory=list)
     blank_captions: int = 1
     uncorrupted: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
     label: int = -1
     fields: dict[str, Any] = field(default_factory=dict)
     valid: bool = True
@@ -199,12 +204,32 @@ def decode_sample(
     if decoding.corruptor is not None:
         _corrupt(sample, [text for text, _ in captions], decoding, decoding.corruptor)
 
+    sample.answers = _answers("answer", contents, members.answer, decoding, draws=draws)
+    sample.rejected = _answers("rejected", contents, members.rejected, decoding, draws=draws)
+
     there = {"image": sample.pixels_CHW, "audio": sample.waveform, "text": captions or None}
     if decoding.needs and all(there[name] is None for name in decoding.needs):
         raise MissingInputError(decoding.needs)
     for name, source in members.fields.items():
         sample.fields[name] = _attempt(source, partial(contents.value, source))
     return sample
+
+
+def _answers(
+    purpose: Literal["answer", "rejected"],
+    contents: Contents,
+    names: list[str] | str | None,
+    decoding: Decoding,
+    *,
+    draws: Callable[[Any], Draws] | None,
+) -> list[str]:
+    """Return a sample's answers, cut and cleaned; in training one of them."""
+    texts = _attempt(purpose, lambda: contents.texts(names))
+    kept = [text[: decoding.max_characters] for text in texts]
+    kept = [text for text in kept if text.strip()]
+    if draws and len(kept) > 1:
+        kept = [kept[draws(purpose).integer(len(kept))]]
+    return [clean_caption(text, decoding.clean) for text in kept]
 
 
 def _drawn(

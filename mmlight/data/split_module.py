@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning
 
-from mmlight.batch import MODALITIES, Modality, Text
+from mmlight.batch import Text
 from mmlight.class_names import given_names
 from mmlight.data.checks import (
     check_members,
@@ -43,6 +43,7 @@ from mmlight.data.splits.plain_files import FileCorpus, PredictSplit, file_membe
 from mmlight.data.splits.split import Indexes, Split, open_split
 from mmlight.data.text import MAX_CHARACTERS, TextSettings
 from mmlight.errors import UserError
+from mmlight.modality import MODALITIES, Modality
 from mmlight.terminal import note
 from mmlight.text.tokenizer import Tokenizer
 
@@ -277,6 +278,8 @@ class SplitDataModule(lightning.LightningDataModule):
             image=self.image,
             text=self.text,
             boxes=any(members.boxes is not None for members in all_members),
+            answers=any(members.answer is not None for members in all_members),
+            rejected=any(members.rejected is not None for members in all_members),
         )
 
     def _maps(self, modality: Modality) -> bool:

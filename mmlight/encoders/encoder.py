@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mmlight.batch import Modality
 from mmlight.encoders.canvas import Canvas, TokenGrid
 from mmlight.errors import UserError
+from mmlight.modality import Modality
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,20 @@ class Encoded:
     """What an encoder returns.
 
     Attributes:
-        pooled_BD: one vector per sample.
+        pooled: one vector per sample, (B, D); None of an encoder that has no such thing.
         tokens_BLD: one vector per token, patch or frame; None unless asked for.
         mask_BL: bool, True for real tokens; None unless tokens were asked for.
     """
 
-    pooled_BD: Tensor
+    pooled: Tensor | None
     tokens_BLD: Tensor | None = None
     mask_BL: Tensor | None = None
+
+    @property
+    def pooled_BD(self) -> Tensor:
+        """One vector per sample, where the encoder `has_pooled`."""
+        assert self.pooled is not None, "whoever builds a tower checks has_pooled"
+        return self.pooled
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,9 @@ class Encoder(nn.Module, ABC):
     names of ``__init__`` are distinct between encoders (a swapped `class_path` keeps values of
     equal names). `frame_ms` is the distance of two tokens where these are frames in order of time,
     real ones first; `token_dim` their width where that is not `out_dim`; `max_tokens` the longest
-    text. `outside` names the settings that point to a file or to a hub: `rebuild_args` leaves them
-    out, and a checkpoint that sets one is refused.
+    text; `has_pooled` whether it gives one vector per sample. `outside` names the settings that
+    point to a file or to a hub: `rebuild_args` leaves them out, and a checkpoint that sets one is
+    refused.
 
     What explanations ask of an encoder has answers here that suit any. One whose `forward` passes
     what its network reads through `observed` is explained by integrated gradients; `token_grid` or
@@ -86,6 +93,7 @@ class Encoder(nn.Module, ABC):
     frame_ms: float | None = None
     token_dim: int | None = None
     max_tokens: int | None = None
+    has_pooled: bool = True
     outside: ClassVar[tuple[str, ...]] = ()
     _observer: Callable[[Canvas], Tensor | None] | None = None
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmlight.batch import Modality
 from mmlight.errors import UserError
+from mmlight.modality import Modality
 
 ByModality = Mapping[Modality, Tensor]
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Batch
 from mmlight.encoders.encoder import eval_mode
 from mmlight.insight.explain import Explanation, explain
 from mmlight.insight.faithfulness import mean_curves
 from mmlight.insight.settings import ExplainSettings
 from mmlight.insight.subject import Subject
 from mmlight.insight.units import Tokens
+from mmlight.modality import Modality
 from mmlight.runs.plots.canvas import spread
 from mmlight.runs.plots.examples import spectrogram_db
 from mmlight.runs.plots.faithfulness import Curves

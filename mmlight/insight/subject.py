@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmlight.batch import Audio, Batch, Images, Modality, Text
+from mmlight.batch import Audio, Batch, Images, Text
 from mmlight.encoders.canvas import Canvas
 from mmlight.encoders.encoder import Encoder
+from mmlight.modality import Modality
 from mmlight.tasks.question import Question
 from mmlight.tasks.task import Task
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlight.batch import Modality
 from mmlight.encoders.canvas import Canvas, TokenGrid
 from mmlight.encoders.encoder import Encoder
+from mmlight.modality import Modality
 
 # Most rows and columns of units where the network has no patches of its own.
 _MOST: dict[Modality, tuple[int, int]] = {"image": (14, 14), "text": (1, 512), "audio": (8, 16)}

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from mmlight.batch import Modality
 from mmlight.data.collate import Layout, collate
 from mmlight.data.decode.audio import AudioSettings, load_audio
 from mmlight.data.decode.image import ImageSettings, load_image
@@ -27,6 +26,7 @@ from mmlight.interop.inputs import (
     sound_bytes,
 )
 from mmlight.interop.saved_config import kept_text, plain_names
+from mmlight.modality import Modality
 from mmlight.saved.rebuild import rebuild_settings
 from mmlight.tasks.task import Task, load_task
 

@@ -11,11 +11,11 @@ from torch import nn
 from yaml import YAMLError
 
 from mmlight import yaml_text
-from mmlight.batch import MODALITIES
 from mmlight.class_names import shown_names
 from mmlight.errors import UserError
 from mmlight.files import write_text
 from mmlight.interop.export_formats import Written
+from mmlight.modality import MODALITIES
 from mmlight.saved.locate import Found
 from mmlight.scores import is_beside
 from mmlight.tasks.task import Task

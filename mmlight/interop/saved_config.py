@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmlight.batch import MODALITIES
 from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.plain_files import ENDINGS
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
+from mmlight.modality import MODALITIES
 from mmlight.published.read import read_model
 from mmlight.published.saved_tokenizer import SavedTokenizer
 from mmlight.saved.rebuild import check_description, rebuild_settings

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmlight.batch import Modality
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.following import follow_audio, follow_image
@@ -14,6 +13,7 @@ from mmlight.encoders.hf_image import IMAGE_TYPES, HfImage
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.errors import UserError
+from mmlight.modality import MODALITIES, Modality
 from mmlight.published.hf.folder import CONFIG, TOKENIZER_CONFIG, has_tokenizer, read_json
 from mmlight.published.hf.kinds import KINDS
 from mmlight.tasks.features import Features
@@ -73,7 +73,7 @@ def read_encoder(folder: Path, *, key: str) -> Features:
     encoder = task.tower(modality).encoder
     if kind is None and "; new: none;" not in (encoder.origin or ""):
         raise UserError(f"{key}: {folder} lacks weights: {encoder.origin}")
-    task.preprocessing = dict.fromkeys(("image", "text", "audio", "class_names")) | {
+    task.preprocessing = dict.fromkeys((*MODALITIES, "class_names")) | {
         modality: _prepared(task, modality, folder, key=key)
     }
     return task.eval()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmlight import comm
-from mmlight.batch import MODALITIES, Modality
+from mmlight.modality import MODALITIES, Modality
 from mmlight.objectives.pairs import Pair
 
 Ranks = Literal["gather", "ring", "local"]

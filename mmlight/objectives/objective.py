@@ -9,7 +9,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Batch
+from mmlight.modality import Modality
 
 
 @dataclass(frozen=True)

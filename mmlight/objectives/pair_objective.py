@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mmlight import comm
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Batch
 from mmlight.errors import UserError
+from mmlight.modality import Modality
 from mmlight.objectives.exchange import Ranks, column_modalities, fetch_columns, sides
 from mmlight.objectives.objective import Encode, Loss, Objective
 from mmlight.objectives.pairs import (

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from mmlight import comm
-from mmlight.batch import MODALITIES, Batch, Modality
+from mmlight.batch import Batch
 from mmlight.errors import UserError, nearest
+from mmlight.modality import MODALITIES, Modality
 
 Positives = Literal["sample", "caption", "label"]
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mmlight import comm
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Batch
 from mmlight.class_names import class_numbers
 from mmlight.data.checks import only_read
 from mmlight.data.members import Members
@@ -30,6 +30,7 @@ from mmlight.data.shards.corpus import Corpus
 from mmlight.data.splits.split import Split, open_split
 from mmlight.errors import UserError
 from mmlight.files import plain, write_bytes
+from mmlight.modality import Modality
 from mmlight.suites.model import Model
 from mmlight.terminal import note
 

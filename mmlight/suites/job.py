@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from mmlight.batch import Modality
 from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError
 from mmlight.files import plain
 from mmlight.metrics.zero_shot import read_templates
+from mmlight.modality import MODALITIES, Modality
 from mmlight.suites.features import Part, Piece, pieces_of
 from mmlight.suites.layout import completed
 from mmlight.suites.model import Model
@@ -196,7 +196,7 @@ def _parts(name: str, one: EvalSet, tasks: dict[str, Any], model: Model) -> dict
         where=f"sets.{name} (test)",
         shards=one.shards,
         members=members,
-        modalities=tuple(m for m in ("image", "text", "audio") if m in test),
+        modalities=tuple(m for m in MODALITIES if m in test),
         class_names=tuple(one.class_names or ()),
         targets=one.targets if "multi_label" in tasks else None,
         limit=one.limit,

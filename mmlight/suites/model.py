@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlight.batch import MODALITIES, Batch, Modality
+from mmlight.batch import Batch
 from mmlight.errors import UserError
 from mmlight.files import plain
 from mmlight.hub_name import hub_name
 from mmlight.interop.embedder import Embedder
+from mmlight.modality import MODALITIES, Modality
 from mmlight.published.read import read_model
 from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import Saved

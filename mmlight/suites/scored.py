@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmlight.batch import Modality
 from mmlight.errors import UserError
 from mmlight.metrics.bootstrap import Score, Statistic, estimate
+from mmlight.modality import Modality
 from mmlight.suites.features import Features
 
 

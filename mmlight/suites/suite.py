@@ -9,10 +9,10 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from mmlight import compose
-from mmlight.batch import Modality
 from mmlight.config_errors import one_line
 from mmlight.data.members import Members
 from mmlight.errors import UserError, nearest
+from mmlight.modality import Modality
 from mmlight.yaml_text import parser_mode
 
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import torch
 
-from mmlight.batch import MODALITIES, Modality
 from mmlight.errors import UserError
+from mmlight.modality import MODALITIES, Modality
 from mmlight.objectives.clip import Clip
 from mmlight.objectives.objective import Objective
 from mmlight.objectives.pair_objective import PairObjective

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Batch
 from mmlight.class_names import class_numbers, shown_names
 from mmlight.errors import UserError
 from mmlight.metrics.labelled import (
@@ -21,6 +21,7 @@ from mmlight.metrics.labelled import (
     LabelledEvaluation,
     label_scores,
 )
+from mmlight.modality import Modality
 from mmlight.objectives.labels import CrossEntropy, LabelObjective
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.graph import LOGITS, Graph, whole_graph

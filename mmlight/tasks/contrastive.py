@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Batch
 from mmlight.errors import UserError
 from mmlight.metrics.retrieved import SCORES, RetrievalEvaluation, score_pairs
+from mmlight.modality import Modality
 from mmlight.objectives.clip import Clip
 from mmlight.objectives.objective import Loss, Objective
 from mmlight.saved.description import describe

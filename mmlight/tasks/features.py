@@ -8,8 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Batch
 from mmlight.errors import UserError
+from mmlight.modality import Modality
 from mmlight.tasks.graph import INPUTS, Graph
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmlight.batch import Audio, Batch, Images, Modality, Text, View
+from mmlight.batch import Audio, Batch, Images, Text, View
+from mmlight.modality import Modality
 
 INPUTS: dict[Modality, tuple[str, ...]] = {
     "image": ("pixels",),

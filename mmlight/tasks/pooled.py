@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Batch
 from mmlight.errors import UserError
 from mmlight.heads.fusion import Fusion, LateFusion
 from mmlight.heads.pooled import PooledHead, PooledHeadSettings
+from mmlight.modality import Modality
 from mmlight.tasks.task import Task
-from mmlight.tasks.tower import Towers
+from mmlight.tasks.tower import Towers, check_pooled
 
 # What a fusion takes, by modality: tokens (B, L, D), their mask (B, L), who has it (B,).
 Features = dict[Modality, tuple[Tensor, Tensor, Tensor]]
@@ -66,6 +67,9 @@ class PooledTask(Task):
                     name: self.tower(name).encoder.token_dim or dim for name, dim in dims.items()
                 }
             self.fusion.build(dims)
+        if not self.takes_tokens:
+            for name in given:
+                check_pooled(self.tower(name).encoder)
         in_dim = self.fusion.fusion_dim if self.fusion is not None else next(iter(dims.values()))
         self.head = PooledHead(self.head_settings, in_dim=in_dim, num_classes=out_dim)
 

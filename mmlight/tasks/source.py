@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmlight.batch import Modality
 from mmlight.encoders.encoder import Encoder
 from mmlight.encoders.lora import LoraSettings, add_adapters, merge_adapters
 from mmlight.errors import UserError, nearest
+from mmlight.modality import Modality
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.published.read import PUBLISHED, read_model
 from mmlight.renamed import present_names, present_settings

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlight import comm
-from mmlight.batch import Batch, Modality, Text
+from mmlight.batch import Batch, Text
 from mmlight.errors import UserError, nearest
 from mmlight.heads.pooled import PerToken
 from mmlight.metrics.entities import OUTSIDE, EntityEvaluation, as_bio, spans_of
+from mmlight.modality import Modality
 from mmlight.saved.checkpoint import CHECKPOINT_KEY
 from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table
 from mmlight.tasks.graph import Graph, whole_graph

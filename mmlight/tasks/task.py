@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from mmlight import comm
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Batch
 from mmlight.class_names import check_same_order
 from mmlight.encoders.lora import merge_adapters
 from mmlight.errors import UserError
+from mmlight.modality import Modality
 from mmlight.objectives.objective import Loss
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from mmlight.batch import MODALITIES, Modality
 from mmlight.encoders.encoder import Encoder
 from mmlight.errors import UserError
+from mmlight.modality import MODALITIES, Modality
 from mmlight.tasks.projection import Kind, ProjectionSettings, projection_settings
 from mmlight.tasks.source import Source, load_encoder, load_projection, read_source
 
@@ -125,6 +125,8 @@ class Tower(nn.Module):
             if encoder is not self.source.encoder:
                 load_encoder(encoder, self.source, key=key)
             encoder.is_pretrained = True
+        if embed_dim is not None:
+            check_pooled(encoder)
         self.encoder = encoder
         self.preparation = _preparation(encoder, self.source)
         if embed_dim is None:
@@ -205,6 +207,15 @@ def kept_preparation(kept: Any) -> dict[str, Any]:
         return {}
     names = (*_OF_TOWER, *_OF_TEXT)
     return {name: kept[name] for name in names if kept.get(name) is not None}
+
+
+def check_pooled(encoder: Encoder) -> None:
+    """Raise UserError where an encoder gives no vector per sample."""
+    if not encoder.has_pooled:
+        raise UserError(
+            f"model.towers.{encoder.modality}.encoder: a {type(encoder).__name__} gives tokens, "
+            "and no vector for a sample as a whole, which this task needs"
+        )
 
 
 def check_tower_fits(encoder: Any, preprocessing: dict[str, Any]) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from mmlight import comm
-from mmlight.batch import Batch, Modality
+from mmlight.batch import Batch
 from mmlight.errors import UserError
 from mmlight.metrics.neighbours import knn_logits, label_figures, linear_labels
+from mmlight.modality import Modality
 
 
 class Probe(pl.Callback):

@@ -10,9 +10,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from mmlight.batch import Batch, Modality, Text
+from mmlight.batch import Batch, Text
 from mmlight.errors import UserError
 from mmlight.metrics.zero_shot import ZeroShotCounts, classifier_weights, read_templates
+from mmlight.modality import Modality
 from mmlight.terminal import note
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmlight.batch import Batch
 from mmlight.errors import UserError, naming
+from mmlight.modality import MODALITIES
 
 
 class EmbeddingWriter(pl.Callback):
@@ -106,7 +107,7 @@ def to_table(batch: Batch, features: dict[str, Tensor]) -> pa.Table:
         ),
         "error": pa.array([errors.get(i) for i in index_B[samples].tolist()], pa.string()),
     }
-    for name in ("image", "text", "audio"):
+    for name in MODALITIES:
         if name not in features:
             continue
         feature = features[name].float().cpu().numpy()

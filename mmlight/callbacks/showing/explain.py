@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 
-from mmlight.batch import MODALITIES, Modality
 from mmlight.callbacks.showing.media import send_pictures
 from mmlight.errors import UserError
 from mmlight.insight.settings import ExplainSettings, ImageBlank, Method
+from mmlight.modality import MODALITIES, Modality
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.stage_rows import write_stage_rows
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlight.batch import Modality
 from mmlight.insight.explain import Attribution
 from mmlight.insight.samples import Explained, mean_by_method, metrics_of
+from mmlight.modality import Modality
 from mmlight.runs.plots.canvas import spread
 from mmlight.runs.plots.colored_text import ColoredText, plot_colored_texts
 from mmlight.runs.plots.faithfulness import plot_faithfulness

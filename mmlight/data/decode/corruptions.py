@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from mmlight.batch import Modality
 from mmlight.data.decode.audio import Waveform
 from mmlight.data.decode.corruption_kinds import (
     audio_noise,
@@ -24,6 +23,7 @@ from mmlight.data.decode.corruption_kinds import (
 )
 from mmlight.data.decode.draw import Draws, Purpose
 from mmlight.errors import UserError, nearest
+from mmlight.modality import Modality
 
 SplitName = Literal["train", "val", "test", "predict"]
 CorruptionKind = Literal["noise", "blur", "jpeg", "occlusion", "tempo", "typos", "case"]

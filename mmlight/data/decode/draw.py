@@ -14,6 +14,8 @@ Purpose = Literal[
     "image_corruption",
     "audio_corruption",
     "text_corruption",
+    "answer",
+    "rejected",
 ]
 
 # Each purpose draws from a stream of its own, so that mapping one more modality leaves the crops

@@ -6,7 +6,7 @@ from typing import Any
 from mmlight import yaml_text
 from mmlight.data.decode import probe
 from mmlight.data.own.look import FoundData, command
-from mmlight.data.own.tables import Modality
+from mmlight.modality import Modality
 
 _TOWERS: dict[Modality, str] = {
     "image": "../towers/image_resnet_small.yaml",

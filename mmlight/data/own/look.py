@@ -9,10 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 from mmlight.data.decode import probe
-from mmlight.data.own.tables import TABLES, Columns, Modality, look_into
+from mmlight.data.own.tables import TABLES, Columns, look_into
 from mmlight.data.shards.paths import natural_key
 from mmlight.data.shards.tar import split_name
 from mmlight.errors import UserError
+from mmlight.modality import MODALITIES, Modality
 
 # Folders, tables and packs of these names are splits of one data set.
 _SPLITS = {
@@ -20,7 +21,6 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
 _MOST_FILES, _MOST_CLASSES, _MOST_MEMBERS = 200_000, 10_000, 20_000
 _TAKEN = (
     "what can be learned from: a folder per class, pictures or sounds with a .txt of the same "
@@ -167,7 +167,7 @@ def _files(path: Path) -> FoundData:
         for file in islice(_walk(root), _MOST_FILES):
             parts = split_name(file.relative_to(root).as_posix())
             kind = probe.kind(parts[1]) if parts else "other"
-            if parts is None or kind not in ("image", "text", "audio"):
+            if parts is None or kind not in MODALITIES:
                 continue
             counts[parts[1]] += 1
             found.example.setdefault(kind, file)
@@ -200,7 +200,7 @@ def _walk(root: Path) -> Iterable[Path]:
 
 
 def _finished(found: FoundData, counts: Counter[str]) -> FoundData:
-    for modality in _MODALITIES:
+    for modality in MODALITIES:
         own = [e for e, _ in counts.most_common() if probe.kind(e) == modality and e != "cls"]
         if own:
             found.members[modality] = own

@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mmlight.data.decode import probe
 from mmlight.data.packing.table_file import column_names, read_rows
 from mmlight.errors import UserError
+from mmlight.modality import Modality
 
 # As `mmlight.batch` has them, which needs torch.
-Modality = Literal["image", "text", "audio"]
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LABELS = ("label", "class", "category", "target", "cls", "klasse", "kind", "species", "y")
 _TEXTS = ("caption", "text", "sentence", "description", "title", "alt", "question", "review")

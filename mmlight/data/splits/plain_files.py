@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlight.batch import Modality
 from mmlight.data.decode import probe
 from mmlight.data.members import Members
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.paths import natural_key
 from mmlight.data.splits.split import Split
 from mmlight.errors import UserError, nearest
+from mmlight.modality import Modality
 from mmlight.terminal import one_line
 from mmlight.text_file import MIB, read_text_file, split_lines
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmlight.batch import Modality
+from mmlight.modality import Modality
 
 IMAGE, TEXT, AUDIO = (
     "mmlight.encoders.hf_image.HfImage",

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mmlight.errors import UserError
+from mmlight.modality import MODALITIES
 from mmlight.published.hf.folder import (
     TOKENIZER_CONFIG,
     has_tokenizer,
@@ -57,7 +58,7 @@ def read_transformers(folder: Path, *, key: str) -> Saved:
     where = f"{key}: {folder}"
     tensors = _own_names(read_tensors(folder, key=key), kind, where=where)
     parts = {str(tower.modality): _part(config, tower, where=where) for tower in kind.towers}
-    preprocessing: dict[str, Any] = dict.fromkeys(("image", "text", "audio", "class_names"))
+    preprocessing: dict[str, Any] = dict.fromkeys((*MODALITIES, "class_names"))
     encoders: dict[str, dict[str, Any]] = {}
     for tower in kind.towers:
         own = parts[tower.modality]

@@ -150,13 +150,13 @@ class TransformerDecoder(Decoder):
 
     Args:
         vocab_size: number of token ids.
-        decoder_dim: width D.
-        decoder_layers: number of layers.
-        decoder_heads: heads of each attention; they divide the width.
-        decoder_positions: places of the longest sequence, prompt, prefix and answer together.
+        dim: width D.
+        num_layers: number of layers.
+        num_heads: heads of each attention; they divide the width.
+        max_tokens: places of the longest sequence, prompt, prefix and answer together.
         memory_dim: width of the tokens that cross-attention looks at; None has no cross-attention.
         unimodal_layers: how many layers come before the first with cross-attention, as CoCa has it.
-        decoder_dropout: rate of the dropout on embeddings, attention and what layers add.
+        dropout: rate of the dropout on embeddings, attention and what layers add.
 
     Raises:
         UserError: sizes that do not go together.
@@ -166,59 +166,59 @@ class TransformerDecoder(Decoder):
         self,
         *,
         vocab_size: int,
-        decoder_dim: int = 256,
-        decoder_layers: int = 4,
-        decoder_heads: int = 4,
-        decoder_positions: int = 128,
+        dim: int = 256,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        max_tokens: int = 128,
         memory_dim: int | None = None,
         unimodal_layers: int = 0,
-        decoder_dropout: float = 0.1,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         for name, value in (
             ("vocab_size", vocab_size),
-            ("decoder_dim", decoder_dim),
-            ("decoder_layers", decoder_layers),
-            ("decoder_heads", decoder_heads),
-            ("decoder_positions", decoder_positions),
+            ("dim", dim),
+            ("num_layers", num_layers),
+            ("num_heads", num_heads),
+            ("max_tokens", max_tokens),
         ):
             if value < 1:
                 raise UserError(f"{name}: {value} must be 1 or more")
-        if decoder_dim % decoder_heads:
-            raise UserError(f"decoder_heads: {decoder_heads} must divide the width {decoder_dim}")
-        if not 0 <= decoder_dropout < 1:
-            raise UserError(f"decoder_dropout: {decoder_dropout} must be at least 0 and below 1")
-        if unimodal_layers and (memory_dim is None or unimodal_layers >= decoder_layers):
+        if dim % num_heads:
+            raise UserError(f"num_heads: {num_heads} must divide the width {dim}")
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout: {dropout} must be at least 0 and below 1")
+        if unimodal_layers and (memory_dim is None or unimodal_layers >= num_layers):
             raise UserError(
                 f"unimodal_layers: {unimodal_layers} has an effect only with a memory_dim, and "
-                f"must be below decoder_layers ({decoder_layers})"
+                f"must be below num_layers ({num_layers})"
             )
         self._init_args: dict[str, Any] = {
             "vocab_size": vocab_size,
-            "decoder_dim": decoder_dim,
-            "decoder_layers": decoder_layers,
-            "decoder_heads": decoder_heads,
-            "decoder_positions": decoder_positions,
+            "dim": dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "max_tokens": max_tokens,
             "memory_dim": memory_dim,
             "unimodal_layers": unimodal_layers,
-            "decoder_dropout": decoder_dropout,
+            "dropout": dropout,
         }
         self.vocab_size, self.memory_dim = vocab_size, memory_dim
-        self.out_dim, self.max_tokens = decoder_dim, decoder_positions
-        self.embeddings = nn.Embedding(vocab_size, decoder_dim)
-        self.positions = nn.Embedding(decoder_positions, decoder_dim)
-        self.drop = nn.Dropout(decoder_dropout)
+        self.out_dim, self.max_tokens = dim, max_tokens
+        self.embeddings = nn.Embedding(vocab_size, dim)
+        self.positions = nn.Embedding(max_tokens, dim)
+        self.drop = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             Layer(
-                decoder_dim,
-                heads=decoder_heads,
-                hidden=4 * decoder_dim,
+                dim,
+                heads=num_heads,
+                hidden=4 * dim,
                 memory_dim=memory_dim if number >= unimodal_layers else None,
-                dropout=decoder_dropout,
+                dropout=dropout,
             )
-            for number in range(decoder_layers)
+            for number in range(num_layers)
         )
-        self.norm = nn.LayerNorm(decoder_dim)
+        self.norm = nn.LayerNorm(dim)
         self._recompute = False
         self._init_weights()
 

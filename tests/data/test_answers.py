@@ -68,5 +68,5 @@ def test_rejected_answers_need_answers():
 
 
 def test_an_answer_that_no_sample_has_is_refused(shards):
-    with pytest.raises(UserError, match=r"json:anser.*keys there are answer, question"):
-        module(shards, answer="json:anser").setup("fit")
+    with pytest.raises(UserError, match=r"json:reply.*keys there are answer, question"):
+        module(shards, answer="json:reply").setup("fit")

@@ -13,9 +13,7 @@ from mmlight.errors import UserError
 @pytest.fixture
 def decoder():
     torch.manual_seed(0)
-    made = TransformerDecoder(
-        vocab_size=19, decoder_dim=16, decoder_layers=2, decoder_heads=2, decoder_positions=40
-    )
+    made = TransformerDecoder(vocab_size=19, dim=16, num_layers=2, num_heads=2, max_tokens=40)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return made.double().eval()
@@ -117,9 +115,7 @@ def test_guidance_moves_scores_away_from_those_without_a_prompt(decoder):
 
 def test_a_memory_goes_with_its_prompt():
     torch.manual_seed(0)
-    decoder = TransformerDecoder(
-        vocab_size=19, decoder_dim=16, decoder_layers=2, decoder_heads=2, memory_dim=6
-    )
+    decoder = TransformerDecoder(vocab_size=19, dim=16, num_layers=2, num_heads=2, memory_dim=6)
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     decoder = decoder.double().eval()

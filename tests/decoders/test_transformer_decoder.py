@@ -11,8 +11,8 @@ from mmlight.errors import UserError
 
 def make(**settings):
     torch.manual_seed(0)
-    sizes = {"vocab_size": 23, "decoder_dim": 16, "decoder_layers": 3, "decoder_heads": 2}
-    decoder = TransformerDecoder(**sizes | {"decoder_positions": 12} | settings).double().eval()
+    sizes = {"vocab_size": 23, "dim": 16, "num_layers": 3, "num_heads": 2}
+    decoder = TransformerDecoder(**sizes | {"max_tokens": 12} | settings).double().eval()
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return decoder
@@ -116,10 +116,10 @@ def test_blocks_own_every_parameter_and_recomputing_keeps_gradients():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"decoder_heads": 3}, "must divide the width 16"),
-        ({"decoder_layers": 0}, "must be 1 or more"),
+        ({"num_heads": 3}, "must divide the width 16"),
+        ({"num_layers": 0}, "must be 1 or more"),
         ({"unimodal_layers": 1}, "only with a memory_dim"),
-        ({"memory_dim": 4, "unimodal_layers": 3}, "must be below decoder_layers"),
+        ({"memory_dim": 4, "unimodal_layers": 3}, "must be below num_layers"),
     ],
 )
 def test_sizes_that_do_not_go_together_are_refused(settings, said):

@@ -42,7 +42,16 @@ def blank_batch(
         # Every second character begins a word of one character.
         place = 2 * torch.arange(length)
         offset = torch.stack([place, place + 1], 1).expand(len(item_N), -1, -1)
-        text = Text(ids_NL, mask, mask[:, 0], item_N, item_N, offset if data.text.offsets else None)
+        is_packed = data.text.documents == "packed"
+        text = Text(
+            token_ids_NL=ids_NL,
+            mask_NL=mask,
+            present_N=mask[:, 0],
+            item_N=item_N,
+            caption_id_N=item_N,
+            offset_NL2=offset if data.text.offsets else None,
+            sample_NL=item_N[:, None].expand_as(ids_NL).contiguous() if is_packed else None,
+        )
     if data.audio is not None:
         length = data.audio.max_samples
         audio = Audio(torch.zeros(size, length), torch.full((size,), length - 1), here_B)

@@ -88,11 +88,12 @@ class TrainBatches(_Batches):
             epoch, step, rank=self.rank.number, world_size=self.rank.world_size
         )
         bad: list[BadSample] = []
+        draws = partial(Draws, seed=self.seed, epoch=epoch)
         try:
             rows = [self._sample(int(sample), epoch, bad) for sample in numbers]
+            return collate(rows, self.layout, epoch=epoch, step=step, bad=bad, draws=draws)
         except UserError as error:
             return Refusal(str(error))
-        return collate(rows, self.layout, epoch=epoch, step=step, bad=bad)
 
     def _sample(self, number: int, epoch: int, bad: list[BadSample]) -> Sample:
         draws: Callable[..., Draws] = partial(Draws, seed=self.seed, epoch=epoch, sample=number)

@@ -247,7 +247,8 @@ class SplitDataModule(lightning.LightningDataModule):
             Sample(number, "", captions=[self.text.prepared(sentence)])
             for number, sentence in enumerate(sentences)
         ]
-        layout = Layout(modalities=("text",), labels=False, fields=(), image=None, text=self.text)
+        whole = replace(self.text, documents="cut", stride=None)
+        layout = Layout(modalities=("text",), labels=False, fields=(), image=None, text=whole)
         text = collate(samples, layout).text
         assert text is not None
         return text

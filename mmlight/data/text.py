@@ -2,12 +2,15 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 from mmlight.errors import UserError
 from mmlight.text.clean import Cleaning, check_cleaning, clean_caption
 from mmlight.text.tokenizer import Tokenizer
 
 MAX_CHARACTERS = 100_000
+
+Documents = Literal["cut", "packed", "windows"]
 
 
 @dataclass
@@ -30,6 +33,15 @@ class TextSettings:
             tokenised, which take time for each of them (clip 2 microseconds: 29 s for a file of 20
             MB among the captions); of what is left, `max_tokens` are kept.
         offsets: also tell which characters of its caption each token stands for; tagging needs it.
+        documents: what becomes of texts that are longer than `max_tokens`, and of room that shorter
+            ones leave. They are ``cut``; or, for language models, training lays them one after
+            another in rows of `max_tokens`, none of which sees another (``packed``: a text goes on
+            in the next row, and only the last row of a batch has padding), or takes `max_tokens`
+            tokens of each, from anywhere in it (``windows``). Evaluation then takes all of each
+            text, window by window, so that scores depend neither on the batch nor on the ranks.
+        stride: tokens from one window of an evaluation to the next; by default
+            ``max_tokens - 1``, so that each token but a text's first one has one before it. With
+            less, each counts once, too, after more of the text.
         captions_per_sample: how many captions of a sample training takes at once, for contrastive
             tasks: all of them are its positives. They are drawn as one is, without repeats while
             there are others.
@@ -39,6 +51,8 @@ class TextSettings:
     max_tokens: int | None = None
     clean: Cleaning | None = None
     offsets: bool = False
+    documents: Documents = "cut"
+    stride: int | None = None
     captions_per_sample: int = 1
     max_characters: int = MAX_CHARACTERS
 
@@ -52,12 +66,38 @@ class TextSettings:
             raise UserError(
                 f"text.captions_per_sample must be 1 or more, not {self.captions_per_sample}"
             )
+        self._check_documents()
         check_cleaning(self.cleaning, key="text.clean")
         if self.offsets and self.cleaning != "none":
             raise UserError(
                 f"text.clean: '{self.clean}' moves the characters that text.offsets counts; set "
                 "clean: none (a tokenizer folds case and white space itself)"
             )
+
+    def _check_documents(self) -> None:
+        if self.documents == "cut":
+            if self.stride is not None:
+                raise UserError(
+                    "text.stride has no effect on texts that are cut; set text.documents to packed "
+                    "or windows, or leave it out"
+                )
+            return
+        for name, value in (
+            ("offsets: true", self.offsets),
+            ("captions_per_sample above 1", self.captions_per_sample > 1),
+        ):
+            if value:
+                raise UserError(f"text.documents: {self.documents} excludes text.{name}")
+        if self.stride is not None and not 1 <= self.stride < self.most_tokens:
+            raise UserError(
+                f"text.stride: {self.stride} must be 1 or more and less than text.max_tokens "
+                f"({self.most_tokens}), so that each token has one before it"
+            )
+
+    @property
+    def window_stride(self) -> int:
+        """Tokens from one window of an evaluation to the next."""
+        return self.stride or self.most_tokens - 1
 
     @property
     def most_tokens(self) -> int:

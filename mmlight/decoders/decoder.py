@@ -116,6 +116,7 @@ class Decoder(Encoder):
     modality: ClassVar[Modality] = "text"
     vocab_size: int
     memory_dim: int | None = None
+    takes_packed = True
 
     @abstractmethod
     def embed(self, token_ids_NL: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ class Encoder(nn.Module, ABC):
     names of ``__init__`` are distinct between encoders (a swapped `class_path` keeps values of
     equal names). `frame_ms` is the distance of two tokens where these are frames in order of time,
     real ones first; `token_dim` their width where that is not `out_dim`; `max_tokens` the longest
-    text; `has_pooled` whether it gives one vector per sample. `outside` names the settings that
+    text; `takes_packed` whether texts may share rows (`Text.sample_NL`) without seeing one another;
+    `has_pooled` whether it gives one vector per sample. `outside` names the settings that
     point to a file or to a hub: `rebuild_args` leaves them out, and a checkpoint that sets one is
     refused.
 
@@ -93,6 +94,7 @@ class Encoder(nn.Module, ABC):
     frame_ms: float | None = None
     token_dim: int | None = None
     max_tokens: int | None = None
+    takes_packed: bool = False
     has_pooled: bool = True
     outside: ClassVar[tuple[str, ...]] = ()
     _observer: Callable[[Canvas], Tensor | None] | None = None

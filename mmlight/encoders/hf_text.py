@@ -24,7 +24,14 @@ from mmlight.encoders.hf_model import (
     text_class,
     tokenizer_folder,
 )
-from mmlight.encoders.packed_text import PackedText, is_fused, pack, to_device, use_packed_attention
+from mmlight.encoders.packed_text import (
+    PackedText,
+    args_of_packed,
+    is_fused,
+    pack,
+    to_device,
+    use_packed_attention,
+)
 from mmlight.encoders.pool import AttentionPool, last_token, masked_mean, on_first
 from mmlight.encoders.text_batching import (
     TextBatching,
@@ -144,7 +151,8 @@ class HfText(HfLayers):
         """Encode captions.
 
         Args:
-            inputs: token ids (N, L), padded on the right, and their mask.
+            inputs: token ids (N, L), padded on the right, and their mask; or packed
+                (`Text.sample_NL`), of which each token is right and what is pooled means nothing.
             tokens: also return the last hidden states; where there is padding they mean nothing.
 
         Raises:
@@ -159,8 +167,10 @@ class HfText(HfLayers):
         if self.fixed_length:
             inputs = self._to_full_length(inputs)
             mask_NL = inputs.mask_NL
-        layout = self._layout(inputs)
-        if isinstance(layout, RowPlan):
+        layout = self._layout(inputs) if inputs.sample_NL is None else None
+        if inputs.sample_NL is not None:
+            hidden_NLD = self._came_packed(inputs)
+        elif isinstance(layout, RowPlan):
             packed = self._pack(inputs, layout)
             hidden_RCD = self.model(**packed.model_args()).last_hidden_state
             if not tokens and self.pooling in ("model", "cls", "last"):
@@ -186,6 +196,29 @@ class HfText(HfLayers):
         else:
             pooled_ND = masked_mean(hidden_NLD, mask_NL)
         return Encoded(pooled_ND, hidden_NLD, mask_NL) if tokens else Encoded(pooled_ND)
+
+    @property
+    def takes_packed(self) -> bool:  # type: ignore[override]
+        """Whether texts that share rows see nothing of one another, with this model."""
+        return self._layouts.packed
+
+    def _came_packed(self, inputs: Text) -> Tensor:
+        config, window = self.model.config, self._layouts.window
+        has_masks = config.model_type == "modernbert"  # one for each kind of its layers
+        seen_whole = window is None or has_masks or inputs.mask_NL.shape[1] <= window
+        if not self.takes_packed or not seen_whole or not is_fused(self.model):
+            raise UserError(
+                f"texts in packed rows: not known to be exact for this {self.network_name}"
+            )
+        after_padding = config.model_type in _POSITIONS_AFTER_PADDING
+        args = args_of_packed(
+            inputs,
+            causal=self._layouts.causal,
+            first=config.pad_token_id + 1 if after_padding else 0,
+            window=window if has_masks else None,
+        )
+        hidden_NLD: Tensor = self.model(**args).last_hidden_state
+        return hidden_NLD
 
     def _to_full_length(self, inputs: Text) -> Text:
         """Pad captions to all positions with the id that the model was trained to see there."""

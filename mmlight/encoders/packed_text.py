@@ -1,4 +1,4 @@
-"""Captions in rows: several one after another, so that little padding is computed.
+"""Texts in rows: several one after another, so that little padding is computed.
 
 A token sees its own caption only, and positions begin anew with each caption, so features are
 those of padded captions up to rounding.
@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from mmlight.batch import Text
 from mmlight.encoders.text_rows import Ints, RowPlan
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -155,6 +156,40 @@ def pack(
         _packed_T=packed,
         _shape_NL=(size, padded_length),
     )
+
+
+def args_of_packed(text: Text, *, causal: bool, first: int, window: int | None) -> dict[str, Any]:
+    """Return what a model of transformers takes of texts that came in rows (`Text.sample_NL`).
+
+    Nothing here depends on values: neither does the host wait, nor need there be any.
+
+    Args:
+        text: the texts.
+        causal: whether tokens see only those before them.
+        first: the position of a text's first token.
+        window: how far a token sees in layers that do not see all of a text (ModernBERT); None
+            where there are no such layers.
+    """
+    assert text.sample_NL is not None
+    of_RC = text.sample_NL
+    begins_RC = torch.ones_like(of_RC, dtype=torch.bool)
+    begins_RC[:, 1:] = of_RC[:, 1:] != of_RC[:, :-1]
+    place_C = torch.arange(of_RC.shape[1], device=of_RC.device)
+    start_RC = (place_C * begins_RC).cummax(1).values
+    mask_RCC = of_RC[:, :, None] == of_RC[:, None]
+    if causal:
+        mask_RCC = mask_RCC.tril()
+    mask_R1CC = mask_RCC[:, None]
+    masks: Any = mask_R1CC
+    if window is not None:
+        near_CC = (place_C[:, None] - place_C).abs() <= window
+        masks = {"full_attention": mask_R1CC, "sliding_attention": mask_R1CC & near_CC}
+    position_RC = (place_C - start_RC + first).masked_fill(~text.mask_NL, max(first - 1, 0))
+    return {
+        "input_ids": text.token_ids_NL,
+        "position_ids": position_RC,
+        "attention_mask": masks,
+    }
 
 
 def to_device(parts: list[Ints], device: torch.device) -> list[Tensor]:

@@ -83,6 +83,8 @@ class Task(_Described, Evaluated):
         targets: what it learns from besides labels and fields: ``boxes``, or a modality without a
             tower, such as the text of transcripts. The data decodes and asks for nothing else.
         takes_captions: whether training takes several captions of a sample at once.
+        takes_documents: whether it takes texts that are packed or in windows
+            (`data.text.documents`), of which a sample has several rows, or a part of one.
         explained_targets: which answers `question` may be about, out of ``predicted`` and ``true``;
             none where answers cannot be explained.
         predicts: what `predict_step` returns: a list of rows, or ``features`` by modality, which
@@ -93,6 +95,7 @@ class Task(_Described, Evaluated):
 
     targets: ClassVar[tuple[str, ...]] = ()
     takes_captions: ClassVar[bool] = False
+    takes_documents: ClassVar[bool] = False
     explained_targets: ClassVar[tuple[Target, ...]] = ()
     predicts: ClassVar[Literal["rows", "features"]] = "rows"
     has_mistakes: ClassVar[bool] = False
@@ -329,12 +332,14 @@ class Task(_Described, Evaluated):
                 kept = self.preprocessing or {}
                 own = self._preparations()
                 data.follow({m: kept_preparation(kept.get(m)) | dict(own[m]) for m in own})
+            self._check_documents(data)
             return
         if self.datamodule is not None:
             self.data = self.datamodule
         if self.data is not None and hasattr(self.data, "preprocessing"):
             self.preprocessing = self.data.preprocessing()
         self.build()
+        self._check_documents(self.data)
         self.trained = TrainedParts(
             self,
             {name: self.tower(name) for name in self.tower_settings.given()},
@@ -346,6 +351,24 @@ class Task(_Described, Evaluated):
             for name in self.tower_settings.given():
                 self.tower(name).compile_blocks()
         self._built = True
+
+    def _check_documents(self, data: Any) -> None:
+        """Refuse texts in rows that the task or its encoder does not take."""
+        documents = getattr(getattr(data, "text", None), "documents", "cut")
+        if documents == "cut":
+            return
+        if not self.takes_documents:
+            raise UserError(
+                f"data.text.documents: {documents} is for language models; {type(self).__name__} "
+                "takes whole texts: leave it out"
+            )
+        if documents == "packed" and "text" in self.towers:
+            encoder = self.tower("text").encoder
+            if not encoder.takes_packed:
+                raise UserError(
+                    f"data.text.documents: packed is not known to be exact for this "
+                    f"{encoder.network_name}; use windows"
+                )
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser with weight-decay groups, and the schedule, stepped at every step."""

@@ -16,6 +16,8 @@ Purpose = Literal[
     "text_corruption",
     "answer",
     "rejected",
+    "masking",
+    "window",
 ]
 
 # Each purpose draws from a stream of its own, so that mapping one more modality leaves the crops
@@ -62,10 +64,16 @@ class Draws:
             point -= weight
         return last  # rounding only
 
+    def uniforms(self, count: int) -> npt.NDArray[np.float64]:
+        """Return so many numbers in [0, 1), at once."""
+        uniform: npt.NDArray[np.float64]
+        uniform = (self._bits.random_raw(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return uniform
+
     def normals(self, count: int) -> npt.NDArray[np.float32]:
         """Return numbers of a standard normal distribution (Box and Muller, 1958)."""
         half = -(-count // 2)
-        uniform = (self._bits.random_raw(2 * half) >> np.uint64(11)) * 2.0**-53
+        uniform = self.uniforms(2 * half)
         radius = np.sqrt(-2 * np.log1p(-uniform[:half]))  # 1 - u is above 0
         angle = 2 * np.pi * uniform[half:]
         both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])

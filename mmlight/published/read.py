@@ -7,10 +7,13 @@ the description that a checkpoint of mmlight holds, and refuses the rest.
 from dataclasses import replace
 from pathlib import Path
 
+from mmlight.errors import UserError
 from mmlight.hub_name import hub_name
+from mmlight.published.hf.folder import CONFIG as HF_CONFIG
 from mmlight.published.hf.folder import is_transformers
 from mmlight.published.hf.read import read_transformers
 from mmlight.published.hub import fetch_model
+from mmlight.published.open_clip.files import CONFIG as OPEN_CLIP_CONFIG
 from mmlight.published.open_clip.files import is_open_clip
 from mmlight.published.open_clip.read import read_open_clip
 from mmlight.saved.checkpoint import Saved, read_saved
@@ -48,5 +51,10 @@ def read_model(given: str | Path, *, key: str, arch: str | None = None) -> tuple
         saved = read_transformers(path, key=key)
         whose = {PUBLISHED: {"format": "transformers", "name": path.absolute().name}}
         return path, replace(saved, preprocessing=(saved.preprocessing or {}) | whose)
-    path = locate(given, key=key).path
-    return path, read_saved(path)
+    found = locate(given, key=key)
+    if found.kind == "export" and not (found.path / TASK).is_file():
+        raise UserError(
+            f"{key}: {found.path} holds weights, and no file that says of what: {TASK} (mmlight), "
+            f"{HF_CONFIG} (transformers) or {OPEN_CLIP_CONFIG}"
+        )
+    return found.path, read_saved(found.path)

@@ -21,6 +21,11 @@ from mmlight.suites.suite import FITTED, PROMPTED, EvalSet, Suite
 from mmlight.terminal import note
 
 _VERSION = 1
+# What a folder of open_clip may be without: its vocabulary is the package's, or the hub's.
+_NO_WORDS = (
+    "no tokenizer beside its weights (tokenizer.json; for CLIP's vocabulary also merges.txt, or "
+    "open_clip installed)"
+)
 
 
 @dataclass(frozen=True)
@@ -121,15 +126,18 @@ def plan(models: Sequence[Model], suite: Suite, *, how: How, tells: bool) -> lis
     jobs = []
     for model in models:
         mine = [_job(model, name, one, suite, how, opened) for name, one in sets.items()]
-        for job, lacking in mine:
-            if tells:
+        if not any(job.tasks for job, _ in mine):
+            has = f"towers for {', '.join(model.modalities)}"
+            if "text" in model.modalities and not model.has_tokenizer:
+                has += f" and {_NO_WORDS}"
+            raise UserError(
+                f"--model {model.name} has {has}, which is not enough for any task of suite "
+                f"'{suite.name}'"
+            )
+        if tells:
+            for job, lacking in mine:
                 for task, what in lacking.items():
                     note(f"{model.name} on {job.name}: no {task}, which needs {what}")
-        if not any(job.tasks for job, _ in mine):
-            raise UserError(
-                f"--model {model.name} has towers for {', '.join(model.modalities)}, which is not "
-                f"enough for any task of suite '{suite.name}'"
-            )
         jobs += [job for job, _ in mine if job.tasks]
     return jobs
 
@@ -169,13 +177,16 @@ def _job(
 def _missing(task: str, one: EvalSet, model: Model) -> str | None:
     """Return what of a task a model lacks."""
     assert one.modality is not None and one.members is not None
-    if task == "retrieval":
-        both = [m for m in one.members.modalities() if m in model.modalities]
-        return None if len(both) > 1 else f"two of {', '.join(one.members.modalities())}"
     wanted: list[Modality] = [one.modality]
-    if task in PROMPTED or task == "pairs":
+    if task == "retrieval":
+        wanted = [m for m in one.members.modalities() if m in model.modalities]
+        if len(wanted) < 2:
+            return f"two of {', '.join(one.members.modalities())}"
+    elif task in PROMPTED or task == "pairs":
         wanted.append("text")
     lacking = [m for m in wanted if m not in model.modalities]
+    if not lacking and "text" in wanted and not model.has_tokenizer:
+        return f"texts as tokens; the model has {_NO_WORDS}"
     return " and ".join(f"a tower for {m}" for m in lacking) or None
 
 

@@ -46,6 +46,11 @@ class Model:
         prepared = self.saved.preprocessing or {}
         return tuple(m for m in MODALITIES if prepared.get(m) and (not towers or towers.get(m)))
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether it says how texts become tokens; a published one may lack the files for it."""
+        return "tokenizer" in ((self.saved.preprocessing or {}).get("text") or {})
+
     def build(self, device: torch.device) -> Embedder:
         """Return the model with its weights on a device; it is built once."""
         if self._embedder is None:

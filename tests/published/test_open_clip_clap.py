@@ -1,6 +1,6 @@
 """CLAP of open_clip's main branch: the same sounds and texts give the same embeddings here.
 
-Parity is run where OPEN_CLIP_MAIN names its sources and, behind a colon, a folder with
+Parity is run where OPEN_CLIP_MAIN names the folder `src` of its sources and, behind a colon, a folder with
 torchlibrosa.
 """
 
@@ -155,7 +155,7 @@ def test_other_towers_are_refused_in_one_line(tmp_path, pieces, change, message)
 def open_clip():
     places = os.environ.get("OPEN_CLIP_MAIN")
     if not places:
-        pytest.skip("set OPEN_CLIP_MAIN to open_clip's sources (and torchlibrosa's folder)")
+        pytest.skip("set OPEN_CLIP_MAIN to open_clip's src (and torchlibrosa's folder)")
     sys.path[:0] = places.split(os.pathsep)
     try:
         import open_clip

@@ -1,7 +1,7 @@
 """CLAP of open_clip's main branch: the same sounds and texts give the same embeddings here.
 
-Parity is run where OPEN_CLIP_MAIN names the folder `src` of its sources and, behind a colon, a folder with
-torchlibrosa.
+Parity is run where OPEN_CLIP_MAIN names the folder `src` of its sources and, behind a colon, a
+folder with torchlibrosa.
 """
 
 import json

@@ -285,7 +285,8 @@ def trained(name: str, root: Path, steps: int) -> str:
         os.environ.pop(variable, None)
     arguments = ["fit", "-c", f"experiments/pretrain/{name}.yaml", "--run.root", str(root)]
     arguments += ["--trainer.max_steps", str(steps), "--run.test", "false", "--pictures", "null"]
-    arguments += ["--trainer.limit_val_batches", "0", "--data.global_batch_size", "64"]
+    arguments += ["--trainer.limit_val_batches", "0", "--checkpoint.monitor", "null"]
+    arguments += ["--data.global_batch_size", "64"]
     arguments += ["--data.num_workers", "0"]
     with contextlib.redirect_stdout(io.StringIO()):
         assert train.main(arguments) == 0

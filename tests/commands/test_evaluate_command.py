@@ -3,9 +3,9 @@
 import csv
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cli_data
@@ -300,22 +300,19 @@ def test_what_a_model_cannot_do_is_said_and_left_out(place, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_second_run_takes_less_than_a_fifth_of_the_time(place, shared_data, tmp_path):
-    """Of a suite on 20,000 real images; a process each, its start included."""
+    """On 20,000 real images; of CPU time, starts included, which other processes don't change."""
     root = Path(__file__).parents[2]
-    path = tmp_path / "cifar.yaml"
-    path.write_text(
-        "sets:\n  cifar10:\n"
-        f"    shards: {shared_data}/cifar10/test\n    train: {shared_data}/cifar10/train\n"
-        "    members: {image: jpg, label: cls}\n"
-        f"    class_names: {shared_data}/cifar10/classnames.txt\n"
-        "    tasks: {zero_shot: , knn: , linear_probe: {max_steps: 100}}\n"
-    )
-    command = [sys.executable, "-m", "mmlight", "evaluate", "--suite", str(path)]
-    command += ["--model", str(run_of(place)), "--root", str(tmp_path), "--workers", "0"]
+    assert (root / "../shared/data").resolve() == shared_data.resolve()
+    command = [sys.executable, "-m", "mmlight", "evaluate", "--workers", "0"]
+    command += ["--suite", "experiments/suites/cifar10.yaml"]
+    command += ["--model", str(run_of(place)), "--root", str(tmp_path)]
     taken = []
     for _ in range(2):
-        began = time.monotonic()
+        began = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        taken.append(time.monotonic() - began)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
+    print("CPU seconds:", taken)
     assert taken[1] < 0.2 * taken[0], taken

@@ -52,6 +52,11 @@ def read_model(given: str | Path, *, key: str, arch: str | None = None) -> tuple
         whose = {PUBLISHED: {"format": "transformers", "name": path.absolute().name}}
         return path, replace(saved, preprocessing=(saved.preprocessing or {}) | whose)
     found = locate(given, key=key)
+    if found.kind == "file" and found.path.suffix in (".safetensors", ".bin"):
+        raise UserError(
+            f"{key}: {found.path} is weights alone; {OPEN_CLIP_CONFIG}, or {HF_CONFIG} of "
+            "transformers, beside them says of what (name the folder), or `mmlight import --arch`"
+        )
     if found.kind == "export" and not (found.path / TASK).is_file():
         raise UserError(
             f"{key}: {found.path} holds weights, and no file that says of what: {TASK} (mmlight), "

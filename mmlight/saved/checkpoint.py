@@ -118,7 +118,10 @@ def read_checkpoint(path: Path, *, mapped: bool = True, states: bool = True) -> 
         said = str(error).split(".")[0].split("\n")[0]
         raise UserError(f"checkpoint {path}: is damaged or cut short ({said})") from error
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
-        raise UserError(f"checkpoint {path}: was not written by mmlight")
+        raise UserError(
+            f"checkpoint {path}: was not written by mmlight (one of open_clip needs "
+            "open_clip_config.json beside it, or `mmlight import --arch`)"
+        )
     return checkpoint
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cli_data
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from mmlight.__main__ import USER_MISTAKE
@@ -136,11 +137,21 @@ def test_another_tokenizer_than_the_models_is_refused(tuned, capsys):
     [
         (["import", "{nothing}", "{out}"], "no such run folder"),
         (["import", "{nothing}", "{out}", "--arch", "ViT-B-32"], "no such file or folder"),
+        (["import", "{alone}/model.safetensors", "{out}"], "is weights alone; open_clip_config"),
+        (
+            ["import", "{alone}/model.pt", "{out}"],
+            "needs open_clip_config.json beside it",
+        ),
         (["export", "{model}", "--out", "{out}", "--format", "clip"], "use onnx, torch, open_clip"),
     ],
 )
 def test_mistakes_are_one_line(published, tmp_path, capsys, arguments, message):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    save_file({"logit_scale": torch.ones(1)}, alone / "model.safetensors")
+    torch.save({"logit_scale": torch.ones(1)}, alone / "model.pt")
     places = {"nothing": tmp_path / "nothing", "out": tmp_path / "out", "model": published}
+    places["alone"] = alone
     given = [argument.format(**places) for argument in arguments]
     assert cli_data.run_in_process(*given) == USER_MISTAKE
     said = capsys.readouterr().err.strip()

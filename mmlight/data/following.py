@@ -92,7 +92,10 @@ def text_differs(given: TextSettings, wanted: Mapping[str, Any]) -> str | None:
         f"with: '{_PROBES[0]}' is {own[0][:5]}..., there {other[0][:5]}..."
     )
     if wanted.get("is_required"):
-        raise UserError(f"{line}; leave data.text.tokenizer out: model.from_pretrained brings its")
+        raise UserError(
+            f"{line}; leave data.text.tokenizer out (null, where a file that is extended sets it): "
+            "model.from_pretrained brings its"
+        )
     return line
 
 

@@ -305,6 +305,12 @@ def test_the_page_holds_everything_itself(papers, tmp_path):
     assert "two steps are too few" in text
     assert "data:image/png;base64," in text
     assert "Before." in text
+    # A card's row leads to its part, and what is not run stands apart.
+    assert '<a href="#tiny">tiny</a>' in text and '<h2 id="tiny">' in text
+    assert "<h2>Run here</h2>" in text and "<h2>Not run here</h2>" not in text
+    assert "<h2>Costs</h2>" not in text
+    assert run("page", "--papers", papers, "--out", page, "--device", "cpu") == 0
+    assert "<h2>Costs</h2>" in page.read_text()
     assert 'src="http' not in text
     assert "<link" not in text
     assert "<script" not in text

@@ -50,8 +50,9 @@ def overview(
         file: only those of this experiment.
     """
     columns = [
-        *(Column("card"), Column("experiment"), Column("on", wraps=True), Column("metric")),
-        *(Column("reported", align="right"), Column("reruns", align="right", wraps=True)),
+        *(Column("card"), Column("experiment", wraps=True), Column("on", wraps=True)),
+        *(Column("metric"), Column("reported", align="right", wraps=True)),
+        Column("reruns", align="right", wraps=True),
         *(Column("here", align="right"), Column("n", align="right")),
         Column("verdict", styles=STYLES),
     ]
@@ -59,7 +60,7 @@ def overview(
         columns += [
             *(
                 Column("stated", "device-h", align="right"),
-                Column("foretold", "device-h", align="right"),
+                Column("foretold", "device-h", align="right", wraps=True),
             ),
             *(Column("devices", align="right"), Column("kWh", align="right")),
             Column("GiB a device", align="right"),
@@ -83,7 +84,7 @@ def overview(
 def reported(card: Card) -> Grid:
     """Return what was reported, each figure with where it stands."""
     columns = (
-        *(Column("experiment or model"), Column("on"), Column("metric")),
+        *(Column("experiment or model", wraps=True), Column("on", wraps=True), Column("metric")),
         *(Column("value", align="right"), Column("by"), Column("source", wraps=True)),
     )
     rows = [
@@ -105,7 +106,8 @@ def reached(card: Card) -> Grid | None:
     }
     columns = (
         *(Column("experiment"), Column("metric"), Column("here", align="right"), Column("runs")),
-        *(Column("against"), Column("hours", align="right"), Column("hardware"), Column("commit")),
+        *(Column("against", wraps=True), Column("hours", align="right")),
+        *(Column("hardware", wraps=True), Column("commit", wraps=True)),
     )
     rows = [
         (

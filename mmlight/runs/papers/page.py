@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from mmlight.runs.papers.card import README, Card
 from mmlight.runs.papers.figures import BEGIN, Cost, overview, reached, reported, stated
 from mmlight.runs.papers.results import Compared, compared, read_results
-from mmlight.runs.plots.canvas import BAD, COLORS, GOOD, new_figure, save, style
+from mmlight.runs.plots.canvas import BAD, COLORS, FAIR, GOOD, new_figure, save, style
+from mmlight.runs.show.grid import Grid
 from mmlight.runs.show.page import Figure, figure, render
 
 
@@ -36,12 +38,36 @@ def page_of(cards: Sequence[Card], *, costs: Mapping[Path, Cost] | None, device:
     return render(
         "papers.html",
         title="Papers",
-        overview=overview(cards, costs=costs),
+        overviews=_split(overview(cards, costs=costs)),
         device=device,
         num_targets=sum(len(card.targets) for card in cards),
         num_reached=len(run),
         pictures_of=drawn,
         parts=parts,
+    )
+
+
+def _split(grid: Grid) -> dict[str, Grid]:
+    """Return what was run, what could be, and the costs, each as wide as a page.
+
+    What is only reported stands with its card.
+    """
+    names = [column.name for column in grid.columns]
+    place = names.index("verdict")
+    run = [row for row in grid.rows if row[place] not in ("not run", "reported")]
+    absent = [row for row in grid.rows if row[place] == "not run"]
+    costly = [row for row in grid.rows if any(cell is not None for cell in row[place + 1 :])]
+    return {
+        "Run here": _part(grid, run, range(place + 1)),
+        "Not run here": _part(grid, absent, range(names.index("here"))),
+        "Costs": _part(grid, costly, (0, 1, *range(place + 1, len(names)))),
+    }
+
+
+def _part(grid: Grid, rows: Sequence[tuple[Any, ...]], columns: Sequence[int]) -> Grid:
+    return Grid(
+        tuple(grid.columns[place] for place in columns),
+        tuple(tuple(row[place] for place in columns) for row in rows),
     )
 
 
@@ -60,13 +86,17 @@ def _draw(run: Sequence[tuple[Card, Compared]], path: Path) -> Figure:
         assert one.result is not None
         values = [target.value for target in one.targets]
         axes.plot(values, [place] * len(values), "|", color=COLORS[0], markersize=14)
-        color = BAD if one.verdict == "missed" else GOOD
+        color = {"missed": BAD, "one run": FAIR}.get(one.verdict, GOOD)
         spread = 2 * (one.result.std or 0.0)
         axes.errorbar([one.result.value], [place], xerr=[spread], fmt="o", color=color, capsize=3)
     axes.set_yticks(range(len(run)))
     axes.set_yticklabels([f"{card.name}, {one.targets[0].metric}" for card, one in run])
-    axes.invert_yaxis()
+    axes.set_ylim(len(run) - 0.5, -0.5)
     axes.set_xlabel("bars: reported; dots: here, with two standard deviations")
     style(axes)
     save(drawn, path)
-    return figure(path, wide=True, caption="Reported and reproduced")
+    return figure(
+        path,
+        wide=True,
+        caption="Green: reached or better; red: missed; yellow: one run, without a deviation",
+    )

@@ -31,7 +31,6 @@ from mmlight.encoders.hf_audio_features import (
     KaldiFbank,
     NormalWaveform,
     WhisperMel,
-    wave_frames,
 )
 from mmlight.encoders.hf_layers import HfLayers
 from mmlight.encoders.hf_model import (
@@ -41,6 +40,7 @@ from mmlight.encoders.hf_model import (
     read_extractor,
     read_source,
 )
+from mmlight.encoders.hf_waves import drop_layers, wave_frames
 from mmlight.encoders.mel import SpecAugmentSettings, length_mask, spec_augment
 from mmlight.encoders.pool import AttentionPool, masked_mean, on_first
 from mmlight.errors import UserError
@@ -58,8 +58,7 @@ _KINDS: dict[str, tuple[Any, Any, Any]] = {
     "clap_audio_model": (ClapAudioModel, ClapFeatureExtractor, ClapMel),
 }
 AUDIO_TYPES = tuple(_KINDS)
-# Off unless asked for: layers and mask vectors that take no part in a step have no gradients,
-# which stops DDP, and wav2vec2 draws its masks from NumPy's global generator.
+# Off unless asked for, though transformers' configs have them on.
 _QUIET = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 
 
@@ -123,7 +122,10 @@ class HfAudio(HfLayers):
             built.update({name: off for name, off in _QUIET.items() if name not in asked})
             if getattr(built, "add_adapter", False):
                 raise UserError(f"{key}: add_adapter is not supported; set it to false")
+            self.layerdrop, built.layerdrop = float(built.layerdrop), 0.0
         self.model, self.origin = _build(built, pretrained=pretrained, key=key)
+        if self.raw and self.layerdrop:
+            drop_layers(self.model, self.layerdrop)
         built = self.model.config
         self.kind = kind = built.model_type
         _, extractor_class, features_class = _KINDS[kind]
@@ -227,7 +229,8 @@ class HfAudio(HfLayers):
     def rebuild_args(self) -> dict[str, Any]:
         """Return init arguments that rebuild this architecture without any checkpoint."""
         return {
-            "config": plain_config(self.model),
+            "config": plain_config(self.model)
+            | ({"layerdrop": self.layerdrop} if self.raw else {}),
             "pool": self.pooling,
             "features": self._features_args,
             "spec_augment": self.spec_augment,

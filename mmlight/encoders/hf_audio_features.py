@@ -1,7 +1,5 @@
 """What the audio models of transformers read, computed from a batch's waveforms on the device.
 
-wav2vec2 and HuBERT are run here too, so that padding does not change a clip's frames.
-
 Each class stands for a feature extractor of transformers, takes its parameters from one, and gives
 its numbers (tests compare them); the extractors themselves run clip by clip in NumPy.
 
@@ -11,7 +9,6 @@ width, W samples of a window.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,52 +206,3 @@ class ClapMel(AudioFeatures):
 def fit_length(waveform_BT: Tensor, size: int) -> Tensor:
     """Pad with zeros, or cut, to `size` samples."""
     return torch.nn.functional.pad(waveform_BT, (0, size - waveform_BT.shape[1]))
-
-
-def wave_frames(
-    model: Any, waveform_BT: Tensor, length_B: Tensor, *, observed: Callable[..., Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Run a ``Wav2Vec2Model`` or ``HubertModel``: frames (B, L, D), and which are real (B, L).
-
-    The base models' first convolution is followed by a norm over the whole clip. The model itself
-    takes it over the padding too (its own processors therefore advise against batching); here it
-    is over real frames, as if each clip were alone.
-
-    Args:
-        model: the model.
-        waveform_BT: its input.
-        length_B: real samples of each clip.
-        observed: `Encoder.observed`, which gets what the convolutions make of the waveforms.
-    """
-    hidden_BCL, real_B = waveform_BT.unsqueeze(1), length_B
-    for layer in model.feature_extractor.conv_layers:
-        real_B = (real_B - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
-        norm = getattr(layer, "layer_norm", None)
-        if isinstance(norm, nn.GroupNorm):
-            hidden_BCL = layer.conv(hidden_BCL)
-            hidden_BCL = layer.activation(_norm_over_real(norm, hidden_BCL, real_B))
-        else:
-            hidden_BCL = layer(hidden_BCL)
-    projected: Any = model.feature_projection(hidden_BCL.transpose(1, 2))
-    hidden_BLD = projected[0] if isinstance(projected, tuple) else projected
-    hidden_BLD = observed(hidden_BLD, axes=(None, 1), real_B=real_B)
-    mask_BL = length_mask(real_B, hidden_BLD.shape[1])
-    hidden_BLD = model._mask_hidden_states(hidden_BLD, attention_mask=mask_BL)
-    frames_BLD: Tensor = model.encoder(hidden_BLD, attention_mask=mask_BL).last_hidden_state
-    return frames_BLD, mask_BL
-
-
-def _norm_over_real(norm: nn.GroupNorm, hidden_BCL: Tensor, real_B: Tensor) -> Tensor:
-    """Normalise each channel of each clip over its real frames; float32 inside."""
-    with torch.autocast(hidden_BCL.device.type, enabled=False):
-        mask_B1L = length_mask(real_B, hidden_BCL.shape[2]).unsqueeze(1)
-        count_B11 = real_B.view(-1, 1, 1)
-        values_BCL = hidden_BCL.float() * mask_B1L
-        mean_BC1 = values_BCL.sum(2, keepdim=True) / count_B11
-        centred_BCL = (values_BCL - mean_BC1) * mask_B1L
-        variance_BC1 = centred_BCL.square().sum(2, keepdim=True) / count_B11
-        normal_BCL = centred_BCL * (variance_BC1 + norm.eps).rsqrt()
-        if norm.weight is not None:
-            normal_BCL = normal_BCL * norm.weight.float().view(1, -1, 1)
-            normal_BCL = normal_BCL + norm.bias.float().view(1, -1, 1)
-    return normal_BCL.to(hidden_BCL.dtype)

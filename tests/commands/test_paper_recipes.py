@@ -16,8 +16,7 @@ RECIPES = [
         card,
         recipe,
         id=f"{card.name}/{recipe.stem}",
-        # wav2vec 2.0's masks need values: its convolutions over 25 s are computed on the CPU.
-        marks=[pytest.mark.slow] if place or card.name == "wav2vec2" else [],
+        marks=[pytest.mark.slow] if place else [],
     )
     for card in CARDS
     for place, recipe in enumerate(card.recipes)

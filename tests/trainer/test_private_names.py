@@ -75,7 +75,7 @@ OTHERS = {
         ("_attn_implementation", "_from_config", "_gradient_checkpointing_func", "_init_weights"),
         ("encoders", "trainer"),
     ),
-    **dict.fromkeys(("_mask_hidden_states", "_model_mapping"), ("encoders",)),
+    "_model_mapping": ("encoders",),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmlight import yaml_text
 from mmlight.data.splits.folds import Folds, find_folds, fold_data
 from mmlight.errors import UserError
-from mmlight.experiment.parser import resolve
+from mmlight.experiment.parser import completed, resolve
 from mmlight.files import write_json, write_text
 from mmlight.runs.plan.cross_validation import (
     FoldResult,
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         with RunLock(folder.run.path, instead="leave out --resume to begin another"):
             if options.resume:
-                folder.check_same(plan)
+                folder.check_same(plan, completed=completed)
             else:
                 write_json(folder.plan, plan)
             for fold, init_args in data_of.items():

@@ -7,6 +7,8 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
+from lightning.pytorch.callbacks import Callback
+
 from mmlight.errors import UserError, nearest
 from mmlight.experiment.arguments import Given
 from mmlight.parameters import parameters_of
@@ -54,6 +56,50 @@ def check_keys(given: Given, roots: Mapping[str, type]) -> None:
         key = argument.partition("=")[0].removeprefix("--").rstrip("+")
         if argument.startswith("--") and key.startswith(("model.", "data.")):
             find_kinds(key, given.values, roots)
+
+
+def without_nulls(values: Mapping[str, Any], roots: Mapping[str, type]) -> dict[str, Any]:
+    """Leave out each null in the place of settings that cannot be null: they have their defaults.
+
+    So it is with a key below which every line of a YAML file is a comment. The parser would hand
+    the null on to a class that reads settings.
+
+    Args:
+        values: the configuration as files and flags give it.
+        roots: the class at each key of the top.
+    """
+    kept = dict(values)
+    for key, kind in roots.items():
+        if isinstance(kept.get(key), Mapping):
+            kept[key] = _without_nulls(kept[key], [kind])
+        elif key in kept and kept[key] is None and not issubclass(kind, Callback):
+            del kept[key]
+    return kept
+
+
+def _without_nulls(node: Any, kinds: list[type]) -> Any:
+    if isinstance(node, list):
+        return [_without_nulls(one, kinds) for one in node]
+    if not isinstance(node, Mapping):
+        return node
+    try:
+        kinds = _of_node(node, kinds)
+    except UserError:  # the parser says it, and names the nearest
+        return node
+    known: dict[str, Any] = {}
+    for kind in kinds:
+        known |= parameters_of(kind)
+    if node.get("init_args", node) is None:
+        node = {name: value for name, value in node.items() if name != "init_args"}
+    settings = settings_of(node)
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        hint = known[name].hint if name in known else None
+        if value is not None:
+            kept[name] = _without_nulls(value, list(_classes(hint)))
+        elif not isinstance(hint, type) or not list(_classes(hint)):
+            kept[name] = None
+    return {**node, "init_args": kept} if settings is not node else kept
 
 
 def is_open(kind: type) -> bool:

@@ -1,8 +1,10 @@
 """From a verb and its arguments to a configuration with every default filled in."""
 
+import tempfile
 from argparse import ArgumentError
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -22,7 +24,7 @@ from mmlight.config_errors import one_line
 from mmlight.data.module import ShardDataModule
 from mmlight.errors import UserError
 from mmlight.experiment.arguments import BEST, LAST, TRAINING, Given, gather
-from mmlight.experiment.keys import check_keys
+from mmlight.experiment.keys import check_keys, without_nulls
 from mmlight.experiment.messages import quieten
 from mmlight.interop.saved_config import saved_config
 from mmlight.own_modules import FLAG, KEY
@@ -140,6 +142,7 @@ def parse(verb: str, arguments: Sequence[str]) -> Parsed:
     given = gather(verb, arguments)
     if verb == "predict" and set(given.values) <= {KEY}:
         given = _of_checkpoint(given)
+    given = replace(given, values=without_nulls(given.values, ROOTS))
     parser = make_parser(verb)
     try:
         config = yaml_text.plain(parser.parse_args(given.for_parser()))
@@ -187,3 +190,21 @@ def resolve(arguments: Sequence[str]) -> tuple[dict[str, Any], str]:
     """
     parsed = parse(arguments[0], arguments[1:])
     return parsed.plain(), parsed.name
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration that an earlier version wrote as this one would have written it.
+
+    Settings that have come since have their defaults, renamed ones their present names. One that
+    can no longer be parsed stays as it is.
+
+    Args:
+        config: of `fit`, as `resolve` returned it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(yaml_text.dump(config))
+        try:
+            return resolve(["fit", "-c", str(file)])[0]
+        except UserError:
+            return dict(config)

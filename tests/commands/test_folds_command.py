@@ -9,6 +9,10 @@ import pytest
 import yaml
 
 from mmlight.commands import folds as folds_command
+from mmlight.errors import UserError
+from mmlight.experiment.parser import completed, resolve
+from mmlight.runs.plan.cross_validation import FoldsFolder
+from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
 
 
@@ -73,6 +77,31 @@ def test_a_setting_of_the_model_may_hold_the_folds_name():
     assert named == {"towers": {"audio": {"from_run": "runs/digits/x-ann"}}, "sizes": [1, "ann"]}
 
 
+def without_newer_settings(config):
+    """Return a configuration as a version wrote it that had fewer settings, and other names."""
+    model = {**config["model"]["init_args"]}
+    del model["compile"], model["tuning"]
+    encoder = model["towers"]["image"]["encoder"]
+    old = {**encoder["init_args"]}
+    old["timm_name"] = old.pop("name")
+    model["towers"] = {"image": {"encoder": {**encoder, "init_args": old}}}
+    run = {key: value for key, value in config["run"].items() if key != "tags"}
+    return {**config, "model": {**config["model"], "init_args": model}, "run": run}
+
+
+def test_a_newer_version_goes_on_where_its_new_settings_have_their_defaults(experiment, tmp_path):
+    now, _ = resolve(["fit", "-c", str(experiment)])
+    plan = {"field": None, "k": 2, "folds": [], "config": now}
+    folder = FoldsFolder(Run(tmp_path))
+    folder.plan.write_text(json.dumps({**plan, "config": without_newer_settings(now)}))
+    folder.check_same(plan, completed=completed)
+    for change in ("--model.compile=blocks", "--run.tags=[a]", "--model.optimizer.lr=0.5"):
+        changed, _ = resolve(["fit", "-c", str(experiment), change])
+        name = change.partition("=")[0].removeprefix("--model.").removeprefix("--")
+        with pytest.raises(UserError, match=f"{name}: .*, now it is"):
+            folder.check_same({**plan, "config": changed}, completed=completed)
+
+
 @pytest.mark.slow  # five starts of the command line
 def test_runs_each_fold_and_sums_up(experiment, tmp_path, capsys):
     run = ("--k", 2, "--run.id", "x", "--trainer.max_steps", 3)
@@ -89,6 +118,9 @@ def test_runs_each_fold_and_sums_up(experiment, tmp_path, capsys):
 
     # started again: nothing is trained, and other settings are refused
     before = (tmp_path / "runs/tiny/x-fold1/summary.json").stat().st_mtime_ns
+    plan = tmp_path / "runs/tiny/x/plan.json"
+    begun = json.loads(plan.read_text())  # as by a version without some settings
+    plan.write_text(json.dumps({**begun, "config": without_newer_settings(begun["config"])}))
     assert folds(experiment, *run, "--resume") == 0
     assert (tmp_path / "runs/tiny/x-fold1/summary.json").stat().st_mtime_ns == before
     capsys.readouterr()

@@ -35,7 +35,7 @@ def scores(values, folder, name, *arguments):
 def begun(values, run):
     model = {
         "class_path": "mmlight.tasks.contrastive.Contrastive",
-        "init_args": {"from_pretrained": str(run)},
+        "init_args": {"from_pretrained": str(run), "towers": None},  # its own
     }
     return values | {"model": model, "zero_shot": {"templates": ["a {}"]}}
 

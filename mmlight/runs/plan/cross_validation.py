@@ -1,7 +1,7 @@
 """Cross-validation: a run for each fold, every metric by fold, its mean and deviation."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -91,8 +91,18 @@ class FoldsFolder:
         arguments = ["fit", "-c", str(self.config(fold))]
         return command_of(self.fold_run(fold), arguments, log=self.log(fold))
 
-    def check_same(self, plan: Mapping[str, Any]) -> None:
+    def check_same(
+        self,
+        plan: Mapping[str, Any],
+        *,
+        completed: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:
         """Refuse to go on with something else than what was begun.
+
+        Args:
+            plan: what is asked for now.
+            completed: returns a configuration with every default of today filled in: what has
+                come since an earlier version began is no difference where it has its default.
 
         Raises:
             UserError: it differs from what the folder was begun with.
@@ -104,7 +114,10 @@ class FoldsFolder:
         for key in ("field", "k", "folds"):
             if before[key] != now[key]:
                 raise UserError(f"{begun} other {key}; leave out --resume to begin anew")
-        for key, (was, is_now) in compose.diff(before["config"], now["config"]).items():
+        found = compose.diff(before["config"], now["config"])
+        if found:
+            found = compose.diff(completed(before["config"]), now["config"])
+        for key, (was, is_now) in found.items():
             raise UserError(
                 f"{begun} {key}: {was}, now it is {is_now}; set it back, or leave out --resume to "
                 "begin anew"

@@ -31,21 +31,26 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mmlight.batch import Batch, Images, Text
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.optim.adamw import AdamWSettings
+from mmlight.published.open_clip.files import CONFIG, WEIGHTS
+from mmlight.published.read import read_model
 from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.tower import Towers, TowerSettings
 
@@ -109,67 +114,35 @@ def make_ours(args: argparse.Namespace, peer: Any | None) -> Contrastive:
     )
     task.configure_model()
     if peer is not None:
-        copy_weights(peer, task)
+        bring_over(peer, task, args)
     return task.train()
 
 
-@torch.no_grad()
-def copy_weights(peer: Any, task: Contrastive) -> None:
-    """Give the task open_clip's weights."""
-    theirs = dict(peer.named_parameters())
-    ours = dict(task.named_parameters())
-    taken = set()
-
-    def copy(name: str, value: Tensor) -> None:
-        assert ours[name].numel() == value.numel(), name
-        ours[name].copy_(value.reshape(ours[name].shape))
-        taken.add(name)
-
-    top = "towers.image.encoder.model."
-    for name, ours_name in {
-        "class_embedding": "cls_token",
-        "positional_embedding": "pos_embed",
-        "conv1.weight": "patch_embed.proj.weight",
-        **{f"ln_pre.{part}": f"norm_pre.{part}" for part in ("weight", "bias")},
-        **{f"ln_post.{part}": f"norm.{part}" for part in ("weight", "bias")},
-    }.items():
-        copy(top + ours_name, theirs[f"visual.{name}"])
-    copy("towers.image.projection.weight", theirs["visual.proj"].T)
-    inner = next(n for n in ours if n.endswith("token_embedding.weight"))
-    bottom = inner.removesuffix("embeddings.token_embedding.weight")
-    copy(inner, theirs["token_embedding.weight"])
-    copy(f"{bottom}embeddings.position_embedding.weight", theirs["positional_embedding"])
-    copy("towers.text.projection.weight", theirs["text_projection"].T)
-    for part in ("weight", "bias"):
-        copy(f"{bottom}final_layer_norm.{part}", theirs[f"ln_final.{part}"])
-    for number in range(len(peer.transformer.resblocks)):
-        block = f"visual.transformer.resblocks.{number}."
-        mine = f"{top}blocks.{number}."
-        for part in ("weight", "bias"):
-            for name, ours_name in {
-                "ln_1.": "norm1.",
-                "ln_2.": "norm2.",
-                "attn.in_proj_": "attn.qkv.",
-                "attn.out_proj.": "attn.proj.",
-                "mlp.c_fc.": "mlp.fc1.",
-                "mlp.c_proj.": "mlp.fc2.",
-            }.items():
-                copy(f"{mine}{ours_name}{part}", theirs[f"{block}{name}{part}"])
-            block_text = f"transformer.resblocks.{number}."
-            layer = f"{bottom}encoder.layers.{number}."
-            for name, ours_name in {
-                "ln_1.": "layer_norm1.",
-                "ln_2.": "layer_norm2.",
-                "attn.out_proj.": "self_attn.out_proj.",
-                "mlp.c_fc.": "mlp.fc1.",
-                "mlp.c_proj.": "mlp.fc2.",
-            }.items():
-                copy(f"{layer}{ours_name}{part}", theirs[f"{block_text}{name}{part}"])
-            thirds = theirs[f"{block_text}attn.in_proj_{part}"].chunk(3)
-            for name, third in zip(("q_proj", "k_proj", "v_proj"), thirds, strict=True):
-                copy(f"{layer}self_attn.{name}.{part}", third)
-    copy("objective.log_scale", theirs["logit_scale"])
-    assert taken == ours.keys(), ours.keys() - taken
+def bring_over(peer: Any, task: Contrastive, args: argparse.Namespace) -> None:
+    """Give the task open_clip's weights, as mmlight reads them from a folder of open_clip."""
+    cfg = {
+        "embed_dim": args.dim,
+        "vision_cfg": {
+            "image_size": 224,
+            "layers": args.layers,
+            "width": args.width,
+            "head_width": 64,
+            "patch_size": 32,
+        },
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": VOCABULARY,
+            "width": args.dim,
+            "heads": args.dim // 64,
+            "layers": args.layers,
+        },
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        config = {"model_cfg": cfg, "preprocess_cfg": {"mean": MEAN, "std": STD}}
+        (Path(folder) / CONFIG).write_text(json.dumps(config))
+        save_file(peer.state_dict(), Path(folder) / WEIGHTS)
+        _, saved = read_model(folder, key="open_clip")
+    task.load_state_dict(saved.tensors)
 
 
 def make_batch(size: int, step: int) -> Batch:

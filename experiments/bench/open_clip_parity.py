@@ -20,7 +20,8 @@ What is measured
                 that mmlight's steps had: pixels, and captions through its own tokenizer.
 
     Each once with the weight decay of open_clip 3.3.0 (``no_decay: vectors``) and once with that of
-    its main branch (``vectors_and_listed``), from open_clip's initial weights. Both losses of each
+    its main branch (``vectors_and_listed``), from open_clip's initial weights, which
+    mmlight reads as it reads any published model of open_clip. Both losses of each
     step are compared, and at the end the position embeddings, which one rule decays; they are also
     compared across the rules, which shows what a wrong rule would have made of them.
 """
@@ -38,7 +39,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from clip_step import MEAN, STD, copy_weights, make_peer
+from clip_step import MEAN, STD, bring_over, make_peer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
@@ -67,10 +68,11 @@ class Recorder(Callback):
     """Begins with open_clip's weights, and keeps each step."""
 
     peer: Any
+    args: argparse.Namespace
     steps: list[Step] = field(default_factory=list)
 
     def on_fit_start(self, trainer: Any, task: Any) -> None:
-        copy_weights(self.peer, task)
+        bring_over(self.peer, task, self.args)
 
     def on_train_batch_end(
         self, trainer: Any, task: Any, outputs: Any, batch: Any, batch_idx: int
@@ -114,7 +116,7 @@ def train_ours(
             *narrow(args),
         ],
     )
-    recorder = Recorder(peer)
+    recorder = Recorder(peer, args)
     experiment.trainer.callbacks.append(recorder)
     experiment.run()
     return experiment.task, recorder.steps

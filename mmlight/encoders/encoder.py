@@ -4,7 +4,7 @@ Shapes as in `mmlight.batch`: B samples, L tokens or frames, D feature width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -123,6 +123,13 @@ class Encoder(nn.Module, ABC):
 
     def prepare_like(self, other: "Encoder") -> None:
         """Take over how another one, whose weights this gets, treats its inputs."""
+
+    def fitted(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights of an encoder that is this one but for the size of its inputs.
+
+        What depends on the size is resized; what cannot be stays as it is, and does not fit.
+        """
+        return dict(tensors)
 
     def map_specs(self) -> list[MapSpec]:
         """Return what the maps of `feature_maps` look like, finest first.

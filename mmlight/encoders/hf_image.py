@@ -160,6 +160,14 @@ class HfImage(PixelEncoder, HfLayers):
             spatial_shapes=torch.tensor([[rows, columns]]),
         )
 
+    def _position_grids(self) -> dict[str, tuple[int, int]]:
+        patch = getattr(self.model.config, "patch_size", None)
+        if self._side is None or not isinstance(patch, int):
+            return {}
+        grid = (self._side // patch,) * 2
+        ends = ("embeddings.position_embedding.weight", "embeddings.position_embeddings")
+        return {name: grid for name in self.state_dict() if name.endswith(ends)}
+
     def _check_size(self, size: tuple[int, int]) -> None:
         if self._side is not None and size != (self._side, self._side):
             raise UserError(

@@ -3,12 +3,14 @@
 Shapes as in `mmlight.batch`: B samples, C channels.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmlight.encoders.encoder import Encoder
 from mmlight.errors import UserError
@@ -85,6 +87,18 @@ class PixelEncoder(Encoder, ABC):
             self._mean, self._std = list(other._mean), list(other._std)
             self._set_scale()
 
+    def fitted(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Resize position embeddings to this encoder's image size."""
+        fitted, own = dict(tensors), self.state_dict()
+        for name, grid in self._position_grids().items():
+            if name in fitted and name in own and fitted[name].shape != own[name].shape:
+                fitted[name] = resize_positions(fitted[name], grid, like=own[name])
+        return fitted
+
+    def _position_grids(self) -> dict[str, tuple[int, int]]:
+        """Return the names of learned position embeddings, and how many patches each is for."""
+        return {}
+
     @abstractmethod
     def _check_size(self, size: tuple[int, int]) -> None:
         """Raise UserError for images of a height and width that the network does not take."""
@@ -106,3 +120,30 @@ class PixelEncoder(Encoder, ABC):
         # The weights don't: fully_shard takes contiguous ones only.
         memory = torch.channels_last if self._channels_last else torch.preserve_format
         return normal_BCHW.to(dtype, memory_format=memory)
+
+
+def resize_positions(positions: Tensor, grid: tuple[int, int], *, like: Tensor) -> Tensor:
+    """Resize the position embeddings of a square grid of patches, as open_clip does.
+
+    Bicubic, without aliasing; those of tokens that stand before the patches stay as they are.
+
+    Args:
+        positions: (1, L, D) or (L, D).
+        grid: rows and columns of patches that are wanted.
+        like: the embeddings that are wanted. Where something else than the grid differs, the given
+            ones are returned as they are.
+    """
+    rows, columns = grid
+    before = like.shape[-2] - rows * columns
+    side = math.isqrt(max(positions.shape[-2] - before, 0))
+    same = positions.ndim == like.ndim and positions.shape[-1] == like.shape[-1]
+    square = side > 0 and side * side == positions.shape[-2] - before
+    if not same or not square or before < 0 or min(grid) < 1:
+        return positions
+    first, patches = positions.float().split([before, side * side], dim=-2)
+    patches_1DHW = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    resized_1DHW = nn.functional.interpolate(
+        patches_1DHW, size=grid, mode="bicubic", antialias=True, align_corners=False
+    )
+    resized = resized_1DHW.permute(0, 2, 3, 1).reshape(*like.shape[:-2], rows * columns, -1)
+    return torch.cat([first, resized], dim=-2).to(positions.dtype)

@@ -168,6 +168,10 @@ class TimmImage(PixelEncoder, TimmLayers):
         wanted = [n for n, spec in specs.items() if strides is None or spec.stride in strides]
         return timm_feature_maps(self.model, self._normalise(inputs.pixels_BCHW), wanted)
 
+    def _position_grids(self) -> dict[str, tuple[int, int]]:
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
+        return {"model.pos_embed": (int(grid[0]), int(grid[1]))} if grid is not None else {}
+
     def _check_size(self, size: tuple[int, int]) -> None:
         if self.img_size and size != self.img_size:
             may_differ = hasattr(getattr(self.model, "patch_embed", None), "strict_img_size")

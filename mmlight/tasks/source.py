@@ -168,6 +168,8 @@ def _trained_encoder(
         described = {**described, "init_args": _merged(own, changes)}
     encoder: Encoder = rebuild(described, base=Encoder)
     tensors = under(saved.tensors, f"towers.{modality}.encoder.")
+    if changes:
+        tensors = encoder.fitted(tensors)  # another image size may be asked for
     tuning: Tuning = rebuild_settings(
         saved.description["init_args"].get("tuning") or {}, Tuning, key=f"{key}: tuning"
     )

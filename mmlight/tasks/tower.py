@@ -24,6 +24,8 @@ class TowerSettings:
             run folder, checkpoint, exported folder, or model of open_clip or transformers.
         changes: settings of the encoder that is taken so that are other than there, such as
             ``{spec_augment: {time_masks: 2}}`` or ``{drop_path_rate: 0.1}``; mappings are merged.
+            With another image size (``img_size``, or ``config: {image_size: ...}`` of transformers)
+            learned position embeddings are resized.
         projection: maps the encoder's features to the joint width: ``linear``, ``mlp``, ``none``,
             or more of its settings; by default that of the task's `from_pretrained`, else linear.
             Tasks with a head of their own have no projection.

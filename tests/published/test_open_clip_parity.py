@@ -19,7 +19,9 @@ from mmlight.published.open_clip.files import CONFIG, WEIGHTS
 from mmlight.published.open_clip.text import MODELS
 from mmlight.published.open_clip.write import write_open_clip
 from mmlight.saved.checkpoint import Saved
+from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.task import load_task
+from mmlight.tasks.tower import Towers, TowerSettings
 
 KINDS = (
     "RN50",
@@ -153,3 +155,30 @@ def test_embeddings_are_open_clips(open_clip, name, tmp_path):
     differences["written"] = largest(inputs.of_theirs(back), inputs.of_ours(task))
     print(f"\n{name}: " + ", ".join(f"{what} {value:.1e}" for what, value in differences.items()))
     assert max(differences.values()) <= 1e-5
+
+
+@pytest.mark.parametrize("size", [160, 288])
+def test_position_embeddings_of_another_size_are_those_of_open_clip(open_clip, tmp_path, size):
+    from open_clip.model import resize_pos_embed
+
+    torch.manual_seed(0)
+    theirs, _ = written(open_clip, "ViT-B-32", tmp_path / "theirs")
+    config = open_clip.get_model_config("ViT-B-32")
+    config["vision_cfg"]["image_size"] = size
+    larger = their_model(open_clip, config, roberta=None)
+    tensors = theirs.state_dict()
+    resize_pos_embed(tensors, larger)
+    larger.load_state_dict(tensors)
+    towers = Towers(image=TowerSettings(changes={"img_size": size}))
+    task = Contrastive(from_pretrained=str(tmp_path / "theirs"), towers=towers)
+    task.configure_model()
+    ours = task.eval().state_dict()["towers.image.encoder.model.pos_embed"][0]
+    assert (ours - tensors["visual.positional_embedding"]).abs().max() <= 1e-6
+    pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    with torch.no_grad():
+        wanted = F.normalize(larger.encode_image((pixels.float() / 255 - mean) / std), dim=-1)
+        found = task.encode("image", Images(pixels, torch.ones(2, dtype=torch.bool)))
+    difference = largest((wanted,), (found,))
+    print(f"\nViT-B-32 at {size}: {difference:.1e}")
+    assert difference <= 1e-5

@@ -54,11 +54,10 @@ def masked_places(mask_NP: Tensor, *, length: int) -> Places:
         mask_NP: bool, True for real places, those of a cache included.
         length: L, how many of them are new.
     """
-    places = mask_NP.shape[1]
     position_NP = (mask_NP.cumsum(1) - 1).clamp(min=0)
-    causal_LP = torch.ones(places, places, dtype=torch.bool, device=mask_NP.device).tril()[-length:]
-    own_LP = torch.eye(places, dtype=torch.bool, device=mask_NP.device)[-length:]
-    sees_NLP = (causal_LP & mask_NP[:, None]) | own_LP
+    number_P = torch.arange(mask_NP.shape[1], device=mask_NP.device)
+    number_L1 = number_P[-length:, None]
+    sees_NLP = ((number_P < number_L1) & mask_NP[:, None]) | (number_P == number_L1)
     return Places(position_NP[:, -length:], sees_NLP[:, None])
 
 
@@ -161,7 +160,10 @@ class Decoder(Encoder):
         mask_NL = inputs.mask_NL
         self.check_length(mask_NL.shape[1])
         places = packed_places(inputs) if inputs.sample_NL is not None else None
-        hidden_NLD = self.decode(self.embed(inputs.token_ids_NL), places=places)
+        # Of the class: around a sharded decoder's methods FSDP gives its weights back after each.
+        own = type(self)
+        embedded_NLD = own.embed(self, inputs.token_ids_NL)
+        hidden_NLD = own.decode(self, embedded_NLD, places=places)
         pooled_ND = last_token(hidden_NLD, mask_NL)
         return Encoded(pooled_ND, hidden_NLD, mask_NL) if tokens else Encoded(pooled_ND)
 

@@ -250,8 +250,8 @@ class TransformerDecoder(Decoder):
         assert cache is None or isinstance(cache, LayerCache)
         past = 0 if cache is None else cache.length
         size, length = embedded_NLD.shape[:2]
-        self.check_length(past + length)
         if places is None:
+            self.check_length(past + length)
             places = plain_places(size, length, past=past, device=embedded_NLD.device)
         if places.sees_N1LP is None and past and length > 1:
             sees = torch.ones(length, past + length, dtype=torch.bool, device=embedded_NLD.device)

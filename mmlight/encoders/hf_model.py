@@ -130,6 +130,7 @@ def build_model(
     pretrained: str | None,
     key: str,
     pooler: bool = False,
+    may_lack: tuple[str, ...] = (),
 ) -> tuple[Any, str | None]:
     """Create a model, with random weights or those of a checkpoint, in float32.
 
@@ -140,6 +141,7 @@ def build_model(
         key: the setting that names the config or the checkpoint, for messages.
         pooler: with the pooling layer of BERT-like models, which is left out otherwise: parameters
             without gradients stop DDP.
+        may_lack: parts of names of parameters that a checkpoint need not have.
 
     Returns:
         The model, and a line that says what was loaded, what is new and what was left over.
@@ -174,13 +176,15 @@ def build_model(
     lacking = sorted(report["missing_keys"]) + [
         str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]
     ]
-    if lacking:
+    new = [name for name in lacking if any(part in name for part in may_lack)]
+    if lacking != new:
         raise UserError(
             f"{key}: '{pretrained}' lacks weights of a {type(model).__name__}, or has them in "
             f"another shape: {some(lacking)}"
         )
     return model.train(), (
-        f"{len(model.state_dict())} tensors of {pretrained}; new: none; left over there: "
+        f"{len(model.state_dict()) - len(new)} tensors of {pretrained}; new: "
+        f"{some(new)}; left over there: "
         f"{some(sorted(report['unexpected_keys']))}"
     )
 

@@ -18,6 +18,9 @@ from torch.utils import _pytree
 
 from mmlight.trainer.module import TrainedModule
 
+# What tasks call of an encoder besides `forward`.
+_METHODS = ("feature_maps", "embed", "decode", "logits")
+
 
 def shard(
     task: TrainedModule,
@@ -64,8 +67,9 @@ def shard(
         for block in part.blocks:
             fully_shard(block, mp_policy=own, **options)
         add(part.module, own)
-        if hasattr(part.module, "feature_maps"):
-            register_fsdp_forward_method(part.module, "feature_maps")
+        for name in _METHODS:
+            if hasattr(part.module, name):
+                register_fsdp_forward_method(part.module, name)
     return units
 
 

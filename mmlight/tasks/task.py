@@ -12,6 +12,8 @@ from torchmetrics import Metric
 from mmlight import comm
 from mmlight.batch import Batch
 from mmlight.class_names import check_same_order
+from mmlight.decoders.answer import Answer
+from mmlight.decoders.sampling import Sampling
 from mmlight.encoders.lora import merge_adapters
 from mmlight.errors import UserError
 from mmlight.modality import Modality
@@ -244,6 +246,30 @@ class Task(_Described, Evaluated):
             modality: the modality that is explained.
         """
         return batch.captions[0] if modality != "text" and batch.captions else ""
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        *,
+        rows: Sequence[int] | None = None,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> list[Answer]:
+        """Return what the model says to each prompt; it must be in evaluation mode.
+
+        Args:
+            prompts: one or more, answered together; answers do not depend on that.
+            sampling: how answers are chosen.
+            rows: the number of each prompt, from which its random numbers are made; by default its
+                place.
+            on_text: told each prompt's place and a piece of its answer, as soon as there is one.
+
+        Raises:
+            UserError: a task that answers no prompts, or a prompt without any token.
+        """
+        raise UserError(
+            f"a {type(self).__name__} task answers no prompts; mmlight.tasks.causal_language does"
+        )
 
     def graphs(self) -> list[Graph]:
         """Return what of the task can be exported, as functions of tensors to tensors.

@@ -239,11 +239,17 @@ def _formats(asked: str | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raise UserError where a folder is taken, or holds an export that is not to be replaced."""
+def check_out(out: Path, *, overwrite: bool, key: str = "--out ") -> None:
+    """Raise UserError where a folder is taken, or holds an export that is not to be replaced.
+
+    Args:
+        out: the folder.
+        overwrite: whether an export may be replaced.
+        key: what the message begins with.
+    """
     if not out.exists():
         return
     if not out.is_dir() or (any(out.iterdir()) and not (out / TASK).is_file()):
-        raise UserError(f"--out {out}: is there already, and is no export; name another folder")
+        raise UserError(f"{key}{out}: is there already, and is no export; name another folder")
     if any(out.iterdir()) and not overwrite:
-        raise UserError(f"--out {out}: holds an export; add --overwrite, or name another folder")
+        raise UserError(f"{key}{out}: holds an export; add --overwrite, or name another folder")

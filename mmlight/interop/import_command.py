@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     options = parser.parse_args(argv)
-    check_out(options.out, overwrite=options.overwrite)
+    check_out(options.out, overwrite=options.overwrite, key="import: ")
     name = hub_name(options.source)
     source = Path(options.source).expanduser() if name is None else fetch_model(name, key="import")
     with made_whole(options.out) as partial:

@@ -10,13 +10,15 @@ from mmlight.runs.papers.card import FOLDER, devices_of, find_cards
 
 ROOT = Path(__file__).parents[2]
 CARDS = find_cards(ROOT / FOLDER)
-# Some 4 s of CPU time each: the first of each card here, all others among the slow tests.
+# Some 4 s of CPU time each: the first of each card here, all others among the slow tests. A GRU is
+# counted frame by frame, which takes a minute.
+_SLOW = ("an4_ctc",)
 RECIPES = [
     pytest.param(
         card,
         recipe,
         id=f"{card.name}/{recipe.stem}",
-        marks=[pytest.mark.slow] if place else [],
+        marks=[pytest.mark.slow] if place or card.name in _SLOW else [],
     )
     for card in CARDS
     for place, recipe in enumerate(card.recipes)

@@ -22,6 +22,8 @@ from mmlight.errors import UserError
 from mmlight.own_modules import TRUST, is_allowed
 
 _PACKAGE = "mmlight"
+# Where classes may stand besides the folder of their base: a decoder is a text tower.
+_MORE_FOLDERS = {"mmlight.encoders": ("mmlight.decoders",)}
 
 
 def describe(value: Any) -> Any:
@@ -131,7 +133,9 @@ def _module(name: str, base: type, *, allowed: bool, at: str) -> ModuleType | No
     if not allowed:
         # A class of mmlight stands in the folder of its base: of the rest nothing is imported.
         folder = ".".join(base.__module__.split(".")[:2])
-        if not name.startswith(f"{folder}.") or not folder.startswith(f"{_PACKAGE}."):
+        folders = (folder, *_MORE_FOLDERS.get(folder, ()))
+        within = any(name.startswith(f"{one}.") for one in folders)
+        if not within or not folder.startswith(f"{_PACKAGE}."):
             return sys.modules.get(name)
     try:
         return import_module(name)

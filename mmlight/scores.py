@@ -14,7 +14,10 @@ Direction = Literal["min", "max"]
 
 
 _SMALL_SHARES = ("wer", "cer")
-_LARGE_SHARES = ("recall", "accuracy", "precision", "f1", "match", "map", "ap", "ap50", "ap75")
+_LARGE_SHARES = (
+    *("recall", "accuracy", "precision", "f1", "match", "map", "ap", "ap50", "ap75"),
+    *("bleu", "rouge", "chrf"),
+)
 _SHARES = frozenset((*_SMALL_SHARES, *_LARGE_SHARES, "share", "calibration"))
 _SMALL = ("loss", "rank", "error", "perplexity", "deletion", "mae", "mse", "rmse", *_SMALL_SHARES)
 # Whole words: "loss" is in "glossary", "wer" in "lower", "cer" in "certainty". The first that a
@@ -22,12 +25,13 @@ _SMALL = ("loss", "rank", "error", "perplexity", "deletion", "mae", "mse", "rmse
 _BETTER: dict[str, Direction] = {
     "reciprocal": "max",
     **dict.fromkeys(_SMALL, "min"),
-    **dict.fromkeys(("r2", "spearman", "insertion", *_LARGE_SHARES), "max"),
+    **dict.fromkeys(("r2", "spearman", "insertion", "cider", *_LARGE_SHARES), "max"),
 }
 # A number of these is neither good nor bad.
 _UNITS = frozenset(("ms", "s", "mb", "gb", "bytes", "share", "count", "num"))
-# What people compare a task's runs by: labels, several labels, entities, words, boxes, numbers.
-MAIN_SCORES = ("accuracy", "mean_average_precision", "f1", "wer", "map", "mae")
+# What people compare a task's runs by: labels, several labels, entities, words, boxes, numbers,
+# captions.
+MAIN_SCORES = ("accuracy", "mean_average_precision", "f1", "wer", "map", "mae", "cider")
 # The first that a run has is what it is known by, of a validation rather than of a test.
 CANDIDATES = tuple(
     f"{stage}/{score}"

@@ -5,6 +5,7 @@ cache holds come first), M tokens of a memory, D feature width, V tokens of the 
 """
 
 from abc import abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -142,6 +143,16 @@ class Decoder(Encoder):
     @abstractmethod
     def logits(self, hidden_NLD: Tensor) -> Tensor:
         """Return scores (N, L, V) of what comes next at each place."""
+
+    def explicit_cross_attention(self) -> AbstractContextManager[list[Tensor]]:
+        """Collect with which weights (N, H, L, M) places look at the memory, layer by layer.
+
+        Attention is computed step by step within the context (see `Encoder.explicit_attention`).
+
+        Raises:
+            UserError: a decoder without cross-attention, or one of which nothing is known.
+        """
+        raise UserError(f"explain: nothing is known of what a {type(self).__name__} looks at")
 
     @abstractmethod
     def new_cache(self) -> Cache:

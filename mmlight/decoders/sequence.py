@@ -60,6 +60,26 @@ def without_ends(text: Text, *, start_id: int | None = None, end_id: int | None 
     return replace(text, token_ids_NL=ids_NL, mask_NL=mask_NL, offset_NL2=None)
 
 
+def with_ends(text: Text, *, start_id: int | None = None, end_id: int | None = None) -> Text:
+    """Return texts with a token in front that opens them, and one behind that closes them.
+
+    Args:
+        text: padded on the right, one text a row.
+        start_id: the one to put in front; None puts none.
+        end_id: the one to put behind; None puts none.
+    """
+    ids_NL, mask_NL = text.token_ids_NL, text.mask_NL
+    if start_id is not None:
+        ids_NL = F.pad(ids_NL, (1, 0), value=start_id)
+        mask_NL = F.pad(mask_NL, (1, 0), value=True)
+    if end_id is not None:
+        length_N1 = mask_NL.sum(1, keepdim=True)
+        place_L = torch.arange(ids_NL.shape[1] + 1, device=ids_NL.device)
+        ids_NL = torch.where(place_L == length_N1, end_id, F.pad(ids_NL, (0, 1)))
+        mask_NL = place_L <= length_N1
+    return replace(text, token_ids_NL=ids_NL, mask_NL=mask_NL, offset_NL2=None)
+
+
 def joined(prompt: Text, answer: Text) -> Text:
     """Return each prompt and its answer in one row, of which the answer counts.
 

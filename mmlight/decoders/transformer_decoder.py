@@ -3,7 +3,9 @@
 Shapes as in `mmlight.decoders.decoder`; H heads of d features, E width of the memory.
 """
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +60,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, *, heads: int, memory_dim: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
+        self.seen: list[Tensor] | None = None  # where weights go, while somebody looks at them
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(memory_dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
@@ -83,18 +86,59 @@ class Attention(nn.Module):
             sees_N1LP: bool, what may be looked at; None is everything, or what `causal` leaves.
             causal: whether places see none behind them; there is no mask then.
         """
-        found_NHLd = F.scaled_dot_product_attention(
-            self._split(self.query(hidden_NLD)),
-            *keys_values,
-            attn_mask=sees_N1LP,
-            is_causal=causal and sees_N1LP is None,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        query_NHLd = self._split(self.query(hidden_NLD))
+        causal = causal and sees_N1LP is None
+        if self.seen is not None:
+            weights_NHLP = _weights(query_NHLd, keys_values[0], sees_N1LP, causal=causal)
+            self.seen.append(weights_NHLP.detach())
+            found_NHLd = weights_NHLP @ keys_values[1]
+        else:
+            found_NHLd = F.scaled_dot_product_attention(
+                query_NHLd,
+                *keys_values,
+                attn_mask=sees_N1LP,
+                is_causal=causal,
+                dropout_p=self.dropout if self.training else 0.0,
+            )
         found_NLD: Tensor = self.out(found_NHLd.transpose(1, 2).flatten(2))
         return found_NLD
 
     def _split(self, hidden_NLD: Tensor) -> Tensor:
         return hidden_NLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _weights(
+    query_NHLd: Tensor, keys_NHPd: Tensor, sees_N1LP: Tensor | None, *, causal: bool
+) -> Tensor:
+    """Return softmax(Q K^T / sqrt(d)), (N, H, L, P), as the fused kernel never shows it."""
+    scores_NHLP = query_NHLd @ keys_NHPd.transpose(-2, -1) * query_NHLd.shape[-1] ** -0.5
+    if causal:
+        sees_N1LP = torch.ones_like(scores_NHLP[:1, :1], dtype=torch.bool).tril()
+    if sees_N1LP is not None:
+        scores_NHLP = scores_NHLP.masked_fill(~sees_N1LP, -torch.inf)
+    return scores_NHLP.softmax(-1)
+
+
+@contextmanager
+def _watched(decoder: nn.Module, name: str) -> Iterator[list[Tensor]]:
+    """Have attention of this name computed step by step, and collect its weights as it is called.
+
+    Args:
+        decoder: holds layers.
+        name: what the layers call it: `attention` or `cross`.
+    """
+    named = [(path.rpartition(".")[2], module) for path, module in decoder.named_modules()]
+    watched = [m for own, m in named if own == name and isinstance(m, Attention)]
+    seen: list[Tensor] = []
+    try:
+        for attention in watched:
+            attention.seen = seen
+        # A compiled layer would not see the switch.
+        with torch.compiler.set_stance("force_eager"):
+            yield seen
+    finally:
+        for attention in watched:
+            attention.seen = None
 
 
 class Layer(nn.Module):
@@ -161,6 +205,8 @@ class TransformerDecoder(Decoder):
     Raises:
         UserError: sizes that do not go together.
     """
+
+    _last_parts: ClassVar[tuple[str, ...]] = ("norm.",)
 
     def __init__(
         self,
@@ -259,21 +305,55 @@ class TransformerDecoder(Decoder):
         hidden_NLD = self.observed(embedded_NLD, axes=(None, 1)) + self.positions(
             places.position_NL
         )
-        hidden_NLD = self.drop(hidden_NLD)
-        for number, layer in enumerate(self.layers):
-            kept = None if cache is None else cache.layers[number]
+        hidden_NLD = self.through_layers(
+            self.drop(hidden_NLD), range(len(self.layers)), places, memory=memory, cache=cache
+        )
+        normal_NLD: Tensor = self.norm(hidden_NLD)
+        return normal_NLD
+
+    def through_layers(
+        self,
+        hidden_NLD: Tensor,
+        numbers: Iterable[int],
+        places: Places,
+        *,
+        memory: Memory | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Return hidden states behind some of the layers (N, L, D).
+
+        Args:
+            hidden_NLD: in front of them.
+            numbers: of the layers, in order.
+            places: see `decode`.
+            memory: see `decode`.
+            cache: see `decode`.
+        """
+        for number in numbers:
+            layer, kept = self.layers[number], None if cache is None else cache.layers[number]
             if self._recompute and self.training and kept is None:
                 hidden_NLD = checkpoint(
                     layer, hidden_NLD, places, memory, None, use_reentrant=False
                 )
             else:
                 hidden_NLD = layer(hidden_NLD, places, memory, kept)
-        normal_NLD: Tensor = self.norm(hidden_NLD)
-        return normal_NLD
+        return hidden_NLD
 
     def logits(self, hidden_NLD: Tensor) -> Tensor:
         """Return scores of what comes next, by the embeddings."""
         return F.linear(hidden_NLD, self.embeddings.weight)
+
+    @contextmanager
+    def explicit_attention(self) -> Iterator[list[Tensor]]:
+        """Collect each layer's weights between places; see `Encoder.explicit_attention`."""
+        with _watched(self, "attention") as seen:
+            yield seen
+
+    @contextmanager
+    def explicit_cross_attention(self) -> Iterator[list[Tensor]]:
+        """Collect the weights (N, H, L, M) with which places look at the memory, layer by layer."""
+        with _watched(self, "cross") as seen:
+            yield seen
 
     def new_cache(self) -> LayerCache:
         """Return a cache that holds nothing."""
@@ -284,7 +364,7 @@ class TransformerDecoder(Decoder):
         groups: list[list[str]] = [[] for _ in range(len(self.layers) + 2)]
         for name, _ in self.named_parameters():
             is_layer = name.startswith("layers.")
-            last = len(groups) - 1 if name.startswith("norm.") else 0
+            last = len(groups) - 1 if name.startswith(self._last_parts) else 0
             groups[int(name.split(".")[1]) + 1 if is_layer else last].append(name)
         return cut_into_blocks(self, groups)
 

@@ -14,22 +14,21 @@ from torch import Tensor
 
 from mmlight.batch import Batch
 from mmlight.errors import UserError
-from mmlight.metrics.retrieved import SCORES, RetrievalEvaluation, score_pairs
+from mmlight.metrics.retrieved import SCORES, score_pairs
 from mmlight.modality import Modality
 from mmlight.objectives.clip import Clip
 from mmlight.objectives.objective import Loss, Objective
 from mmlight.saved.description import describe
 from mmlight.tasks.aligned import read_aligned
-from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table
+from mmlight.tasks.evaluation import Kept, Scored, Stage, Table
 from mmlight.tasks.grad_cache import encode_in_chunks
 from mmlight.tasks.graph import INPUTS, Graph
+from mmlight.tasks.joint_rows import first_captions, joint_evaluation, joint_rows, paired_samples
 from mmlight.tasks.pictures import ShownSamples
 from mmlight.tasks.question import Question
 from mmlight.tasks.retrieval_pictures import RetrievalPictures
 from mmlight.tasks.task import Target, Task
 from mmlight.tasks.tower import Towers
-
-_SAMPLES = "samples"  # a table beside those of the modalities
 
 
 class Contrastive(Task):
@@ -170,40 +169,16 @@ class Contrastive(Task):
         # On every rank, whatever its rows: the objective is a collective.
         encode, one_each = first_captions(batch, features)
         loss = self.objective(encode, one_each)
-        present = [one_each.present(m) for m in one_each.modalities() if m in self.towers]
-        # A pair takes two; a sample without one is nobody's positive.
-        is_paired_B = torch.stack(present).sum(0) > 1
-        tables = {str(name): self._rows(batch, name, x_ND) for name, x_ND in features.items()}
-        label_B = batch.label_B
-        if label_B is None:
-            label_B = torch.full_like(batch.index_B, -1)
         return Kept(
-            {_SAMPLES: Rows({"key": batch.keys, "label": label_B}), **tables},
-            loss=(loss.value, is_paired_B & one_each.valid_B),
+            joint_rows(batch, features),
+            # A sample without a pair is nobody's positive.
+            loss=(loss.value, paired_samples(one_each, self.tower_settings.given())),
             outputs={str(name): x_ND for name, x_ND in features.items()},
         )
 
-    def _rows(self, batch: Batch, name: Modality, features_ND: Tensor) -> Rows:
-        columns: dict[str, Column] = {"feature": features_ND.float()}
-        row_N = None
-        if name == "text" and batch.text is not None:
-            columns["caption"] = batch.captions
-            row_N = batch.text.item_N
-        return Rows(columns, row_N=row_N, keep_N=batch.present(name))
-
     def score(self, tables: dict[str, Table], *, stage: Stage) -> Scored:
         """Score every ordered pair of modalities."""
-        samples, label_S = tables[_SAMPLES], tables[_SAMPLES]["label"].numpy()
-        rows = {name: tables[name] for name in self.tower_settings.given() if name in tables}
-        evaluation = RetrievalEvaluation(
-            stage=stage,
-            samples_S=samples.sample_N.numpy(),
-            keys=samples["key"],
-            features={name: table["feature"].numpy() for name, table in rows.items()},
-            items={name: table.sample_N.numpy() for name, table in rows.items()},
-            captions=rows["text"]["caption"] if "text" in rows else [],
-            labels_S=label_S if (label_S >= 0).any() else None,
-        )
+        evaluation = joint_evaluation(tables, self.tower_settings.given(), stage=stage)
         return Scored(score_pairs(evaluation, device=self.device), evaluation)
 
     @torch.no_grad()
@@ -259,20 +234,3 @@ class Contrastive(Task):
             for name in batch.modalities()
             if name in self.towers
         }
-
-
-def first_captions(
-    batch: Batch, features: dict[Modality, Tensor]
-) -> tuple[Callable[[Modality], Tensor], Batch]:
-    """Return what the objective takes when samples have several captions: the first of each.
-
-    Args:
-        batch: an evaluation batch; its captions are sorted by sample.
-        features: (B, D) per modality, (N, D) for text.
-    """
-    text = batch.text
-    if text is None:
-        return features.__getitem__, batch
-    first_B = text.first_rows(batch.size)
-    selected = features | {"text": features["text"][first_B]} if "text" in features else features
-    return selected.__getitem__, batch.with_first_text()

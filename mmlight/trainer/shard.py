@@ -19,7 +19,7 @@ from torch.utils import _pytree
 from mmlight.trainer.module import TrainedModule
 
 # What tasks call of an encoder besides `forward`.
-_METHODS = ("feature_maps", "embed", "decode", "logits")
+_METHODS = ("feature_maps", "embed", "decode", "logits", "both")
 
 
 def shard(
@@ -68,7 +68,7 @@ def shard(
             fully_shard(block, mp_policy=own, **options)
         add(part.module, own)
         for name in _METHODS:
-            if hasattr(part.module, name):
+            if hasattr(type(part.module), name):  # not a layer of this name
                 register_fsdp_forward_method(part.module, name)
     return units
 

@@ -19,6 +19,8 @@ from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
+from mmlight.decoders.sampling import Sampling
+from mmlight.decoders.transformer_decoder import TransformerDecoder
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.lora import LoraSettings
 from mmlight.encoders.mel import LogMelSettings
@@ -28,6 +30,7 @@ from mmlight.heads.box_query import BoxQuery
 from mmlight.heads.dense_boxes import DenseBoxes
 from mmlight.heads.fusion import TransformerFusion
 from mmlight.objectives.labels import BinaryCrossEntropy
+from mmlight.tasks.captioning import Captioning
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.detection import Detection
@@ -132,11 +135,29 @@ def adapted() -> tuple[Task, dict]:
     return task, _data("text", class_names=NAMES)
 
 
+def decoder(**settings) -> TowerSettings:
+    sizes = dict(vocab_size=260, dim=16, num_layers=2, num_heads=2, max_tokens=96, dropout=0.0)
+    return TowerSettings(encoder=partial(TransformerDecoder, **sizes | settings))
+
+
+def captions() -> tuple[Task, dict]:
+    towers = Towers(image=tiny.towers().image, text=decoder(memory_dim=12))
+    task = Captioning(towers=towers, token_dropout=0.0, sampling=Sampling(max_new_tokens=5))
+    return task, _data("image", "text")
+
+
+def sound_captions() -> tuple[Task, dict]:
+    towers = Towers(audio=tiny.towers().audio, text=decoder())
+    short = Sampling(max_new_tokens=5)
+    task = Captioning(towers=towers, by="prefix", token_dropout=0.0, sampling=short)
+    return task, _data("audio", "text")
+
+
 EVERY = {
     f.__name__: f
     for f in (
         contrastive, image_classes, several_labels, fusion, late_fusion, tagging, transcription,
-        detection, queries, adapted,
+        detection, queries, adapted, captions, sound_captions,
     )
 }  # fmt: skip
 

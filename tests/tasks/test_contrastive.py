@@ -12,8 +12,8 @@ from mmlight.errors import UserError
 from mmlight.metrics.retrieved import SCORES
 from mmlight.objectives.clip import Clip
 from mmlight.saved.checkpoint import check_same_model
-from mmlight.tasks.contrastive import first_captions
 from mmlight.tasks.evaluation import evaluate
+from mmlight.tasks.joint_rows import first_captions
 from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings, check_tower_fits
 

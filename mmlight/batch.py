@@ -19,6 +19,7 @@ from torch import Tensor
 from mmlight.modality import MODALITIES, Modality
 
 _LENGTHS = "_mmlight_lengths"
+_COUNT = "_mmlight_count"
 
 
 class _Movable:
@@ -224,11 +225,25 @@ class Text(_Movable):
             known = (length_N + holes_N * (self.mask_NL.shape[1] + 1)).tolist()
         return known if max(known, default=0) <= self.mask_NL.shape[1] else None
 
+    def num_counted(self) -> int | None:
+        """Return how many tokens `counted_NL` counts, if it is known without waiting; else None.
+
+        It is of tensors on the CPU and of those that `to` brought from there; not of fake ones.
+        """
+        if self.counted_NL is None:
+            return None
+        known: int | None = getattr(self.counted_NL, _COUNT, None)
+        if known is None and type(self.counted_NL) is Tensor and self.counted_NL.is_cpu:
+            known = int(self.counted_NL.sum())
+        return known
+
     def map(self, fn: Any) -> Self:
         """Return a copy with what `fn` makes of every tensor; lengths stay known on a device."""
         moved = super().map(fn)
         if self.mask_NL.device.type == "cpu" and moved.mask_NL.device.type not in ("cpu", "meta"):
             moved.note_lengths(self.lengths())
+            if moved.counted_NL is not None and (count := self.num_counted()) is not None:
+                setattr(moved.counted_NL, _COUNT, count)
         return moved
 
     def note_lengths(self, known: list[int] | None) -> None:

@@ -30,8 +30,17 @@ _BETTER: dict[str, Direction] = {
 # A number of these is neither good nor bad.
 _UNITS = frozenset(("ms", "s", "mb", "gb", "bytes", "share", "count", "num"))
 # What people compare a task's runs by: labels, several labels, entities, words, boxes, numbers,
-# captions.
-MAIN_SCORES = ("accuracy", "mean_average_precision", "f1", "wer", "map", "mae", "cider")
+# captions, hidden tokens.
+MAIN_SCORES = (
+    "accuracy",
+    "mean_average_precision",
+    "f1",
+    "wer",
+    "map",
+    "mae",
+    "cider",
+    "masked_accuracy",
+)
 # The first that a run has is what it is known by, of a validation rather than of a test.
 CANDIDATES = tuple(
     f"{stage}/{score}"

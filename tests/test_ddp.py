@@ -5,6 +5,7 @@ import json
 import cli_data
 import pytest
 import torch
+from tasks import masked_data
 
 STEPS = 20
 
@@ -44,6 +45,37 @@ def finetuning(values):
             },
         },
     )
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_in_masked_language_modelling(tmp_path):
+    """Texts are packed by rank, so that rows differ, but what is hidden and counted does not."""
+    values = masked_data.experiment(cli_data.write_data(tmp_path / "data"), tmp_path / "runs")
+    config = "model.init_args.towers.text.encoder.init_args.config"
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    values = cli_data.changed(
+        values,
+        {
+            "trainer.max_steps": 8,
+            "data.init_args.eval_batch_size": 3,
+            "run.test": True,
+            # A text that goes on in another row sees less: rows that hold all of a batch.
+            "data.init_args.text.max_tokens": 600,
+            config: masked_data.BERT | still | {"max_position_embeddings": 600},
+        },
+    )
+    path = cli_data.write_yaml(tmp_path / "tiny.yaml", values)
+    for name in ("one", "ddp", "fsdp"):
+        (tmp_path / name).mkdir()
+    one = train(path, tmp_path / "one")
+    wanted = cli_data.losses(one)
+    final = json.loads((one / "summary.json").read_text())["final"]
+    scores = {k: final[k] for k in ("val/masked_accuracy", "val/loss", "test/perplexity")}
+    for how in ("ddp", "fsdp"):
+        two = train(path, tmp_path / how, "--trainer.devices", "2", "--trainer.strategy", how)
+        assert cli_data.losses(two) == {s: pytest.approx(v, abs=1e-5) for s, v in wanted.items()}
+        found = json.loads((two / "summary.json").read_text())["final"]
+        assert {k: found[k] for k in scores} == pytest.approx(scores, abs=1e-4)
 
 
 @pytest.mark.slow

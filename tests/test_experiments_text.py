@@ -45,3 +45,26 @@ def test_the_tokenizer_of_trec_is_trained_by_its_command(shared_data, tmp_path, 
     path = "--data.text.tokenizer.init_args.path"
     summary = two_steps("trec_scratch", tmp_path / "runs", path, tokenizer)
     assert summary["status"] == "finished" and summary["steps"] == 2
+
+
+def test_a_masked_language_model_goes_on_in_trec(shared_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tokenizer = tmp_path / "tokenizer"
+    pretrain = ROOT / "experiments/pretrain/mlm_small_bert.yaml"
+    header = pretrain.read_text().replace("\\\n#", "")
+    command = next(line for line in header.splitlines() if "mmlight tokenizer" in line)
+    words = command.partition("mmlight ")[2].split()
+    words[words.index("--out") + 1] = str(tokenizer)
+    assert cli_data.run_in_process(*words) == 0
+    mine = ("--data.text.tokenizer.init_args.path", tokenizer)
+    runs = tmp_path / "runs"
+    code = cli_data.run_in_process(
+        *("fit", "-c", pretrain, "--run.root", runs, "--run.test", "false", *mine),
+        *("--trainer.max_steps", "2", "--trainer.limit_val_batches", "1"),
+        *("--trainer.val_check_interval", "2"),
+    )
+    assert code == 0
+    (run,) = (runs / "mlm_small_bert").iterdir()
+    told = ("--model.towers.text.from_run", run)
+    assert two_steps("trec_few_mlm", tmp_path / "few", *told)["steps"] == 2
+    assert two_steps("trec_few_scratch", tmp_path / "few", *mine)["steps"] == 2

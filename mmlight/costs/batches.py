@@ -43,6 +43,7 @@ def blank_batch(
         place = 2 * torch.arange(length)
         offset = torch.stack([place, place + 1], 1).expand(len(item_N), -1, -1)
         is_packed = data.text.documents == "packed"
+        is_masked = data.text.masking is not None
         text = Text(
             token_ids_NL=ids_NL,
             mask_NL=mask,
@@ -50,6 +51,8 @@ def blank_batch(
             item_N=item_N,
             caption_id_N=item_N,
             offset_NL2=offset if data.text.offsets else None,
+            target_NL=ids_NL if is_masked else None,
+            counted_NL=(torch.arange(length) % 7 == 0).expand_as(mask) if is_masked else None,
             sample_NL=item_N[:, None].expand_as(ids_NL).contiguous() if is_packed else None,
         )
     if data.audio is not None:

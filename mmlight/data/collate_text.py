@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from mmlight.batch import Text
 from mmlight.data.decode.draw import Draws
 from mmlight.data.documents import Document, Window, all_windows, packed_rows, rows_of_windows
+from mmlight.data.masking import mask_tokens
 from mmlight.data.sample import Sample
 from mmlight.data.text import TextSettings, caption_id
 
@@ -28,7 +30,7 @@ def join_captions(
         settings: how captions become token ids.
         draws: in training, the random numbers of a purpose and a sample.
     """
-    if settings.documents != "cut":
+    if settings.documents != "cut" or settings.masking is not None:
         return _join_documents(samples, settings, draws=draws)
     blank = [sample.blank_captions for sample in samples]
     text, captions = join_text([sample.captions for sample in samples], settings, blank=blank)
@@ -80,7 +82,7 @@ def _join_documents(
     samples: Sequence[Sample], settings: TextSettings, *, draws: Callable[..., Draws] | None
 ) -> tuple[Text, list[str]]:
     tokenizer, width = settings.known_tokenizer, settings.most_tokens
-    documents = _documents(samples, settings)
+    documents = _documents(samples, settings, draws=draws)
     # In training each sample has one text.
     if settings.documents == "packed" and draws is not None:
         real = [document for document in documents if document.present] or documents[:1]
@@ -92,7 +94,9 @@ def _join_documents(
         windows: list[tuple[int, Window]] = []
         for number, document in enumerate(documents):
             length = len(document.ids_T)
-            if draws is None:
+            if settings.documents == "cut":
+                windows.append((number, Window(0, length, 0)))
+            elif draws is None:
                 every = all_windows(length, width=width, stride=settings.window_stride)
                 windows += [(number, window) for window in every]
             else:
@@ -110,23 +114,43 @@ def _join_documents(
         present_N=torch.tensor([document.present for document in of_row]),
         item_N=torch.tensor([document.item for document in of_row]),
         caption_id_N=_caption_ids(captions),
+        target_NL=None if settings.masking is None else torch.from_numpy(rows["target"]),
         counted_NL=torch.from_numpy(rows["counted"]),
         sample_NL=sample_NL,
     )
     return text, captions
 
 
-def _documents(samples: Sequence[Sample], settings: TextSettings) -> list[Document]:
-    """Return the whole texts of samples, in order; one padding token where there is none."""
-    tokenizer = settings.known_tokenizer
-    texts = [(row, text) for row, sample in enumerate(samples) for text in sample.captions or [""]]
-    ids_of = tokenizer.encode([text for _, text in texts], max_tokens=_WHOLE)
+def _documents(
+    samples: Sequence[Sample], settings: TextSettings, *, draws: Callable[..., Draws] | None
+) -> list[Document]:
+    """Return the texts of samples, in order; one padding token where there is none."""
+    tokenizer, masking = settings.known_tokenizer, settings.masking
+    most = settings.most_tokens if settings.documents == "cut" else _WHOLE
+    items = [(row, text) for row, sample in enumerate(samples) for text in sample.captions or [""]]
+    texts = [text for _, text in items]
+    if masking is not None and masking.needs_places:
+        encoded = tokenizer.encode_with_offsets(texts, max_tokens=most)
+    else:
+        encoded = [(ids, []) for ids in tokenizer.encode(texts, max_tokens=most)]
+    # Evaluation hides the same tokens in every run, whatever its seed.
+    draws = draws or partial(Draws, seed=0, epoch=0)
+    streams: dict[int, Draws] = {}
     documents: list[Document] = []
-    for (row, text), ids in zip(texts, ids_of, strict=True):
+    for (row, text), (ids, places) in zip(items, encoded, strict=True):
         present = bool(samples[row].captions) and bool(ids)
         ids_T = np.array(ids if present else [tokenizer.pad_id], np.int64)
-        counted_T = np.full(len(ids_T), present)
-        documents.append(Document(ids_T, None, counted_T, text, row, present))
+        document = Document(ids_T, None, np.full(len(ids_T), present), text, row, present)
+        if masking is not None:
+            if row not in streams:
+                streams[row] = draws("masking", sample=samples[row].index)
+            masked = mask_tokens(
+                ids_T, masking, tokenizer=tokenizer, draws=streams[row], text=text, places=places
+            )
+            document = replace(
+                document, ids_T=masked.ids_T, target_T=ids_T, counted_T=masked.counted_T
+            )
+        documents.append(document)
     return documents
 
 

@@ -247,7 +247,7 @@ class SplitDataModule(lightning.LightningDataModule):
             Sample(number, "", captions=[self.text.prepared(sentence)])
             for number, sentence in enumerate(sentences)
         ]
-        whole = replace(self.text, documents="cut", stride=None)
+        whole = replace(self.text, documents="cut", stride=None, masking=None)
         layout = Layout(modalities=("text",), labels=False, fields=(), image=None, text=whole)
         text = collate(samples, layout).text
         assert text is not None
@@ -277,7 +277,8 @@ class SplitDataModule(lightning.LightningDataModule):
             labels=any(members.label is not None for members in all_members),
             fields=tuple(dict.fromkeys(name for m in all_members for name in m.fields)),
             image=self.image,
-            text=self.text,
+            # Who predicts has hidden what is asked for.
+            text=replace(self.text, masking=None) if self.text and name == "predict" else self.text,
             boxes=any(members.boxes is not None for members in all_members),
             answers=any(members.answer is not None for members in all_members),
             rejected=any(members.rejected is not None for members in all_members),

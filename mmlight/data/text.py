@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+from mmlight.data.masking import Masking
 from mmlight.errors import UserError
 from mmlight.text.clean import Cleaning, check_cleaning, clean_caption
 from mmlight.text.tokenizer import Tokenizer
@@ -39,6 +40,8 @@ class TextSettings:
             in the next row, and only the last row of a batch has padding), or takes `max_tokens`
             tokens of each, from anywhere in it (``windows``). Evaluation then takes all of each
             text, window by window, so that scores depend neither on the batch nor on the ranks.
+        masking: which tokens are hidden, for masked language models; None hides none. In ``mmlight
+            predict`` none is: the texts have mask tokens of their own.
         stride: tokens from one window of an evaluation to the next; by default
             ``max_tokens - 1``, so that each token but a text's first one has one before it. With
             less, each counts once, too, after more of the text.
@@ -53,6 +56,7 @@ class TextSettings:
     offsets: bool = False
     documents: Documents = "cut"
     stride: int | None = None
+    masking: Masking | None = None
     captions_per_sample: int = 1
     max_characters: int = MAX_CHARACTERS
 
@@ -67,6 +71,9 @@ class TextSettings:
                 f"text.captions_per_sample must be 1 or more, not {self.captions_per_sample}"
             )
         self._check_documents()
+        if self.masking is not None and (self.offsets or self.captions_per_sample > 1):
+            what = "offsets: true" if self.offsets else "captions_per_sample above 1"
+            raise UserError(f"text.masking excludes text.{what}")
         check_cleaning(self.cleaning, key="text.clean")
         if self.offsets and self.cleaning != "none":
             raise UserError(

@@ -22,7 +22,7 @@ from mmlight.text.json_tokenizer import JsonTokenizer, tokenizer_config
 
 PAD, UNK, START, END, MASK = "<pad>", "<unk>", "<start>", "<end>", "<mask>"
 SPECIALS = [PAD, UNK, START, END, MASK]
-KINDS = ("bpe", "wordpiece", "word", "char", "clean")
+KINDS = ("bpe", "wordpiece", "unigram", "word", "char", "clean")
 
 # `clean_str` of https://github.com/yoonkim/CNN_sentence, in its order.
 _CLEAN = [
@@ -55,8 +55,9 @@ def main(argv: Sequence[str]) -> int:
         "--kind",
         choices=KINDS,
         default="bpe",
-        help="bpe (byte level, nothing is unknown), wordpiece, word, char, or clean: words as Kim "
-        "(arXiv 1408.5882) cut them, without start and end (default %(default)s)",
+        help="bpe (byte level, nothing is unknown), wordpiece, unigram (arXiv 1804.10959), word, "
+        "char, or clean: words as Kim (arXiv 1408.5882) cut them, without start and end (default "
+        "%(default)s)",
     )
     add.add_argument("--lowercase", action="store_true", help="fold case before tokenising")
     args = parser.parse_args(argv)
@@ -111,6 +112,7 @@ def train(
     decoders = {
         "bpe": tokenizers.decoders.ByteLevel,
         "wordpiece": tokenizers.decoders.WordPiece,
+        "unigram": tokenizers.decoders.Metaspace,
         "char": tokenizers.decoders.Fuse,  # else decoding puts spaces between characters
     }
     if kind in decoders:
@@ -157,6 +159,12 @@ def _parts(
             models.WordPiece(unk_token=UNK),
             pre_tokenizers.BertPreTokenizer(),
             trainers.WordPieceTrainer(**options),
+        )
+    if kind == "unigram":
+        return (
+            models.Unigram(),
+            pre_tokenizers.Metaspace(),
+            trainers.UnigramTrainer(unk_token=UNK, **options),
         )
     word = trainers.WordLevelTrainer(**options)
     if kind == "word":

@@ -80,6 +80,8 @@ class HfText(HfLayers):
     Attributes:
         vocab_size: number of token ids.
         max_tokens: largest number of tokens of a caption, or None where there is no limit.
+        embed_dim: width of the token embeddings.
+        checkpoint: what it was `pretrained` by; None where it began from random weights.
         pad_token_id: the id that the model's embedding keeps at zero, or None.
 
     Raises:
@@ -132,6 +134,8 @@ class HfText(HfLayers):
         by_head = self.fixed_length and pool == "model"
         self.out_dim = int(built.projection_size if by_head else built.hidden_size)
         self.vocab_size = int(built.vocab_size)
+        self.embed_dim = int(self.model.get_input_embeddings().weight.shape[1])
+        self.checkpoint = pretrained
         self.pad_token_id: int | None = built.pad_token_id
         self.max_tokens = getattr(built, "max_position_embeddings", None)
         if self.max_tokens is not None and built.model_type in _POSITIONS_AFTER_PADDING:
@@ -196,6 +200,14 @@ class HfText(HfLayers):
         else:
             pooled_ND = masked_mean(hidden_NLD, mask_NL)
         return Encoded(pooled_ND, hidden_NLD, mask_NL) if tokens else Encoded(pooled_ND)
+
+    def token_logits(self, said_TE: Tensor) -> Tensor:
+        """Return scores (T, V) of all tokens by their embeddings.
+
+        Args:
+            said_TE: as wide as the embeddings.
+        """
+        return F.linear(said_TE, self.model.get_input_embeddings().weight)
 
     @property
     def takes_packed(self) -> bool:  # type: ignore[override]

@@ -87,6 +87,7 @@ class Task(_Described, Evaluated):
         takes_captions: whether training takes several captions of a sample at once.
         takes_documents: whether it takes texts that are packed or in windows
             (`data.text.documents`), of which a sample has several rows, or a part of one.
+        takes_masked: whether it takes texts of which tokens are hidden (`data.text.masking`).
         explained_targets: which answers `question` may be about, out of ``predicted`` and ``true``;
             none where answers cannot be explained.
         predicts: what `predict_step` returns: a list of rows, or ``features`` by modality, which
@@ -98,6 +99,7 @@ class Task(_Described, Evaluated):
     targets: ClassVar[tuple[str, ...]] = ()
     takes_captions: ClassVar[bool] = False
     takes_documents: ClassVar[bool] = False
+    takes_masked: ClassVar[bool] = False
     explained_targets: ClassVar[tuple[Target, ...]] = ()
     predicts: ClassVar[Literal["rows", "features"]] = "rows"
     has_mistakes: ClassVar[bool] = False
@@ -379,8 +381,14 @@ class Task(_Described, Evaluated):
         self._built = True
 
     def _check_documents(self, data: Any) -> None:
-        """Refuse texts in rows that the task or its encoder does not take."""
-        documents = getattr(getattr(data, "text", None), "documents", "cut")
+        """Refuse texts in rows, or with hidden tokens, that the task does not take."""
+        text = getattr(data, "text", None)
+        if getattr(text, "masking", None) is not None and not self.takes_masked:
+            raise UserError(
+                f"data.text.masking hides tokens for masked language models; {type(self).__name__} "
+                "reads them: leave it out"
+            )
+        documents = getattr(text, "documents", "cut")
         if documents == "cut":
             return
         if not self.takes_documents:

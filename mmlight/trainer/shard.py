@@ -19,7 +19,7 @@ from torch.utils import _pytree
 from mmlight.trainer.module import TrainedModule
 
 # What tasks call of an encoder besides `forward`.
-_METHODS = ("feature_maps", "embed", "decode", "logits", "both")
+_METHODS = ("feature_maps", "token_logits", "embed", "decode", "logits", "both")
 
 
 def shard(

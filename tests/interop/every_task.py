@@ -15,6 +15,7 @@ from tasks import tiny
 from mmlight.batch import Batch, Text
 from mmlight.data.decode.audio import AudioSettings
 from mmlight.data.decode.image import ImageSettings
+from mmlight.data.masking import Masking
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.split import Split
@@ -34,6 +35,7 @@ from mmlight.tasks.captioning import Captioning
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.detection import Detection
+from mmlight.tasks.masked_language import MaskedLanguage
 from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers, TowerSettings
@@ -99,6 +101,11 @@ def tagging() -> tuple[Task, dict]:
     return task, _data("text", text=TextSettings(ByteTokenizer(), max_tokens=48, offsets=True))
 
 
+def masked() -> tuple[Task, dict]:
+    task = MaskedLanguage(towers=Towers(text=text_tower()))
+    return task, _data("text", text=replace(_BYTES, masking=Masking()))
+
+
 def transcription() -> tuple[Task, dict]:
     encoder = partial(
         MelGru,
@@ -157,7 +164,7 @@ EVERY = {
     f.__name__: f
     for f in (
         contrastive, image_classes, several_labels, fusion, late_fusion, tagging, transcription,
-        detection, queries, adapted, captions, sound_captions,
+        detection, queries, adapted, captions, sound_captions, masked,
     )
 }  # fmt: skip
 

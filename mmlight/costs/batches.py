@@ -77,6 +77,8 @@ def blank_batch(
         boxes=boxes,
         label_B=torch.zeros(size, dtype=torch.int64) if members.label is not None else None,
         captions=[_words(data)] * num_captions,
+        answer=text if members.answer is not None else None,
+        answers=[_words(data)] * num_captions if members.answer is not None else [],
         fields={name: [given.get(name)] * size for name in members.fields},
     )
 

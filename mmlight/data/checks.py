@@ -64,6 +64,8 @@ def without_absent_targets(corpus: Corpus, members: Members) -> Members:
     changes["fields"] = {n: s for n, s in members.fields.items() if f"fields.{n}" not in absent}
     if "label" in absent:
         changes["class_captions"] = None
+    if "answer" in absent:
+        changes["paired_answers"] = False
     return replace(members, **changes)
 
 
@@ -129,6 +131,7 @@ def only_read(members: Members, reads: Collection[str]) -> Members:
         changes["audio"] = None
     if "text" not in reads:
         changes |= dict(text=None, text_lines=False, text_words=False, class_captions=None)
+        changes["paired_answers"] = False
     return replace(members, **changes)
 
 

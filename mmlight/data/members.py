@@ -32,6 +32,10 @@ class Members:
         answer: members that hold what is to be said to the rest of the sample, such as
             ``json:answer``, where `text` is a question or a prompt. Training draws one of several,
             evaluation takes all.
+        paired_answers: the texts of a sample are questions, and its answers a list of as many:
+            whichever question is drawn, its own answer comes with it (one of them, where it is a
+            list again). Evaluation takes all questions, each with one answer; for several, write
+            a sample for each question.
         rejected: members that hold an answer that a person liked less, for preference tuning.
         class_captions: captions made of the sample's class name, such as ``["a photo of a {}"]``,
             for data without any; needs `label` and the data's `class_names`, excludes `text`.
@@ -54,6 +58,7 @@ class Members:
     text_lines: bool = False
     text_words: bool = False
     answer: list[str] | str | None = None
+    paired_answers: bool = False
     rejected: list[str] | str | None = None
     class_captions: list[str] | None = None
     audio: list[str] | str | None = None
@@ -80,6 +85,8 @@ class Members:
                 raise UserError(f"members.{name} has no effect without members.text")
         if self.text_lines and self.text_words:
             raise UserError("members.text_lines and text_words exclude each other; set one of them")
+        if self.paired_answers and (self.answer is None or self.text is None):
+            raise UserError("members.paired_answers needs members.text and members.answer")
         if self.rejected is not None and self.answer is None:
             raise UserError("members.rejected needs members.answer, which was preferred to it")
         if self.class_captions is not None:
@@ -187,6 +194,21 @@ class Contents:
         for source in _names(names):
             if texts := _captions(self.value(source), lines=False, source=source):
                 return texts
+        return []
+
+    def answers_by_text(self, names: list[str] | str | None) -> list[list[str]]:
+        """Return the answers to each of a sample's texts; no blank ones.
+
+        Raises:
+            ValueError: there are answers, and no list of them.
+        """
+        for source in _names(names):
+            value = self.value(source)
+            if value is None:
+                continue
+            if not isinstance(value, list):
+                raise ValueError(f"{source} holds a {type(value).__name__}, not a list of answers")
+            return [_captions(of_text, lines=False, source=source) for of_text in value]
         return []
 
     def captions(self, members: Members) -> list[tuple[str, float]]:

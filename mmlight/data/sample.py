@@ -197,14 +197,21 @@ def decode_sample(
             if text[:limit].strip()
         ]
     sample.blank_captions = decoding.num_captions if draws else 1
+    places = list(range(len(captions)))
     if captions and draws:
-        captions = _drawn(captions, decoding.num_captions, draws=draws("text"))
+        weights = [weight for _, weight in captions]
+        places = _drawn(weights, decoding.num_captions, draws=draws("text"))
+        captions = [captions[place] for place in places]
     sample.captions = [clean_caption(text, decoding.clean) for text, _ in captions]
     sample.uncorrupted = sample.captions
     if decoding.corruptor is not None:
         _corrupt(sample, [text for text, _ in captions], decoding, decoding.corruptor)
 
-    sample.answers = _answers("answer", contents, members.answer, decoding, draws=draws)
+    if members.paired_answers:
+        read_pairs = partial(_paired_answers, contents, members, decoding, places, draws=draws)
+        sample.answers = _attempt("answer", read_pairs)
+    else:
+        sample.answers = _answers("answer", contents, members.answer, decoding, draws=draws)
     sample.rejected = _answers("rejected", contents, members.rejected, decoding, draws=draws)
 
     there = {"image": sample.pixels_CHW, "audio": sample.waveform, "text": captions or None}
@@ -232,15 +239,47 @@ def _answers(
     return [clean_caption(text, decoding.clean) for text in kept]
 
 
-def _drawn(
-    captions: list[tuple[str, float]], count: int, *, draws: Draws
-) -> list[tuple[str, float]]:
-    """Draw captions by their weights, each once before any is drawn again."""
-    drawn: list[tuple[str, float]] = []
-    left: list[tuple[str, float]] = []
+def _paired_answers(
+    contents: Contents,
+    members: Members,
+    decoding: Decoding,
+    places: Sequence[int],
+    *,
+    draws: Callable[[Any], Draws] | None,
+) -> list[str]:
+    """Return one answer to each of the questions at these places of a sample's texts.
+
+    Raises:
+        ValueError: other than one list of answers to each text, or several in an evaluation.
+    """
+    by_text = contents.answers_by_text(members.answer)
+    count = len(contents.captions(members))
+    if not by_text or len(by_text) != count:
+        raise ValueError(f"there are {count} texts, but answers to {len(by_text)}")
+    chosen = []
+    stream = draws("answer") if draws else None
+    for place in places:
+        texts = by_text[place]
+        if not texts:
+            raise ValueError(f"text {place + 1} has no answer")
+        if stream is None and len(texts) > 1:
+            raise ValueError(
+                f"text {place + 1} has {len(texts)} answers; with paired answers an evaluation "
+                "takes one each: write a sample for each question"
+            )
+        text = texts[stream.integer(len(texts)) if stream is not None and len(texts) > 1 else 0]
+        chosen.append(clean_caption(text[: decoding.max_characters], decoding.clean))
+    return chosen
+
+
+def _drawn(weights: Sequence[float], count: int, *, draws: Draws) -> list[int]:
+    """Draw places of captions by their weights, each once before any is drawn again."""
+    drawn: list[int] = []
+    left: list[int] = []
     while len(drawn) < count:
-        left = left or [c for c in captions if c[1] > 0] or list(captions)
-        place = draws.choice([weight for _, weight in left]) if len(left) > 1 else 0
+        left = left or [p for p, weight in enumerate(weights) if weight > 0]
+        left = left or list(range(len(weights)))
+        place = draws.choice([weights[p] for p in left]) if len(left) > 1 else 0
         drawn.append(left.pop(place))
     return drawn
 

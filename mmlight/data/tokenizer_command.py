@@ -43,7 +43,10 @@ def main(argv: Sequence[str]) -> int:
     add = verbs.add_parser("train", help="train one, and write it as transformers reads it")
     add.add_argument("--shards", nargs="+", required=True, help="patterns, as in data.train.shards")
     add.add_argument(
-        "--text", default="txt", help="member with captions: txt or json:captions (default txt)"
+        "--text",
+        nargs="+",
+        default=["txt"],
+        help="members with captions, all of them: txt, json:captions, ... (default txt)",
     )
     add.add_argument("--text-lines", action="store_true", help="each line of it is a caption")
     add.add_argument(
@@ -63,7 +66,11 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.vocab_size <= len(SPECIALS):
         raise UserError(f"--vocab-size {args.vocab_size}: more than {len(SPECIALS)} are needed")
-    members = Members(text=args.text, text_lines=args.text_lines, text_words=args.text_words)
+    members = Members(
+        text=args.text[0] if len(args.text) == 1 else dict.fromkeys(args.text, 1.0),
+        text_lines=args.text_lines,
+        text_words=args.text_words,
+    )
     tokenizer = train(
         captions(args.shards, members),
         vocab_size=args.vocab_size,

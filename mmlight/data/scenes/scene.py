@@ -124,15 +124,14 @@ def class_names() -> list[str]:
     return [Thing(c, s).name for c in range(len(COLOURS)) for s in range(len(SHAPES))]
 
 
-def _things() -> list[Thing]:
+def things() -> list[Thing]:
+    """Return all combinations of a colour and a shape."""
     return [Thing(c, s) for c in range(len(COLOURS)) for s in range(len(SHAPES))]
 
 
 def _meanings(*, held_out: bool) -> list[Meaning]:
-    things = [t for t in _things() if t.held_out == held_out]
-    return [
-        Meaning(a, b, r) for a in things for b in things if a != b for r in range(len(RELATIONS))
-    ]
+    known = [t for t in things() if t.held_out == held_out]
+    return [Meaning(a, b, r) for a in known for b in known if a != b for r in range(len(RELATIONS))]
 
 
 MAX_EVAL_SAMPLES = len(_meanings(held_out=True))

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmlight.data.scenes import sound as voice
 from mmlight.data.scenes.image import IMAGE_SIZE, draw
+from mmlight.data.scenes.questions import ANSWERS, TYPES, Asked, ask
 from mmlight.data.scenes.scene import (
     COLOURS,
     MAX_EVAL_SAMPLES,
@@ -52,8 +53,18 @@ def _describe(thing: Thing, box: tuple[int, int, int, int]) -> dict[str, Any]:
     }
 
 
-def members(meaning: Meaning, draws: SceneRandom, *, split: SceneSplit) -> dict[str, bytes]:
-    """Return the members of a sample by extension: jpg, txt, flac, cls and json."""
+def members(
+    meaning: Meaning, draws: SceneRandom, *, split: SceneSplit, asked: Sequence[Asked] = ()
+) -> list[dict[str, bytes]]:
+    """Return the members of a scene's samples by extension: jpg, txt, flac, cls and json.
+
+    Args:
+        meaning: the scene.
+        draws: its random numbers.
+        split: where it goes.
+        asked: questions about it: lists in one sample of training, which draws one of them each
+            time; elsewhere each has a sample of its own.
+    """
     drawn = draw(meaning, draws)
     picture = io.BytesIO()
     # Full colour resolution: at 64 px halved chroma would smear the colours over the outlines.
@@ -81,13 +92,19 @@ def members(meaning: Meaning, draws: SceneRandom, *, split: SceneSplit) -> dict[
         "duration_s": round(len(wave) / voice.SAMPLE_RATE_HZ, 4),
         "split": split,
     }
-    return {
-        "jpg": picture.getvalue(),
-        "txt": captions[0].encode(),
-        "flac": sound.getvalue(),
-        "cls": str(meaning.class_number).encode(),
-        "json": json.dumps(notes, separators=(",", ":")).encode(),
-    }
+    more: list[dict[str, Any]] = [asdict(one) for one in asked] or [{}]
+    if asked and split == "train":
+        more = [{f"{name}s": [one[name] for one in more] for name in more[0]}]
+    return [
+        {
+            "jpg": picture.getvalue(),
+            "txt": captions[0].encode(),
+            "flac": sound.getvalue(),
+            "cls": str(meaning.class_number).encode(),
+            "json": json.dumps(notes | of_sample, separators=(",", ":")).encode(),
+        }
+        for of_sample in more
+    ]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -112,6 +129,14 @@ def main(argv: Sequence[str]) -> int:
         default=defaults.eval_samples,
         help=f"scenes of val and of test, at most {MAX_EVAL_SAMPLES} (default %(default)s)",
     )
+    parser.add_argument(
+        "--questions",
+        type=int,
+        default=defaults.questions,
+        help="also ask so many questions about each training scene, of which training draws one "
+        "each time; val and test have a sample for each of "
+        f"{len(TYPES)}, one of each type (default none)",
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="default %(default)s")
     parser.add_argument(
         "--workers",
@@ -122,7 +147,12 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: at least 1 process is needed")
-    settings = SceneSettings(samples=args.samples, eval_samples=args.eval_samples, seed=args.seed)
+    settings = SceneSettings(
+        samples=args.samples,
+        eval_samples=args.eval_samples,
+        seed=args.seed,
+        questions=args.questions,
+    )
     made = make(args.out, settings=settings, workers=args.workers, progress=sys.stderr.isatty())
     sizes = ", ".join(f"{split} {settings.count(split)}" for split in SPLITS)
     say(f"{args.out}: {sizes} scenes" if made else f"{args.out}: already there ({sizes} scenes)")
@@ -132,6 +162,8 @@ def main(argv: Sequence[str]) -> int:
 SAMPLES_PER_SHARD = 256
 # Raise it with every change that alters a byte of the samples.
 VERSION = 1
+# Raise it with every change of the questions alone.
+QUESTIONS_VERSION = 1
 _SETTINGS_FILE = "scenes.json"
 
 
@@ -144,12 +176,14 @@ class SceneSettings:
         eval_samples: scenes of ``val`` and of ``test``, each of another meaning.
         seed: of everything random.
         version: of the way scenes are made.
+        questions: asked about each training scene.
     """
 
     samples: int = 6000
     eval_samples: int = 256
     seed: int = 0
     version: int = VERSION
+    questions: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -160,12 +194,22 @@ class SceneSettings:
                 f"--eval-samples {self.eval_samples}: from 1 to {MAX_EVAL_SAMPLES} work (there are "
                 f"{MAX_EVAL_SAMPLES} different scenes of held-out combinations)"
             )
+        if not 0 <= self.questions <= 1000:
+            raise UserError(f"--questions {self.questions}: from 0 to 1000 work")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: from 0 to 2**63 - 1 work")
 
     def count(self, split: SceneSplit) -> int:
         """Return the number of scenes of `split`."""
         return self.samples if split == "train" else self.eval_samples
+
+    def described(self) -> dict[str, int]:
+        """Return what the folder says of itself."""
+        said = asdict(self)
+        asked = said.pop("questions")
+        return said | (
+            {"questions": asked, "questions_version": QUESTIONS_VERSION} if asked else {}
+        )
 
 
 @dataclass(frozen=True)
@@ -202,10 +246,25 @@ def write_shard(shard: Shard, settings: SceneSettings) -> int:
         for sample in range(shard.start, shard.stop):
             draws = SceneRandom(settings.seed, split=number, sample=sample)
             drawn = draws.below(len(meanings)) if shard.split == "train" else sample
-            parts = members(meanings[drawn], draws, split=shard.split)
-            for extension, content in parts.items():
-                tar.add(f"{sample:06d}.{extension}", content)
+            meaning = meanings[drawn]
+            asked = _asked(meaning, settings, split=shard.split, sample=sample)
+            samples = members(meaning, draws, split=shard.split, asked=asked)
+            for place, parts in enumerate(samples):
+                key = f"{sample:06d}" if len(samples) == 1 else f"{sample:06d}_{place}"
+                for extension, content in parts.items():
+                    tar.add(f"{key}.{extension}", content)
     return shard.stop - shard.start
+
+
+def _asked(
+    meaning: Meaning, settings: SceneSettings, *, split: SceneSplit, sample: int
+) -> list[Asked]:
+    if not settings.questions:
+        return []
+    # Random numbers of their own: the scenes are those of a set without questions.
+    draws = SceneRandom(settings.seed, split=len(SPLITS) + SPLITS.index(split), sample=sample)
+    count = settings.questions if split == "train" else len(TYPES)
+    return [ask(meaning, draws, number=number) for number in range(count)]
 
 
 def _written(settings: SceneSettings, *, folder: Path, workers: int) -> Iterator[int]:
@@ -238,9 +297,10 @@ def _is_made(out: Path, settings: SceneSettings) -> bool:
         raise UserError(
             f"{out} already holds other things: name a folder that is empty or does not exist"
         ) from None
-    wanted = asdict(settings)
+    wanted = settings.described()
     if found != wanted:
-        differ = [k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]]
+        there = found if isinstance(found, dict) else {}
+        differ = [k for k in wanted | there if there.get(k) != wanted.get(k)]
         raise UserError(
             f"{out} already holds scenes made with other settings ({', '.join(differ)}): "
             "name another folder, or delete this one first"
@@ -281,6 +341,8 @@ def make(out: Path, *, settings: SceneSettings, workers: int, progress: bool = T
             for count in _written(settings, folder=partial, workers=workers):
                 bar.advance(task, count)
         (partial / "classnames.txt").write_text("\n".join(class_names()) + "\n")
-        (partial / _SETTINGS_FILE).write_text(json.dumps(asdict(settings)) + "\n")
+        if settings.questions:
+            (partial / "answers.txt").write_text("\n".join(ANSWERS) + "\n")
+        (partial / _SETTINGS_FILE).write_text(json.dumps(settings.described()) + "\n")
         partial.rename(out)
     return True

@@ -69,6 +69,10 @@ OTHER_VERBS = {
         "models on a suite of sets:     mmlight evaluate --model RUN --suite FILE",
     ),
     "scenes": ("data.scenes.shards", "make the quickstart's data:    mmlight scenes data/scenes"),
+    "chat": (
+        "commands.chat",
+        "ask about an image or sound:   mmlight chat --model RUN --image FILE",
+    ),
     "generate": (
         "commands.generate",
         "what a model says to prompts:  mmlight generate --model RUN --prompt TEXT",
@@ -86,7 +90,7 @@ OTHER_VERBS = {
     "push": ("interop.push_command", "a model onto the hub:          mmlight push RUN OWNER/NAME"),
 }
 # Those of them that take `--import my_module` and no config, which imports by itself.
-_IMPORTING = ("evaluate", "export", "generate", "push")
+_IMPORTING = ("chat", "evaluate", "export", "generate", "push")
 FAILURE, USER_MISTAKE = 1, 2
 # They train, and save when they are told to stop.
 _SAVE = ("fit", "resume")

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlight.errors import UserError
@@ -67,7 +68,7 @@ class Fusion(nn.Module, ABC):
             present: bool (B,), whether a sample has the modality.
         """
         if self.training and self.modality_dropout:
-            present = _drop(present, self.modality_dropout)
+            present = drop_modalities(present, self.modality_dropout)
         return self.join(tokens, masks, present)
 
 
@@ -111,6 +112,8 @@ class TransformerFusion(Fusion):
         fusion_layers: layers of the transformer.
         fusion_heads: attention heads; they divide F.
         fusion_dropout: dropout in its layers.
+        fusion_positions: learned positions for so many first tokens of each modality, for towers
+            whose tokens do not say where they stand (a CNN's); 0 adds none.
     """
 
     takes_tokens = True
@@ -123,8 +126,11 @@ class TransformerFusion(Fusion):
         fusion_layers: int = 2,
         fusion_heads: int = 4,
         fusion_dropout: float = 0.1,
+        fusion_positions: int = 0,
     ) -> None:
         super().__init__(fusion_dim=fusion_dim, modality_dropout=modality_dropout)
+        if fusion_positions < 0:
+            raise UserError(f"model.fusion.fusion_positions: {fusion_positions} must be 0 or more")
         if fusion_dim % fusion_heads:
             raise UserError(
                 f"model.fusion.fusion_heads: {fusion_heads} does not divide fusion_dim {fusion_dim}"
@@ -132,12 +138,19 @@ class TransformerFusion(Fusion):
         self.fusion_layers = fusion_layers
         self.fusion_heads = fusion_heads
         self.fusion_dropout = fusion_dropout
+        self.fusion_positions = fusion_positions
 
     def create(self, dims: Mapping[Modality, int]) -> None:
         """Create a vector "this is an image" of each modality, and the layers."""
         width = self.fusion_dim
         self.kinds = nn.ParameterDict({m: nn.Parameter(torch.randn(width) * 0.02) for m in dims})
         self.readout = nn.Parameter(torch.randn(width) * 0.02)
+        self.positions: nn.ParameterDict | None = None
+        if self.fusion_positions:
+            shape = (self.fusion_positions, width)
+            self.positions = nn.ParameterDict(
+                {m: nn.Parameter(torch.randn(shape) * 0.02) for m in dims}
+            )
         layer = nn.TransformerEncoderLayer(
             width,
             self.fusion_heads,
@@ -157,14 +170,24 @@ class TransformerFusion(Fusion):
         joined = [self.readout.expand(size, 1, -1)]
         hidden = [torch.zeros(size, 1, dtype=torch.bool, device=self.readout.device)]
         for name in self.dims:
-            joined.append(self.projections[name](tokens[name]) + self.kinds[name])
+            own_BLF = self.projections[name](tokens[name]) + self.kinds[name]
+            if self.positions is not None:
+                own_BLF = own_BLF + first_rows(self.positions[name], own_BLF.shape[1])
+            joined.append(own_BLF)
             hidden.append(~(masks[name] & present[name][:, None]))
         out_BLF = self.layers(torch.cat(joined, dim=1), src_key_padding_mask=torch.cat(hidden, 1))
         vector_BF: Tensor = out_BLF[:, 0]
         return vector_BF
 
 
-def _drop(present: Mapping[Modality, Tensor], rate: float) -> dict[Modality, Tensor]:
+def first_rows(position_LF: Tensor, length: int) -> Tensor:
+    """Return the first rows (length, F) of a table of positions; those beyond it are zero."""
+    beyond = max(0, length - position_LF.shape[0])
+    return F.pad(position_LF[:length], (0, 0, 0, beyond))
+
+
+def drop_modalities(present: Mapping[Modality, Tensor], rate: float) -> dict[Modality, Tensor]:
+    """Return which modalities of each sample stay when each is hidden at this rate; one does."""
     names = list(present)
     has_BM = torch.stack([present[name] for name in names], dim=1)
     score_BM = torch.rand(has_BM.shape, device=has_BM.device)

@@ -84,7 +84,10 @@ class PooledTask(Task):
 
     def features(self, batch: Batch) -> Features:
         """Encode what a batch carries, one text per sample."""
-        batch = batch.with_first_text()
+        return self.encoded(batch.with_first_text())
+
+    def encoded(self, batch: Batch) -> Features:
+        """Encode what a batch carries: images and sounds of B samples, N texts."""
         wants_tokens = self.takes_tokens
         found: Features = {}
         for name in self.tower_settings.given():

@@ -31,6 +31,7 @@ class Tuning:
             patterns.
         unfreeze: a schedule, from which step on what is trained besides what already is, such as
             ``{0: head, 500: last 2 blocks, 2000: all}``; empty trains everything from the start.
+            With adapters it says when these begin: ``{0: "bridges.*", 500: all}``.
         method: ``full`` trains weights; ``bitfit`` only biases (arXiv 2106.10199); ``lora`` and
             ``dora`` (arXiv 2402.09353) only adapters.
         lora: the adapters' settings, for ``lora`` and ``dora``.
@@ -66,7 +67,7 @@ class Tuning:
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"{where}.layer_decay: {self.layer_decay} must be in (0, 1]")
         if self.adapts:
-            for key in ("freeze", "unfreeze", "backbone_lr", "layer_decay", "batch_norm"):
+            for key in ("freeze", "backbone_lr", "layer_decay", "batch_norm"):
                 if getattr(self, key) != getattr(Tuning(), key):
                     raise UserError(
                         f"{where}.{key}: has no effect with method {self.method}, which trains "

@@ -31,11 +31,13 @@ from mmlight.heads.box_query import BoxQuery
 from mmlight.heads.dense_boxes import DenseBoxes
 from mmlight.heads.fusion import TransformerFusion
 from mmlight.objectives.labels import BinaryCrossEntropy
+from mmlight.tasks.answering import Answering
 from mmlight.tasks.captioning import Captioning
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.detection import Detection
 from mmlight.tasks.masked_language import MaskedLanguage
+from mmlight.tasks.multimodal_decoder import MultimodalDecoder
 from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers, TowerSettings
@@ -160,11 +162,28 @@ def sound_captions() -> tuple[Task, dict]:
     return task, _data("audio", "text")
 
 
+def answering() -> tuple[Task, dict]:
+    joined = partial(TransformerFusion, fusion_dim=8, fusion_heads=2, fusion_positions=8)
+    task = Answering(towers=replace(three(), audio=None), fusion=joined)
+    return task, _data("image", "text", class_names=NAMES)
+
+
+def multimodal() -> tuple[Task, dict]:
+    towers = replace(three(), text=decoder(max_tokens=128))
+    return MultimodalDecoder(towers=towers), _data("image", "text", "audio")
+
+
+def multimodal_memory() -> tuple[Task, dict]:
+    towers = Towers(image=tiny.towers().image, text=decoder(memory_dim=12))
+    return MultimodalDecoder(towers=towers), _data("image", "text")
+
+
 EVERY = {
     f.__name__: f
     for f in (
         contrastive, image_classes, several_labels, fusion, late_fusion, tagging, transcription,
         detection, queries, adapted, captions, sound_captions, masked,
+        answering, multimodal, multimodal_memory,
     )
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ CASES = [(name, how) for name in every_task.EVERY for how in ("ddp", "fsdp")] + 
     for how in ("ddp", "fsdp")
     for saving in ("chunks", "checkpointing")
 ]
+ANSWERED = ("answering", "multimodal", "multimodal_memory")
 WORDS = [["Anna", "saw", "Rome"], ["a", "cat"], ["two", "owls"], ["Bo", "in", "Oslo"]]
 TAGS = [["O", "O", "B-place"], ["O", "O"], ["O", "O"], ["O", "O", "B-place"]]
 SPOKEN = ["a b", "ab", "cab", "b"]
@@ -59,6 +60,12 @@ def whole_batch(name, task):
                 text, token_ids_NL=hidden_NL, target_NL=text.token_ids_NL, counted_NL=counted_NL
             )
         batch = replace(batch, text=text, captions=written)
+        if name in ANSWERED:
+            said = ["cat", "owl", "dog", "cat"]
+            encoding = tokenizer_from_state(settings["tokenizer"]).encode_batch(said, max_tokens=9)
+            ids, mask = torch.from_numpy(encoding.ids_NL), torch.from_numpy(encoding.mask_NL)
+            answer = Text(ids, mask, here, rows, rows)
+            batch = replace(batch, answer=answer, answers=said)
     if name in ("detection", "queries"):
         draws = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (SIZE, 3, 64, 64), generator=draws, dtype=torch.uint8)
@@ -71,7 +78,7 @@ def whole_batch(name, task):
             here,
         )
         batch = replace(batch, image=Images(pixels, here.clone()), boxes=boxes)
-    if name in ("contrastive", "fusion"):
+    if name in ("contrastive", "fusion", "multimodal"):
         here = torch.tensor([True, True, False, False])
         batch = replace(batch, audio=replace(batch.audio, present_B=here))
     if name in SINGLE:
@@ -87,11 +94,13 @@ def mine(batch):
     lists = {
         f.name: getattr(batch, f.name)[rows]
         for f in fields(batch)
-        if f.name in ("captions", "keys")
+        if f.name in ("captions", "keys", "answers")
     }
     if cut.text is not None:
         text = replace(cut.text, item_N=torch.arange(share))
         lists["text"] = text
+    if cut.answer is not None:
+        lists["answer"] = replace(cut.answer, item_N=torch.arange(share))
     return replace(cut, **lists, fields={k: v[rows] for k, v in batch.fields.items()})
 
 

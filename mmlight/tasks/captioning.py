@@ -112,7 +112,7 @@ class Captioning(Task):
         self.build_towers()
         self.tower(self.sense).encoder.leave_out_pooling()
         self.build_captions()
-        self.objective = self._make_token_loss()
+        self.token_loss = self._make_token_loss()
 
     def build_captions(self) -> None:
         """Create what leads from the other tower's tokens to the decoder; towers are there."""
@@ -206,7 +206,7 @@ class Captioning(Task):
         text = self._captions(batch)
         said = self.say(text, self.see(batch))
         counted_NL = said.next.counted_NL & self._known(batch)[:, None]
-        loss = self.objective(said.logits_NLV, said.next.token_NL, counted_NL=counted_NL)
+        loss = self.token_loss(said.logits_NLV, said.next.token_NL, counted_NL=counted_NL)
         return self.log_loss(loss)
 
     def score_names(self) -> set[str]:

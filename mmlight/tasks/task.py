@@ -101,7 +101,7 @@ class Task(_Described, Evaluated):
     takes_documents: ClassVar[bool] = False
     takes_masked: ClassVar[bool] = False
     explained_targets: ClassVar[tuple[Target, ...]] = ()
-    predicts: ClassVar[Literal["rows", "features"]] = "rows"
+    predicts: Literal["rows", "features"] = "rows"
     has_mistakes: ClassVar[bool] = False
     job_type: ClassVar[Literal["pretrain", "finetune"]] = "finetune"
 

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import (
 )
 from torch.utils import _pytree
 
+from mmlight.encoders.encoder import Encoded
 from mmlight.trainer.module import TrainedModule
 
 # What tasks call of an encoder besides `forward`.
@@ -56,6 +57,7 @@ def shard(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     units: list[FSDPModule] = []
+    make_tree_node(Encoded)  # which not only `forward` returns
 
     def add(module: nn.Module, policy: MixedPrecisionPolicy) -> None:
         if any(True for _ in module.parameters()):

@@ -20,6 +20,7 @@ from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
+from mmlight.decoders.coca_decoder import CocaDecoder
 from mmlight.decoders.sampling import Sampling
 from mmlight.decoders.transformer_decoder import TransformerDecoder
 from mmlight.encoders.hf_text import HfText
@@ -34,6 +35,7 @@ from mmlight.objectives.labels import BinaryCrossEntropy
 from mmlight.tasks.answering import Answering
 from mmlight.tasks.captioning import Captioning
 from mmlight.tasks.classification import Classification
+from mmlight.tasks.coca import Coca
 from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.detection import Detection
 from mmlight.tasks.masked_language import MaskedLanguage
@@ -176,6 +178,13 @@ def multimodal() -> tuple[Task, dict]:
 def multimodal_memory() -> tuple[Task, dict]:
     towers = Towers(image=tiny.towers().image, text=decoder(memory_dim=12))
     return MultimodalDecoder(towers=towers), _data("image", "text")
+def coca() -> tuple[Task, dict]:
+    sizes = dict(vocab_size=260, dim=16, num_layers=2, num_heads=2, max_tokens=96, dropout=0.0)
+    reads = partial(CocaDecoder, unimodal_layers=1, memory_dim=16, **sizes)
+    towers = Towers(image=tiny.towers().image, text=TowerSettings(encoder=reads))
+    short = Sampling(max_new_tokens=5)
+    task = Coca(towers=towers, embed_dim=8, token_dropout=0.0, sampling=short, predicts="captions")
+    return task, _data("image", "text")
 
 
 EVERY = {
@@ -183,7 +192,7 @@ EVERY = {
     for f in (
         contrastive, image_classes, several_labels, fusion, late_fusion, tagging, transcription,
         detection, queries, adapted, captions, sound_captions, masked,
-        answering, multimodal, multimodal_memory,
+        answering, multimodal, multimodal_memory, coca,
     )
 }  # fmt: skip
 

@@ -128,7 +128,7 @@ def test_the_loss_is_of_each_token_that_comes_next_whatever_the_padding(by):
         ids = text.token_ids_NL[row]
         for place in range(length - 1):
             wanted, count = wanted - float(logp.detach()[place, ids[place + 1]]), count + 1
-    loss = built.objective(said.logits_NLV, said.next.token_NL, counted_NL=said.next.counted_NL)
+    loss = built.token_loss(said.logits_NLV, said.next.token_NL, counted_NL=said.next.counted_NL)
     assert loss.value.item() == pytest.approx(wanted / count, rel=1e-10)
     # The decoder's logits depend on the picture.
     dark = replace(given, image=replace(given.image, pixels_BCHW=given.image.pixels_BCHW // 4))

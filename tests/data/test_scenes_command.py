@@ -157,3 +157,20 @@ def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "out").mkdir()
     assert make(tmp_path / "out", settings=SceneSettings(4, 4), workers=1, progress=False)
     assert (tmp_path / "out/test/00000.tar").is_file()
+
+
+def test_train_shows_every_combination_only_where_that_is_asked_for(tmp_path, capsys):
+    given = ["--samples", "60", "--eval-samples", "4", "--workers", "1"]
+    for name, more in (("usual", []), ("all", ["--all-combinations"])):
+        assert mmlight(["scenes", str(tmp_path / name), *given, *more]) == 0
+    held_out = {}
+    for name in ("usual", "all"):
+        samples = _samples(tmp_path / name / "train/00000.tar").values()
+        objects = [o for s in samples for o in json.loads(s["json"])["objects"]]
+        held_out[name] = sum(o["held_out"] for o in objects)
+    assert held_out["usual"] == 0 < held_out["all"]
+    # What lies there already tells that it was made otherwise, either way.
+    for name, more in (("usual", ["--all-combinations"]), ("all", [])):
+        assert mmlight(["scenes", str(tmp_path / name), *given, *more]) == 2
+        assert "(all_combinations)" in capsys.readouterr().err
+    assert "all_combinations" not in (tmp_path / "usual/scenes.json").read_text()

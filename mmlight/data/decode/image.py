@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_image
 
 from mmlight.data.decode.boxes import BoxSet
+from mmlight.data.decode.corruption_kinds import image_noise
 from mmlight.data.decode.draw import Draws
 from mmlight.data.decode.image_fit import Fitted, fit, jitter_color, random_fit
 from mmlight.data.decode.image_header import png_fault, read_head, read_orientation, upright
@@ -62,6 +63,10 @@ class ImageSettings:
         vertical_flip_probability: how often random_fit mirrors an image top to bottom.
         color_jitter: training changes brightness, contrast and saturation by random factors
             between 1 - color_jitter and 1 + color_jitter; 0 leaves them.
+        soften: training makes images smaller by random factors from 1 to this and as large again,
+            so that a model does without the finest detail; 1 leaves them.
+        noise: training adds Gaussian noise of a random standard deviation from 0 to this, where 1
+            is the range of pixels; 0 adds none.
         max_pixels: images with more pixels count as bad samples (they can be made to fill the
             memory).
     """
@@ -80,6 +85,8 @@ class ImageSettings:
     flip_probability: float = 0.0
     vertical_flip_probability: float = 0.0
     color_jitter: float = 0.0
+    soften: float = 1.0
+    noise: float = 0.0
     max_pixels: int = 100_000_000
 
     def __post_init__(self) -> None:
@@ -106,6 +113,10 @@ class ImageSettings:
                 raise UserError(f"image.{name} must be 0 to 1, not {getattr(self, name)}")
         if not 0 <= self.color_jitter < 1:
             raise UserError(f"image.color_jitter must be 0 to below 1, not {self.color_jitter}")
+        if self.soften < 1:
+            raise UserError(f"image.soften must be 1 or more, not {self.soften}")
+        if self.noise < 0:
+            raise UserError(f"image.noise must be 0 or more, not {self.noise}")
         if (self.train_crop in ("fit", "random_fit")) != self.fits:
             raise UserError(
                 f"image.train_crop: {self.train_crop} and image.eval_crop: {self.crop} give "
@@ -211,9 +222,20 @@ def fit_image(
 
 
 def _jitter(pixels_CHW: Tensor, settings: ImageSettings, *, draws: Draws | None) -> Tensor:
-    if draws is None or not settings.color_jitter:
+    if draws is None:
         return pixels_CHW
-    return jitter_color(pixels_CHW, settings.color_jitter, draws=draws)
+    if settings.color_jitter:
+        pixels_CHW = jitter_color(pixels_CHW, settings.color_jitter, draws=draws)
+    if settings.soften > 1:
+        height, width = pixels_CHW.shape[1:]
+        factor = draws.uniform(1.0, settings.soften)
+        small_height, small_width = (max(1, round(side / factor)) for side in (height, width))
+        pixels_CHW = resize(pixels_CHW, height=small_height, width=small_width)
+        pixels_CHW = resize(pixels_CHW, height=height, width=width)
+    if settings.noise:
+        amount = draws.uniform(0.0, settings.noise)
+        pixels_CHW = image_noise(pixels_CHW, amount=amount, draws=draws)
+    return pixels_CHW
 
 
 def _crop(

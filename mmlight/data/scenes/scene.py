@@ -144,6 +144,12 @@ def eval_meanings(split: SceneSplit, *, count: int, seed: int) -> list[Meaning]:
     return [pool[i] for i in order[:count]]
 
 
+def all_meanings() -> list[Meaning]:
+    """Return every pairing of every combination of colour and shape."""
+    things, relations = _things(), range(len(RELATIONS))
+    return [Meaning(a, b, r) for a in things for b in things if a != b for r in relations]
+
+
 def train_meanings(*, num_val: int, seed: int) -> list[Meaning]:
     """Return what training draws from: its objects in every pairing that `val` does not use."""
     taken = set(eval_meanings("val", count=num_val, seed=seed))

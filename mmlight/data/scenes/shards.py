@@ -34,6 +34,7 @@ from mmlight.data.scenes.scene import (
     SceneRandom,
     SceneSplit,
     Thing,
+    all_meanings,
     class_names,
     eval_meanings,
     train_meanings,
@@ -139,6 +140,12 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="default %(default)s")
     parser.add_argument(
+        "--all-combinations",
+        action="store_true",
+        help="train shows every combination of colour and shape in every pairing, those of val and "
+        "test, too: for a model that judges what others draw",
+    )
+    parser.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count() or 1,
@@ -152,6 +159,7 @@ def main(argv: Sequence[str]) -> int:
         eval_samples=args.eval_samples,
         seed=args.seed,
         questions=args.questions,
+        all_combinations=args.all_combinations,
     )
     made = make(args.out, settings=settings, workers=args.workers, progress=sys.stderr.isatty())
     sizes = ", ".join(f"{split} {settings.count(split)}" for split in SPLITS)
@@ -177,6 +185,7 @@ class SceneSettings:
         seed: of everything random.
         version: of the way scenes are made.
         questions: asked about each training scene.
+        all_combinations: whether the training split keeps nothing out.
     """
 
     samples: int = 6000
@@ -184,6 +193,7 @@ class SceneSettings:
     seed: int = 0
     version: int = VERSION
     questions: int = 0
+    all_combinations: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -203,10 +213,12 @@ class SceneSettings:
         """Return the number of scenes of `split`."""
         return self.samples if split == "train" else self.eval_samples
 
-    def described(self) -> dict[str, int]:
-        """Return what the folder says of itself."""
+    def described(self) -> dict[str, Any]:
+        """Return what the folder says of itself; what is usual is left out."""
         said = asdict(self)
         asked = said.pop("questions")
+        if not self.all_combinations:
+            del said["all_combinations"]
         return said | (
             {"questions": asked, "questions_version": QUESTIONS_VERSION} if asked else {}
         )
@@ -233,6 +245,8 @@ def shards(settings: SceneSettings, *, folder: Path) -> list[Shard]:
 
 
 def _meanings(split: SceneSplit, settings: SceneSettings) -> list[Meaning]:
+    if split == "train" and settings.all_combinations:
+        return all_meanings()
     if split == "train":
         return train_meanings(num_val=settings.eval_samples, seed=settings.seed)
     return eval_meanings(split, count=settings.eval_samples, seed=settings.seed)

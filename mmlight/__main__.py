@@ -68,6 +68,10 @@ OTHER_VERBS = {
         "commands.evaluate",
         "models on a suite of sets:     mmlight evaluate --model RUN --suite FILE",
     ),
+    "judge": (
+        "commands.judge",
+        "what a model draws, by another: mmlight judge -c FILE --model RUN --judge RUN",
+    ),
     "scenes": ("data.scenes.shards", "make the quickstart's data:    mmlight scenes data/scenes"),
     "chat": (
         "commands.chat",

@@ -5,7 +5,7 @@ import json
 import cli_data
 import pytest
 import torch
-from tasks import masked_data
+from tasks import code_tasks, masked_data
 
 STEPS = 20
 
@@ -119,3 +119,44 @@ def test_two_processes_equal_one(kind, tmp_path):
 def _weights(run):
     (path,) = (run / "checkpoints").glob("*.ckpt")
     return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+def test_two_processes_have_one_codebook_and_draw_by_it(tmp_path):
+    data = cli_data.write_data(tmp_path / "data")
+    values = code_tasks.codes_experiment(data, tmp_path / "runs")
+    exact = {"lr": 1.0e-3, "eps": 1.0e-3}
+    for kind in ("codes", "drawing"):
+        values = cli_data.changed(
+            values,
+            {
+                "trainer.max_steps": STEPS + 2,  # dead codes are found again after 20
+                "model.init_args.optimizer": exact,
+                "run.name": kind,
+            },
+        )
+        path = cli_data.write_yaml(tmp_path / f"{kind}.yaml", values)
+        runs = []
+        for name in ("one", "two"):
+            (tmp_path / kind / name).mkdir(parents=True)
+            many = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+            train_in = tmp_path / kind / name
+            process = cli_data.start(
+                *("fit", "-c", path, "--run.root", train_in / "runs"),
+                *(many if name == "two" else ()),
+                cwd=train_in,
+            )
+            _, error = process.communicate(timeout=250)
+            assert process.returncode == 0, error
+            runs.append(cli_data.only_run(train_in / "runs", kind))
+        wanted = cli_data.losses(runs[0])
+        assert cli_data.losses(runs[1]) == {
+            s: pytest.approx(v, abs=1e-4) for s, v in wanted.items()
+        }
+        ours, theirs = (_weights(run) for run in runs)
+        assert max(float((ours[n] - theirs[n]).abs().max()) for n in ours) < 1e-4
+        values = code_tasks.drawing_experiment(data, tmp_path / "runs", tokens=runs[0])
+        decoder = values["model"]["init_args"]["towers"]["text"]["encoder"]["init_args"]
+        values["model"]["init_args"]["towers"]["text"]["encoder"]["init_args"] = decoder | {
+            "dropout": 0.0
+        }

@@ -11,6 +11,7 @@ import pytest
 import torch
 from forked_runs import ForkedRuns
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from tasks import code_tasks
 
 from mmlight.trainer.checkpoint_files import AtomicCheckpointIO
 from mmlight.trainer.ema import Ema
@@ -321,3 +322,21 @@ class Slow(Callback):
 
 def reached(run):
     return max(cli_data.losses(run), default=0)
+
+
+@pytest.mark.slow
+def test_a_codebook_and_dropped_captions_are_continued_bit_for_bit(values, tmp_path):
+    data = tmp_path / "data"
+    cli_data.write_data(data)
+    codes = code_tasks.codes_experiment(data, tmp_path / "runs")
+    path = cli_data.write_yaml(tmp_path / "codes.yaml", codes)
+    assert cli_data.run_in_process("fit", "-c", path) == 0
+    tokens = cli_data.only_run(tmp_path / "runs", "codes")
+    drawing = code_tasks.drawing_experiment(data, tmp_path / "runs", tokens=tokens)
+    for kind, own in (("codes", codes), ("drawing", drawing)):
+        own = cli_data.changed(own, {"trainer.max_steps": 24 if kind == "codes" else 12})
+        kill_after = 20 if kind == "codes" else 8
+        whole, rest = interrupt_and_continue(own, tmp_path / kind, kill_after=kill_after)
+        first = 3 * (kill_after // 3)
+        assert rest[0] == {place: whole[0][place] for place in list(whole[0])[first:]}
+        assert_equal_states(whole[1], rest[1])

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mmlight.commands import draw
 from mmlight.decoders.answer import Answer
 from mmlight.decoders.sampling import Sampling
 from mmlight.errors import UserError
@@ -46,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
         UserError: no such model or file, a model that answers no prompts, or settings that do not
             go together.
     """
+    if "--image" in argv:
+        return draw.main([argument for argument in argv if argument != "--image"])
     options = _parse(argv)
     given = {name: getattr(options, name) for name in _SAMPLING}
     sampling = Sampling(
@@ -87,7 +90,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="mmlight generate",
         description="Say what comes behind prompts. One answer is shown while it grows; several "
-        "are answered together, in batches that change nothing about them.",
+        "are answered together, in batches that change nothing about them. With --image it draws: "
+        "see mmlight generate --image --help.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -16,11 +16,15 @@ from torch.distributed.fsdp import (
 )
 from torch.utils import _pytree
 
+from mmlight.encoders.codes import Rebuilt
 from mmlight.encoders.encoder import Encoded
 from mmlight.trainer.module import TrainedModule
 
 # What tasks call of an encoder besides `forward`.
-_METHODS = ("feature_maps", "token_logits", "embed", "decode", "logits", "both")
+_METHODS = (
+    *("feature_maps", "codes", "vectors", "rebuild", "patches"),
+    *("token_logits", "embed", "decode", "logits", "both"),
+)
 
 
 def shard(
@@ -57,7 +61,8 @@ def shard(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     units: list[FSDPModule] = []
-    make_tree_node(Encoded)  # which not only `forward` returns
+    for kind in (Encoded, Rebuilt):  # which not only `forward` returns
+        make_tree_node(kind)
 
     def add(module: nn.Module, policy: MixedPrecisionPolicy) -> None:
         if any(True for _ in module.parameters()):

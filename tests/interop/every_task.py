@@ -28,20 +28,24 @@ from mmlight.encoders.lora import LoraSettings
 from mmlight.encoders.mel import LogMelSettings
 from mmlight.encoders.mel_gru import MelGru
 from mmlight.encoders.timm_image import TimmImage
+from mmlight.encoders.vq_image import VqImage
 from mmlight.heads.box_query import BoxQuery
 from mmlight.heads.dense_boxes import DenseBoxes
 from mmlight.heads.fusion import TransformerFusion
 from mmlight.objectives.labels import BinaryCrossEntropy
 from mmlight.tasks.answering import Answering
+from mmlight.tasks.attributes import Attributes
 from mmlight.tasks.captioning import Captioning
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.coca import Coca
 from mmlight.tasks.contrastive import Contrastive
 from mmlight.tasks.detection import Detection
+from mmlight.tasks.discrete_codes import DiscreteCodes
 from mmlight.tasks.masked_language import MaskedLanguage
 from mmlight.tasks.multimodal_decoder import MultimodalDecoder
 from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.task import Task
+from mmlight.tasks.text_to_image import TextToImage
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.tasks.transcription import Transcription
 from mmlight.tasks.tuning import Tuning
@@ -178,6 +182,8 @@ def multimodal() -> tuple[Task, dict]:
 def multimodal_memory() -> tuple[Task, dict]:
     towers = Towers(image=tiny.towers().image, text=decoder(memory_dim=12))
     return MultimodalDecoder(towers=towers), _data("image", "text")
+
+
 def coca() -> tuple[Task, dict]:
     sizes = dict(vocab_size=260, dim=16, num_layers=2, num_heads=2, max_tokens=96, dropout=0.0)
     reads = partial(CocaDecoder, unimodal_layers=1, memory_dim=16, **sizes)
@@ -187,14 +193,50 @@ def coca() -> tuple[Task, dict]:
     return task, _data("image", "text")
 
 
+def attributes() -> tuple[Task, dict]:
+    values = {"size": ["small", "large"], "shape": ["disc", "ring", "star"]}
+    towers = Towers(image=tiny.towers().image)
+    return Attributes(towers=towers, target="what", names=list(values), values=values), _data(
+        "image"
+    )
+
+
+def codes_tower(**settings) -> TowerSettings:
+    encoder = partial(VqImage, size=16, grid=4, num_codes=8, code_dim=4, channels=4)
+    return TowerSettings(encoder=encoder, **settings)
+
+
+def discrete_codes() -> tuple[Task, dict]:
+    return DiscreteCodes(towers=Towers(image=codes_tower())), _data("image")
+
+
+def text_to_image() -> tuple[Task, dict]:
+    decoder = partial(
+        TransformerDecoder,
+        vocab_size=270,  # bytes, two marks, eight codes
+        dim=16,
+        num_layers=2,
+        num_heads=2,
+        max_tokens=66,
+        dropout=0.0,
+    )
+    towers = Towers(image=codes_tower(locked=True), text=TowerSettings(encoder=decoder))
+    return TextToImage(towers=towers, text_weight=0.5, image_first=0.3), _data("image", "text")
+
+
 EVERY = {
     f.__name__: f
     for f in (
         contrastive, image_classes, several_labels, fusion, late_fusion, tagging, transcription,
         detection, queries, adapted, captions, sound_captions, masked,
         answering, multimodal, multimodal_memory, coca,
+        attributes, discrete_codes, text_to_image,
     )
 }  # fmt: skip
+
+
+# Their answers are no function of tensors alone.
+WITHOUT_GRAPH = ("text_to_image",)
 
 
 def _data(*modalities, **settings):

@@ -31,7 +31,10 @@ SPOKEN = ["a b", "ab", "cab", "b"]
 def whole_batch(name, task):
     """Four samples that this task learns from; the audio of the last two is missing."""
     batch = tiny.batch(SIZE, labels=torch.tensor([0, 2, 1, 0]))
-    given = {"several_labels": {"labels": [[0], [1, 2], [], [0, 2]]}}
+    given = {
+        "several_labels": {"labels": [[0], [1, 2], [], [0, 2]]},
+        "attributes": {"what": ["small disc", "large star", None, "large ring"]},
+    }
     batch = replace(batch, fields=given.get(name, {}))
     if name == "tagging":
         batch = replace(batch, fields={"words": WORDS, "tags": TAGS})

@@ -23,10 +23,11 @@ class Pictures(pl.Callback):
 
     Of a contrastive model similarities, retrieved examples, spectrograms and the joint space; of a
     classifier its confusion matrix and reliability diagram; of a detector its boxes, and precision
-    against recall (only the curves for other tasks). Into
-    `plots/` of the run folder, and to W&B where that is on. Examples come from a few samples
-    that are kept of every evaluation, spread over rank 0's batches; the others of the set are not
-    looked at, so a retrieval picture shows the best of these few.
+    against recall; of a tokenizer reconstructions and the codebook; of what draws from texts its
+    samples (only the curves for other tasks). Into `plots/` of the run folder, and to W&B where
+    that is on. Examples come from a few samples that are kept of every evaluation, spread over rank
+    0's batches; the others of the set are not looked at, so a retrieval picture shows the best of
+    these few.
 
     Args:
         num_samples: samples kept for examples and for the similarity matrix.

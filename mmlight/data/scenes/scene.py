@@ -146,8 +146,8 @@ def eval_meanings(split: SceneSplit, *, count: int, seed: int) -> list[Meaning]:
 
 def all_meanings() -> list[Meaning]:
     """Return every pairing of every combination of colour and shape."""
-    things, relations = _things(), range(len(RELATIONS))
-    return [Meaning(a, b, r) for a in things for b in things if a != b for r in relations]
+    known, relations = things(), range(len(RELATIONS))
+    return [Meaning(a, b, r) for a in known for b in known if a != b for r in relations]
 
 
 def train_meanings(*, num_val: int, seed: int) -> list[Meaning]:

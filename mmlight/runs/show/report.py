@@ -20,9 +20,13 @@ from mmlight.scores import format_value, is_headline
 
 _ORDER = (
     *("curves", "robustness", "confusion", "reliability", "detections", "mistakes", "explain"),
+    *("samples", "reconstructions", "codebook"),
     *("retrieval", "joint_space", "similarity", "spectrograms"),
 )
-_WIDE = ("curves", "robustness", "spectrograms", "explain", "mistakes", "detections")
+_WIDE = (
+    *("curves", "robustness", "spectrograms", "explain", "mistakes", "detections"),
+    "reconstructions",
+)
 _SAMPLE = ("image", "spectrogram", "sound", "text")
 _SHOWN_BAD = 3
 

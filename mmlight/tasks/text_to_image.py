@@ -1,0 +1,456 @@
+"""Draws what a text says: one transformer over captions and image codes (DALL-E, arXiv 2102.12092).
+
+Shapes as in `mmlight.batch`: B samples, L codes of an image, W tokens of a caption's field, S
+places of a sequence, V tokens of the vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmlight import comm
+from mmlight.batch import Batch, Images
+from mmlight.decoders.decoder import Decoder
+from mmlight.decoders.generate import Prompt, generate
+from mmlight.decoders.sampling import Sampling
+from mmlight.encoders.codes import CodeEncoder
+from mmlight.encoders.encoder import eval_mode
+from mmlight.errors import UserError
+from mmlight.objectives.objective import Loss
+from mmlight.objectives.tokens import TokenLoss
+from mmlight.runs.plots.picture_grid import plot_samples
+from mmlight.tasks.code_words import CodeWords
+from mmlight.tasks.discrete_codes import as_pixels
+from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table
+from mmlight.tasks.pictures import ShownSamples
+from mmlight.tasks.task import Task
+from mmlight.tasks.tower import Towers
+from mmlight.text.saved_tokenizer import tokenizer_from_state
+from mmlight.text.tokenizer import Tokenizer
+from mmlight.trainer.internals import FakeTensor
+
+_AT_ONCE = 64
+_DRAWING = Sampling(temperature=1.0)
+_IMAGE_FIRST, _DROPPED = 0, 1
+
+
+@dataclass(frozen=True)
+class DrawnImages:
+    """Images that were drawn.
+
+    Attributes:
+        pixels_BCHW: uint8.
+        codes_BL: int64.
+        log_probability_B: of the codes by the model's own scores, with guidance.
+    """
+
+    pixels_BCHW: Tensor
+    codes_BL: Tensor
+    log_probability_B: Tensor
+
+
+@dataclass(frozen=True)
+class DrawnEvaluation:
+    """What pictures are drawn of.
+
+    Attributes:
+        stage: `val` or `test`.
+        prompts: captions.
+        pixels: what was drawn of each, uint8 (C, H, W).
+    """
+
+    stage: Stage
+    prompts: list[str]
+    pixels: list[np.ndarray]
+
+
+class TextToImage(Task):
+    """Draws images from captions, code by code, and says captions of images.
+
+    The image tower is a trained tokenizer (`from_run`, `locked: true`), the text tower a decoder,
+    such as `mmlight.decoders.transformer_decoder.TransformerDecoder`, over one vocabulary: the
+    text's tokens, two marks and the codes.
+
+    Args:
+        towers: a tokenizer for images and a decoder for text.
+        drop_caption: share of the samples whose caption is left out in training, for guidance.
+        text_weight: weight of the loss of caption tokens, beside that of codes.
+        image_first: share of the samples that have the image first: of those the caption is learnt.
+        sampling: how pictures, predictions and what `mmlight judge` sees are drawn.
+        num_drawn: captions of an evaluation that are drawn; 0 draws none.
+        label_smoothing: see `mmlight.objectives.tokens.TokenLoss`.
+        settings: of every task, see `mmlight.tasks.task.Task`.
+
+    Raises:
+        UserError: other towers, or sizes that do not go together.
+    """
+
+    job_type = "pretrain"
+
+    def __init__(
+        self,
+        *,
+        towers: Towers,
+        drop_caption: float = 0.1,
+        text_weight: float = 0.0,
+        image_first: float = 0.0,
+        sampling: Sampling = _DRAWING,
+        num_drawn: int = 16,
+        label_smoothing: float = 0.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(towers=towers, **settings)
+        if list(towers.given()) != ["image", "text"]:
+            named = ", ".join(towers.given()) or "none"
+            raise UserError(f"model.towers names {named}; text to image takes image and text")
+        assert towers.image is not None
+        if not towers.image.locked:
+            raise UserError(
+                "model.towers.image.locked: must be true: the codes of a tokenizer that changes "
+                "mean nothing to what was learnt from them"
+            )
+        for name, value in (("drop_caption", drop_caption), ("image_first", image_first)):
+            if not 0 <= value <= 1:
+                raise UserError(f"model.{name}: {value:g} must be from 0 to 1")
+        if text_weight < 0 or num_drawn < 0:
+            raise UserError("model.text_weight and model.num_drawn must be 0 or more")
+        if sampling.guidance != 1 and not drop_caption:
+            raise UserError("model.sampling.guidance: needs a drop_caption above 0")
+        if sampling.beams > 1 or sampling.stop:
+            raise UserError("model.sampling: beams and stop are for texts; leave them out")
+        self.drop_caption, self.text_weight = drop_caption, text_weight
+        self.image_first, self.sampling, self.num_drawn = image_first, sampling, num_drawn
+        self._label_smoothing = label_smoothing
+        self.words: CodeWords
+        self.tokenizer: Tokenizer
+        self._shown = 0
+
+    def build(self) -> None:
+        """Create the towers and the objective."""
+        text = (self.preprocessing or {}).get("text")
+        if text is None:
+            raise UserError(
+                "data.text is not set; text to image needs the tokenizer of its captions, and "
+                "data.members.text"
+            )
+        self.tokenizer = tokenizer_from_state(text["tokenizer"])
+        self.build_towers()
+        codes, decoder = self.tower("image").encoder, self.tower("text").encoder
+        if not isinstance(codes, CodeEncoder):
+            raise UserError(
+                f"model.towers.image: a {type(codes).__name__} has no codes; take from_run a "
+                "tokenizer that mmlight.tasks.discrete_codes.DiscreteCodes trained"
+            )
+        if not isinstance(decoder, Decoder) or decoder.memory_dim is not None:
+            raise UserError(
+                f"model.towers.text: a {type(decoder).__name__} is no decoder without "
+                "cross-attention; use mmlight.decoders.transformer_decoder.TransformerDecoder"
+            )
+        self.words = words = CodeWords(
+            text_size=int(text["vocab_size"]),
+            num_codes=codes.num_codes,
+            width=int(text["max_tokens"]),
+            length=codes.num_tokens,
+            pad_id=self.tokenizer.pad_id,
+            end_id=self.tokenizer.end_id,
+        )
+        if decoder.vocab_size < words.vocab_size:
+            raise UserError(
+                f"model.towers.text.encoder.vocab_size: {decoder.vocab_size} must be at least "
+                f"{words.vocab_size}: {words.text_size} text tokens, 2 marks, {words.num_codes} "
+                "codes"
+            )
+        if decoder.max_tokens is not None and decoder.max_tokens < words.num_places:
+            raise UserError(
+                f"model.towers.text.encoder.max_tokens: {decoder.max_tokens} must be at least "
+                f"{words.num_places}: data.text.max_tokens ({words.width}), 2 marks, "
+                f"{words.length} codes"
+            )
+        self.objective = TokenLoss(label_smoothing=self._label_smoothing)
+
+    @property
+    def codes(self) -> CodeEncoder:
+        """The tokenizer of images."""
+        encoder = self.tower("image").encoder
+        assert isinstance(encoder, CodeEncoder)
+        return encoder
+
+    @property
+    def decoder(self) -> Decoder:
+        """The transformer."""
+        encoder = self.tower("text").encoder
+        assert isinstance(encoder, Decoder)
+        return encoder
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss over the global batch."""
+        batch = batch.with_first_text()
+        field_BW, codes_BL, known_B = self._parts(batch)
+        draws_BN = self._draws(batch).to(field_BW.device)
+        first_B = draws_BN[:, _IMAGE_FIRST] < self.image_first
+        dropped_B = ~first_B & (draws_BN[:, _DROPPED] < self.drop_caption)
+        without_BW = self.words.without_caption(len(field_BW), device=field_BW.device)
+        shown_BW = torch.where(dropped_B[:, None], without_BW, field_BW)
+        said_BW = self.words.said_BW(field_BW) & (known_B & ~dropped_B)[:, None]
+        counted_BL = known_B[:, None].expand_as(codes_BL)
+        text_B1W, image_B1L = self.words.text_part(shown_BW), self.words.image_part(codes_BL)
+        ids_BS = torch.cat([text_B1W, image_B1L], 1)
+        text_BS = _behind(said_BW & ~first_B[:, None], counted_BL & False)
+        image_BS = _behind(said_BW & False, counted_BL & ~first_B[:, None])
+        caption_BS = torch.zeros_like(image_BS)
+        if self.image_first:
+            other_BS = torch.cat([image_B1L, text_B1W], 1)
+            ids_BS = torch.where(first_B[:, None], other_BS, ids_BS)
+            caption_BS = _behind(counted_BL & False, said_BW & first_B[:, None])
+        logits_BSV = self._logits(ids_BS)
+        losses = {"image": self._loss(logits_BSV, ids_BS, image_BS)}
+        total = losses["image"]
+        if self.text_weight:
+            losses["text"] = self._loss(logits_BSV, ids_BS, text_BS)
+            total = total + self.text_weight * losses["text"]
+        if self.image_first:
+            losses["caption"] = self._loss(logits_BSV, ids_BS, caption_BS)
+            total = total + losses["caption"]
+        return self.log_loss(Loss(total, {name: one.detach() for name, one in losses.items()}))
+
+    def _loss(self, logits_BSV: Tensor, ids_BS: Tensor, counted_BS: Tensor) -> Tensor:
+        loss: Loss = self.objective(logits_BSV, ids_BS[:, 1:], counted_NL=counted_BS)
+        return loss.value
+
+    def _logits(self, ids_BS: Tensor) -> Tensor:
+        """Return the scores of what comes next at each place but the last."""
+        decoder = self.decoder
+        return decoder.logits(decoder.decode(decoder.embed(ids_BS[:, :-1])))
+
+    def _parts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return captions' fields (B, W), codes (B, L), and which samples have both."""
+        text, image = batch.text, batch.image
+        if text is None or image is None:
+            raise UserError(
+                "text to image learns from images and their captions; name both in data.members"
+            )
+        with torch.no_grad():
+            codes_BL = self.codes.codes(image)
+        field_BW = self.words.fields(text.token_ids_NL, text.mask_NL)
+        return field_BW, codes_BL, batch.valid_B & text.present_N & image.present_B
+
+    def _draws(self, batch: Batch) -> Tensor:
+        """Return two numbers in [0, 1) for each sample, by seed, epoch and sample alone."""
+        if isinstance(batch.index_B, FakeTensor):  # a step is counted that is not done
+            return torch.ones(batch.size, 2)
+        rows = []
+        for sample in batch.index_B.tolist():
+            key = np.array([self._seed % 2**64, 0x7432_69], dtype=np.uint64)
+            bits = np.random.Philox(key=key, counter=[0, 0, batch.epoch, sample]).random_raw(2)
+            rows.append([(int(one) >> 11) * 2.0**-53 for one in bits])
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def score_names(self) -> set[str]:
+        """Return the names of all scores."""
+        names = {"loss", "image_nll"}
+        return names | ({"caption_nll"} if self.image_first else set())
+
+    def begin_evaluation(self) -> None:
+        """Forget what was shown."""
+        super().begin_evaluation()
+        self._shown = 0
+
+    def keep(self, batch: Batch) -> Kept:
+        """Keep how unlikely the codes of each image are behind its caption, and some captions."""
+        batch = batch.with_first_text()
+        field_BW, codes_BL, known_B = self._parts(batch)
+        text_B1W, image_B1L = self.words.text_part(field_BW), self.words.image_part(codes_BL)
+        ids_BS = torch.cat([text_B1W, image_B1L], 1)
+        terms_BS = self.objective.terms(self._logits(ids_BS), ids_BS[:, 1:])
+        columns: dict[str, Any] = {"nll": terms_BS[:, -codes_BL.shape[1] :].mean(1)}
+        if self.image_first:
+            ids_BS = torch.cat([image_B1L, text_B1W], 1)
+            said_BW = self.words.said_BW(field_BW)
+            terms_BS = self.objective.terms(self._logits(ids_BS), ids_BS[:, 1:])
+            columns["caption_nll"] = (terms_BS[:, -self.words.width :] * said_BW).sum(1)
+            columns["caption_tokens"] = said_BW.sum(1)
+        # The first of rank 0: they are drawn when all is kept.
+        shown_B = known_B & (known_B.cumsum(0) <= self.num_drawn - self._shown)
+        shown_B = shown_B & (comm.rank() == 0)
+        self._shown += int(shown_B.sum())
+        return Kept(
+            {
+                "samples": Rows(columns, keep_N=known_B),
+                "drawn": Rows({"caption": batch.captions}, keep_N=shown_B),
+            }
+        )
+
+    def score(self, tables: dict[str, Table], *, stage: Stage) -> Scored:
+        """Score the codes of the whole set, and draw some of its captions."""
+        table, drawn = tables["samples"], tables["drawn"]
+        if not len(table.sample_N):
+            return Scored({})
+        nll = float(table["nll"].double().mean())
+        values = {"loss": nll, "image_nll": nll}
+        if self.image_first:
+            total = table["caption_nll"].double().sum() / table["caption_tokens"].sum().clamp(min=1)
+            values["caption_nll"] = float(total)
+        prompts: list[str] = drawn["caption"]
+        if not prompts:
+            return Scored(values, DrawnEvaluation(stage, [], []))
+        # Every rank draws all of them: parts of a sharded decoder are gathered for it.
+        pixels = self.draw_images(prompts).pixels_BCHW
+        return Scored(values, DrawnEvaluation(stage, prompts, [*pixels.cpu().numpy()]))
+
+    def draw(self, evaluation: Any, folder: Path, samples: ShownSamples) -> list[Path]:
+        """Draw samples with their prompts."""
+        if not evaluation.prompts:
+            return []
+        path = folder / f"{evaluation.stage}_samples.png"
+        return [plot_samples(evaluation.pixels, path, titles=evaluation.prompts)]
+
+    @torch.no_grad()
+    def draw_images(
+        self,
+        prompts: Sequence[str],
+        *,
+        sampling: Sampling | None = None,
+        rows: Sequence[int] | None = None,
+        begun_BL: Tensor | None = None,
+    ) -> DrawnImages:
+        """Return an image for each prompt.
+
+        Args:
+            prompts: captions.
+            sampling: how; by default as the task's settings say.
+            rows: the number of each prompt, from which its random numbers are made; by default its
+                place.
+            begun_BL: the first codes of each image, which are kept (its upper half, say).
+
+        Raises:
+            UserError: guidance for a model that never saw a caption left out.
+        """
+        sampling = self.sampling if sampling is None else sampling
+        if sampling.guidance != 1 and not self.drop_caption:
+            raise UserError("guidance: the model was trained with drop_caption 0; leave it out")
+        encoding = self.tokenizer.encode_batch(prompts, max_tokens=self.words.width)
+        ids_BL, mask_BL = (
+            torch.from_numpy(part).to(self.device) for part in (encoding.ids_NL, encoding.mask_NL)
+        )
+        field_BW = self.words.fields(ids_BL, mask_BL)
+        if begun_BL is None:
+            begun_BL = field_BW.new_zeros(len(field_BW), 0)
+        numbers = list(range(len(prompts)) if rows is None else rows)
+        codes: list[Tensor] = []
+        scores: list[float] = []
+        with eval_mode(self):
+            for start in range(0, len(prompts), _AT_ONCE):
+                part = slice(start, start + _AT_ONCE)
+                found = self._continued(
+                    field_BW[part], begun_BL[part], sampling=sampling, rows=numbers[part]
+                )
+                codes.append(found[0])
+                scores += found[1]
+            codes_BL = torch.cat(codes)
+            pixels = [as_pixels(self.codes, self.codes.decode(c)) for c in codes_BL.split(_AT_ONCE)]
+        return DrawnImages(torch.cat(pixels), codes_BL, torch.tensor(scores))
+
+    def _continued(
+        self, field_BW: Tensor, begun_BL: Tensor, *, sampling: Sampling, rows: Sequence[int]
+    ) -> tuple[Tensor, list[float]]:
+        words, device = self.words, field_BW.device
+        image_B1L = words.image_part(begun_BL)
+        without_BW = words.without_caption(len(field_BW), device=device)
+        prompt, without = (
+            self._prompt(torch.cat([words.text_part(field), image_B1L], 1))
+            for field in (field_BW, without_BW)
+        )
+        answers = generate(
+            self.decoder,
+            prompt,
+            replace(sampling, max_new_tokens=words.length - begun_BL.shape[1]),
+            end_id=None,
+            without_prompt=without,
+            allowed_V=self._allowed(words.is_code(device)),
+            rows=rows,
+        )
+        new_BL = torch.tensor([one.tokens for one in answers], device=device) - words.first_code
+        return torch.cat([begun_BL, new_BL], 1), [one.log_probability for one in answers]
+
+    def _prompt(self, ids_BS: Tensor) -> Prompt:
+        return Prompt(self.decoder.embed(ids_BS), torch.ones_like(ids_BS, dtype=torch.bool))
+
+    def _allowed(self, allowed_V: Tensor) -> Tensor:
+        """Return the same for a decoder with a larger vocabulary."""
+        extra = self.decoder.vocab_size - len(allowed_V)
+        return torch.cat([allowed_V, allowed_V.new_zeros(extra)])
+
+    @torch.no_grad()
+    def complete(
+        self, image: Images, prompts: Sequence[str], *, sampling: Sampling | None = None
+    ) -> DrawnImages:
+        """Return images of which the upper half is kept, and the rest is drawn.
+
+        Args:
+            image: whose upper halves.
+            prompts: captions; an empty one counts as left out.
+            sampling: how; by default as the task's settings say.
+        """
+        height, width = self.codes.grid
+        begun_BL = self.codes.codes(image)[:, : height // 2 * width]
+        return self.draw_images(prompts, sampling=sampling, begun_BL=begun_BL)
+
+    @torch.no_grad()
+    def describe(self, image: Images, *, sampling: Sampling | None = None) -> list[str]:
+        """Return what the model says of images.
+
+        Args:
+            image: the images.
+            sampling: how; by default the likeliest token each time.
+
+        Raises:
+            UserError: a model that was never shown an image first.
+        """
+        if not self.image_first:
+            raise UserError("the model says no captions: it was trained with image_first 0")
+        words, device = self.words, image.pixels_BCHW.device
+        with eval_mode(self):
+            image_B1L = words.image_part(self.codes.codes(image))
+            mark_B1 = torch.full_like(image_B1L[:, :1], words.text_start)
+            answers = generate(
+                self.decoder,
+                self._prompt(torch.cat([image_B1L, mark_B1], 1)),
+                replace(sampling or Sampling(), max_new_tokens=words.width),
+                end_id=words.pad_id if words.end_id is None else words.end_id,
+                allowed_V=self._allowed(words.is_text(device)),
+            )
+        return [self.tokenizer.decode(one.tokens) for one in answers]
+
+    def redrawn(self, batch: Batch) -> Images:
+        """Return an image drawn from each sample's first caption."""
+        batch = batch.with_first_text()
+        if batch.text is None:
+            raise UserError("the data has no captions to draw from; name data.members.text")
+        drawn = self.draw_images(batch.captions, rows=batch.index_B.tolist())
+        return Images(drawn.pixels_BCHW, batch.text.present_N)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return for each sample the codes of an image drawn from its caption."""
+        batch = batch.with_first_text()
+        drawn = self.draw_images(batch.captions, rows=batch.index_B.tolist())
+        codes, scores = drawn.codes_BL.tolist(), drawn.log_probability_B.tolist()
+        return [
+            {
+                "key": batch.keys[row],
+                "prompt": batch.captions[row],
+                "codes": codes[row],
+                "log_probability": scores[row],
+            }
+            for row in batch.valid_B.nonzero()[:, 0].tolist()
+        ]
+
+
+def _behind(first: Tensor, second: Tensor) -> Tensor:
+    """Return what counts of a sequence of two marked parts, from its second place on."""
+    mark_B1 = torch.zeros_like(first[:, :1])
+    return torch.cat([first, mark_B1, second], 1)

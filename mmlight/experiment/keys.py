@@ -88,7 +88,8 @@ def _without_nulls(node: Any, kinds: list[type]) -> Any:
         return node
     known: dict[str, Any] = {}
     for kind in kinds:
-        known |= parameters_of(kind)
+        if isinstance(kind, type):  # and not a function: `saved_task`, of a checkpoint
+            known |= parameters_of(kind)
     if node.get("init_args", node) is None:
         node = {name: value for name, value in node.items() if name != "init_args"}
     settings = settings_of(node)

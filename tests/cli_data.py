@@ -154,6 +154,30 @@ def _tower(class_path: str, init_args: dict[str, Any]) -> dict[str, Any]:
     return {"encoder": {"class_path": class_path, "init_args": init_args}}
 
 
+def language(values: dict[str, Any], *, dropout: float = 0.1) -> dict[str, Any]:
+    """Return the experiment of a language model of its texts, in windows."""
+    encoder = {
+        "class_path": "mmlight.decoders.transformer_decoder.TransformerDecoder",
+        "init_args": {
+            **{"vocab_size": 260, "dim": 16, "num_layers": 2, "num_heads": 2, "max_tokens": 16},
+            "dropout": dropout,
+        },
+    }
+    given = values["model"]["init_args"]
+    kept = {name: given[name] for name in ("optimizer", "schedule")}
+    model = {
+        "class_path": "mmlight.tasks.causal_language.CausalLanguage",
+        "init_args": {"towers": {"text": {"encoder": encoder}}, **kept},
+    }
+    data = {
+        **{"image": None, "audio": None, "class_names": None, "members": {"text": "txt"}},
+        "text.documents": "windows",
+        "text.max_tokens": 6,
+    }
+    changes = {f"data.init_args.{name}": value for name, value in data.items()}
+    return changed(values, {"model": model} | changes)
+
+
 def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return a copy with ``{"trainer.max_steps": 3}`` set; None removes a key."""
     result = deepcopy(values)

@@ -162,9 +162,16 @@ def test_freezing_schedule_is_continued_bit_for_bit(values, kill_after, tmp_path
     assert all(p.requires_grad for p in rest[1].parameters())
 
 
+def test_windows_of_a_language_model_are_continued_bit_for_bit(values, tmp_path):
+    values = cli_data.changed(cli_data.language(values), {"trainer.max_steps": 8})
+    whole, rest = interrupt_and_continue(values, tmp_path, kill_after=5)
+    assert rest[0] == {place: whole[0][place] for place in list(whole[0])[3:]}
+    assert_equal_states(whole[1], rest[1])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", ["contrastive", "freezing schedule"])
+@pytest.mark.parametrize("kind", ["contrastive", "freezing schedule", "language"])
 def test_killed_process_continues_bit_for_bit(values, kind, tmp_path):
     values = cli_data.changed(
         random_settings(values),
@@ -175,7 +182,9 @@ def test_killed_process_continues_bit_for_bit(values, kind, tmp_path):
             "data.init_args.num_workers": 1,
         },
     )
-    if kind != "contrastive":
+    if kind == "language":
+        values = cli_data.language(values)
+    if kind == "freezing schedule":
         stages = {0: "head", 15: "last 1 blocks", 30: "all"}
         values = cli_data.changed(
             finetuning(values), {"model.init_args.tuning": {"unfreeze": stages}}

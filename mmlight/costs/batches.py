@@ -73,6 +73,7 @@ def blank_batch(
         valid_B=here_B,
         image=image,
         text=text,
+        rejected=text if members.rejected is not None else None,
         audio=audio,
         boxes=boxes,
         label_B=torch.zeros(size, dtype=torch.int64) if members.label is not None else None,

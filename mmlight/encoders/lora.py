@@ -1,10 +1,13 @@
 """Low-rank adapters in encoders: put in place by peft, and merged into the weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from mmlight.encoders.encoder import Encoder
 from mmlight.errors import UserError
@@ -68,6 +71,8 @@ def add_adapters(
         lora_dropout=settings.dropout,
         target_modules=names,
         use_dora=method == "dora",
+        # GPT-2's linear layers hold their matrix the other way round.
+        fan_in_fan_out=all(isinstance(encoder.get_submodule(name), Conv1D) for name in names),
     )
     inject_adapter_in_model(config, encoder)
     return len(names)
@@ -79,21 +84,50 @@ def merge_adapters(module: nn.Module) -> int:
     Args:
         module: changed in place: its parameters are named as before adapters were added.
     """
+    return _take_out(module, merge=True)
+
+
+def remove_adapters(module: nn.Module) -> int:
+    """Take adapters out as if they had never been there; return how many there were."""
+    return _take_out(module, merge=False)
+
+
+@contextmanager
+def without_adapters(module: nn.Module) -> Iterator[None]:
+    """Have a module do what it did before adapters were added."""
+    adapted = _adapted(module)
+    needed = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    try:
+        for _, layer in adapted:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for _, layer in adapted:
+            layer.enable_adapters(True)
+        for parameter, requires_grad in needed.items():  # which peft changes, too
+            parameter.requires_grad_(requires_grad)
+
+
+def _adapted(module: nn.Module) -> list[tuple[str, Any]]:
     if not any("lora_A" in name for name, _ in module.named_modules()):
-        return 0
+        return []
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    adapted = [(name, m) for name, m in module.named_modules() if isinstance(m, BaseTunerLayer)]
+    return [(name, m) for name, m in module.named_modules() if isinstance(m, BaseTunerLayer)]
+
+
+def _take_out(module: nn.Module, *, merge: bool) -> int:
+    adapted = _adapted(module)
     for name, layer in adapted:
-        merging: Any = layer
-        merging.merge()
+        if merge:
+            layer.merge()
         parent, _, own = name.rpartition(".")
-        setattr(module.get_submodule(parent), own, merging.get_base_layer())
+        setattr(module.get_submodule(parent), own, layer.get_base_layer())
     return len(adapted)
 
 
 def _targets(encoder: Encoder, patterns: list[str] | None) -> list[str]:
-    adaptable = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
+    adaptable = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Embedding)
     layers = {n: m for n, m in encoder.named_modules() if isinstance(m, adaptable)}
     if patterns is not None:
         for pattern in patterns:
@@ -110,7 +144,7 @@ def _targets(encoder: Encoder, patterns: list[str] | None) -> list[str]:
         for part in block.modules
         for module in part.modules()
     }
-    for kind in (nn.Linear, nn.Conv2d):
+    for kind in (nn.Linear, Conv1D, nn.Conv2d):
         # Exactly this class: attention that reads its layer's weights would pass an adapter by.
         found = [n for n, m in layers.items() if type(m) is kind and id(m) in inside]
         if found:

@@ -21,6 +21,7 @@ from mmlight.data.module import ShardDataModule
 from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.decoders.coca_decoder import CocaDecoder
+from mmlight.decoders.hf_decoder import HfDecoder
 from mmlight.decoders.sampling import Sampling
 from mmlight.decoders.transformer_decoder import TransformerDecoder
 from mmlight.encoders.hf_text import HfText
@@ -36,6 +37,7 @@ from mmlight.objectives.labels import BinaryCrossEntropy
 from mmlight.tasks.answering import Answering
 from mmlight.tasks.attributes import Attributes
 from mmlight.tasks.captioning import Captioning
+from mmlight.tasks.causal_language import CausalLanguage
 from mmlight.tasks.classification import Classification
 from mmlight.tasks.coca import Coca
 from mmlight.tasks.contrastive import Contrastive
@@ -43,6 +45,7 @@ from mmlight.tasks.detection import Detection
 from mmlight.tasks.discrete_codes import DiscreteCodes
 from mmlight.tasks.masked_language import MaskedLanguage
 from mmlight.tasks.multimodal_decoder import MultimodalDecoder
+from mmlight.tasks.preference import Preference
 from mmlight.tasks.tagging import Tagging
 from mmlight.tasks.task import Task
 from mmlight.tasks.text_to_image import TextToImage
@@ -224,13 +227,26 @@ def text_to_image() -> tuple[Task, dict]:
     return TextToImage(towers=towers, text_weight=0.5, image_first=0.3), _data("image", "text")
 
 
+def language() -> tuple[Task, dict]:
+    config = {"model_type": "llama", "vocab_size": 260, "hidden_size": 16, "head_dim": 8}
+    sizes = {"intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    encoder = partial(HfDecoder, config={**config, **sizes, "max_position_embeddings": 64})
+    towers = Towers(text=TowerSettings(encoder=encoder))
+    return CausalLanguage(towers=towers, sampling=Sampling(max_new_tokens=4)), _data("text")
+
+
+def preference() -> tuple[Task, dict]:
+    towers = Towers(text=decoder())
+    return Preference(towers=towers, sampling=Sampling(max_new_tokens=4)), _data("text")
+
+
 EVERY = {
     f.__name__: f
     for f in (
         contrastive, image_classes, several_labels, fusion, late_fusion, tagging, transcription,
         detection, queries, adapted, captions, sound_captions, masked,
-        answering, multimodal, multimodal_memory, coca,
-        attributes, discrete_codes, text_to_image,
+        answering, multimodal, multimodal_memory, coca, attributes,
+        discrete_codes, text_to_image, language, preference,
     )
 }  # fmt: skip
 

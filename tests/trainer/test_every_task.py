@@ -69,6 +69,9 @@ def whole_batch(name, task):
             ids, mask = torch.from_numpy(encoding.ids_NL), torch.from_numpy(encoding.mask_NL)
             answer = Text(ids, mask, here, rows, rows)
             batch = replace(batch, answer=answer, answers=said)
+        if name == "preference":
+            other = text.map(lambda t: t.flip(0))
+            batch = replace(batch, answer=text, rejected=replace(other, item_N=rows))
     if name in ("detection", "queries"):
         draws = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (SIZE, 3, 64, 64), generator=draws, dtype=torch.uint8)
@@ -104,6 +107,8 @@ def mine(batch):
         lists["text"] = text
     if cut.answer is not None:
         lists["answer"] = replace(cut.answer, item_N=torch.arange(share))
+    if cut.rejected is not None:
+        lists["rejected"] = replace(cut.rejected, item_N=torch.arange(share))
     return replace(cut, **lists, fields={k: v[rows] for k, v in batch.fields.items()})
 
 

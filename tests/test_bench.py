@@ -57,6 +57,12 @@ def finetune_sst2(bench: ModuleType, folder: Path) -> float:
     return len(list(bench.SameOrder(100, batch=32, seed=0)))
 
 
+def generate(bench: ModuleType, folder: Path) -> float:
+    decoder = bench.make("own", layers=1, dim=64, tokens=5)
+    assert bench.cached(decoder, 5) == bench.anew(decoder, 5)
+    return bench.timed(lambda: bench.cached(decoder, 5))[0]
+
+
 def gpu_step(bench: ModuleType, folder: Path) -> float:
     model = replace(bench.QUICK["tiny"], text_layers=1)
     model.kwargs["depth"] = 1
@@ -134,6 +140,7 @@ CALLS: dict[str, Callable[[ModuleType, Path], float]] = {
         contrastive_loss,
         evaluation,
         finetune_sst2,
+        generate,
         gpu_step,
         grad_cache,
         loader,
@@ -270,6 +277,12 @@ def test_the_quick_run_of_gpu_sh_ends_with_figures_and_the_gpu_tests():
     (found,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert all(found[f"tiny {means}"]["samples_per_s"] > 0 for means in ("padded", "fsdp"))
     assert "skipped" in done.stdout or "passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_cache_saves_what_it_keeps():
+    for found in (figures_of("generate")[name] for name in ("own", "gpt2", "llama")):
+        assert found["same_tokens"] and found["ratio"] > 1.5
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def both(request, tmp_path):
 
 def said(theirs, row, *, end, **settings):
     config = GenerationConfig(
-        max_new_tokens=20, do_sample=False, eos_token_id=end, pad_token_id=0, **settings
+        max_new_tokens=12, do_sample=False, eos_token_id=end, pad_token_id=0, **settings
     )
     found = theirs.generate(
         torch.tensor([row]), attention_mask=torch.ones(1, len(row)), generation_config=config
@@ -51,7 +51,7 @@ def said(theirs, row, *, end, **settings):
 
 def ours(decoder, rows, *, end, **settings):
     prompt = token_prompt(decoder, rows, device=torch.device("cpu"))
-    return generate(decoder, prompt, Sampling(max_new_tokens=20, **settings), end_id=end)
+    return generate(decoder, prompt, Sampling(max_new_tokens=12, **settings), end_id=end)
 
 
 def test_greedy_tokens_are_theirs_alone_and_together(both):
@@ -62,7 +62,7 @@ def test_greedy_tokens_are_theirs_alone_and_together(both):
     assert [ours(decoder, [row], end=end)[0].tokens for row in ROWS] == wanted
 
 
-@pytest.mark.parametrize(("beams", "penalty"), [(2, 1.0), (4, 1.0), (3, 0.0), (4, 2.0)])
+@pytest.mark.parametrize(("beams", "penalty"), [(4, 1.0), (3, 0.0), (2, 2.0)])
 def test_the_beams_tokens_are_theirs(both, beams, penalty):
     theirs, decoder, end = both
     more = {"num_beams": beams, "length_penalty": penalty}
@@ -73,7 +73,7 @@ def test_the_beams_tokens_are_theirs(both, beams, penalty):
         whole = torch.tensor([[*row, *one.tokens, *[end] * one.is_ended]])
         scores = theirs(input_ids=whole[:, :-1]).logits.log_softmax(-1)
         terms = scores.gather(2, whole[:, 1:, None])[0, len(row) - 1 :]
-        assert one.log_probability == pytest.approx(float(terms.sum()), abs=1e-3)
+        assert one.log_probability == pytest.approx(float(terms.sum().detach()), abs=1e-3)
 
 
 def test_sixteen_prompts_get_what_each_gets_alone(both):

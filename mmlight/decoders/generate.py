@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmlight.decoders.beams import search
 from mmlight.decoders.decoder import Decoder
+from mmlight.decoders.gathered import gathered
 from mmlight.decoders.sampling import Sampling
 from mmlight.decoders.speaker import Generated, Guided, Prompt, Speaker
 
@@ -31,7 +32,8 @@ def generate(
 ) -> list[Generated]:
     """Return the answer to each prompt; the decoder must be in evaluation mode.
 
-    Answers do not depend on which prompts are answered together, up to rounding.
+    Answers do not depend on which prompts are answered together, up to rounding. Of a decoder that
+    is sharded over ranks every rank calls it, with prompts of its own; each then holds all weights.
 
     Args:
         decoder: says what comes next.
@@ -47,6 +49,32 @@ def generate(
             nobody to tell.
         is_over: whether these tokens, said to the prompt at this place, are a whole answer.
     """
+    with gathered(decoder):
+        return _generate(
+            decoder,
+            prompt,
+            sampling,
+            end_id=end_id,
+            without_prompt=without_prompt,
+            allowed_V=allowed_V,
+            rows=rows,
+            on_token=on_token,
+            is_over=is_over,
+        )
+
+
+def _generate(
+    decoder: Decoder,
+    prompt: Prompt,
+    sampling: Sampling,
+    *,
+    end_id: int | None,
+    without_prompt: Prompt | None,
+    allowed_V: Tensor | None,
+    rows: Sequence[int] | None,
+    on_token: Callable[[int, int], bool | None] | None,
+    is_over: Callable[[int, Sequence[int]], bool] | None,
+) -> list[Generated]:
     size = len(prompt.embedded_NLD)
     numbers = list(range(size) if rows is None else rows)
     speaker: Speaker | Guided

@@ -151,6 +151,31 @@ def finetuning(values):
     )
 
 
+def asked(values, kind):
+    """Questions about an image, or about an image and a sound that are hidden in turn."""
+    model = values["model"]["init_args"]
+    towers = dict(model["towers"])
+    init = {name: model[name] for name in ("optimizer", "schedule")}
+    data = {"image": "png", "audio": "flac", "text": "txt", "answer": "json:place"}
+    if kind == "answering":
+        towers.pop("audio")
+        name = "mmlight.tasks.answering.Answering"
+    else:
+        sizes = {"vocab_size": 260, "dim": 16, "num_layers": 2, "num_heads": 2, "max_tokens": 99}
+        decoder = "mmlight.decoders.transformer_decoder.TransformerDecoder"
+        towers["text"] = {"encoder": {"class_path": decoder, "init_args": sizes}}
+        name = "mmlight.tasks.multimodal_decoder.MultimodalDecoder"
+        init |= {"modality_dropout": 0.3, "sampling": {"max_new_tokens": 3}}
+    return cli_data.changed(
+        values,
+        {
+            "model": {"class_path": name, "init_args": {**init, "towers": towers}},
+            "data.init_args.members": data,
+            "data.init_args.class_names": ["sea", "hill"],
+        },
+    )
+
+
 @pytest.mark.parametrize("kill_after", [3, 5, 9])
 def test_freezing_schedule_is_continued_bit_for_bit(values, kill_after, tmp_path):
     values = cli_data.changed(finetuning(random_settings(values)), {"trainer.max_steps": 12})
@@ -171,7 +196,9 @@ def test_windows_of_a_language_model_are_continued_bit_for_bit(values, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", ["contrastive", "freezing schedule", "language"])
+@pytest.mark.parametrize(
+    "kind", ["contrastive", "freezing schedule", "language", "answering", "multimodal"]
+)
 def test_killed_process_continues_bit_for_bit(values, kind, tmp_path):
     values = cli_data.changed(
         random_settings(values),
@@ -184,6 +211,8 @@ def test_killed_process_continues_bit_for_bit(values, kind, tmp_path):
     )
     if kind == "language":
         values = cli_data.language(values)
+    if kind in ("answering", "multimodal"):
+        values = asked(values, kind)
     if kind == "freezing schedule":
         stages = {0: "head", 15: "last 1 blocks", 30: "all"}
         values = cli_data.changed(

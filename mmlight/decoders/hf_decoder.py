@@ -13,6 +13,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache, EncoderDecod
 from mmlight.decoders.decoder import Cache, Decoder, Memory, Places
 from mmlight.encoders.hf_layers import HfLayers
 from mmlight.encoders.hf_model import build_model, plain_config, read_source, tokenizer_folder
+from mmlight.encoders.packed_text import is_fused
 from mmlight.errors import UserError
 
 # Those whose scores are the last matrix over the hidden states and nothing else, and which take
@@ -147,7 +148,7 @@ class HfDecoder(HfLayers, Decoder):
         return hidden_NLD
 
     def _as_mask(self, sees_N1LP: Tensor, dtype: torch.dtype) -> Tensor:
-        if self.model.config._attn_implementation == "sdpa":
+        if is_fused(self.model):
             return sees_N1LP
         # Attention step by step adds the mask to the scores.
         least = torch.finfo(dtype).min

@@ -49,46 +49,44 @@ def generate(
             nobody to tell.
         is_over: whether these tokens, said to the prompt at this place, are a whole answer.
     """
+    numbers = list(range(len(prompt.embedded_NLD)) if rows is None else rows)
     with gathered(decoder):
-        return _generate(
-            decoder,
-            prompt,
-            sampling,
-            end_id=end_id,
-            without_prompt=without_prompt,
-            allowed_V=allowed_V,
-            rows=rows,
-            on_token=on_token,
-            is_over=is_over,
-        )
-
-
-def _generate(
-    decoder: Decoder,
-    prompt: Prompt,
-    sampling: Sampling,
-    *,
-    end_id: int | None,
-    without_prompt: Prompt | None,
-    allowed_V: Tensor | None,
-    rows: Sequence[int] | None,
-    on_token: Callable[[int, int], bool | None] | None,
-    is_over: Callable[[int, Sequence[int]], bool] | None,
-) -> list[Generated]:
-    size = len(prompt.embedded_NLD)
-    numbers = list(range(size) if rows is None else rows)
-    speaker: Speaker | Guided
-    if sampling.guidance == 1:
-        speaker = Speaker(decoder, prompt)
-    else:
-        assert without_prompt is not None, "guidance compares with no prompt"
-        both = (Speaker(decoder, prompt), Speaker(decoder, without_prompt))
-        speaker = Guided(*both, guidance=sampling.guidance)
-    if sampling.beams > 1:
+        speaker: Speaker | Guided
+        if sampling.guidance == 1:
+            speaker = Speaker(decoder, prompt)
+        else:
+            assert without_prompt is not None, "guidance compares with no prompt"
+            both = (Speaker(decoder, prompt), Speaker(decoder, without_prompt))
+            speaker = Guided(*both, guidance=sampling.guidance)
+        if sampling.beams == 1:
+            return _draw(
+                speaker,
+                sampling,
+                numbers=numbers,
+                end_id=end_id,
+                allowed_V=allowed_V,
+                on_token=on_token,
+                is_over=is_over,
+            )
         assert on_token is None, "nothing is said before all is"
+        size = len(numbers)
         return search(
             speaker, sampling, size=size, end_id=end_id, allowed_V=allowed_V, is_over=is_over
         )
+
+
+def _draw(
+    speaker: Speaker | Guided,
+    sampling: Sampling,
+    *,
+    numbers: Sequence[int],
+    end_id: int | None,
+    allowed_V: Tensor | None,
+    on_token: Callable[[int, int], bool | None] | None,
+    is_over: Callable[[int, Sequence[int]], bool] | None,
+) -> list[Generated]:
+    """Choose one token after another."""
+    size = len(numbers)
     tokens: list[list[int]] = [[] for _ in range(size)]
     total, ended = [0.0] * size, [False] * size
     going = list(range(size))

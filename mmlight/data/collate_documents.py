@@ -1,4 +1,4 @@
-"""Joins the texts of samples into one `Text`: cut, packed or in windows."""
+"""Joins texts that are packed into rows, seen through windows or masked into one `Text`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,67 +20,16 @@ from mmlight.data.text import TextSettings, caption_id
 _WHOLE = 1 << 30
 
 
-def join_captions(
+def join_documents(
     samples: Sequence[Sample], settings: TextSettings, *, draws: Callable[..., Draws] | None
 ) -> tuple[Text, list[str]]:
-    """Join the captions of samples; the second is the caption of each row.
+    """Join the texts of samples; the second is the text of each row.
 
     Args:
         samples: the samples.
-        settings: how captions become token ids.
+        settings: how texts become rows of token ids.
         draws: in training, the random numbers of a purpose and a sample.
     """
-    if settings.documents != "cut" or settings.masking is not None:
-        return _join_documents(samples, settings, draws=draws)
-    blank = [sample.blank_captions for sample in samples]
-    text, captions = join_text([sample.captions for sample in samples], settings, blank=blank)
-    if all(not s.uncorrupted or s.uncorrupted == s.captions for s in samples):
-        return text, captions
-    # Ids of uncorrupted captions: those that say the same stay equal under typing mistakes.
-    uncorrupted = [
-        caption
-        for sample, count in zip(samples, blank, strict=True)
-        for caption in sample.uncorrupted or sample.captions or [""] * count
-    ]
-    return replace(text, caption_id_N=_caption_ids(uncorrupted)), captions
-
-
-def join_text(
-    texts: Sequence[Sequence[str]], settings: TextSettings, *, blank: Sequence[int] = ()
-) -> tuple[Text, list[str]]:
-    """Join the texts of each sample; one that has none gets `blank` rows that are not present."""
-    counts = blank or [1] * len(texts)
-    rows = [
-        (row, text)
-        for row, of_sample in enumerate(texts)
-        for text in of_sample or [""] * counts[row]
-    ]
-    raw = [text for _, text in rows]
-    present_N = torch.tensor([bool(texts[row]) for row, _ in rows])
-    # At once: 26,000 captions per CPU-second, one by one 7,000.
-    encoding = settings.known_tokenizer.encode_batch(
-        raw, max_tokens=settings.most_tokens, offsets=settings.offsets
-    )
-    token_ids_NL: Tensor = torch.from_numpy(encoding.ids_NL)
-    mask_NL: Tensor = torch.from_numpy(encoding.mask_NL)
-    # a row without text has one masked-in padding token: encoders divide by the number of tokens
-    token_ids_NL[~present_N] = settings.known_tokenizer.pad_id
-    mask_NL[~present_N] = False
-    mask_NL[~present_N, 0] = True
-    text = Text(
-        token_ids_NL=token_ids_NL,
-        mask_NL=mask_NL,
-        present_N=present_N,
-        item_N=torch.tensor([row for row, _ in rows]),
-        caption_id_N=_caption_ids(raw),
-        offset_NL2=None if encoding.offsets_NL2 is None else torch.from_numpy(encoding.offsets_NL2),
-    )
-    return text, raw
-
-
-def _join_documents(
-    samples: Sequence[Sample], settings: TextSettings, *, draws: Callable[..., Draws] | None
-) -> tuple[Text, list[str]]:
     tokenizer, width = settings.known_tokenizer, settings.most_tokens
     documents = _documents(samples, settings, draws=draws)
     # In training each sample has one text.
@@ -113,7 +62,7 @@ def _join_documents(
         mask_NL=torch.from_numpy(rows["mask"]),
         present_N=torch.tensor([document.present for document in of_row]),
         item_N=torch.tensor([document.item for document in of_row]),
-        caption_id_N=_caption_ids(captions),
+        caption_id_N=caption_ids(captions),
         target_NL=None if settings.masking is None else torch.from_numpy(rows["target"]),
         counted_NL=torch.from_numpy(rows["counted"]),
         sample_NL=sample_NL,
@@ -154,5 +103,6 @@ def _documents(
     return documents
 
 
-def _caption_ids(texts: Sequence[str]) -> Tensor:
+def caption_ids(texts: Sequence[str]) -> Tensor:
+    """Return the `caption_id` of each text, int64 (N,)."""
     return torch.tensor([caption_id(text) for text in texts])

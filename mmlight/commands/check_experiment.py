@@ -1,8 +1,6 @@
 """``mmlight shards check -c FILE``: decodes what an experiment would read, and nothing else."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from mmlight.data.checks import count_what_is_there, what_is_there
 from mmlight.data.faults import faults_of
@@ -24,12 +22,11 @@ def main(argv: Sequence[str]) -> int:
     experiment = assemble("fit", argv)
     data, task = experiment.data, experiment.task
     data.reads = (*task.tower_settings.given(), *task.targets)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        found = [_check(data, split, threads) for split in data.split_names()]
+    found = [_check(data, split) for split in data.split_names()]
     return 1 if any(found) else 0
 
 
-def _check(data: ShardDataModule, split: str, threads: ThreadPoolExecutor) -> int:
+def _check(data: ShardDataModule, split: str) -> int:
     """Say what is bad in a split; return how much it is."""
     try:
         samples = data.samples(split)
@@ -37,7 +34,7 @@ def _check(data: ShardDataModule, split: str, threads: ThreadPoolExecutor) -> in
         say(f"bad: {error}")
         return 1
     count = 0
-    for place, problem in faults_of(samples, data.decoding(split), threads):
+    for place, problem in faults_of(samples, data.decoding(split)):
         say(f"bad: {place}: {problem}")
         count += 1
     verdict = f"{count} problem{'s' * (count != 1)}" if count else "all good"

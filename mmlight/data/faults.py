@@ -1,9 +1,7 @@
 """What is wrong with samples: each member by itself, or a sample as an experiment reads it."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from mmlight.class_names import CLASS_NAMES, NoClassError, class_number, read_names
@@ -18,10 +16,8 @@ from mmlight.data.sample import (
     SampleSet,
     decode_sample,
 )
+from mmlight.data.scan import scan
 from mmlight.errors import UserError
-
-# Samples in flight: their pixels wait in memory.
-_CHUNK = 64
 
 
 def fault(extension: str, data: bytes, *, class_names: Sequence[str] = ()) -> str | None:
@@ -95,9 +91,7 @@ class NamedLabels:
         return f"labels are names ({place}: {problem.partition(': ')[2]})"
 
 
-def faults_of(
-    samples: SampleSet, decoding: Decoding, threads: Executor
-) -> Iterator[tuple[str, str]]:
+def faults_of(samples: SampleSet, decoding: Decoding) -> Iterator[tuple[str, str]]:
     """Yield where each sample lies that training would leave out or stop at, and why."""
 
     def fault(number: int) -> str | None:
@@ -112,12 +106,10 @@ def faults_of(
             return str(error)
         return None
 
-    numbers = iter(range(len(samples)))
-    while chunk := list(islice(numbers, _CHUNK)):
-        for number, said in zip(chunk, threads.map(fault, chunk), strict=True):
-            if said is not None:
-                path, key = samples.corpus.origin(number)
-                yield f"{path}: {key}", said
+    for number, said in scan(range(len(samples)), fault, what="Checking", total=len(samples)):
+        if said is not None:
+            path, key = samples.corpus.origin(number)
+            yield f"{path}: {key}", said
 
 
 def _check_whole_sounds(samples: SampleSet, number: int) -> None:

@@ -6,10 +6,9 @@ from typing import Any
 
 from mmlight.class_names import plain_number
 from mmlight.data.decode import probe
-from mmlight.data.decode.boxes import BoxFormat
 from mmlight.errors import UserError
-from mmlight.modality import MODALITIES, Modality
-from mmlight.text_file import MARK, decode_text, parse_json, split_lines
+from mmlight.modality import MODALITIES, BoxFormat, Modality
+from mmlight.text_file import MARK, MIB, decode_text, parse_json, split_lines
 
 
 @dataclass
@@ -241,10 +240,15 @@ TEXT_EXTENSIONS = frozenset(probe.ENDINGS["text"])
 
 # Evaluation takes all captions of a sample at once.
 _MAX_CAPTIONS = 1_000
+# A caption of 100 MB would be copied by whatever cleans and cuts it; JSON grows tenfold in memory.
+_LARGEST_TEXT, _LARGEST_JSON = 64 * MIB, 16 * MIB
 
 
 def _parse(extension: str, data: bytes) -> Any:
     kind = extension.rpartition(".")[2]
+    largest = _LARGEST_JSON if kind == "json" else _LARGEST_TEXT
+    if len(data) > largest and (kind == "json" or kind in TEXT_EXTENSIONS):
+        raise ValueError(f"holds {len(data) / MIB:,.0f} MiB, more than {largest // MIB}")
     if kind == "json":
         return parse_json(data)
     return decode_text(data) if kind in TEXT_EXTENSIONS else data

@@ -1,36 +1,27 @@
-"""`mmlight shards index|check|pack`: look into shards, verify them, write them."""
+"""`mmlight shards`: look into shards, verify them, write them from other things and from shards."""
 
 import argparse
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmlight.class_names import read_names
+from mmlight.data.curation import command as curation_command
 from mmlight.data.packing import command as pack_command
-from mmlight.data.shards import index, index_file
+from mmlight.data.shards import index
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.data.shards.paths import expand
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal, say
 
-if TYPE_CHECKING:
-    from mmlight.data.faults import NamedLabels
-
 _PATTERN_HELP = "a shard, a folder of shards, a glob, braces like {000..009}.tar, or a .txt list"
-# Samples in flight per check: their bytes wait in memory.
-_CHUNK = 256
 
 
 def main(argv: Sequence[str]) -> int:
     """Run ``mmlight shards``; return its exit code (1 if `check` found something bad)."""
     parser = argparse.ArgumentParser(prog="mmlight shards", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="index|check|pack")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_index(verbs.add_parser("index", help="build indexes and print what the shards hold"))
     _add_check(
         verbs.add_parser(
@@ -43,14 +34,17 @@ def main(argv: Sequence[str]) -> int:
     pack_command.add_to(
         verbs.add_parser("pack", help="write shards: from a folder, a table, VOC, COCO, CoNLL, ...")
     )
+    curation_command.add_to(verbs)
     options = parser.parse_args(argv)
-    if options.verb == "pack":
-        _print_summary(pack_command.run(options))
+    if hasattr(options, "write"):
+        _print_summary(options.write(options))
         return 0
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers} must be at least 1")
     if options.verb == "check":
-        return _check(options)
+        from mmlight.data.curation import check  # needs torch, which `index` and `pack` do without
+
+        return check.run(options)
     shards = index.load_or_build(
         expand(options.patterns),
         workers=options.workers,
@@ -80,6 +74,9 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         "--class-names",
         metavar="FILE",
         help="a name per line; labels may be these. Default: classnames.txt beside the shards",
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="all that is bad, as lines of JSON"
     )
 
 
@@ -113,67 +110,3 @@ def _print_summary(shards: Sequence[ShardIndex]) -> None:
     more = f" and {len(folders) - 1} more folders" if len(folders) > 1 else ""
     say(f"indexes: {folders[0]}{more}")
     say(f"fingerprint: {corpus.fingerprint()}")
-
-
-def _check(options: argparse.Namespace) -> int:
-    from mmlight.data.faults import NamedLabels  # needs torch, which `index` and `pack` do without
-
-    num_samples = num_bad = 0
-    paths = expand(options.patterns)
-    given = options.class_names
-    labels = NamedLabels(read_names(given, what="--class-names: ") if given else ())
-    with ThreadPoolExecutor(options.workers or len(os.sched_getaffinity(0))) as threads:
-        for path in paths:
-            for place, problem in _faults_of_shard(path, threads, labels):
-                say(f"bad: {place}: {problem}")
-                num_bad += 1
-            if known := index_file.load(path):
-                num_samples += known[0].num_samples
-    for place, problem in labels.left():
-        say(f"bad: {place}: {problem}")
-        num_bad += 1
-    if note := labels.note():
-        say(note)
-    verdict = f"{num_bad} problem{'s' * (num_bad != 1)}" if num_bad else "all good"
-    say(f"{len(paths):,} shards, {num_samples:,} samples: {verdict}")
-    return 1 if num_bad else 0
-
-
-def _faults_of_shard(
-    path: Path, threads: ThreadPoolExecutor, labels: "NamedLabels"
-) -> Iterator[tuple[str, str]]:
-    """Yield the place and the description of everything wrong with a shard."""
-    known = index_file.load(path)
-    try:
-        # The index first: its time may be right while bytes on the disk have rotted.
-        if known and known[0].sha256 != index.digest(path):
-            yield (
-                str(path),
-                "its content is not what was indexed; restore it, or accept it with "
-                "`mmlight shards index --rebuild`",
-            )
-            return
-        (shard,) = index.load_or_build([path], progress=False)
-        names = labels.of(path)
-    except (OSError, UserError) as error:
-        yield str(path), str(error)
-        return
-    corpus = Corpus([shard])
-
-    def faults(sample: int) -> list[tuple[str, str]]:
-        place = f"{path}: {corpus.key(sample).partition('/')[2]}"
-        try:
-            members = corpus.read(sample, list(corpus.members(sample)))
-        except (OSError, UserError) as error:
-            return [(place, str(error))]
-        found = []
-        for name, data in members.items():
-            at = f"{place}.{name}"
-            if problem := labels.fault(name, data, names=names, place=at):
-                found.append((at, problem))
-        return found
-
-    numbers = iter(range(len(corpus)))
-    while chunk := list(islice(numbers, _CHUNK)):
-        for problems in threads.map(faults, chunk):
-            yield from problems

@@ -48,7 +48,11 @@ def test_index_prints_what_the_shards_hold(shard, capsys):
 
 def test_check_passes_good_shards(shard, capsys):
     assert main(["check", str(shard)]) == 0
-    assert capsys.readouterr().out == "1 shards, 2 samples: all good\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "not read: 1 entries that belong to no sample",
+        "1 shards, 2 samples: all good",
+    ]
 
 
 def test_check_names_every_bad_sample(tmp_path, capsys):
@@ -66,10 +70,16 @@ def test_check_names_every_bad_sample(tmp_path, capsys):
     os.truncate(tmp_path / "in" / "2.tar", 2000)
     assert main(["check", str(tmp_path / "in")]) == 1
     lines = capsys.readouterr().out.splitlines()
-    places = ["1.tar: a/0.png: ", "1.tar: a/1.flac: ", "1.tar: a/2.txt: ", "2.tar: shard "]
-    assert len(lines) == 5
-    for line, place in zip(lines, places, strict=False):
-        assert line.startswith("bad: ") and place in line
+    found = {lines[n]: lines[n + 1].strip() for n in (0, 2, 4, 6)}
+    places = {
+        "1 x image that can't be decoded": "1.tar: a/0.png: ",
+        "1 x sound that can't be decoded": "1.tar: a/1.flac: ",
+        "1 x text that is not UTF-8": "1.tar: a/2.txt: ",
+        "1 x shard that can't be read": "2.tar: shard ",
+    }
+    assert found.keys() == places.keys() and len(lines) == 9
+    for kind, place in places.items():
+        assert found[kind].startswith("bad: ") and place in found[kind]
     assert lines[-1] == "3 shards, 7 samples: 4 problems"
 
 
@@ -126,7 +136,7 @@ def test_mistakes_are_user_errors(tmp_path, monkeypatch, arguments, message):
         main(arguments)
 
 
-@pytest.mark.parametrize("verb", ["index", "check", "pack"])
+@pytest.mark.parametrize("verb", ["index", "check", "pack", "filter", "split", "merge"])
 def test_help_of_each_verb(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])

@@ -5,7 +5,7 @@ Shapes: N boxes of one sample.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +13,10 @@ from torchvision.ops import box_convert
 
 from mmlight.class_names import NoClassError, class_number
 from mmlight.errors import UserError
+from mmlight.modality import BoxFormat
 
 # Pixels; boxes may reach beyond their image, but not by more than any image has.
 _FARTHEST = 1e9
-
-BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ _FORMS = ("label_from_file", "voc", "coco", "boxes", "conll")
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
+    """Add the options, and what runs with them."""
+    parser.set_defaults(write=run)
     add = parser.add_argument
     add(
         "source", type=Path, help="a folder, a .csv, .tsv, .jsonl, .parquet, or what is named below"

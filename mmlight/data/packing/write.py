@@ -88,6 +88,11 @@ def pack(
     return index.load_or_build([out_dir / path.name for path in new], progress=False)
 
 
+def leads_out(key: str) -> bool:
+    """Return whether a key names a place outside of the folder that a tar is unpacked in."""
+    return key.startswith(("/", "\\")) or ".." in key.replace("\\", "/").split("/")
+
+
 def _old_files(out_dir: Path, *, overwrite: bool) -> list[Path]:
     shards = sorted(out_dir.glob("*.tar"))
     if shards and not overwrite:
@@ -133,6 +138,8 @@ def _checked_key(key: Any, members: Mapping[str, Any]) -> str:
         raise UserError(f"a sample's '__key__' is {key!r}; it must be text")
     if not members:
         raise UserError(f"sample '{key}' has no members")
+    if leads_out(key):
+        raise UserError(f"sample '{key}': its key leads out of the folder a tar is unpacked in")
     for extension in members:
         # Else it would come back under another key or not at all.
         if tar.split_name(f"{key}.{extension}") != (key, extension):

@@ -1,0 +1,1 @@
+"""The data side of a lab: shards checked, counted, looked at, filtered, split, merged, sifted."""

@@ -1,0 +1,121 @@
+"""Samples of shards as they are, for new shards: their keys kept apart, their classes named."""
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmlight.class_names import CLASS_NAMES
+from mmlight.data.packing.write import DEFAULT_SAMPLES_PER_SHARD, pack
+from mmlight.data.scan import scan
+from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.index import load_or_build
+from mmlight.data.shards.index_file import ShardIndex
+from mmlight.data.shards.paths import expand
+from mmlight.errors import UserError
+from mmlight.files import write_bytes
+from mmlight.text_file import MIB, read_regular
+
+_LARGEST_NAMES = 64 * MIB
+
+
+def open_shards(patterns: Sequence[str]) -> Corpus:
+    """Return the samples of shards, which are indexed where they are not yet."""
+    return Corpus(load_or_build(expand(patterns)))
+
+
+def copies(corpus: Corpus, *, what: str) -> Iterator[dict[str, Any]]:
+    """Yield samples as `pack` takes them. Equal keys of several shards get their shard's name.
+
+    Raises:
+        OSError: a sample is damaged or cannot be read.
+    """
+    is_repeated = _repeated(corpus)
+
+    def copy(number: int) -> dict[str, Any]:
+        key = corpus.key(number) if is_repeated[number] else corpus.origin(number)[1]
+        return {"__key__": key, **corpus.read(number, list(corpus.members(number)))}
+
+    for _, sample in scan(range(len(corpus)), copy, what=what, total=len(corpus)):
+        yield sample
+
+
+def write_copies(
+    corpus: Corpus,
+    out_dir: Path,
+    *,
+    names: bytes | None,
+    what: str,
+    samples_per_shard: int | None = None,
+    overwrite: bool = False,
+    shuffle_seed: int | None = None,
+) -> list[ShardIndex]:
+    """Write samples into new shards (see `pack`), with the names of their classes.
+
+    Args:
+        corpus: the samples.
+        out_dir: where to.
+        names: of `class_names_of`.
+        what: is done, for the bar.
+        samples_per_shard: by default as many as the largest of their shards holds.
+        overwrite: replace shards of an earlier pack.
+        shuffle_seed: permutes the samples.
+    """
+    read = {Path(shard.path).resolve().parent for shard in corpus.shards}
+    if out_dir.resolve() in read:
+        raise UserError(f"--out {out_dir}: holds the shards that are read; name another folder")
+    if samples_per_shard is None:
+        largest = max(shard.num_samples for shard in corpus.shards)
+        samples_per_shard = max(largest, min(DEFAULT_SAMPLES_PER_SHARD, len(corpus)))
+    shards = pack(
+        copies(corpus, what=what),
+        out_dir,
+        samples_per_shard=samples_per_shard,
+        overwrite=overwrite,
+        shuffle_seed=shuffle_seed,
+    )
+    if names is not None:
+        write_bytes(out_dir / CLASS_NAMES, names)
+    return shards
+
+
+def class_names_of(corpus: Corpus) -> bytes | None:
+    """Return the ``classnames.txt`` that lies beside shards; None where there is none.
+
+    Raises:
+        UserError: two sets of shards have different ones: their numbers mean different classes.
+    """
+    found: dict[bytes | None, Path] = {}
+    for folder in dict.fromkeys(Path(shard.path).parent for shard in corpus.shards):
+        path = folder / CLASS_NAMES
+        names = None
+        if path.is_file():
+            try:
+                names = read_regular(path, most=_LARGEST_NAMES)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: {error}") from error
+        found.setdefault(names, folder)
+    if len(found) > 1 and "cls" in {e.rpartition(".")[2] for e in corpus.extensions()}:
+        first, second = list(found.values())[:2]
+        raise UserError(
+            f"{first} and {second} have not the same {CLASS_NAMES}, so their labels mean different "
+            "classes; pack one of them anew with --class-names of the other"
+        )
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def _repeated(corpus: Corpus) -> np.ndarray:
+    """Return which samples have a key that another one has, too."""
+    # Eight bytes a key: two equal hashes only make two names longer.
+    hashes = array("Q")
+    for number in range(len(corpus)):
+        key = corpus.origin(number)[1].encode("utf-8", "backslashreplace")
+        hashes.append(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little"))
+    _, place, counts = np.unique(
+        np.frombuffer(hashes, np.uint64), return_inverse=True, return_counts=True
+    )
+    repeated: np.ndarray = counts[place] > 1
+    return repeated

@@ -1,0 +1,44 @@
+import threading
+import time
+
+import pytest
+
+from mmlight.data.scan import scan
+
+
+def test_results_come_in_the_order_of_the_items_whatever_takes_longer():
+    def look(number):
+        time.sleep(0.002 * (number % 3 == 0))
+        return number * 2
+
+    assert list(scan(range(200), look, what="Looking", workers=4)) == [
+        (n, n * 2) for n in range(200)
+    ]
+    assert list(scan([], look, what="Looking")) == []
+
+
+def test_items_are_taken_as_they_are_needed():
+    taken = []
+
+    def items():
+        for number in range(10_000):
+            taken.append(number)
+            yield number
+
+    found = scan(items(), lambda number: number, what="Looking", workers=2)
+    assert next(found) == (0, 0)
+    assert len(taken) < 500
+    found.close()
+
+
+def test_an_error_ends_the_walk_and_its_threads():
+    def look(number):
+        if number == 40:
+            raise ValueError("forty")
+        return number
+
+    before = threading.active_count()
+    found = scan(range(100), look, what="Looking", workers=2)
+    with pytest.raises(ValueError, match="forty"):
+        list(found)
+    assert threading.active_count() == before

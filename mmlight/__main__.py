@@ -33,7 +33,7 @@ TRAINING_VERBS = {
 OTHER_VERBS = {
     "init": ("commands.init", "a folder to begin in:          mmlight init FOLDER --data PATH"),
     "list": ("commands.list", "what experiments may name:      mmlight list tasks"),
-    "shards": ("data.shards_command", "index, check or pack shards:   mmlight shards --help"),
+    "shards": ("data.shards_command", "pack, check, sift shards:      mmlight shards --help"),
     "tokenizer": (
         "data.tokenizer_command",
         "train a tokenizer on captions: mmlight tokenizer --help",
@@ -123,11 +123,17 @@ def _verb(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _shards(rest: Sequence[str]) -> int:
-    # With an experiment, the check needs the command line's parser, a floor above the shards.
-    checks = rest[:1] == ["check"] and any(a.split("=")[0] in ("-c", "--config") for a in rest)
-    path = "commands.check_experiment" if checks else OTHER_VERBS["shards"][0]
-    module = import_module(f"mmlight.{path}")
-    return int(module.main(rest[1:] if checks else rest))
+    verb, path = rest[:1], OTHER_VERBS["shards"][0]
+    # With an experiment or a model, they need what is floors above the shards.
+    if verb == ["check"] and any(a.split("=")[0] in ("-c", "--config") for a in rest):
+        path, rest = "commands.check_experiment", rest[1:]
+    elif verb in (["score"], ["caption"]):
+        path = "commands.shards_model"
+        rest, modules = take_imports(rest)
+        bring_in(modules)
+    with leaving_imports():
+        module = import_module(f"mmlight.{path}")
+    return int(module.main(rest))
 
 
 def _dry_run(rest: Sequence[str]) -> int:

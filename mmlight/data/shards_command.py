@@ -15,12 +15,17 @@ from mmlight.data.shards.paths import expand
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal, say
 
+# Floors above this one, where `mmlight` finds them.
+_OF_MODELS = (
+    "With a run's model: score (how well image and text fit) and caption, written into the JSON of "
+    "samples in new shards; see mmlight shards score --help."
+)
 _PATTERN_HELP = "a shard, a folder of shards, a glob, braces like {000..009}.tar, or a .txt list"
 
 
 def main(argv: Sequence[str]) -> int:
     """Run ``mmlight shards``; return its exit code (1 if `check` found something bad)."""
-    parser = argparse.ArgumentParser(prog="mmlight shards", description=__doc__)
+    parser = argparse.ArgumentParser(prog="mmlight shards", description=__doc__, epilog=_OF_MODELS)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_index(verbs.add_parser("index", help="build indexes and print what the shards hold"))
     _add_check(

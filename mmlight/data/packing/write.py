@@ -72,7 +72,7 @@ def pack(
                 break
             new.append(partial / f"{number:05d}.tar")
             with naming(out_dir / new[-1].name):
-                _write_shard(new[-1], itertools.chain([first], chunk))
+                write_shard(new[-1], itertools.chain([first], chunk))
         if not new:
             raise UserError(f"no samples to pack into {out_dir}")
         # Read back, with the very checks that training makes.
@@ -102,7 +102,12 @@ def _old_files(out_dir: Path, *, overwrite: bool) -> list[Path]:
     return [path for path in out_dir.iterdir() if _OUR_NAMES.fullmatch(path.name)]
 
 
-def _write_shard(path: Path, samples: Iterator[Mapping[str, Any]]) -> None:
+def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
+    """Write one shard, sealed; see `pack` for what samples are.
+
+    Raises:
+        UserError: a bad or repeated key.
+    """
     keys: set[str] = set()
     with SealedWriter(path) as writer:
         for sample in samples:

@@ -31,7 +31,7 @@ from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table, s
 from mmlight.tasks.graph import INPUTS, Graph
 from mmlight.tasks.pictures import ShownSamples
 from mmlight.tasks.task import Task
-from mmlight.tasks.tower import Towers
+from mmlight.tasks.tower import Towers, check_decoder
 
 SAMPLES, _LOOKS = "captioned", "looks"
 _MOST_LOOKS = 4  # of a rank
@@ -116,19 +116,14 @@ class Captioning(Task):
 
     def build_captions(self) -> None:
         """Create what leads from the other tower's tokens to the decoder; towers are there."""
-        encoder, decoder = self.tower(self.sense).encoder, self.tower("text").encoder
-        where = "model.towers.text.encoder"
-        if not isinstance(decoder, Decoder):
-            raise UserError(
-                f"{where}: {type(decoder).__name__} sees what comes after a word; captions need a "
-                "decoder, such as mmlight.decoders.transformer_decoder.TransformerDecoder"
-            )
+        encoder, decoder = self.tower(self.sense).encoder, check_decoder(self.tower("text").encoder)
         is_prefix = self.by == "prefix"
         if is_prefix != (decoder.memory_dim is None):
+            remedy = "set model.towers.text.encoder.memory_dim, or by: prefix"
             raise UserError(
                 f"model.by: {self.by} does not go with a decoder that has "
                 f"{'a' if is_prefix else 'no'} memory_dim; "
-                + ("leave that out" if is_prefix else f"set {where}.memory_dim, or by: prefix")
+                + ("leave that out" if is_prefix else remedy)
             )
         self.words = CaptionWords((self.preprocessing or {}).get("text"))
         dim = decoder.memory_dim or decoder.out_dim

@@ -18,7 +18,7 @@ from mmlight.decoders.sequence import joined, next_tokens, without_ends
 from mmlight.errors import UserError
 from mmlight.tasks.graph import Graph, whole_graph
 from mmlight.tasks.task import Task
-from mmlight.tasks.tower import Towers
+from mmlight.tasks.tower import Towers, check_decoder
 from mmlight.text.clean import clean_caption
 from mmlight.text.saved_tokenizer import tokenizer_from_state
 from mmlight.text.tokenizer import Tokenizer
@@ -72,12 +72,7 @@ class LanguageTask(Task):
     def build_language(self) -> None:
         """Create the tower, and read the tokenizer of the data."""
         self.build_towers()
-        if not isinstance(self.tower("text").encoder, Decoder):
-            raise UserError(
-                f"model.towers.text.encoder: a {type(self.tower('text').encoder).__name__} does "
-                "not say what comes next; use mmlight.decoders.hf_decoder.HfDecoder or "
-                "mmlight.decoders.transformer_decoder.TransformerDecoder"
-            )
+        check_decoder(self.tower("text").encoder)
         text = (self.preprocessing or {}).get("text") or {}
         if text.get("tokenizer") is None:
             raise UserError("data.text.tokenizer is not set; a language model needs one")

@@ -27,7 +27,7 @@ from mmlight.tasks.answering import questions_of
 from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.graph import Graph, whole_graph
 from mmlight.tasks.task import Task
-from mmlight.tasks.tower import Towers
+from mmlight.tasks.tower import Towers, check_decoder
 from mmlight.text.clean import clean_caption
 from mmlight.text.saved_tokenizer import tokenizer_from_state
 from mmlight.text.tokenizer import Tokenizer
@@ -164,12 +164,7 @@ class MultimodalDecoder(Task):
             UserError: a text tower that is no decoder, or no tokenizer.
         """
         self.build_towers()
-        decoder: Any = self.tower("text").encoder
-        if not isinstance(decoder, Decoder):
-            raise UserError(
-                f"model.towers.text.encoder: {type(decoder).__name__} says nothing; use a decoder, "
-                "such as mmlight.decoders.transformer_decoder.TransformerDecoder"
-            )
+        decoder = check_decoder(self.tower("text").encoder)
         self.tokenizer: Tokenizer = tokenizer_from_state(
             (self.preprocessing or {})["text"]["tokenizer"]
         )

@@ -29,7 +29,7 @@ from mmlight.tasks.discrete_codes import as_pixels
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table
 from mmlight.tasks.pictures import ShownSamples
 from mmlight.tasks.task import Task
-from mmlight.tasks.tower import Towers
+from mmlight.tasks.tower import Towers, check_decoder
 from mmlight.text.saved_tokenizer import tokenizer_from_state
 from mmlight.text.tokenizer import Tokenizer
 from mmlight.trainer.internals import FakeTensor
@@ -140,16 +140,16 @@ class TextToImage(Task):
             )
         self.tokenizer = tokenizer_from_state(text["tokenizer"])
         self.build_towers()
-        codes, decoder = self.tower("image").encoder, self.tower("text").encoder
+        codes, decoder = self.tower("image").encoder, check_decoder(self.tower("text").encoder)
         if not isinstance(codes, CodeEncoder):
             raise UserError(
                 f"model.towers.image: a {type(codes).__name__} has no codes; take from_run a "
                 "tokenizer that mmlight.tasks.discrete_codes.DiscreteCodes trained"
             )
-        if not isinstance(decoder, Decoder) or decoder.memory_dim is not None:
+        if decoder.memory_dim is not None:
             raise UserError(
-                f"model.towers.text: a {type(decoder).__name__} is no decoder without "
-                "cross-attention; use mmlight.decoders.transformer_decoder.TransformerDecoder"
+                "model.towers.text.encoder.memory_dim: this decoder reads words and codes alone; "
+                "leave it out"
             )
         self.words = words = CodeWords(
             text_size=int(text["vocab_size"]),

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mmlight.decoders.decoder import Decoder
 from mmlight.encoders.encoder import Encoder
 from mmlight.errors import UserError
 from mmlight.modality import MODALITIES, Modality
@@ -218,6 +219,18 @@ def check_pooled(encoder: Encoder) -> None:
             f"model.towers.{encoder.modality}.encoder: a {type(encoder).__name__} gives tokens, "
             "and no vector for a sample as a whole, which this task needs"
         )
+
+
+def check_decoder(encoder: Encoder) -> Decoder:
+    """Return the text tower's encoder; raise UserError where it is no decoder."""
+    if not isinstance(encoder, Decoder):
+        raise UserError(
+            f"model.towers.text.encoder: a {type(encoder).__name__} sees what comes after a word, "
+            "so that it can't say what comes next; use a decoder, such as "
+            "mmlight.decoders.hf_decoder.HfDecoder or "
+            "mmlight.decoders.transformer_decoder.TransformerDecoder"
+        )
+    return encoder
 
 
 def check_tower_fits(encoder: Any, preprocessing: dict[str, Any]) -> None:

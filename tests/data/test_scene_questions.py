@@ -18,7 +18,7 @@ from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
 from mmlight.text.tokenizer import ByteTokenizer
 
-ASKED = SceneSettings(samples=260, eval_samples=4, questions=12)
+ASKED = SceneSettings(samples=260, eval_samples=4, questions=12, descriptions=3)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,12 @@ def test_scenes_are_those_of_a_set_without_questions(made, tmp_path):
         assert {k: notes[k] for k in json.loads(own["json"])} == json.loads(own["json"])
     train = _samples(made / "train/00001.tar")
     notes = json.loads(train["000256"]["json"])
-    assert {len(notes[name]) for name in ("questions", "answers", "types")} == {12}
+    assert {len(notes[name]) for name in ("questions", "answers", "types", "told")} == {15}
+    assert notes["types"] == [*TYPES, *TYPES, *["description"] * 3]
+    assert set(notes["questions"][12:]) == {"what do you see?"}
+    assert set(notes["answers"][12:]) <= set(notes["captions"])
+    for question, said in zip(notes["questions"], notes["told"], strict=True):
+        assert said.removesuffix(f". {question}") in notes["captions"]
     assert (made / "answers.txt").read_text().split() == list(ANSWERS)
     assert not (tmp_path / "s/answers.txt").exists()
     assert "questions" not in (tmp_path / "s/scenes.json").read_text()
@@ -125,8 +130,10 @@ def test_any_number_of_workers_writes_the_same_bytes(made, tmp_path):
 def test_other_questions_are_other_settings(made, capsys):
     command = ["scenes", str(made), "--samples", "260", "--eval-samples", "4"]
     assert mmlight(command) == 2
-    assert "other settings (questions, questions_version)" in capsys.readouterr().err
-    assert mmlight([*command, "--questions", "12"]) == 0
+    assert "(questions, descriptions, questions_version)" in capsys.readouterr().err
+    assert mmlight([*command, "--questions", "12", "--descriptions", "3"]) == 0
+    assert mmlight([*command, "--descriptions", "3"]) == 2
+    assert "--descriptions 3: from 0 to 1000 work, beside --questions" in capsys.readouterr().err
     assert mmlight([*command, "--questions", "-1"]) == 2
     assert "--questions -1: from 0 to 1000 work" in capsys.readouterr().err
 

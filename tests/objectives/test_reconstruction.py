@@ -10,13 +10,13 @@ from mmlight.objectives.reconstruction import Reconstruction
 
 def reference(values, wanted, real=None, *, l1=1.0, l2=1.0, least=0.25, most=6.0, window=5):
     """One sample, place by place."""
-    grey, reach = wanted.mean(0), window // 2
-    height, width = grey.shape
-    contrast = np.zeros_like(grey)
+    reach = window // 2
+    height, width = wanted.shape[1:]
+    contrast = np.zeros((height, width))
     for y in range(height):
         for x in range(width):
-            near = grey[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
-            contrast[y, x] = near.std()
+            near = wanted[:, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+            contrast[y, x] = np.sqrt(near.var((1, 2)).mean())
     weight = np.clip(contrast / contrast.mean(), least, most)
     off = values - wanted
     error = (l1 * np.abs(off) + l2 * off**2).mean(0) * weight

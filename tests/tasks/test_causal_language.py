@@ -99,7 +99,7 @@ def test_what_cannot_be_asked_is_said(data, tmp_path):
         "num_attention_heads": 2,
         "intermediate_size": 16,
     }
-    with pytest.raises(UserError, match="HfText does not say what comes next"):
+    with pytest.raises(UserError, match="HfText sees what comes after a word"):
         built(data, encoder=partial(HfText, config=config))
     long = data_of(tmp_path / "long", [{"json": {"q": "q" * 30, "a": "a" * 30}}], members=MEMBERS)
     with pytest.raises(UserError, match="a sequence has 63 places, but the decoder takes at most"):

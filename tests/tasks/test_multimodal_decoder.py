@@ -121,7 +121,7 @@ def test_mistakes_are_one_line():
         MultimodalDecoder(towers=Towers(image=image))
     with pytest.raises(UserError, match=r"modality_dropout has no effect with image alone"):
         question_data.multimodal("image", modality_dropout=0.5)
-    with pytest.raises(UserError, match=r"says nothing; use a decoder"):
+    with pytest.raises(UserError, match=r"sees what comes after a word"):
         question_data.multimodal("image", text=question_data.text_tower())
     with pytest.raises(UserError, match=r"answer is missing"):
         task = question_data.multimodal("image")

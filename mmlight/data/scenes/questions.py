@@ -27,7 +27,10 @@ ANSWERS = (*COLOURS, *SHAPES, *_PLACES, *_NUMBERS, "yes", "no")
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, its answer out of `ANSWERS`, and its type out of `TYPES`."""
+    """A question, its answer, and its type.
+
+    Answers are out of `ANSWERS` and types out of `TYPES`, unless a description is asked for.
+    """
 
     question: str
     answer: str
@@ -45,6 +48,18 @@ def ask(meaning: Meaning, draws: SceneRandom, *, number: int) -> Asked:
     kind = TYPES[number % len(TYPES)]
     question, answer = _MAKERS[kind](meaning, draws)
     return Asked(question, answer, kind)
+
+
+def describe(meaning: Meaning, draws: SceneRandom) -> Asked:
+    """Return the question what there is to be seen, and one of the scene's captions."""
+    said = meaning.captions()
+    return Asked("what do you see?", said[draws.below(len(said))], "description")
+
+
+def told(asked: Asked, meaning: Meaning, draws: SceneRandom) -> str:
+    """Return a question behind a sentence that says what the scene shows."""
+    said = meaning.captions()
+    return f"{said[draws.below(len(said))]}. {asked.question}"
 
 
 def _pair(meaning: Meaning, draws: SceneRandom) -> tuple[Thing, Thing, int]:

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmlight.data.scenes import sound as voice
 from mmlight.data.scenes.image import IMAGE_SIZE, draw
-from mmlight.data.scenes.questions import ANSWERS, TYPES, Asked, ask
+from mmlight.data.scenes.questions import ANSWERS, TYPES, Asked, ask, describe, told
 from mmlight.data.scenes.scene import (
     COLOURS,
     MAX_EVAL_SAMPLES,
@@ -55,7 +55,11 @@ def _describe(thing: Thing, box: tuple[int, int, int, int]) -> dict[str, Any]:
 
 
 def members(
-    meaning: Meaning, draws: SceneRandom, *, split: SceneSplit, asked: Sequence[Asked] = ()
+    meaning: Meaning,
+    draws: SceneRandom,
+    *,
+    split: SceneSplit,
+    asked: Sequence[tuple[Asked, str]] = (),
 ) -> list[dict[str, bytes]]:
     """Return the members of a scene's samples by extension: jpg, txt, flac, cls and json.
 
@@ -63,8 +67,8 @@ def members(
         meaning: the scene.
         draws: its random numbers.
         split: where it goes.
-        asked: questions about it: lists in one sample of training, which draws one of them each
-            time; elsewhere each has a sample of its own.
+        asked: questions about it, each also as `told` gives it: lists in one sample of training,
+            which draws one of them each time; elsewhere each has a sample of its own.
     """
     drawn = draw(meaning, draws)
     picture = io.BytesIO()
@@ -93,9 +97,14 @@ def members(
         "duration_s": round(len(wave) / voice.SAMPLE_RATE_HZ, 4),
         "split": split,
     }
-    more: list[dict[str, Any]] = [asdict(one) for one in asked] or [{}]
+    more: list[dict[str, Any]] = [asdict(one) | {"told": said} for one, said in asked] or [{}]
     if asked and split == "train":
-        more = [{f"{name}s": [one[name] for one in more] for name in more[0]}]
+        more = [
+            {
+                name if name == "told" else f"{name}s": [one[name] for one in more]
+                for name in more[0]
+            }
+        ]
     return [
         {
             "jpg": picture.getvalue(),
@@ -138,6 +147,13 @@ def main(argv: Sequence[str]) -> int:
         "each time; val and test have a sample for each of "
         f"{len(TYPES)}, one of each type (default none)",
     )
+    parser.add_argument(
+        "--descriptions",
+        type=int,
+        default=defaults.descriptions,
+        help="also ask so many times what there is to be seen in a training scene; a model that "
+        "generates answers learns to see from them (default none)",
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="default %(default)s")
     parser.add_argument(
         "--all-combinations",
@@ -159,6 +175,7 @@ def main(argv: Sequence[str]) -> int:
         eval_samples=args.eval_samples,
         seed=args.seed,
         questions=args.questions,
+        descriptions=args.descriptions,
         all_combinations=args.all_combinations,
     )
     made = make(args.out, settings=settings, workers=args.workers, progress=sys.stderr.isatty())
@@ -171,7 +188,7 @@ SAMPLES_PER_SHARD = 256
 # Raise it with every change that alters a byte of the samples.
 VERSION = 1
 # Raise it with every change of the questions alone.
-QUESTIONS_VERSION = 1
+QUESTIONS_VERSION = 2
 _SETTINGS_FILE = "scenes.json"
 
 
@@ -185,6 +202,7 @@ class SceneSettings:
         seed: of everything random.
         version: of the way scenes are made.
         questions: asked about each training scene.
+        descriptions: asked for beside them, for each training scene.
         all_combinations: whether the training split keeps nothing out.
     """
 
@@ -193,6 +211,7 @@ class SceneSettings:
     seed: int = 0
     version: int = VERSION
     questions: int = 0
+    descriptions: int = 0
     all_combinations: bool = False
 
     def __post_init__(self) -> None:
@@ -206,6 +225,10 @@ class SceneSettings:
             )
         if not 0 <= self.questions <= 1000:
             raise UserError(f"--questions {self.questions}: from 0 to 1000 work")
+        if not 0 <= self.descriptions <= (1000 if self.questions else 0):
+            raise UserError(
+                f"--descriptions {self.descriptions}: from 0 to 1000 work, beside --questions"
+            )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: from 0 to 2**63 - 1 work")
 
@@ -216,12 +239,10 @@ class SceneSettings:
     def described(self) -> dict[str, Any]:
         """Return what the folder says of itself; what is usual is left out."""
         said = asdict(self)
-        asked = said.pop("questions")
-        if not self.all_combinations:
-            del said["all_combinations"]
-        return said | (
-            {"questions": asked, "questions_version": QUESTIONS_VERSION} if asked else {}
-        )
+        for name in ("questions", "descriptions", "all_combinations"):
+            if not said[name]:
+                del said[name]
+        return said | ({"questions_version": QUESTIONS_VERSION} if self.questions else {})
 
 
 @dataclass(frozen=True)
@@ -272,13 +293,16 @@ def write_shard(shard: Shard, settings: SceneSettings) -> int:
 
 def _asked(
     meaning: Meaning, settings: SceneSettings, *, split: SceneSplit, sample: int
-) -> list[Asked]:
+) -> list[tuple[Asked, str]]:
     if not settings.questions:
         return []
     # Random numbers of their own: the scenes are those of a set without questions.
     draws = SceneRandom(settings.seed, split=len(SPLITS) + SPLITS.index(split), sample=sample)
     count = settings.questions if split == "train" else len(TYPES)
-    return [ask(meaning, draws, number=number) for number in range(count)]
+    asked = [ask(meaning, draws, number=number) for number in range(count)]
+    if split == "train":
+        asked += [describe(meaning, draws) for _ in range(settings.descriptions)]
+    return [(one, told(one, meaning, draws)) for one in asked]
 
 
 def _written(settings: SceneSettings, *, folder: Path, workers: int) -> Iterator[int]:

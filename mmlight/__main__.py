@@ -127,13 +127,17 @@ def _shards(rest: Sequence[str]) -> int:
     # With an experiment or a model, they need what is floors above the shards.
     if verb == ["check"] and any(a.split("=")[0] in ("-c", "--config") for a in rest):
         path, rest = "commands.check_experiment", rest[1:]
-    elif verb in (["score"], ["caption"]):
+    elif verb in (["score"], ["caption"]) or (verb == ["dedup"] and _names_model(rest)):
         path = "commands.shards_model"
         rest, modules = take_imports(rest)
         bring_in(modules)
     with leaving_imports():
         module = import_module(f"mmlight.{path}")
     return int(module.main(rest))
+
+
+def _names_model(rest: Sequence[str]) -> bool:
+    return any(argument.split("=")[0] == "--model" for argument in rest)
 
 
 def _dry_run(rest: Sequence[str]) -> int:

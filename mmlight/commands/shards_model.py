@@ -1,4 +1,4 @@
-"""``mmlight shards score`` and ``caption``: what a run's model says of samples, beside them.
+"""``mmlight shards score``, ``caption`` and ``dedup --model``: what a run's model says of samples.
 
 New shards bear it in the samples' JSON, so ``mmlight shards filter 'similarity > 0.25'`` keeps what
 fits together, as DataComp's baselines do (arXiv 2304.14108, section 3.2).
@@ -15,6 +15,9 @@ import numpy as np
 import torch
 
 from mmlight.batch import Batch
+from mmlight.data.curation import dedup
+from mmlight.data.curation.command import add_dedup
+from mmlight.data.curation.dedup import close_pairs
 from mmlight.data.curation.rewriting import Rewriting
 from mmlight.data.decode.probe import kind
 from mmlight.data.members import Members
@@ -52,11 +55,13 @@ class _What:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``mmlight shards score`` or ``caption``.
+    """Run ``mmlight shards score``, ``caption``, or ``dedup`` with a model.
 
     Raises:
         UserError: no such model or shards, or a model that has nothing to say of them.
     """
+    if argv[0] == "dedup":
+        return _dedup(argv[1:])
     what = _VERBS[argv[0]]
     options = _parse(argv[0], what, argv[1:])
     quieten()
@@ -115,6 +120,11 @@ def _parse(verb: str, what: _What, argv: Sequence[str]) -> argparse.Namespace:
             choices=MODALITIES,
             help="what is compared, where the model reads more than two modalities",
         )
+    return _with_speed(parser, argv)
+
+
+def _with_speed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    add = parser.add_argument
     add("--batch-size", type=int, default=64, help="samples at once (default: %(default)s)")
     add("--workers", type=int, default=2, help="processes that decode (default: %(default)s)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
@@ -123,6 +133,58 @@ def _parse(verb: str, what: _What, argv: Sequence[str]) -> argparse.Namespace:
         if getattr(options, key) < least:
             raise UserError(f"--{key.replace('_', '-')} {getattr(options, key)}: at least {least}")
     return options
+
+
+def _dedup(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mmlight shards dedup",
+        description="Find samples that are alike to a model's eye or ear.",
+        allow_abbrev=False,
+    )
+    add_dedup(parser)
+    options = _with_speed(parser, argv)
+    if not 0 < options.least <= 1:
+        raise UserError(f"--least {options.least}: a cosine above 0 and at most 1")
+    quieten()
+    model = open_model(options.model, names=set())
+    device = _device(options.device)
+    model.build(device)
+
+    def alike(corpus: Corpus) -> Iterator[tuple[int, int]]:
+        there = {kind(name) for name in options.member or corpus.extensions()}
+        modality = next((m for m in ("image", "audio", "text") if m in there), None)
+        if modality is None or modality not in model.modalities:
+            raise UserError(
+                f"--model {options.model}: has towers for {', '.join(model.modalities)}, the "
+                f"samples {', '.join(options.member or corpus.extensions())}; name one by --member"
+            )
+        named = argparse.Namespace(**{modality: options.member})
+        part = Part("shards", options.patterns, _members(corpus, [modality], named), (modality,))
+        data = part.data(model, device=device, workers=options.workers)
+
+        def say(batch: Batch) -> dict[int, dict[str, Any]]:
+            rows = getattr(batch, modality)
+            item_N = rows.item_N if modality == "text" else torch.arange(batch.size)
+            keep_N = (batch.present(modality) & batch.valid_B[item_N]).cpu()
+            features = model.encode(modality, batch).cpu()[keep_N].numpy()
+            # Of several captions the last one.
+            return {
+                row: {"feature": feature}
+                for row, feature in zip(item_N.cpu()[keep_N].tolist(), features, strict=True)
+            }
+
+        numbers, features, start = [], [], 0
+        shards = range(len(corpus.shards))
+        for _, values in _said(data, say, corpus, shards, device, options):
+            for number, value in enumerate(values, start=start):
+                if value is not None:
+                    numbers.append(number)
+                    features.append(value["feature"])
+            start += len(values)
+        for one, other in close_pairs(np.array(features), least=options.least):
+            yield numbers[one], numbers[other]
+
+    return dedup.run(options, alike)
 
 
 def _scores(

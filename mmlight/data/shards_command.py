@@ -40,7 +40,11 @@ def main(argv: Sequence[str]) -> int:
         verbs.add_parser("pack", help="write shards: from a folder, a table, VOC, COCO, CoNLL, ...")
     )
     curation_command.add_to(verbs)
+    curation_command.add_looking(verbs)
     options = parser.parse_args(argv)
+    if hasattr(options, "tell"):
+        code: int = options.tell(options)
+        return code
     if hasattr(options, "write"):
         _print_summary(options.write(options))
         return 0

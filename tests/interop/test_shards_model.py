@@ -167,3 +167,15 @@ def test_two_processes_do_not_write_the_same_shards(tmp_path, shards):
     assert b"another process writes there" in done.stderr
     with pytest.raises(UserError, match="begun with other verb"):
         Rewriting(corpus, tmp_path / "o", about={"verb": "x"}).held().__enter__()
+
+
+def test_dedup_by_a_model_finds_what_is_alike_to_it(tmp_path, shards, models, capsys):
+    pixels = np.asarray(Image.open(io.BytesIO(picture(0)))) // 2 * 2
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    pack([{"__key__": "alike", "png": file.getvalue()}], tmp_path / "more")
+    both = (shards, tmp_path / "more")
+    model = ("--model", models["contrastive"], "--workers", 0, "--least", "0.9999")
+    assert run("dedup", *both, *model, "--member", "png") == 0
+    said = capsys.readouterr().out
+    assert "00000/k0, more/00000/alike" in said.replace("in/", "") and "1 groups" in said

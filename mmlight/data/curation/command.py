@@ -1,10 +1,10 @@
-"""`mmlight shards filter|split|merge`: their options."""
+"""`mmlight shards filter|split|merge|stats|peek|dedup`: their options."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from mmlight.data.curation import selecting
+from mmlight.data.curation import dedup, peek, selecting, stats
 from mmlight.data.curation.expression import Expression
 from mmlight.data.shards.index_file import ShardIndex
 
@@ -45,6 +45,60 @@ def add_to(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         )
         parser.add_argument("--shuffle-seed", type=int, help="permute the samples with this seed")
         parser.set_defaults(write=run)
+
+
+def add_looking(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verbs that tell of shards."""
+    text = "how many, how large, how long: a table, and a page with pictures"
+    parser = verbs.add_parser("stats", help=text, description=f"Tell {text}.")
+    parser.add_argument("patterns", nargs="+", metavar="PATTERN", help=_PATTERN_HELP)
+    parser.add_argument(
+        "--text", nargs="+", metavar="MEMBER", help="captions: default txt, json:caption, ..."
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
+    parser.set_defaults(tell=stats.run)
+
+    text = "some samples on one page: pictures, captions, spectrograms"
+    parser = verbs.add_parser("peek", help=text, description=f"Show {text}.")
+    parser.add_argument("patterns", nargs="+", metavar="PATTERN", help=_PATTERN_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as peek.html")
+    parser.add_argument("--samples", type=int, default=50, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
+    parser.add_argument("--where", metavar="CONDITION", help="of samples that meet it; see filter")
+    parser.set_defaults(tell=peek.run)
+
+    text = "what is there twice: told, or new shards without it"
+    parser = verbs.add_parser("dedup", help=text, description=f"Find {text}.")
+    add_dedup(parser)
+    parser.set_defaults(tell=dedup.run)
+
+
+def add_dedup(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``dedup``, whatever compares samples."""
+    parser.add_argument("patterns", nargs="+", metavar="PATTERN", help=_PATTERN_HELP)
+    parser.add_argument("--out", type=Path, help="write the first of each group, and all others")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="the keys of each group")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--near",
+        type=int,
+        nargs="?",
+        const=3,
+        choices=range(8),
+        metavar="BITS",
+        help="images that differ in at most so many of 64 bits of a difference hash (3); by "
+        "default only equal bytes are doubles",
+    )
+    how.add_argument("--model", help="a run, or a published model: alike to its eye or ear")
+    parser.add_argument(
+        "--least", type=float, default=0.95, help="cosine, with --model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--member",
+        nargs="+",
+        metavar="EXT",
+        help="what is compared; default: images and sounds, else texts",
+    )
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,8 @@ def scan(
     what: str,
     total: int | None = None,
     workers: int | None = None,
+    chunk: int = _CHUNK,
+    shown: bool = True,
 ) -> Iterator[tuple[T, R]]:
     """Yield each item with what `look` makes of it, in the order of the items.
 
@@ -38,37 +40,39 @@ def scan(
         what: is done, for the bar on a terminal, such as ``Checking``.
         total: number of items, where it is known.
         workers: threads; by default one per core.
+        chunk: items of a task; few where what is made of them is large.
+        shown: whether there is a bar.
     """
     workers = workers or len(os.sched_getaffinity(0))
-    chunks = iter(items)
+    rest = iter(items)
     waiting: deque[tuple[list[T], Future[list[R]]]] = deque()
 
-    def look_at(chunk: list[T]) -> list[R]:
-        return [look(item) for item in chunk]
+    def look_at(part: list[T]) -> list[R]:
+        return [look(item) for item in part]
 
-    with ThreadPoolExecutor(workers) as threads, bar(what, total) as advance:
+    with ThreadPoolExecutor(workers) as threads, bar(what, total, shown=shown) as advance:
         try:
             while True:
-                while len(waiting) < workers * _AHEAD and (chunk := list(islice(chunks, _CHUNK))):
-                    waiting.append((chunk, threads.submit(look_at, chunk)))
+                while len(waiting) < workers * _AHEAD and (part := list(islice(rest, chunk))):
+                    waiting.append((part, threads.submit(look_at, part)))
                 if not waiting:
                     return
-                chunk, done = waiting.popleft()
-                yield from zip(chunk, done.result(), strict=True)
-                advance(len(chunk))
+                part, done = waiting.popleft()
+                yield from zip(part, done.result(), strict=True)
+                advance(len(part))
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
-def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def bar(what: str, total: int | None, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error where that is a terminal; yield what advances it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Left
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left())
-    is_live = sys.stderr.isatty()
+    is_live = shown and sys.stderr.isatty()
     console = Terminal(stderr=True)
-    with Progress(*columns, console=console, disable=not is_live, transient=True) as shown:
-        task = shown.add_task(what, total=total)
-        yield lambda count: shown.advance(task, count)
+    with Progress(*columns, console=console, disable=not is_live, transient=True) as live:
+        task = live.add_task(what, total=total)
+        yield lambda count: live.advance(task, count)

@@ -127,7 +127,10 @@ def test_pack_writes_shards_from_a_table(tmp_path, capsys):
         (["index", "nowhere/*.tar"], "no shard matches"),
         (["index", "--workers", "0", "x"], "--workers 0"),
         (["pack", "nowhere", "out"], "nowhere does not exist"),
-        (["pack", ".", "out", "--key", "x"], "--key is for a table; the source is a folder"),
+        (
+            ["pack", ".", "out", "--key", "x"],
+            "--key is for a table, a saved dataset; the source is a folder",
+        ),
     ],
 )
 def test_mistakes_are_user_errors(tmp_path, monkeypatch, arguments, message):

@@ -9,6 +9,7 @@ from typing import Any
 from mmlight.class_names import CLASS_NAMES, read_names
 from mmlight.data.packing.coco import read_coco
 from mmlight.data.packing.folder import read_folder
+from mmlight.data.packing.hf_datasets import is_saved_dataset, read_saved_dataset
 from mmlight.data.packing.source import Exclude, Given, Source
 from mmlight.data.packing.table import read_box_table, read_table, split_column
 from mmlight.data.packing.text_files import read_conll, read_lines
@@ -26,6 +27,9 @@ _TAKES = {
         *("also_from", "exclude", "encoding", "class_names", "images"),
         *("file", "member", "key", "label"),
     ),
+    "a saved dataset": (
+        *("also_from", "class_names", "images", "split", "member", "key", "label"),
+    ),
     "--label-from-file": ("also_from", "exclude", "encoding", "class_names"),
     "--voc": ("also_from", "exclude", "class_names", "split"),
     "--coco": ("also_from", "exclude", "class_names", "images"),
@@ -40,11 +44,19 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(write=run)
     add = parser.add_argument
     add(
-        "source", type=Path, help="a folder, a .csv, .tsv, .jsonl, .parquet, or what is named below"
+        "source",
+        type=Path,
+        help="a folder of files, or one of the datasets library (save_to_disk); a .csv, .tsv, "
+        ".jsonl, .parquet; or what is named below",
     )
     add("out", type=Path, help="the folder to write shards to")
     add("--samples-per-shard", type=int, default=DEFAULT_SAMPLES_PER_SHARD)
     add("--overwrite", action="store_true", help="replace shards of an earlier pack")
+    add(
+        "--resume",
+        action="store_true",
+        help="keep whole shards when it is stopped, and go on behind them the next time",
+    )
     add("--shuffle-seed", type=int, help="permute the samples with this seed")
     add(
         *("--exclude",),
@@ -83,7 +95,11 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     )
     add("--conll", action="store_true", help="columns of words and tags, sentences between blanks")
     more = parser.add_argument_group("more of these")
-    more.add_argument("--split", metavar="NAME", help="--voc: pictures of ImageSets/Main/NAME.txt")
+    more.add_argument(
+        "--split",
+        metavar="NAME",
+        help="--voc: pictures of ImageSets/Main/NAME.txt; or a split of a saved dataset",
+    )
     more.add_argument(
         "--images",
         type=Path,
@@ -117,10 +133,9 @@ def run(options: argparse.Namespace) -> list[ShardIndex]:
     Raises:
         UserError: options that do not go together, or anything wrong with what is packed.
     """
-    settings = ("samples_per_shard", "overwrite", "shuffle_seed")
-    return pack_source(
-        _read(options), options.out, **{name: getattr(options, name) for name in settings}
-    )
+    names = ("samples_per_shard", "overwrite", "shuffle_seed", "resume")
+    settings = {name: getattr(options, name) for name in names}
+    return pack_source(_read(options), options.out, progress=True, **settings)
 
 
 def pack_source(source: Source, out_dir: Path, **settings: Any) -> list[ShardIndex]:
@@ -140,8 +155,12 @@ def _read(options: argparse.Namespace) -> Source:
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder or a table")
     kind = f"--{form.replace('_', '-')}" if form else "a folder" if path.is_dir() else "a table"
+    if path.suffix == ".tar":
+        raise UserError(f"{path} is a shard already; see mmlight shards merge --help")
+    if kind == "a folder" and not options.label_from_folder and is_saved_dataset(path):
+        kind = "a saved dataset"
     given = _check(options, kind)
-    wants_folder = kind in ("a folder", "--label-from-file", "--voc")
+    wants_folder = kind in ("a folder", "a saved dataset", "--label-from-file", "--voc")
     if wants_folder != path.is_dir():
         wanted = "a folder, not a file" if path.is_dir() else "a file, not a folder"
         raise UserError(f"{kind}: {path} is {wanted}")
@@ -153,12 +172,14 @@ def _read(options: argparse.Namespace) -> Source:
     match kind:
         case "a folder":
             return read_folder(path, shared, **given)
-        case "a table":
+        case "a table" | "a saved dataset":
             members = dict(_parse_member(text) for text in options.member)
             if len(members) < len(options.member):
                 raise UserError("--member: each extension may come once")
-            given |= {"members": members, "files": given.pop("file", [])}
             given.pop("member", None)
+            if kind == "a saved dataset":
+                return read_saved_dataset(path, shared, members=members, **given)
+            given |= {"members": members, "files": given.pop("file", [])}
             return read_table(path, shared, **given)
         case "--label-from-file":
             return read_lines(path, shared)

@@ -9,15 +9,18 @@ import json
 import os
 import pickle
 import re
+import shutil
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmlight.class_names import CLASS_NAMES
 from mmlight.data.order.cursor import permutation
 from mmlight.data.packing.source import StoredFile
+from mmlight.data.scan import bar, scan
 from mmlight.data.shards import index, tar
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.data.shards.seal import SealedWriter
@@ -34,11 +37,14 @@ def pack(
     samples_per_shard: int = DEFAULT_SAMPLES_PER_SHARD,
     overwrite: bool = False,
     shuffle_seed: int | None = None,
+    resume: bool = False,
+    progress: bool = False,
 ) -> list[ShardIndex]:
     """Write samples as ``00000.tar``, ``00001.tar`` ... with their indexes.
 
     Nothing appears in `out_dir` before the last sample is written and all shards are read back;
-    after an error nothing is left behind.
+    after an error nothing is left behind, but for what `resume` goes on with. Files that samples
+    name are read ahead, in threads.
 
     Args:
         samples: each maps ``__key__`` to its key and extensions to members: bytes as they are,
@@ -49,6 +55,9 @@ def pack(
         overwrite: replace shards of an earlier `pack`; without it they are an error.
         shuffle_seed: permute the samples; by default they stay in their order. Shards of one class
             each mix badly in training, so shuffle those.
+        resume: keep whole shards when something goes wrong, in a hidden folder, and go on behind
+            those of the last time, whose keys must be those of the same samples.
+        progress: show a bar on a terminal.
 
     Returns:
         The index of each shard.
@@ -60,8 +69,7 @@ def pack(
         raise UserError(f"samples_per_shard {samples_per_shard} must be at least 1")
     out_dir.mkdir(parents=True, exist_ok=True)
     old = _old_files(out_dir, overwrite=overwrite)
-    with tempfile.TemporaryDirectory(prefix=".packing-", dir=out_dir) as folder:
-        partial = Path(folder)
+    with _partial(out_dir, kept=resume) as partial, bar("Packing", None, shown=progress) as advance:
         if shuffle_seed is not None:
             samples = _shuffled(samples, seed=shuffle_seed, folder=partial)
         iterator = iter(samples)
@@ -71,8 +79,14 @@ def pack(
             if (first := next(chunk, None)) is None:
                 break
             new.append(partial / f"{number:05d}.tar")
+            whole = _counted(itertools.chain([first], chunk), advance)
+            if new[-1].exists():
+                _pass_over(new[-1], whole)
+                continue
+            part = new[-1].with_suffix(".part")
             with naming(out_dir / new[-1].name):
-                write_shard(new[-1], itertools.chain([first], chunk))
+                write_shard(part, whole)
+            os.replace(part, new[-1])
         if not new:
             raise UserError(f"no samples to pack into {out_dir}")
         # Read back, with the very checks that training makes.
@@ -83,9 +97,52 @@ def pack(
             path.unlink()
         if old and (names := out_dir / CLASS_NAMES).is_file():  # of the shards that are gone
             names.replace(out_dir / f".{CLASS_NAMES}.superseded")
-        for path in sorted(partial.iterdir(), reverse=True):  # a shard after its index
-            os.replace(path, out_dir / path.name)
+        for path in new:
+            beside = path.with_name(f"{path.name}.index")
+            for file in (beside, path):  # a shard after its index
+                if file.exists():
+                    os.replace(file, out_dir / file.name)
     return index.load_or_build([out_dir / path.name for path in new], progress=False)
+
+
+@contextmanager
+def _partial(out_dir: Path, *, kept: bool) -> Iterator[Path]:
+    """Yield a folder for shards that are not all there yet; one that is kept outlives an error."""
+    if not kept:
+        with tempfile.TemporaryDirectory(prefix=".packing-", dir=out_dir) as folder:
+            yield Path(folder)
+        return
+    partial = out_dir / ".packing"
+    partial.mkdir(exist_ok=True)
+    for path in partial.glob("*.part"):  # of a process that was killed
+        path.unlink()
+    yield partial
+    shutil.rmtree(partial)
+
+
+def _counted(
+    samples: Iterable[Mapping[str, Any]], advance: Callable[[int], None]
+) -> Iterator[Mapping[str, Any]]:
+    for sample in samples:
+        yield sample
+        advance(1)
+
+
+def _pass_over(shard: Path, samples: Iterable[Mapping[str, Any]]) -> None:
+    """Take samples that a shard holds already.
+
+    Raises:
+        UserError: it holds others.
+    """
+    (known,) = index.load_or_build([shard], progress=False)
+    keys = known.rows().keys
+    now = [_shown(str(sample.get("__key__"))) for sample in samples]
+    same = [keys[row] == key for row, key in enumerate(now[: known.num_samples])]
+    if not all(same) or len(now) != known.num_samples:
+        raise UserError(
+            f"{shard}: holds other samples than now come; remove {shard.parent}, or give the "
+            "source and settings of the last time"
+        )
 
 
 def leads_out(key: str) -> bool:
@@ -110,15 +167,19 @@ def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
     """
     keys: set[str] = set()
     with SealedWriter(path) as writer:
-        for sample in samples:
+        for _, sample in scan(samples, _read, what="", chunk=1, shown=False):
             members = _encoded(sample)
             key = _shown(_checked_key(members.pop("__key__", None), members))
             if key in keys:
                 raise UserError(f"sample '{key}' comes twice; keys must be unique")
             keys.add(key)
             for name in sorted(members):
-                value = members[name]
-                writer.add(f"{key}.{name}", value.read() if type(value) is StoredFile else value)
+                writer.add(f"{key}.{name}", members[name])
+
+
+def _read(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sample with the files that it names."""
+    return {n: v.read() if type(v) is StoredFile else v for n, v in sample.items()}
 
 
 def _encoded(sample: Mapping[str, Any]) -> dict[str, Any]:

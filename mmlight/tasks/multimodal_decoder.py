@@ -90,7 +90,7 @@ class MultimodalDecoder(Task):
     """Answers prompts about images and sounds with a decoder (LLaVA, arXiv 2304.08485).
 
     Prompts are the data's text, and `data.members.answer` is what is to be said to each; the loss
-    counts answers alone. The tokens of the image and audio towers pass a norm and a matrix into
+    counts answers alone. The tokens of the image and audio towers pass a norm and one or two matrices into
     the decoder's embedding space, where they come before the prompt, images first; a decoder with
     a `memory_dim` attends to them instead. With ``locked: true`` those towers stay as they are, and
     ``tuning: {method: lora, unfreeze: {0: "bridges.*", 500: all}}`` trains the matrices first, then
@@ -102,6 +102,7 @@ class MultimodalDecoder(Task):
     Args:
         towers: text, a decoder of `mmlight.decoders`, and image, audio or both.
         objective: the loss over tokens.
+        bridge_hidden: width between two matrices in place of the one, with GELU (LLaVA 1.5).
         bridge_dropout: rate of the dropout on what the image and audio towers say.
         modality_dropout: how often training hides each of a sample's image and sound; one stays.
         num_positions: learned positions of so many first tokens of an image and of a sound, for a
@@ -121,6 +122,7 @@ class MultimodalDecoder(Task):
         *,
         towers: Towers,
         objective: Callable[[], TokenLoss] = TokenLoss,
+        bridge_hidden: int | None = None,
         bridge_dropout: float = 0.0,
         modality_dropout: float = 0.0,
         num_positions: int = 0,
@@ -144,7 +146,7 @@ class MultimodalDecoder(Task):
                 f"model.modality_dropout has no effect with {self._shown[0]} alone: one stays"
             )
         self._make_objective = objective
-        self._bridge_dropout = bridge_dropout
+        self._bridge_hidden, self._bridge_dropout = bridge_hidden, bridge_dropout
         self._modality_dropout = modality_dropout
         if num_positions < 0:
             raise UserError(f"model.num_positions: {num_positions} must be 0 or more")
@@ -180,6 +182,7 @@ class MultimodalDecoder(Task):
             bridges[name] = Bridge(
                 encoder.token_dim or encoder.out_dim,
                 decoder.memory_dim or decoder.out_dim,
+                hidden_dim=self._bridge_hidden,
                 dropout=self._bridge_dropout,
                 always_projects=True,
             )

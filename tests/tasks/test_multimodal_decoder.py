@@ -89,6 +89,17 @@ def test_a_memory_may_have_positions():
     torch.testing.assert_close(after["audio"], before["audio"])
 
 
+def test_a_bridge_of_two_matrices():
+    task = question_data.multimodal("image", bridge_hidden=5)
+    weights = {n: tuple(p.shape) for n, p in task.bridges.named_parameters() if "projection" in n}
+    first, second = (weights[f"by_modality.image.projection.{n}.weight"] for n in (0, 2))
+    assert first[0] == second[1] == 5
+    task.training_step(question_data.batch(2), 0).backward()
+    assert all(p.grad is not None for p in task.bridges.parameters())
+    with pytest.raises(UserError, match="bridge_hidden: 0 must be 1 or more"):
+        question_data.multimodal("image", bridge_hidden=0)
+
+
 def test_two_modalities_are_also_scored_alone():
     task = question_data.multimodal("image", "audio", modality_dropout=0.5)
     scores = evaluate(task, [question_data.batch(2, types=["colour", "count"])])

@@ -9,7 +9,7 @@ from mmlight.errors import UserError
 
 
 class Bridge(nn.Module):
-    """A norm, dropout, and a matrix, or two with GELU between them, from the tower's width to the decoder's.
+    """A norm, dropout, and one or two matrices from the tower's width to the decoder's.
 
     Args:
         in_dim: width of the tower's tokens.

@@ -90,9 +90,9 @@ class MultimodalDecoder(Task):
     """Answers prompts about images and sounds with a decoder (LLaVA, arXiv 2304.08485).
 
     Prompts are the data's text, and `data.members.answer` is what is to be said to each; the loss
-    counts answers alone. The tokens of the image and audio towers pass a norm and one or two matrices into
-    the decoder's embedding space, where they come before the prompt, images first; a decoder with
-    a `memory_dim` attends to them instead. With ``locked: true`` those towers stay as they are, and
+    counts answers alone. The tokens of the image and audio towers pass a norm and one or two
+    matrices into the decoder's embedding space, where they come before the prompt, images first; a
+    decoder with a `memory_dim` attends to them instead. With ``locked: true`` those towers stay as they are, and
     ``tuning: {method: lora, unfreeze: {0: "bridges.*", 500: all}}`` trains the matrices first, then
     adapters of the decoder, too.
 

@@ -92,9 +92,9 @@ class MultimodalDecoder(Task):
     Prompts are the data's text, and `data.members.answer` is what is to be said to each; the loss
     counts answers alone. The tokens of the image and audio towers pass a norm and one or two
     matrices into the decoder's embedding space, where they come before the prompt, images first; a
-    decoder with a `memory_dim` attends to them instead. With ``locked: true`` those towers stay as they are, and
-    ``tuning: {method: lora, unfreeze: {0: "bridges.*", 500: all}}`` trains the matrices first, then
-    adapters of the decoder, too.
+    decoder with a `memory_dim` attends to them instead. With ``locked: true`` those towers stay as
+    they are, and ``tuning: {method: lora, unfreeze: {0: "bridges.*", 500: all}}`` trains the
+    matrices first, then adapters of the decoder, too.
 
     With an image and an audio tower, evaluation also answers from each alone, as
     ``val/image/accuracy``.

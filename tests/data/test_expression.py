@@ -116,6 +116,20 @@ def test_what_cannot_be_asked_of_a_sample_names_it(corpus, text, message):
     assert "dir/k1" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_names_behind_what_is_false_already_and_those_that_are_null_are_known(tmp_path):
+    path = write_tar(tmp_path / "0.tar", [("0.json", b'{"a": {"b": null}, "c.d": null}')])
+    corpus = Corpus(load_or_build([path]))
+    known = Known(corpus, 0, Contents(corpus.read(0, ["json"])))
+    for text in ("width > 9 and a.b is None", "a.b is None", "json:c.d is None"):
+        expression = Expression(text, corpus)
+        expression.holds(known)
+        expression.check_names()
+    expression = Expression("a.c is None", corpus)
+    assert expression.holds(known)
+    with pytest.raises(UserError, match=r"no sample has 'json:a\.c'"):
+        expression.check_names()
+
+
 def test_a_name_that_no_sample_knows_is_a_mistake(corpus):
     expression = Expression("widthh > 3 or similarity > 9", corpus)
     for number in range(2):

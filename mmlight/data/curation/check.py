@@ -4,7 +4,7 @@ import argparse
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from mmlight.terminal import say
 
 # Formats that run what somebody wrote when they are read; webdataset's `.decode()` reads them.
 _CODE = ("pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill")
+# Larger members are read one by one: each thread holds what it reads.
+_SMALL = 4 << 20
 # Of a kind so many are named; all of them are counted, and go into --report.
 _MOST_NAMED = 1000
 
@@ -154,16 +156,20 @@ class _Check:
             yield from ((corpus, names, number) for number in range(len(corpus)))
 
     def look(self, sample: tuple[Corpus, Sequence[str], int]) -> list[Fault]:
-        """Return what is wrong with a sample. Its members are read one by one."""
+        """Return what is wrong with a sample."""
         corpus, names, number = sample
         shard, key = corpus.origin(number)
         found = []
         if leads_out(key):
             said = "`tar -x` would write outside of its folder; mmlight never unpacks"
             found.append(Fault("key that leads out of a folder", shard, key, "", said))
-        for extension in corpus.members(number):
+        sizes = corpus.members(number)
+        together = self._together(corpus, number, sizes)
+        for extension in sizes:
             try:
-                data = corpus.read(number, [extension])[extension]
+                data = together.pop(extension, None)
+                if data is None:
+                    data = corpus.read(number, [extension])[extension]
             except ChecksumError as error:
                 found.append(Fault("bytes that have changed", shard, key, extension, str(error)))
                 continue
@@ -176,6 +182,15 @@ class _Check:
             elif code := code_in(extension, data):
                 found.append(Fault("member that may run", shard, key, extension, code))
         return found
+
+    @staticmethod
+    def _together(corpus: Corpus, number: int, sizes: Mapping[str, int]) -> dict[str, bytes]:
+        """Return small members, read at once; none where one of them can't be read."""
+        small = [name for name, size in sizes.items() if size <= _SMALL]
+        try:
+            return corpus.read(number, small)
+        except (OSError, UserError):
+            return {}  # they are read one by one, and it is told which
 
 
 def code_in(extension: str, data: bytes) -> str | None:

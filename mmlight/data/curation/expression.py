@@ -134,6 +134,10 @@ class Expression:
 
     def value(self, known: Known) -> Any:
         """Return its value for a sample; see `holds`."""
+        # Also what stands behind an `and` that is false already.
+        for name, is_there in self._names.items():
+            if not is_there and known.has(name):
+                self._names[name] = True
         return self._value(self._tree, known)
 
     def check_names(self) -> None:
@@ -287,8 +291,6 @@ class Expression:
             value = look_up(value, key)
         if isinstance(value, str) and key is None:
             value = value.strip()
-        if value is not None:
-            self._names[name] = True
         return value
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmlight.data.members import Contents
+from mmlight.data.members import Contents, look_up, parse_source
 from mmlight.data.shards.corpus import Corpus
 
 # What is known of every sample without reading it.
@@ -44,6 +44,21 @@ class Known:
     def named(self) -> str:
         """Return how messages name it."""
         return self.corpus.named(self.number)
+
+    def has(self, source: str) -> bool:
+        """Return whether it has a member, or a key in JSON, be it null."""
+        extension, key = parse_source(source)
+        if key is None or extension not in self.contents.raw:
+            return extension in self.contents.raw
+        try:
+            value = self.contents.value(extension)
+        except ValueError:
+            return False
+        above, _, last = key.rpartition(".")
+        inner = look_up(value, above) if above else value
+        return (isinstance(value, Mapping) and key in value) or (
+            isinstance(inner, Mapping) and last in inner
+        )
 
     def sizes(self) -> Mapping[str, int]:
         """Return the bytes of each member."""

@@ -175,6 +175,9 @@ class ImageSettings:
         )
 
 
+_DEFAULT = ImageSettings()
+
+
 def load_image(data: bytes, settings: ImageSettings, *, draws: Draws | None) -> Tensor:
     """Decode, crop and scale one image, as training does with `draws`, as evaluation without.
 
@@ -278,7 +281,7 @@ def check_image(data: bytes) -> None:
     Raises:
         Exception: what `load_image` would raise.
     """
-    settings = ImageSettings()
+    settings = _DEFAULT
     pixels_CHW = decode(data, channels=settings.num_channels, max_pixels=settings.max_pixels)
     _scaled(pixels_CHW.shape[1], pixels_CHW.shape[2], settings, crop=settings.crop)
 

@@ -60,7 +60,8 @@ def _show_data(data: ShardDataModule) -> None:
 
 def _where(split: Split) -> str:
     shards = [split.shards] if isinstance(split.shards, str) else list(split.shards)
-    there = all(glob.glob(next(iter(braceexpand(shard)))) for shard in shards)
+    near = [shard for shard in shards if "://" not in shard]
+    there = all(glob.glob(next(iter(braceexpand(shard)))) for shard in near)
     return f"{', '.join(shards)}{'' if there else ' (not here)'}"
 
 

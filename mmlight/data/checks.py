@@ -78,9 +78,12 @@ def _has_key(corpus: Corpus, sources: list[str]) -> bool:
 
 
 def spread(corpus: Corpus) -> Iterator[int]:
-    """Yield the numbers of up to 20,000 samples, evenly spread over a corpus."""
-    count = min(len(corpus), MAX_LOOKED_AT)
-    return (place * len(corpus) // count for place in range(count))
+    """Yield the numbers of up to 20,000 samples, evenly spread over what is at hand of a corpus."""
+    near = corpus.at_hand()
+    total = len(corpus) if near is None else len(near)
+    count = min(total, MAX_LOOKED_AT)
+    places = (place * total // count for place in range(count))
+    return places if near is None else (int(near[place]) for place in places)
 
 
 def read_spread(corpus: Corpus, sources: list[str]) -> Iterator[tuple[int, Contents]]:

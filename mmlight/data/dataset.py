@@ -10,6 +10,7 @@ import torch.utils.data
 from mmlight.batch import BadSample, Batch
 from mmlight.data.collate import Layout, collate
 from mmlight.data.decode.draw import Draws
+from mmlight.data.order.ahead import Ahead
 from mmlight.data.order.cursor import EvalOrder, ListedOrder, TrainOrder
 from mmlight.data.sample import (
     BadMemberError,
@@ -26,10 +27,17 @@ _MAX_REPLACEMENTS = 20
 
 @dataclass(frozen=True)
 class Rank:
-    """Which process this is, given explicitly: worker processes cannot ask torch.distributed."""
+    """Which process this is, given explicitly: worker processes cannot ask torch.distributed.
+
+    Attributes:
+        number: of this process.
+        world_size: all processes.
+        on_node: processes of this machine, which share its cache of shards.
+    """
 
     number: int = 0
     world_size: int = 1
+    on_node: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,17 @@ class _Batches(torch.utils.data.Dataset[Batch | Refusal]):
         self.decoding = decoding
         self.layout = layout
         self.rank = rank
+
+    def ahead(self) -> Ahead:
+        """Return what fetches the shards that come next."""
+        rank = self.rank
+        return Ahead(
+            self.samples.corpus,
+            self.order,
+            rank=rank.number,
+            world_size=rank.world_size,
+            on_node=rank.on_node,
+        )
 
     def _describe(self, number: int, error: BadMemberError, *, replaced_by: str = "") -> BadSample:
         shard, key = self.samples.corpus.origin(number)

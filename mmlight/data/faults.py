@@ -17,6 +17,8 @@ from mmlight.data.sample import (
     decode_sample,
 )
 from mmlight.data.scan import scan
+from mmlight.data.shards.remote import Remote
+from mmlight.data.shards.storage import Shard
 from mmlight.errors import UserError
 
 
@@ -58,9 +60,9 @@ class NamedLabels:
     _texts: list[tuple[str, str]] = field(default_factory=list)
     _numbers: int = 0
 
-    def of(self, shard: Path) -> Sequence[str]:
+    def of(self, shard: Shard) -> Sequence[str]:
         """Return the names of the classes of a shard; none where they are not known."""
-        if self.given:
+        if self.given or isinstance(shard, Remote):
             return self.given
         folder = shard.parent
         if folder not in self._beside:

@@ -7,6 +7,7 @@ from typing import Any
 from mmlight.class_names import class_number, plain_number
 from mmlight.data.members import Contents, label_value, parse_source
 from mmlight.data.shards.corpus import Corpus
+from mmlight.data.shards.remote import Remote
 from mmlight.errors import UserError
 
 # The member whose numbers the file is about.
@@ -101,7 +102,8 @@ class Labels:
     def _own(self, corpus: Corpus, number: int) -> OwnNumbers | None:
         if not self.folders:
             return None
-        return self.folders.get(str(corpus.shards[corpus.locate(number)[0]].path.parent))
+        shard = corpus.shards[corpus.locate(number)[0]].path
+        return None if isinstance(shard, Remote) else self.folders.get(str(shard.parent))
 
     def _number(self, value: Any, own: OwnNumbers | None) -> int:
         if isinstance(value, str):

@@ -111,6 +111,7 @@ class TrainLoader:
             dataset, self._counter, num_workers=num_workers, pin_memory=device is not None
         )
         self._stream: Iterator[Any] | None = None
+        self._ahead = dataset.ahead()
         self._next = -1
         self.waited_s = 0.0
 
@@ -131,6 +132,7 @@ class TrainLoader:
             if self._stream is None or self._next != number:
                 self._counter.start = number
                 self._stream = iter(self._loader)
+            self._ahead.at(number)
             number = self._next = number + 1
             began = time.perf_counter()
             item = next(self._stream)
@@ -141,6 +143,7 @@ class TrainLoader:
         """End the worker processes; the next iteration starts new ones."""
         self._stream = None
         end_workers(self._loader)
+        self._ahead.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the position is in the data module's state.
@@ -162,6 +165,7 @@ class EvalLoader:
     def __init__(self, dataset: EvalBatches, *, num_workers: int, pin_memory: bool) -> None:
         self.dataset = dataset
         self._length = dataset.order.num_batches(dataset.rank.world_size)
+        self._ahead = dataset.ahead()
         self._loader = _data_loader(
             dataset, range(self._length), num_workers=num_workers, pin_memory=pin_memory
         )
@@ -172,11 +176,16 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield every batch."""
-        yield from map(_accept, self._loader)
+        self._ahead.at(0)
+        for number, item in enumerate(self._loader):
+            self._ahead.at(number + 1)
+            yield _accept(item)
+        self._ahead.close()
 
     def close(self) -> None:
         """End the worker processes; the next iteration starts new ones."""
         end_workers(self._loader)
+        self._ahead.close()
 
 
 def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
         rebuild=options.rebuild,
         max_member_bytes=options.max_member_bytes,
     )
+    index.publish(shards)
     _print_summary(shards)
     return 0
 

@@ -38,6 +38,7 @@ from mmlight.data.labels import Labels
 from mmlight.data.members import Members
 from mmlight.data.module_checks import check_corruptions, check_mapping, check_text_and_boxes, maps
 from mmlight.data.sample import Decoding, Sample, SampleSet
+from mmlight.data.shards.cache import ShardCache
 from mmlight.data.splits.class_order import labels_of
 from mmlight.data.splits.plain_files import FileCorpus, PredictSplit, file_members, find_samples
 from mmlight.data.splits.split import Indexes, Split, open_split
@@ -68,6 +69,8 @@ class SplitDataModule(lightning.LightningDataModule):
         verify: compare each member that is read with its checksum in the index (about 2 % of the
             time); one that differs is a bad sample. Without it, bytes that rot on a disk are
             noticed only where they can't be decoded.
+        cache: where shards of remote stores are kept while they are needed; local shards are read
+            where they lie.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class SplitDataModule(lightning.LightningDataModule):
         class_names: str | list[str] | None = None,
         corruptions: list[Corruption] | None = None,
         verify: bool = True,
+        cache: ShardCache | None = None,
     ) -> None:
         super().__init__()
         self.members = members
@@ -112,7 +116,8 @@ class SplitDataModule(lightning.LightningDataModule):
         self._given = (self.image, self.audio, self.text)
         self.corruptions: list[Corruption] = corruptions or []
         self.verify = verify
-        self._indexes = Indexes()
+        self.cache = cache or ShardCache()
+        self._indexes = Indexes(self.cache)
         self._labels: Labels | None = None
         self._seen_labels: dict[str, SeenLabels] = {}
         self._samples: dict[str, SampleSet] = {}
@@ -351,7 +356,8 @@ class SplitDataModule(lightning.LightningDataModule):
     def _rank(self) -> Rank:
         if self.trainer is None:
             return Rank()
-        return Rank(self.trainer.global_rank, self.trainer.world_size)
+        trainer = self.trainer
+        return Rank(trainer.global_rank, trainer.world_size, on_node=trainer.num_devices)
 
 
 def _settings_of(key: str, given: Any, *, mapped: bool) -> Any:

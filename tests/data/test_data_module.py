@@ -154,7 +154,8 @@ def test_a_stage_without_its_split_names_those_there(folder):
 
 def test_lanes_that_the_ranks_cannot_share(folder):
     data = text_only(folder)
-    data.trainer = type("Ranks", (), {"global_rank": 0, "world_size": 3, "global_step": 0})()
+    ranks = {"global_rank": 0, "world_size": 3, "global_step": 0, "num_devices": 1}
+    data.trainer = type("Ranks", (), ranks)()
     with pytest.raises(UserError, match="3 ranks can't share"):
         data.setup("fit")
 

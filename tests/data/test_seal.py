@@ -8,6 +8,7 @@ from mmlight.data.packing.write import pack
 from mmlight.data.scenes.shards import SceneSettings, make
 from mmlight.data.shards import seal
 from mmlight.data.shards.index import load_or_build
+from mmlight.data.shards.storage import OpenShard
 from mmlight.data.shards_command import main
 from mmlight.errors import UserError
 
@@ -96,7 +97,7 @@ def test_the_seal_is_not_unpacked_and_a_tar_of_the_files_is_good(packed, tmp_pat
     again = tmp_path / "again.tar"
     names = sorted(path.name for path in folder.iterdir())
     subprocess.run(["tar", "-cf", again, "-C", folder, *names], check=True)
-    assert seal.read(again) is None
+    assert seal.read(OpenShard(again)) is None
     assert load_or_build([again])[0].num_samples == 43
 
 
@@ -112,4 +113,4 @@ def test_scenes_are_sealed(tmp_path):
     for split in ("train", "val", "test"):
         (index,) = load_or_build([tmp_path / "scenes" / split / "00000.tar"], progress=False)
         assert index.num_ignored == 0
-        assert seal.read(index.path)
+        assert seal.read(OpenShard(index.path))

@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 from shard_files import text_shard, write_tar
 
+from mmlight.data.shards.storage import OpenShard
 from mmlight.data.shards.tar import read_samples, split_name
 from mmlight.errors import UserError
 
@@ -15,7 +16,8 @@ LONG = "folder-with-a-long-name/" * 12
 
 
 def read(path):
-    return read_samples(path, max_member_bytes=LIMIT)
+    with OpenShard(path) as file:
+        return read_samples(file, max_member_bytes=LIMIT)
 
 
 def as_webdataset_reads(path):
@@ -211,8 +213,8 @@ def test_rules_of_samples(tmp_path, names, message):
 def test_a_member_beyond_the_limit_is_refused(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("0.txt", b"x" * 2000)])
     with pytest.raises(UserError, match=r"'0\.txt' has 2000 bytes, the limit is 1999"):
-        read_samples(path, max_member_bytes=1999)
-    assert read_samples(path, max_member_bytes=2000)[0]
+        read_samples(OpenShard(path), max_member_bytes=1999)
+    assert read_samples(OpenShard(path), max_member_bytes=2000)[0]
 
 
 def test_links_are_refused_because_they_hold_no_data(tmp_path):

@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -17,7 +16,7 @@ from mmlight.data.decode.probe import kind
 from mmlight.data.faults import NamedLabels
 from mmlight.data.packing.write import leads_out
 from mmlight.data.scan import scan
-from mmlight.data.shards import index, index_file
+from mmlight.data.shards import index, index_file, storage
 from mmlight.data.shards.corpus import ChecksumError, Corpus
 from mmlight.data.shards.paths import expand
 from mmlight.errors import UserError
@@ -124,14 +123,16 @@ class _Check:
         self.num_shards = self.num_samples = self.num_ignored = 0
         self.undecoded: Counter[str] = Counter()
 
-    def samples(self, paths: Sequence[Path]) -> Iterator[tuple[Corpus, Sequence[str], int]]:
+    def samples(
+        self, paths: Sequence[storage.Shard]
+    ) -> Iterator[tuple[Corpus, Sequence[str], int]]:
         """Yield what there is to look at; shards that cannot be read are found here."""
         for path in paths:
             self.num_shards += 1
             known = index_file.load(path)
             try:
                 # The index first: its time may be right while bytes on the disk have rotted.
-                if known and known[0].sha256 != index.digest(path):
+                if known and known[0].sha256 != storage.digest(path):
                     said = (
                         "its content is not what was indexed; restore it, or accept it with "
                         "`mmlight shards index --rebuild`"

@@ -64,7 +64,7 @@ def write_copies(
         overwrite: replace shards of an earlier pack.
         shuffle_seed: permutes the samples.
     """
-    read = {Path(shard.path).resolve().parent for shard in corpus.shards}
+    read = {path.resolve().parent for path in local_paths(corpus)}
     if out_dir.resolve() in read:
         raise UserError(f"--out {out_dir}: holds the shards that are read; name another folder")
     if samples_per_shard is None:
@@ -89,7 +89,7 @@ def class_names_of(corpus: Corpus) -> bytes | None:
         UserError: two sets of shards have different ones: their numbers mean different classes.
     """
     found: dict[bytes | None, Path] = {}
-    for folder in dict.fromkeys(Path(shard.path).parent for shard in corpus.shards):
+    for folder in dict.fromkeys(path.parent for path in local_paths(corpus)):
         path = folder / CLASS_NAMES
         names = None
         if path.is_file():
@@ -105,6 +105,11 @@ def class_names_of(corpus: Corpus) -> bytes | None:
             "classes; pack one of them anew with --class-names of the other"
         )
     return next(iter(found)) if len(found) == 1 else None
+
+
+def local_paths(corpus: Corpus) -> list[Path]:
+    """Return the paths of those shards that lie on a disk."""
+    return [shard.path for shard in corpus.shards if isinstance(shard.path, Path)]
 
 
 def _repeated(corpus: Corpus) -> np.ndarray:

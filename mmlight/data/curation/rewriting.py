@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.class_names import CLASS_NAMES
-from mmlight.data.curation.copying import class_names_of
+from mmlight.data.curation.copying import class_names_of, local_paths
 from mmlight.data.packing.write import write_shard
 from mmlight.data.shards import index
 from mmlight.data.shards.corpus import Corpus
@@ -41,7 +41,7 @@ class Rewriting:
     """
 
     def __init__(self, corpus: Corpus, out_dir: Path, *, about: Mapping[str, Any]) -> None:
-        if out_dir.resolve() in {Path(shard.path).resolve().parent for shard in corpus.shards}:
+        if out_dir.resolve() in {path.resolve().parent for path in local_paths(corpus)}:
             raise UserError(f"--out {out_dir}: holds the shards that are read; name another folder")
         if old := next(iter(sorted(out_dir.glob("*.tar"))), None):
             raise UserError(f"--out {out_dir}: holds shards already ({old.name}); name another")

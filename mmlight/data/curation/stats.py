@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _glance(corpus: Corpus) -> dict[str, str]:
     num_bytes = sum(shard.num_bytes for shard in corpus.shards)
-    folders = list(dict.fromkeys(str(Path(shard.path).parent) for shard in corpus.shards))
+    folders = list(dict.fromkeys(str(shard.path).rpartition("/")[0] for shard in corpus.shards))
     more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
     return {
         "folder": f"{folders[0]}{more}",

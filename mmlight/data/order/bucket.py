@@ -51,6 +51,7 @@ class Bucketed:
     """A `TrainOrder` whose batches hold samples of similar length.
 
     Attributes:
+        sorted: the order it is made from.
         steps_per_epoch: as of the order it is made from, and the samples of an epoch are the same.
     """
 
@@ -81,7 +82,7 @@ class Bucketed:
                 "batches are sorted by length together"
             )
         self.steps_per_epoch = order.steps_per_epoch
-        self._order = order
+        self.sorted = order
         self._lengths = np.nan_to_num(lengths.astype(np.float64), nan=np.inf)
         self._global_batch = global_batch
         self._pool_batches = pool_batches
@@ -91,7 +92,7 @@ class Bucketed:
     @property
     def settings(self) -> dict[str, Any]:
         """See `TrainOrder`."""
-        return {"bucket_batches": self._pool_batches} | self._order.settings
+        return {"bucket_batches": self._pool_batches} | self.sorted.settings
 
     def check_world(self, world_size: int) -> None:
         """See `TrainOrder`."""
@@ -110,7 +111,7 @@ class Bucketed:
         """Return the batches of a pool, (batches, samples)."""
         first = pool * self._pool_batches
         steps = range(first, min(first + self._pool_batches, self.steps_per_epoch))
-        samples = np.concatenate([self._order.batch(epoch, step) for step in steps])
+        samples = np.concatenate([self.sorted.batch(epoch, step) for step in steps])
         # Stable, so that equal lengths stay in the drawn order.
         ordered = samples[np.argsort(self._lengths[samples], kind="stable")]
         batches = ordered.reshape(len(steps), self._global_batch)

@@ -3,12 +3,12 @@
 import itertools
 import os
 import threading
+import time
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,12 @@ import numpy as np
 from mmlight.data.shards import index
 from mmlight.data.shards.index_file import DamagedIndexError, ShardIndex
 from mmlight.data.shards.index_rows import IndexRows
+from mmlight.data.shards.remote import Remote, in_threads
+from mmlight.data.shards.storage import OpenShard, Shard, State, real_name
 from mmlight.errors import UserError
 
 _MAX_OPEN_FILES = 128
+_SWEEP_S = 1.0
 # Rows of recently used shards stay in memory: about 60 bytes a sample, so some millions of them.
 _MAX_ROWS_BYTES = 128 << 20
 
@@ -30,56 +33,12 @@ class ChecksumError(OSError):
         member: its extension.
     """
 
-    def __init__(self, member: str, *, shard: Path, key: str) -> None:
+    def __init__(self, member: str, *, shard: Shard, key: str) -> None:
         super().__init__(
             f"member '.{member}' of sample '{key}' is not what was indexed (its checksum is "
             f"another): shard {shard} is damaged"
         )
         self.member = member
-
-
-class OpenShard:
-    """An open shard; closed when the last thread that uses it lets go.
-
-    Raises:
-        OSError: it can't be opened.
-        UserError: it is not what was indexed.
-    """
-
-    def __init__(self, shard: ShardIndex) -> None:
-        self._descriptor = -1
-        self._path = shard.path
-        self._descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-        self._opened = self._state()
-        indexed = (shard.num_bytes, shard.mtime_ns)
-        if self._opened != indexed and (
-            # A shard that was merely touched, so that no clean-up takes it, is read once more.
-            self._opened[0] != shard.num_bytes or index.digest(shard.path) != shard.sha256
-        ):
-            raise self._changed()
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read bytes; see `read_at`."""
-        return index.read_at(self._path, self._descriptor, size, offset)
-
-    def check_unchanged(self) -> None:
-        """Raise UserError if size or time have changed since it was opened."""
-        if self._state() != self._opened:
-            raise self._changed()
-
-    def _state(self) -> tuple[int, int]:
-        status = os.fstat(self._descriptor)
-        return status.st_size, status.st_mtime_ns
-
-    def _changed(self) -> UserError:
-        return UserError(
-            f"shard {self._path} has changed since it was indexed; start the run again when it is "
-            "whole"
-        )
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
 
 
 class Corpus:
@@ -116,7 +75,7 @@ class Corpus:
             ],
             np.int64,
         )
-        self._start = np.concatenate([[0], np.cumsum(self.shard_sizes)])
+        self.starts = np.concatenate([[0], np.cumsum(self.shard_sizes)])
         self._names = _names(self.shards, self._kept)
         self._reset()
 
@@ -131,25 +90,25 @@ class Corpus:
 
     def subset(self, numbers: np.ndarray) -> "Corpus":
         """Return the corpus of some samples, ascending; shards without any are left out."""
-        bounds = np.searchsorted(numbers, self._start)
+        bounds = np.searchsorted(numbers, self.starts)
         shards, kept = [], []
         for shard, (first, last) in enumerate(itertools.pairwise(bounds.tolist())):
             if first < last:
-                rows = numbers[first:last] - self._start[shard]
+                rows = numbers[first:last] - self.starts[shard]
                 before = self._kept[shard]
                 shards.append(self.shards[shard])
                 kept.append(rows if before is None else before[rows])
         return Corpus(shards, kept=kept, verify=self.verify)
 
     def __len__(self) -> int:
-        return int(self._start[-1])
+        return int(self.starts[-1])
 
     def locate(self, sample: int) -> tuple[int, int]:
         """Return the shard's number and the row in it of a sample."""
         if not 0 <= sample < len(self):
             raise IndexError(f"sample {sample} of {len(self)}")
-        shard = int(np.searchsorted(self._start, sample, side="right")) - 1
-        row = int(sample - self._start[shard])
+        shard = int(np.searchsorted(self.starts, sample, side="right")) - 1
+        row = int(sample - self.starts[shard])
         kept = self._kept[shard]
         return shard, row if kept is None else int(kept[row])
 
@@ -167,6 +126,20 @@ class Corpus:
         """Return how messages name a sample: its key and its shard."""
         path, key = self.origin(sample)
         return f"sample {key} of {path}"
+
+    def at_hand(self) -> np.ndarray | None:
+        """Return the samples that are read without a download, ascending; None for all.
+
+        Those of the first shard are among them, so that there are some.
+        """
+        is_far = [
+            isinstance(shard.path, Remote) and not shard.path.place().exists()
+            for shard in self.shards[1:]
+        ]
+        if not any(is_far):
+            return None
+        near = [number for number, far in enumerate([False, *is_far]) if not far]
+        return np.concatenate([np.arange(self.starts[n], self.starts[n + 1]) for n in near])
 
     def extensions(self) -> dict[str, int]:
         """Return how many samples have a member with each extension."""
@@ -234,10 +207,21 @@ class Corpus:
         for name, offset, size, crc32 in found:
             data = contents[name] = file.read(offset, size)
             if self.verify and zlib.crc32(data) != crc32:
-                file.check_unchanged()
-                path, key = self.origin(sample)
-                raise ChecksumError(name, shard=Path(path), key=key)
+                data = contents[name] = self._again(shard, row, name, offset, size, crc32)
         return contents
+
+    def _again(self, shard: int, row: int, name: str, offset: int, size: int, crc32: int) -> bytes:
+        """Read a member that was wrong anew, from a new copy of a remote shard."""
+        file, place = self._file(shard), self.shards[shard].path
+        file.check_unchanged()
+        if isinstance(place, Remote):
+            with self._lock:
+                self._open_files.pop(shard, None)
+                place.drop()
+            data = self._file(shard).read(offset, size)
+            if zlib.crc32(data) == crc32:
+                return data
+        raise ChecksumError(name, shard=place, key=self._rows(shard).keys[row])
 
     def __getstate__(self) -> dict[str, Any]:
         return {"indexes": self.shards, "kept": self._kept, "verify": self.verify}
@@ -247,6 +231,13 @@ class Corpus:
 
     def _tables(self) -> Iterator[tuple[IndexRows, Any]]:
         """Yield each shard's index and which of its rows are kept."""
+        far = [
+            number
+            for number, shard in enumerate(self.shards)
+            if isinstance(shard.path, Remote) and not shard.index_path.exists()
+        ]
+        for _ in in_threads(lambda shard: self._load(shard).num_bytes, far):
+            pass  # what is in the cache now
         for shard, kept in enumerate(self._kept):
             yield self._load(shard), slice(None) if kept is None else kept
 
@@ -266,6 +257,7 @@ class Corpus:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._open_files: OrderedDict[int, OpenShard] = OrderedDict()
+        self._swept = 0.0
         self._loaded: OrderedDict[int, IndexRows] = OrderedDict()
         self._loaded_bytes = 0
 
@@ -287,11 +279,37 @@ class Corpus:
         with self._lock:
             file = self._open_files.get(shard)
             if file is None:
-                file = self._open_files[shard] = OpenShard(self.shards[shard])
+                self._close_removed()
+                file = self._open_files[shard] = _open(self.shards[shard])
                 if len(self._open_files) > _MAX_OPEN_FILES:
                     self._open_files.popitem(last=False)
             self._open_files.move_to_end(shard)
             return file
+
+    def _close_removed(self) -> None:
+        """Close what was removed from the cache of remote shards: it takes room while open."""
+        now = time.monotonic()
+        if now > self._swept + _SWEEP_S:
+            self._swept = now
+            for number in [n for n, file in self._open_files.items() if file.is_removed]:
+                del self._open_files[number]
+
+
+def _open(shard: ShardIndex) -> OpenShard:
+    """Open a shard.
+
+    Raises:
+        OSError: it can't be opened.
+        UserError: it is not what was indexed, or can't be fetched.
+    """
+    file = OpenShard(shard.path, sha256=shard.sha256)
+    now = file.state()
+    if now != State(shard.num_bytes, shard.mtime_ns) and (
+        # A shard that was merely touched, so that no clean-up takes it, is read once more.
+        now.num_bytes != shard.num_bytes or file.digest() != shard.sha256
+    ):
+        raise file.changed()
+    return file
 
 
 def _members(rows: IndexRows, row: int) -> list[tuple[str, int, int, int]]:
@@ -314,21 +332,27 @@ def _count(rows: IndexRows, kept: np.ndarray) -> dict[str, int]:
 def _names(shards: Sequence[ShardIndex], kept: Sequence[np.ndarray | None]) -> list[str]:
     """Name shards; one shard may come several times if each time with other rows of it."""
     rows_of: dict[str, list[np.ndarray | None]] = {}
-    for shard, rows in zip(shards, kept, strict=True):
-        rows_of.setdefault(os.path.abspath(shard.path), []).append(rows)
+    real_names = [real_name(shard.path) for shard in shards]
+    for name, rows in zip(real_names, kept, strict=True):
+        rows_of.setdefault(name, []).append(rows)
     for path, parts in rows_of.items():
+        if len(parts) == 1:
+            continue
         some = [rows for rows in parts if rows is not None]
         together = np.concatenate(some) if some else np.empty(0, np.int64)
-        if len(parts) > 1 and (len(some) < len(parts) or len(np.unique(together)) < len(together)):
+        if len(some) < len(parts) or len(np.unique(together)) < len(together):
             raise UserError(
                 f"the same shard comes twice with the same samples: {path}; name each once"
             )
     names = dict(zip(rows_of, _distinct_names(list(rows_of)), strict=True))
-    return [names[os.path.abspath(shard.path)] for shard in shards]
+    return [names[name] for name in real_names]
 
 
 def _distinct_names(paths: Sequence[str]) -> list[str]:
     """Name absolute paths by as many of their trailing parts as it takes to tell them apart."""
+    last = [path.rpartition(os.sep)[2].removesuffix(".tar") for path in paths]
+    if len(set(last)) == len(last):
+        return last
     parts = [path.removesuffix(".tar").split(os.sep) for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]

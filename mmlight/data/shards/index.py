@@ -3,9 +3,12 @@
 An index lies beside its shard (``00000.tar.index``) or, where that folder is read-only or
 ``MMLIGHT_INDEX_DIR`` is set, in that or in ``~/.cache/mmlight/index``. It is built when first
 needed and again when the shard's size or time changes, or when the index is damaged.
+
+The index of a remote shard lies beside it, too, where `publish` or a copy of the folder put it;
+its beginning is fetched when a run starts, the rest when it is needed. Where there is none, the
+shard is fetched and its index built in the cache of shards.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -21,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.data.decode import probe
-from mmlight.data.shards import index_file, seal, tar
+from mmlight.data.shards import index_file, remote, seal, tar
 from mmlight.data.shards.index_file import DamagedIndexError, OldIndexError, ShardIndex
+from mmlight.data.shards.remote import Remote
+from mmlight.data.shards.storage import OpenShard, Shard, State, state, unreadable
 from mmlight.errors import UserError
 from mmlight.terminal import Terminal, say
 
@@ -35,29 +40,8 @@ _MIN_SHARDS_FOR_PROCESSES = 8
 _NUM_THREADS = 16
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_at(path: Path, descriptor: int, size: int, offset: int) -> bytes:
-    """Read a part of an open shard.
-
-    Raises:
-        OSError: the disk failed or the shard is shorter.
-    """
-    data = os.pread(descriptor, size, offset)
-    while len(data) < size:  # one call gives at most 2 GiB
-        more = os.pread(descriptor, size - len(data), offset + len(data))
-        if not more:
-            raise OSError(f"shard {path} ended before byte {offset + size} while read")
-        data += more
-    return data
-
-
 def load_or_build(
-    paths: Iterable[Path],
+    paths: Iterable[Shard],
     *,
     workers: int | None = None,
     progress: bool = True,
@@ -113,12 +97,12 @@ def load_or_build(
 
 
 def _find_all(
-    threads: ThreadPoolExecutor, paths: Sequence[Path], max_member_bytes: int
+    threads: ThreadPoolExecutor, paths: Sequence[Shard], max_member_bytes: int
 ) -> list[tuple[ShardIndex | None, ShardIndex | None]]:
     """Return for each shard the index that is up to date, and one that was there in any case."""
 
-    def find(path: Path) -> tuple[ShardIndex | None, ShardIndex | None]:
-        status = _stat(path)
+    def find(path: Shard) -> tuple[ShardIndex | None, ShardIndex | None]:
+        now = state(path)
         stale = None
         for place in index_file.places(path):
             try:
@@ -129,7 +113,7 @@ def _find_all(
                 _log.warning("index %s is damaged (%s); it is built anew", place, error)
                 continue
             stale = stale or index
-            is_same_file = (index.num_bytes, index.mtime_ns) == (status.st_size, status.st_mtime_ns)
+            is_same_file = State(index.num_bytes, index.mtime_ns) == now
             if is_same_file and index.largest_member <= max_member_bytes:
                 return index, stale
         return None, stale
@@ -139,6 +123,32 @@ def _find_all(
     parts = [paths[start : start + share] for start in range(0, len(paths), share)]
     found = threads.map(lambda part: [find(path) for path in part], parts)
     return [pair for part in found for pair in part]
+
+
+def publish(indexes: Iterable[ShardIndex]) -> int:
+    """Write indexes of remote shards beside them, where they are not yet; return how many.
+
+    Stores that take nothing (web servers) are left as they are.
+
+    Raises:
+        UserError: a store refuses it.
+    """
+
+    def put(index: ShardIndex) -> int:
+        shard = index.path
+        if not isinstance(shard, Remote) or not remote.store_of(shard.url).can_write:
+            return 0
+        try:
+            if index_file.fetch_summary(shard).sha256 == index.sha256:
+                return 0
+        except (OSError, DamagedIndexError):
+            pass
+        index.rows()  # whole, and whole in the cache
+        assert isinstance(index.index_path, Path)
+        remote.write(index_file.remote_url(shard), index.index_path.read_bytes(), cache=shard.cache)
+        return 1
+
+    return sum(remote.in_threads(put, indexes))
 
 
 def restore(index: ShardIndex) -> ShardIndex:
@@ -155,24 +165,21 @@ def restore(index: ShardIndex) -> ShardIndex:
     return built
 
 
-def build(path: Path, *, max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES) -> ShardIndex:
+def build(path: Shard, *, max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES) -> ShardIndex:
     """Read a shard from end to end and store its index; see `load_or_build`."""
-    before = _stat(path)
+    before = state(path)
     try:
-        sha256 = digest(path)  # first, for it reads in order and so fills the page cache
+        with OpenShard(path) as file:
+            sha256 = file.digest()  # first, for it reads in order and so fills the page cache
+            samples, num_ignored = tar.read_samples(file, max_member_bytes=max_member_bytes)
+            extensions = Counter(extension for sample in samples for extension in sample.members)
+            columns = _tabulate(file, samples, list(extensions))
+            if state(path) != before or file.state() != before:
+                raise UserError(f"shard {path} changed while it was read; wait until it is written")
+            sealed = seal.read(file)
     except OSError as error:
-        raise _unreadable(path, error) from error
-    samples, num_ignored = tar.read_samples(path, max_member_bytes=max_member_bytes)
-    extensions = Counter(extension for sample in samples for extension in sample.members)
-    try:
-        columns = _tabulate(path, samples, list(extensions))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    after = _stat(path)
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise UserError(f"shard {path} changed while it was read; wait until it is written")
+        raise unreadable(path, error) from error
     members = [member for sample in samples for member in sample.members.values()]
-    sealed = seal.read(path)
     if sealed is not None and sealed != seal.digest(
         (member.name, member.size, crc32)
         for member, crc32 in zip(members, columns["crc32"], strict=True)
@@ -182,8 +189,8 @@ def build(path: Path, *, max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES) -> Sh
             f"beginning is another); {seal.REMEDY}"
         )
     summary: dict[str, Any] = {
-        "num_bytes": before.st_size,
-        "mtime_ns": before.st_mtime_ns,
+        "num_bytes": before.num_bytes,
+        "mtime_ns": before.mtime_ns,
         "sha256": sha256,
         "extensions": dict(extensions),
         "largest_member": max(member.size for member in members),
@@ -193,50 +200,38 @@ def build(path: Path, *, max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES) -> Sh
     return index_file.store(path, keys=keys, columns=columns, summary=summary)
 
 
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"shard {path} can't be read: {error.strerror or error}")
-
-
 def _tabulate(
-    path: Path, samples: list[tar.TarSample], extensions: list[str]
+    file: OpenShard, samples: list[tar.TarSample], extensions: list[str]
 ) -> dict[str, list[Any]]:
     """Read every member and arrange what the index says of samples and members."""
     number = {extension: i for i, extension in enumerate(extensions)}
     of_samples = ("members_each", "duration_s", "width", "height")
     of_members = ("extension", "offset", "size", "crc32")
     columns: dict[str, list[Any]] = {name: [] for name in of_samples + of_members}
-    with open(path, "rb", buffering=0) as file:
-        for sample in samples:
-            duration_s, width, height = math.nan, 0, 0
-            seen: set[probe.Kind] = set()
-            for extension, member in sample.members.items():
-                data = read_at(path, file.fileno(), member.size, member.offset)
-                kind = probe.kind(extension)
-                if kind == "audio" and kind not in seen:
-                    duration_s = probe.duration_s(data)
-                if kind == "image" and kind not in seen:
-                    width, height = probe.image_size(data)
-                seen.add(kind)
-                columns["extension"].append(number[extension])
-                columns["offset"].append(member.offset)
-                columns["size"].append(member.size)
-                columns["crc32"].append(zlib.crc32(data))
-            columns["members_each"].append(len(sample.members))
-            columns["duration_s"].append(duration_s)
-            columns["width"].append(width)
-            columns["height"].append(height)
+    for sample in samples:
+        duration_s, width, height = math.nan, 0, 0
+        seen: set[probe.Kind] = set()
+        for extension, member in sample.members.items():
+            data = file.read(member.offset, member.size)
+            kind = probe.kind(extension)
+            if kind == "audio" and kind not in seen:
+                duration_s = probe.duration_s(data)
+            if kind == "image" and kind not in seen:
+                width, height = probe.image_size(data)
+            seen.add(kind)
+            columns["extension"].append(number[extension])
+            columns["offset"].append(member.offset)
+            columns["size"].append(member.size)
+            columns["crc32"].append(zlib.crc32(data))
+        columns["members_each"].append(len(sample.members))
+        columns["duration_s"].append(duration_s)
+        columns["width"].append(width)
+        columns["height"].append(height)
     return columns
 
 
 def _build_in_processes(
-    paths: Sequence[Path], max_member_bytes: int, workers: int, done: Callable[[], None]
+    paths: Sequence[Shard], max_member_bytes: int, workers: int, done: Callable[[], None]
 ) -> None:
     """Build in processes of our own.
 
@@ -245,7 +240,7 @@ def _build_in_processes(
     """
     processes: list[subprocess.Popen[str]] = []
 
-    def serve(share: Sequence[Path]) -> None:
+    def serve(share: Sequence[Shard]) -> None:
         command = [sys.executable, "-m", "mmlight.data.shards.index"]
         pipe = subprocess.PIPE
         # A group of its own: Ctrl-C is for this process, which ends the others.
@@ -254,7 +249,7 @@ def _build_in_processes(
         ) as process:
             processes.append(process)
             assert process.stdin and process.stdout
-            process.stdin.write(json.dumps([max_member_bytes, *map(str, share)]))
+            process.stdin.write(json.dumps([max_member_bytes, *map(_as_json, share)]))
             process.stdin.close()
             for line in process.stdout:
                 if error := json.loads(line):
@@ -275,18 +270,23 @@ def _build_in_processes(
 
 def _work() -> None:
     """Build the shards named on stdin; per shard a line on stdout: null, or what is wrong."""
-    max_member_bytes, *paths = json.load(sys.stdin)
-    for path in paths:
+    max_member_bytes, *shards = json.load(sys.stdin)
+    for shard in shards:
         error = None
+        path = Path(shard) if isinstance(shard, str) else remote.from_json(shard)
         try:
-            build(Path(path), max_member_bytes=max_member_bytes)
+            build(path, max_member_bytes=max_member_bytes)
         except UserError as problem:
             error = str(problem)
         say(json.dumps(error))
 
 
+def _as_json(shard: Shard) -> Any:
+    return remote.as_json(shard) if isinstance(shard, Remote) else str(shard)
+
+
 @contextmanager
-def _progress(paths: Sequence[Path], *, shown: bool) -> Iterator[Callable[[], None]]:
+def _progress(paths: Sequence[Shard], *, shown: bool) -> Iterator[Callable[[], None]]:
     """Show a bar on a terminal, one line elsewhere (a log file); yield what advances it."""
     from rich.progress import Progress
 

@@ -1,48 +1,60 @@
-"""From what a user writes (globs, braces, folders, lists) to the shards meant, each once."""
+"""From what a user writes (globs, braces, folders, lists, URLs) to the shards meant, each once."""
 
 import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mmlight.data.shards import remote
+from mmlight.data.shards import url as urls
+from mmlight.data.shards.cache import ShardCache
+from mmlight.data.shards.storage import Shard
 from mmlight.errors import UserError, nearest
 from mmlight.text_file import MIB, read_text_file, split_lines
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:", re.IGNORECASE)
 _SUFFIX = ".tar"
 _MAX_NAMED = 3
 _LARGEST_LIST = 256 * MIB
 
 
-def expand(patterns: str | Sequence[str], *, base: Path | None = None) -> list[Path]:
+def expand(
+    patterns: str | Sequence[str], *, base: Path | None = None, cache: ShardCache | None = None
+) -> list[Shard]:
     """Return the shards that patterns name, in the order of the patterns.
 
     A pattern is a path, with globs (``train/*.tar``) and braces (``{000..009}.tar``) if you like;
     a folder, for all ``*.tar`` in it; or a ``.txt`` file with one pattern per line (``#`` begins
     a comment, paths are relative to the file). Globs and folders give shards in natural order:
-    ``2.tar`` before ``10.tar``.
+    ``2.tar`` before ``10.tar``. A URL (http, https, s3, gs, hf) may have braces, too; globs in its
+    last part, and folders, where the store can be listed, which a web server can't.
 
     Args:
         patterns: one or several.
         base: the folder that relative paths start from, by default the current one.
+        cache: where copies of remote shards lie.
 
     Raises:
-        UserError: a pattern that matches nothing or is no local path, or a shard named twice.
+        UserError: a pattern that matches nothing, a URL that is not read, or a shard named twice.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns:
         raise UserError("no shards given; name a folder, a glob or a list of .tar files")
-    found: dict[str, tuple[Path, str]] = {}
+    found: dict[str, tuple[Path | str, str]] = {}
     folders: dict[str, str] = {}
-    for pattern, path in _expand_all(patterns, base or Path()):
-        real = _real(path, folders)
+    cache = cache or ShardCache()
+    for pattern, path in _expand_all(patterns, base or Path(), cache):
+        real = urls.key(path) if isinstance(path, str) else _real(path, folders)
         if real in found:
-            first = found[real][1]
+            first = urls.shown(found[real][1])
+            pattern, path = urls.shown(pattern), urls.shown(str(path))
             how = f"by '{first}' and '{pattern}'" if first != pattern else f"by '{pattern}'"
             raise UserError(f"shard {path} is named twice, {how}; each shard may come once")
-        found[real] = Path(os.path.abspath(path)), pattern
-    return [path for path, _ in found.values()]
+        found[real] = path if isinstance(path, str) else Path(os.path.abspath(path)), pattern
+    far = [path for path, _ in found.values() if isinstance(path, str)]
+    known = dict(zip(far, remote.find_all(far, cache=cache), strict=True))
+    return [known[path] if isinstance(path, str) else path for path, _ in found.values()]
 
 
 def _real(path: Path, folders: dict[str, str]) -> str:
@@ -62,18 +74,22 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
 
 
-def _expand_all(patterns: Sequence[str], base: Path) -> Iterator[tuple[str, Path]]:
+def _expand_all(
+    patterns: Sequence[str], base: Path, cache: ShardCache, *, in_list: bool = False
+) -> Iterator[tuple[str, Path | str]]:
+    """Yield each pattern with each local path, or URL, that it stands for."""
     for pattern in patterns:
         pattern = os.fspath(pattern).strip()
         # `pipe:` would run a shell, and members be unpickled (webdataset issue 490).
-        if _SCHEME.match(pattern) or "::" in pattern:
-            raise UserError(
-                f"shards '{pattern}': only local shards are supported; give the path of a file, "
-                "a glob or a folder"
-            )
+        if urls.is_url(pattern):
+            urls.check(pattern, in_list=in_list)
+            for part in _split_braces(pattern):
+                for url in _expand_url(part, cache):
+                    yield pattern, url
+            continue
         if pattern.lower().endswith(".txt"):
             list_file = _resolve(pattern, base)
-            for path in _expand_list(list_file):
+            for path in _expand_list(list_file, cache):
                 yield pattern, path
             continue
         for part in _split_braces(pattern):
@@ -81,28 +97,63 @@ def _expand_all(patterns: Sequence[str], base: Path) -> Iterator[tuple[str, Path
                 yield pattern, path
 
 
-def _expand_list(list_file: Path) -> Iterator[Path]:
+def _expand_list(list_file: Path, cache: ShardCache) -> Iterator[Path | str]:
     what = f"list of shards {list_file} can't be read"
     lines = split_lines(read_text_file(list_file, what=what, largest=_LARGEST_LIST))
     lines = [line.strip() for line in lines]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise UserError(f"list of shards {list_file} is empty; write one pattern per line")
-    if nested := [line for line in lines if line.lower().endswith(".txt")]:
+    nested = [line for line in lines if line.lower().endswith(".txt") and not urls.is_url(line)]
+    if nested:
         raise UserError(f"list of shards {list_file} names another list '{nested[0]}'; join them")
-    for _, path in _expand_all(lines, list_file.parent):
+    for _, path in _expand_all(lines, list_file.parent, cache, in_list=True):
         yield path
+
+
+def _expand_url(url: str, cache: ShardCache) -> list[str]:
+    """Return the URLs of the shards that one without braces stands for."""
+    name = urls.name(url)
+    if urls.scheme(url) in urls.WEB:
+        if not urls.has_path(url):
+            raise UserError(f"shards '{urls.shown(url)}': name a file of this server")
+        if name.endswith(".txt") or url.endswith("/"):
+            raise UserError(
+                f"shards '{urls.shown(url)}': a web server can't be listed; name the shards with "
+                "braces, or write their URLs into a local .txt file"
+            )
+        return [url]
+    if name.endswith(".txt"):
+        raise UserError(f"shards '{url}': copy the list here; it may name URLs")
+    is_glob = glob.has_magic(name)
+    if glob.has_magic(url.rstrip("/").rpartition("/")[0]):
+        raise UserError(f"shards '{url}': a glob may stand in the last part of a URL only")
+    if name.endswith(_SUFFIX) and not is_glob:
+        return [url]
+    folder = url.rpartition("/")[0] if is_glob else url.rstrip("/")
+    pattern = name if is_glob else f"*{_SUFFIX}"
+    prefix = f"{folder}/{re.split('[*?[]', name)[0] if is_glob else ''}"
+    found = [
+        one.url
+        for one in remote.listing(prefix, cache)
+        if "/" not in one.url[len(folder) + 1 :]
+        and _is_shard(one.url.rpartition("/")[2])
+        and fnmatchcase(one.url.rpartition("/")[2], pattern)
+    ]
+    if not found:
+        raise UserError(f"no shard matches '{url}': nothing there is named {pattern}")
+    return sorted(found, key=natural_key)
 
 
 def _split_braces(pattern: str) -> list[str]:
     from braceexpand import braceexpand
 
-    if os.path.exists(os.path.expanduser(pattern)):
+    if not urls.is_url(pattern) and os.path.exists(os.path.expanduser(pattern)):
         return [pattern]
     try:
         return list(braceexpand(pattern))
     except ValueError:
-        raise UserError(f"shards '{pattern}': braces that don't match up") from None
+        raise UserError(f"shards '{urls.shown(pattern)}': braces that don't match up") from None
 
 
 def _resolve(pattern: str, base: Path) -> Path:

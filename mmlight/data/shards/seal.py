@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from mmlight.data.shards.storage import OpenShard
 from mmlight.data.shards.tar import BLOCK, SEAL, SEAL_RECORD
 from mmlight.errors import UserError
 
@@ -77,21 +78,20 @@ def digest(members: Iterable[tuple[str, int, int]]) -> str:
     return hashlib.sha256("".join(lines).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def read(shard: Path) -> str | None:
+def read(shard: OpenShard) -> str | None:
     """Return the checksum that a shard bears; None for a shard that others wrote.
 
     Raises:
         UserError: it is damaged.
     """
-    with open(shard, "rb") as file:
-        header, record = file.read(BLOCK), file.read(BLOCK)
-        file.seek(-min(BLOCK, file.seek(0, os.SEEK_END)), os.SEEK_END)
-        last = file.read(BLOCK)
+    num_bytes = shard.state().num_bytes
+    header, record = shard.read_some(BLOCK, 0), shard.read_some(BLOCK, BLOCK)
+    last = shard.read_some(BLOCK, max(0, num_bytes - BLOCK))
     if match := _RECORD.fullmatch(record):
         return match[1].decode()
     # Three marks, so that damage to one doesn't make this pass for a shard that others wrote.
     if header.startswith(SEAL.encode() + b"\0") or SEAL_RECORD in record or SEAL_RECORD in last:
-        raise UserError(f"shard {shard}: the checksum at its beginning is damaged; {REMEDY}")
+        raise UserError(f"shard {shard.shard}: the checksum at its beginning is damaged; {REMEDY}")
     return None
 
 

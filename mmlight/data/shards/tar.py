@@ -6,12 +6,11 @@ with the offset: a bad checksum, a file cut at a header or inside a member, a mi
 marker, data behind the marker.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from mmlight.data.shards.storage import OpenShard, Shard, unreadable
 from mmlight.errors import UserError
 
 BLOCK = 512
@@ -57,7 +56,7 @@ class TarSample:
 
 
 def _refusal(
-    shard: Path, offset: int, what: str, *, remedy: str = "download or pack it again"
+    shard: Shard, offset: int, what: str, *, remedy: str = "download or pack it again"
 ) -> UserError:
     return UserError(f"shard {shard}: {what} (at byte {offset}); {remedy}")
 
@@ -76,7 +75,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def read_samples(shard: Path, *, max_member_bytes: int) -> tuple[list[TarSample], int]:
+def read_samples(file: OpenShard, *, max_member_bytes: int) -> tuple[list[TarSample], int]:
     """Read all headers of a tar file (ustar, pax or GNU) and group its members into samples.
 
     Returns:
@@ -85,10 +84,11 @@ def read_samples(shard: Path, *, max_member_bytes: int) -> tuple[list[TarSample]
     Raises:
         UserError: the file is damaged, compressed, no tar, or breaks the rules for samples.
     """
+    shard = file.shard
     samples: list[TarSample] = []
     first_offset: dict[str, int] = {}
     num_ignored = 0
-    for member, typeflag in _walk(shard):
+    for member, typeflag in _walk(file):
         parts = split_name(member.name)
         if parts is None or (typeflag not in _REGULAR and typeflag not in _LINKS):
             num_ignored += typeflag != b"5"
@@ -120,22 +120,17 @@ def read_samples(shard: Path, *, max_member_bytes: int) -> tuple[list[TarSample]
     return samples, num_ignored
 
 
-def _walk(shard: Path) -> Iterator[tuple[Member, bytes]]:
+def _walk(file: OpenShard) -> Iterator[tuple[Member, bytes]]:
     """Yield every member with its type flag; raise at the first byte that makes no sense."""
     # pread rather than mmap: a file that shrinks meanwhile must not end the process by SIGBUS.
-    descriptor = os.open(shard, os.O_RDONLY)
     try:
-        yield from _walk_headers(
-            shard, os.fstat(descriptor).st_size, lambda n, at: os.pread(descriptor, n, at)
-        )
+        yield from _walk_headers(file.shard, file.state().num_bytes, file.read_some)
     except OSError as error:
-        raise UserError(f"shard {shard} can't be read: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
+        raise unreadable(file.shard, error) from error
 
 
 def _walk_headers(
-    shard: Path, file_size: int, read: Callable[[int, int], bytes]
+    shard: Shard, file_size: int, read: Callable[[int, int], bytes]
 ) -> Iterator[tuple[Member, bytes]]:
     offset = 0
     defaults: dict[str, str] = {}
@@ -196,7 +191,7 @@ def _checksum_matches(header: bytes) -> bool:
     return stored == sum(byte - 256 * (byte > 127) for byte in rest) + 8 * 32
 
 
-def _bad_header(shard: Path, offset: int, header: bytes) -> UserError:
+def _bad_header(shard: Shard, offset: int, header: bytes) -> UserError:
     if offset:
         return _refusal(shard, offset, "corrupt header")
     for magic, name in _COMPRESSED.items():
@@ -207,7 +202,7 @@ def _bad_header(shard: Path, offset: int, header: bytes) -> UserError:
 
 
 def _check_tail(
-    shard: Path, file_size: int, offset: int, read: Callable[[int, int], bytes]
+    shard: Shard, file_size: int, offset: int, read: Callable[[int, int], bytes]
 ) -> None:
     """Refuse anything but two zero blocks and the padding of the last record.
 
@@ -233,7 +228,7 @@ def _check_tail(
         raise _refusal(shard, offset, what, remedy=remedy)
 
 
-def _number(digits: bytes, shard: Path, offset: int) -> int:
+def _number(digits: bytes, shard: Shard, offset: int) -> int:
     if digits[0] == 0x80:  # GNU: base 256, for sizes of 8 GiB and more
         return int.from_bytes(digits[1:], "big")
     number = _octal(digits)  # none where base 256 tells of less than 0 or of 2**88 bytes
@@ -260,7 +255,7 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", errors="backslashreplace")
 
 
-def _pax(data: bytes, shard: Path, offset: int) -> dict[str, str]:
+def _pax(data: bytes, shard: Shard, offset: int) -> dict[str, str]:
     """Parse records ``LENGTH KEY=VALUE`` that each end in a newline; keep what matters."""
     records: dict[str, str] = {}
     position = 0

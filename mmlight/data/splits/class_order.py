@@ -6,11 +6,13 @@ validation set that lacks a class has other numbers: labels then go by name.
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from mmlight.class_names import CLASS_NAMES, read_names
 from mmlight.data.labels import Labels, OwnNumbers, is_numbered
 from mmlight.data.members import Members
 from mmlight.data.shards.paths import expand
+from mmlight.data.shards.url import is_url
 from mmlight.data.splits.split import Split
 from mmlight.errors import UserError
 
@@ -113,11 +115,12 @@ def _by_name(own: Sequence[str], names: Sequence[str]) -> list[int | None]:
 
 def _folders(split: Split) -> Iterable[str]:
     """Return the folders of a split's shards that hold a ``classnames.txt``."""
+    patterns = [split.shards] if isinstance(split.shards, str) else split.shards
     try:
-        paths = expand(split.shards)
+        paths = expand([one for one in patterns if not is_url(one)])
     except UserError:
         return []  # whoever opens the split says so
-    folders = dict.fromkeys(str(path.parent) for path in paths)
+    folders = dict.fromkeys(str(path.parent) for path in paths if isinstance(path, Path))
     return [folder for folder in folders if os.path.isfile(os.path.join(folder, CLASS_NAMES))]
 
 

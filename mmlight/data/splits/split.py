@@ -11,6 +11,7 @@ import numpy as np
 
 from mmlight.data.labels import Labels
 from mmlight.data.members import Members
+from mmlight.data.shards.cache import ShardCache
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards.index_file import ShardIndex
@@ -26,7 +27,8 @@ class Split:
     """Shards of one split, or of one source of a mixture.
 
     Attributes:
-        shards: a glob, a brace pattern, a folder, a ``.txt`` list of shards, or a list of these.
+        shards: a glob, a brace pattern, a folder, a ``.txt`` list of shards, or a list of these;
+            local ones, or URLs of http, https, s3, gs and hf (see `data.cache`).
         members: how these shards' members are mapped; None takes the data module's.
         weight: this source's share of a mixture; only the ratios count.
         only: keeps samples by their metadata: ``{json:speaker: [ann, bob]}``; labels by number or
@@ -49,16 +51,21 @@ class Split:
 
 
 class Indexes:
-    """Indexes of the shards that splits name, each looked up once: 20,000 take some seconds."""
+    """Indexes of the shards that splits name, each looked up once: 20,000 take some seconds.
 
-    def __init__(self) -> None:
+    Args:
+        cache: where copies of remote shards lie.
+    """
+
+    def __init__(self, cache: ShardCache | None = None) -> None:
+        self._cache = cache
         self._known: dict[tuple[str, ...], list[ShardIndex]] = {}
 
     def of(self, split: Split) -> list[ShardIndex]:
         """Return the indexes of a split's shards; see `mmlight.data.shards.index.load_or_build`."""
         patterns = (split.shards,) if isinstance(split.shards, str) else tuple(split.shards)
         if patterns not in self._known:
-            self._known[patterns] = load_or_build(expand(split.shards))
+            self._known[patterns] = load_or_build(expand(split.shards, cache=self._cache))
         return self._known[patterns]
 
 

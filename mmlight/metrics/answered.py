@@ -55,7 +55,7 @@ def answer_scores(
 
     - ``accuracy``: share of questions whose answer is what most people said;
     - ``vqa_accuracy``: the mean of `human_accuracy`, where any question has several answers;
-    - ``accuracy/TYPE``: of the questions of each type, the latter measure where there is one.
+    - ``TYPE/accuracy``: of the questions of each type, the latter measure where there is one.
 
     Args:
         said: the model's answers.
@@ -77,7 +77,7 @@ def answer_scores(
             name = "_".join(str(types[i]).split()).replace("/", "_")
             groups.setdefault(name, []).append(by_question[i])
     if len(groups) <= _MAX_TYPES:
-        scores |= {f"accuracy/{name}": _mean(groups[name]) for name in sorted(groups)}
+        scores |= {f"{name}/accuracy": _mean(groups[name]) for name in sorted(groups)}
     return scores
 
 

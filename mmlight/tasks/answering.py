@@ -78,7 +78,7 @@ class Answering(Classification):
     `data.text.captions_per_sample` questions are asked about is encoded once.
 
     Scores are ``accuracy`` (what most people said), ``vqa_accuracy`` where questions have several
-    answers, and each type's, ``accuracy/count``, by the field `type_field`.
+    answers, and each type's, ``count/accuracy``, by the field `type_field`.
 
     Args:
         towers: text, for the questions, and image, audio or both.

@@ -29,9 +29,9 @@ def test_scores_are_also_of_each_type():
     scores = answer_scores(said, answers, ["colour", "count", "exists", "exists", "count"])
     assert scores == {
         "accuracy": 0.5,
-        "accuracy/colour": 1.0,
-        "accuracy/count": 0.0,
-        "accuracy/exists": 0.5,
+        "colour/accuracy": 1.0,
+        "count/accuracy": 0.0,
+        "exists/accuracy": 0.5,
     }
     assert answer_scores(said, [[]] * 5) == {}
 
@@ -41,4 +41,4 @@ def test_several_answers_give_partial_scores():
     scores = answer_scores(["red", "two"], answers, ["how many?", "how many?"])
     assert scores["accuracy"] == 0.5
     assert scores["vqa_accuracy"] == pytest.approx((0.6 + 1) / 2)
-    assert scores["accuracy/how_many?"] == scores["vqa_accuracy"]
+    assert scores["how_many?/accuracy"] == scores["vqa_accuracy"]

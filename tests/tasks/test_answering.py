@@ -60,7 +60,7 @@ def test_scores_are_by_type_and_unlisted_answers_are_wrong():
         task.head.state_dict()[next(k for k in task.head.state_dict() if k.endswith("bias"))][0] = 5
     scores = evaluate(task, [batch])
     assert scores["accuracy"] == pytest.approx(2 / 3)
-    assert scores["accuracy/colour"] == 0.5 and scores["accuracy/x"] == 1
+    assert scores["colour/accuracy"] == 0.5 and scores["x/accuracy"] == 1
     assert "vqa_accuracy" not in scores
 
 

@@ -29,7 +29,9 @@ def folder(tmp_path_factory):
     """A folder with a few scenes and a tokenizer where the experiments look for them."""
     folder = tmp_path_factory.mktemp("asked")
     data = folder / "data/scenes_questions"
-    make(data, settings=SceneSettings(8, 2, questions=12, descriptions=3), workers=1, progress=False)
+    make(
+        data, settings=SceneSettings(8, 2, questions=12, descriptions=3), workers=1, progress=False
+    )
     words = ("tokenizer", "train", "--shards", data / "train", "--text", "json:told")
     more = ("json:answers", "--kind", "word", "--vocab-size", "128", "--out", data / "tokenizer")
     assert main([str(part) for part in (*words, *more)]) == 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from forked_runs import ForkedRuns
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from tasks import code_tasks
+from tasks import token_experiments
 
 from mmlight.trainer.checkpoint_files import AtomicCheckpointIO
 from mmlight.trainer.ema import Ema
@@ -151,31 +151,6 @@ def finetuning(values):
     )
 
 
-def asked(values, kind):
-    """Questions about an image, or about an image and a sound that are hidden in turn."""
-    model = values["model"]["init_args"]
-    towers = dict(model["towers"])
-    init = {name: model[name] for name in ("optimizer", "schedule")}
-    data = {"image": "png", "audio": "flac", "text": "txt", "answer": "json:place"}
-    if kind == "answering":
-        towers.pop("audio")
-        name = "mmlight.tasks.answering.Answering"
-    else:
-        sizes = {"vocab_size": 260, "dim": 16, "num_layers": 2, "num_heads": 2, "max_tokens": 99}
-        decoder = "mmlight.decoders.transformer_decoder.TransformerDecoder"
-        towers["text"] = {"encoder": {"class_path": decoder, "init_args": sizes}}
-        name = "mmlight.tasks.multimodal_decoder.MultimodalDecoder"
-        init |= {"modality_dropout": 0.3, "sampling": {"max_new_tokens": 3}}
-    return cli_data.changed(
-        values,
-        {
-            "model": {"class_path": name, "init_args": {**init, "towers": towers}},
-            "data.init_args.members": data,
-            "data.init_args.class_names": ["sea", "hill"],
-        },
-    )
-
-
 @pytest.mark.parametrize("kill_after", [3, 5, 9])
 def test_freezing_schedule_is_continued_bit_for_bit(values, kill_after, tmp_path):
     values = cli_data.changed(finetuning(random_settings(values)), {"trainer.max_steps": 12})
@@ -187,17 +162,23 @@ def test_freezing_schedule_is_continued_bit_for_bit(values, kill_after, tmp_path
     assert all(p.requires_grad for p in rest[1].parameters())
 
 
-def test_windows_of_a_language_model_are_continued_bit_for_bit(values, tmp_path):
-    values = cli_data.changed(cli_data.language(values), {"trainer.max_steps": 8})
-    whole, rest = interrupt_and_continue(values, tmp_path, kill_after=5)
-    assert rest[0] == {place: whole[0][place] for place in list(whole[0])[3:]}
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["masked", *token_experiments.KINDS])
+def test_each_token_task_is_continued_bit_for_bit(values, kind, tmp_path):
+    values = token_experiments.experiment(random_settings(values), kind)
+    # Dead codes are found again after 20 steps.
+    steps, kill_after = (23, 20) if kind == "codes" else (8, 5)
+    values = cli_data.changed(values, {"trainer.max_steps": steps})
+    whole, rest = interrupt_and_continue(values, tmp_path, kill_after=kill_after)
+    first = 3 * (kill_after // 3)
+    assert rest[0] == {place: whole[0][place] for place in list(whole[0])[first:]}
     assert_equal_states(whole[1], rest[1])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "kind", ["contrastive", "freezing schedule", "language", "answering", "multimodal"]
+    "kind", ["contrastive", "freezing schedule", "masked", *token_experiments.KINDS]
 )
 def test_killed_process_continues_bit_for_bit(values, kind, tmp_path):
     values = cli_data.changed(
@@ -209,10 +190,8 @@ def test_killed_process_continues_bit_for_bit(values, kind, tmp_path):
             "data.init_args.num_workers": 1,
         },
     )
-    if kind == "language":
-        values = cli_data.language(values)
-    if kind in ("answering", "multimodal"):
-        values = asked(values, kind)
+    if kind not in ("contrastive", "freezing schedule"):
+        values = token_experiments.experiment(values, kind)
     if kind == "freezing schedule":
         stages = {0: "head", 15: "last 1 blocks", 30: "all"}
         values = cli_data.changed(
@@ -360,21 +339,3 @@ class Slow(Callback):
 
 def reached(run):
     return max(cli_data.losses(run), default=0)
-
-
-@pytest.mark.slow
-def test_a_codebook_and_dropped_captions_are_continued_bit_for_bit(values, tmp_path):
-    data = tmp_path / "data"
-    cli_data.write_data(data)
-    codes = code_tasks.codes_experiment(data, tmp_path / "runs")
-    path = cli_data.write_yaml(tmp_path / "codes.yaml", codes)
-    assert cli_data.run_in_process("fit", "-c", path) == 0
-    tokens = cli_data.only_run(tmp_path / "runs", "codes")
-    drawing = code_tasks.drawing_experiment(data, tmp_path / "runs", tokens=tokens)
-    for kind, own in (("codes", codes), ("drawing", drawing)):
-        own = cli_data.changed(own, {"trainer.max_steps": 24 if kind == "codes" else 12})
-        kill_after = 20 if kind == "codes" else 8
-        whole, rest = interrupt_and_continue(own, tmp_path / kind, kill_after=kill_after)
-        first = 3 * (kill_after // 3)
-        assert rest[0] == {place: whole[0][place] for place in list(whole[0])[first:]}
-        assert_equal_states(whole[1], rest[1])

@@ -112,6 +112,18 @@ def packed_text(bench: ModuleType, folder: Path) -> float:
     return bench.step(encoder, bench.captions(2, seed=0), target_ND)[1]
 
 
+def remote(bench: ModuleType, folder: Path) -> float:
+    bench.make_shards(folder / "there", shards=2, images=32)
+    with patch.dict(os.environ, NO_PROXY="127.0.0.1"), bench.serving(folder / "there") as url:
+        cache = bench.ShardCache(str(folder / "cache"))
+        rates = bench.images_per_s(f"{url}/{{000..001}}.tar", cache, workers=0)
+        assert bench.server_mb_per_s(f"{url}/000.tar", cache) > 0
+    assert len(list((folder / "cache").glob("*.tar"))) == 2
+    found = bench.starts(10, 10**5) | bench.tiny_index(folder, 40)
+    assert found["index_40_peak_mib"] >= found["index_10_peak_mib"] >= found["peak_mib"]
+    return min(rates)
+
+
 def same_numbers(bench: ModuleType, folder: Path) -> float:
     row = {"step": 1, "train/loss": 2.0, "train/loss_ms": 3.0, "val/accuracy": 0.5, "epoch": 0}
     (folder / "metrics.jsonl").write_text(json.dumps(row))
@@ -148,6 +160,7 @@ CALLS: dict[str, Callable[[ModuleType, Path], float]] = {
         many_shards,
         open_clip_parity,
         packed_text,
+        remote,
         same_numbers,
         start,
         trainer_overhead,
@@ -323,6 +336,16 @@ def test_the_quick_start_on_many_shards_is_cheap():
 def test_the_quick_packed_text_has_the_padded_gradients():
     found = figures_of("packed_text")
     assert found["causal_32_packed_gradient_relative_difference"] < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_quick_shards_of_a_server_are_read_and_placed():
+    found = figures_of("remote")
+    # a second for 1e9 samples in 1e5 shards; here are a tenth
+    assert found["first_batch_cpu_s"] < 0.5 and found["resume_cpu_s"] < 0.5
+    assert found["peak_mib"] < 1024
+    assert found["cold_ratio_per_cpu_s"] > 0 and found["warm_ratio_per_cpu_s"] > 0
 
 
 @pytest.mark.slow

@@ -162,8 +162,18 @@ def test_freezing_schedule_is_continued_bit_for_bit(values, kill_after, tmp_path
     assert all(p.requires_grad for p in rest[1].parameters())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["masked", *token_experiments.KINDS])
+# One of them in the fast suite.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "language",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("masked", *token_experiments.KINDS)
+            if kind != "language"
+        ),
+    ],
+)
 def test_each_token_task_is_continued_bit_for_bit(values, kind, tmp_path):
     values = token_experiments.experiment(random_settings(values), kind)
     # Dead codes are found again after 20 steps.

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from mmlight.data.shards import remote, store
+
 
 class ObjectServer:
     """Serves the files of a folder; what it holds may change while it runs.
@@ -117,3 +119,12 @@ def serving(folder: Path) -> Iterator[ObjectServer]:
         yield server
     finally:
         server.close()
+
+
+def wait_little(monkeypatch):
+    """Wait thousandths of seconds; go to no proxy and to no file of the user."""
+    monkeypatch.setattr(store, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(store, "_LONGEST_WAIT_S", 0.05)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("MMLIGHT_INDEX_DIR", raising=False)
+    remote._stores.clear()

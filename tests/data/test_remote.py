@@ -7,11 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from object_server import serving
+from object_server import serving, wait_little
 from shard_files import text_shard
 
 from mmlight.data.shards import cache as cache_module
-from mmlight.data.shards import index, remote, store, url
+from mmlight.data.shards import index, remote, url
 from mmlight.data.shards.cache import ShardCache
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build
@@ -22,12 +22,7 @@ from mmlight.errors import UserError
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Wait thousandths of seconds; go to no proxy and to no file of the user."""
-    monkeypatch.setattr(store, "_FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(store, "_LONGEST_WAIT_S", 0.05)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("MMLIGHT_INDEX_DIR", raising=False)
-    remote._stores.clear()
+    wait_little(monkeypatch)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from object_server import serving
+from object_server import serving, wait_little
 from shard_files import text_shard
 
 from mmlight.data.dataset import Rank
@@ -15,7 +15,6 @@ from mmlight.data.module import ShardDataModule
 from mmlight.data.order.ahead import Lookup, Window
 from mmlight.data.order.bucket import Bucketed
 from mmlight.data.order.cursor import EvalOrder, Order
-from mmlight.data.shards import remote, store
 from mmlight.data.shards.cache import ShardCache
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.splits.split import Split
@@ -28,11 +27,7 @@ NUM_SHARDS, SIZE = 8, 9000
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(store, "_FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(store, "_LONGEST_WAIT_S", 0.05)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("MMLIGHT_INDEX_DIR", raising=False)
-    remote._stores.clear()
+    wait_little(monkeypatch)
 
 
 @pytest.fixture

@@ -469,7 +469,7 @@ def test_dots_in_names_are_none_of_an_ending_and_parts_still_are(here):
     ("arguments", "said"),
     [
         (["in", "out", "--exclude", "nothing*"], "--exclude 'nothing*' matches no file"),
-        (["in", "out", "--label", "x"], "--label is for a table; the source is a folder"),
+        (["in", "out", "--label", "x"], "--label is for a table or a saved dataset"),
         (["t.csv", "out", "--voc"], "--voc: t.csv is a file, not a folder"),
         (["in", "out", "--coco"], "--coco: in is a folder, not a file"),
         (["t.csv", "out", "--words", "1", "--file", "path"], "--words is for --conll"),

@@ -57,6 +57,13 @@ def rows(run):
     ]
 
 
+def arguments(here, name, towers, *, runs):
+    """How an experiment of questions is started, small."""
+    file = ROOT / f"experiments/finetune/{name}.yaml"
+    small = overlay(here, f"{name}_small", towers, tuning={"backbone_lr": None})
+    return ("-c", file, "-c", small, "--run.root", here / runs, "--run.name", name)
+
+
 @pytest.mark.parametrize(
     ("name", "towers"),
     [
@@ -66,9 +73,7 @@ def rows(run):
     ],
 )
 def test_questions_about_scenes_are_learnt_scored_by_type_and_answered(here, name, towers):
-    file = ROOT / f"experiments/finetune/{name}.yaml"
-    small = overlay(here, f"{name}_small", towers, tuning={"backbone_lr": None})
-    given = ("-c", file, "-c", small, "--run.root", here / "runs", "--run.name", name)
+    given = arguments(here, name, towers, runs="runs")
     assert cli_data.run_in_process("fit", *given, *SHORT) == 0
     run = cli_data.only_run(here / "runs", name)
     final = json.loads((run / "summary.json").read_text())["final"]
@@ -80,26 +85,30 @@ def test_questions_about_scenes_are_learnt_scored_by_type_and_answered(here, nam
 
 
 def test_locked_towers_and_adapters_answer_about_pictures_and_voices(here):
-    """Of towers that a run left: here the two that were trained above, and a decoder."""
+    """Of towers that runs left, and a decoder."""
     pytest.importorskip("peft")
-    root = ("--run.root", here / "runs")
+    root = ("--run.root", here / "towers")
     language = ROOT / "experiments/pretrain/scenes_questions_language.yaml"
     small = cli_data.write_yaml(here / "l.yaml", {"data": {"init_args": {"global_batch_size": 4}}})
     assert cli_data.run_in_process("fit", "-c", language, "-c", small, *root, *SHORT) == 0
+    runs = {"text": "scenes_questions_language"}
+    for tower, name in (
+        ("image", "scenes_questions_generate"),
+        ("audio", "scenes_questions_spoken"),
+    ):
+        given = arguments(here, name, {}, runs="towers")
+        assert cli_data.run_in_process("fit", *given, *SHORT, "--run.test", "false") == 0
+        runs[tower] = name
     runs = {
-        name: {"from_run": str(cli_data.only_run(here / "runs", run))}
-        for name, run in {
-            "image": "scenes_questions_generate",
-            "audio": "scenes_questions_spoken",
-            "text": "scenes_questions_language",
-        }.items()
+        tower: {"from_run": str(cli_data.only_run(here / "towers", name))}
+        for tower, name in runs.items()
     }
     tuning = {"unfreeze": {0: "bridges.*", 1: "all"}}
     overlaid = overlay(here, "multimodal", runs, tuning=tuning)
     file = ROOT / "experiments/finetune/scenes_multimodal.yaml"
     given = ("-c", file, "-c", overlaid, *root, "--run.name", "scenes_multimodal")
     assert cli_data.run_in_process("fit", *given, *SHORT) == 0
-    run = cli_data.only_run(here / "runs", "scenes_multimodal")
+    run = cli_data.only_run(here / "towers", "scenes_multimodal")
     final = json.loads((run / "summary.json").read_text())["final"]
     assert {"val/accuracy", "test/image/accuracy", "test/audio/count/accuracy"} <= set(final)
 

@@ -203,7 +203,7 @@ def _check(options: argparse.Namespace, kind: str) -> dict[str, Any]:
         if name not in _TAKES[kind]:
             known = [other for other, names in _TAKES.items() if name in names]
             raise UserError(
-                f"--{name.replace('_', '-')} is for {', '.join(known)}; the source is {kind}"
+                f"--{name.replace('_', '-')} is for {' or '.join(known)}; the source is {kind}"
             )
     return dict(given)
 

@@ -129,7 +129,7 @@ def test_pack_writes_shards_from_a_table(tmp_path, capsys):
         (["pack", "nowhere", "out"], "nowhere does not exist"),
         (
             ["pack", ".", "out", "--key", "x"],
-            "--key is for a table, a saved dataset; the source is a folder",
+            "--key is for a table or a saved dataset; the source is a folder",
         ),
     ],
 )

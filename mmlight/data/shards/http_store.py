@@ -4,10 +4,10 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from mmlight.data.shards.store import (
-    CHUNK,
     CONNECT_S,
     READ_S,
     Found,
@@ -15,6 +15,7 @@ from mmlight.data.shards.store import (
     RefusedError,
     Stream,
     TransientError,
+    pieces,
 )
 
 _MISSING, _REFUSED, _UNKNOWN_RANGE = (404, 410), (401, 403, 407), 416
@@ -109,15 +110,7 @@ def _chunks(answer: Any, skipped: int, wanted: int) -> Iterator[bytes]:
 
     try:
         with answer:
-            while wanted:
-                data = answer.raw.read(min(CHUNK, skipped or wanted), decode_content=False)
-                if not data:
-                    raise TransientError("the answer ends early")
-                if skipped:
-                    skipped -= len(data)
-                    continue
-                wanted -= len(data)
-                yield data
+            yield from pieces(partial(answer.raw.read, decode_content=False), skipped, wanted)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise TransientError(reason(error)) from None
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from mmlight.data.shards.http_store import reason
 from mmlight.data.shards.store import (
-    CHUNK,
     CONNECT_S,
     READ_S,
     Found,
@@ -18,6 +17,7 @@ from mmlight.data.shards.store import (
     RefusedError,
     Stream,
     TransientError,
+    pieces,
 )
 from mmlight.errors import UserError
 
@@ -134,15 +134,7 @@ def _chunks(body: Any, skipped: int, wanted: int) -> Iterator[bytes]:
     from botocore.exceptions import BotoCoreError
 
     try:
-        while wanted:
-            data = body.read(min(CHUNK, skipped or wanted))
-            if not data:
-                raise TransientError("the answer ends early")
-            if skipped:
-                skipped -= len(data)
-                continue
-            wanted -= len(data)
-            yield data
+        yield from pieces(body.read, skipped, wanted)
     except (BotoCoreError, urllib3.exceptions.HTTPError, OSError) as error:
         raise TransientError(reason(error)) from None
     finally:

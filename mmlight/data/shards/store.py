@@ -49,6 +49,28 @@ class Stream:
     chunks: Iterator[bytes]
 
 
+def pieces(read: Callable[[int], bytes], skipped: int, wanted: int) -> Iterator[bytes]:
+    """Yield `wanted` bytes of a body behind those that are skipped.
+
+    Args:
+        read: returns the next bytes, at most so many; none at the end.
+        skipped: bytes in front, of a server that does not know ranges.
+        wanted: how many are asked for.
+
+    Raises:
+        TransientError: the body ends before.
+    """
+    while wanted:
+        data = read(min(CHUNK, skipped or wanted))
+        if not data:
+            raise TransientError("the answer ends early")
+        if skipped:
+            skipped -= len(data)
+            continue
+        wanted -= len(data)
+        yield data
+
+
 class Store(Protocol):
     """Objects by URL. Every method raises `TransientError`, `MissingError` or `RefusedError`."""
 

@@ -107,6 +107,13 @@ def open_clip_parity(bench: ModuleType, folder: Path) -> float:
     return optimizer["lr"]
 
 
+def padding(bench: ModuleType, folder: Path) -> float:
+    bench.make_shards(folder, 4 * bench.SHARDS)
+    found = bench.padding(folder, bucket_batches=2, batch=8)
+    assert found < bench.padding(folder, bucket_batches=None, batch=8)
+    return found
+
+
 def packed_text(bench: ModuleType, folder: Path) -> float:
     encoder, target_ND = bench.tower("causal", 1), torch.ones(2, bench.WIDTH)
     return bench.step(encoder, bench.captions(2, seed=0), target_ND)[1]
@@ -158,6 +165,7 @@ CALLS: dict[str, Callable[[ModuleType, Path], float]] = {
         loader,
         many_runs,
         many_shards,
+        padding,
         open_clip_parity,
         packed_text,
         remote,
@@ -323,6 +331,12 @@ def test_the_quick_lists_of_many_runs_are_quick():
     # 2 s for 10,000 runs, and one that passes whatever their number
     for command in ("ps --all", "runs --where setting", "runs --where score"):
         assert 0 < found[f"{command} cpu_s"] < 1 + 2 * found["runs"] / 10_000
+
+
+@pytest.mark.slow
+def test_the_quick_padding_is_small_in_buckets():
+    found = figures_of("padding")
+    assert found["padding_random"] > 0.6 and found["padding_buckets_32"] < 0.06
 
 
 @pytest.mark.slow

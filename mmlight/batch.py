@@ -6,9 +6,12 @@ Shape legend, used as suffixes all over the project:
     N captions (usually B in training)  L tokens or frames   T waveform samples
     D feature width                     P modality pairs     K classes
     G boxes of the sample with most of them
+
+Where samples have several images or sounds (`Pieces`), B of these is all of them together, but in
+`present_B`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -45,8 +48,15 @@ class _Movable:
                 yield from value.tensors()
 
     def rows(self, start: int, stop: int) -> Self:
-        """Return some rows of every tensor."""
-        return self.map(lambda t: t[start:stop])
+        """Return some rows of every tensor; of samples that have several pieces, all of theirs."""
+        changed: dict[str, Any] = {}
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                changed[f.name] = value[start:stop]
+            elif isinstance(value, _Movable):
+                changed[f.name] = value.rows(start, stop)
+        return replace(self, **changed)  # type: ignore[type-var]
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Self:
         """Return a batch whose tensors are on `device`: itself, if they are.
@@ -66,6 +76,84 @@ class _Movable:
     def pin_memory(self) -> Self:
         """Return a copy whose tensors are in page-locked memory."""
         return self.map(lambda t: t.pin_memory())
+
+
+@dataclass(frozen=True)
+class Pieces(_Movable):
+    """Which images or sounds are of one sample: frames of a video, windows of a long clip.
+
+    Attributes:
+        item_N: int64, the row of the batch that each belongs to, in order; every row has one.
+        weight_N: float32, how much each counts in a mean.
+        most: number of pieces of the sample with most of them.
+    """
+
+    item_N: Tensor
+    weight_N: Tensor
+    most: int
+
+    @classmethod
+    def of(cls, counts: Sequence[int], weights: Sequence[float] | None = None) -> "Pieces | None":
+        """Return the pieces of samples that have so many; None where none has several.
+
+        Args:
+            counts: of each sample, 1 or more.
+            weights: of each piece; None is even.
+        """
+        if max(counts, default=1) == 1:
+            return None
+        item_N = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        weight_N = torch.ones(len(item_N)) if weights is None else torch.tensor(weights).float()
+        return cls(item_N, weight_N, max(counts))
+
+    def span(self, start: int, stop: int) -> tuple[int, int]:
+        """Return where the pieces of some rows of the batch begin and end."""
+        ends = torch.tensor([start, stop], device=self.item_N.device)
+        first, last = torch.searchsorted(self.item_N, ends).tolist()
+        return first, last
+
+    def first_rows(self, size: int) -> Tensor:
+        """Return the number of the first piece of each of `size` samples, (B,)."""
+        return torch.searchsorted(self.item_N, torch.arange(size, device=self.item_N.device))
+
+    def spread(self, value_N: Tensor, size: int) -> Tensor:
+        """Return what there is of each piece, (N, ...), by sample, (B, `most`, ...), with zeros."""
+        place_N = torch.arange(len(self.item_N), device=self.item_N.device)
+        place_N = place_N - self.first_rows(size)[self.item_N]
+        spread = value_N.new_zeros((size, self.most, *value_N.shape[1:]))
+        return spread.index_put((self.item_N, place_N), value_N)
+
+
+class _InPieces(_Movable):
+    """Images or sounds, of which a sample may have several."""
+
+    present_B: Tensor
+    pieces: Pieces | None
+
+    @property
+    def size(self) -> int:
+        """Number of samples, B."""
+        return self.present_B.shape[0]
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Return some samples, with all of their pieces."""
+        if self.pieces is None:
+            return super().rows(start, stop)
+        first, last = self.pieces.span(start, stop)
+        part = super().rows(first, last)
+        assert part.pieces is not None
+        pieces = replace(part.pieces, item_N=part.pieces.item_N - start)
+        return replace(part, present_B=self.present_B[start:stop], pieces=pieces)  # type: ignore[type-var]
+
+    def firsts(self) -> Self:
+        """Return the first piece of each sample alone."""
+        if self.pieces is None:
+            return self
+        first_B = self.pieces.first_rows(self.size)
+        given_N = self.pieces.item_N  # stands for `present_B`, of which there are fewer
+        rest = replace(self, pieces=None, present_B=given_N)  # type: ignore[type-var]
+        firsts = rest.map(lambda rows: rows[first_B])
+        return replace(firsts, present_B=self.present_B)  # type: ignore[type-var]
 
 
 # What is done to an image as it is stored, by its orientation: swap rows and columns, then mirror
@@ -124,18 +212,20 @@ class View(_Movable):
 
 
 @dataclass(frozen=True)
-class Images(_Movable):
+class Images(_InPieces):
     """Pixels as decoded; encoders normalise on the device.
 
     Attributes:
         pixels_BCHW: uint8, all of one size. Rows of missing images are zero.
         present_B: bool, False where the sample has no image.
         view: where the pixels come from; None unless images are fitted (see `ImageSettings`).
+        pieces: which are frames of one sample; None where each image is a sample's only one.
     """
 
     pixels_BCHW: Tensor
     present_B: Tensor
     view: View | None = None
+    pieces: Pieces | None = None
 
     def viewed(self) -> View:
         """Return `view`; pixels without one are images of their own."""
@@ -202,6 +292,11 @@ class Text(_Movable):
     counted_NL: Tensor | None = None
     sample_NL: Tensor | None = None
 
+    @property
+    def size(self) -> int:
+        """Number of captions, N."""
+        return self.present_N.shape[0]
+
     def first_rows(self, size: int) -> Tensor:
         """Return the number of the first caption of each of `size` samples, (B,).
 
@@ -257,18 +352,20 @@ class Text(_Movable):
 
 
 @dataclass(frozen=True)
-class Audio(_Movable):
+class Audio(_InPieces):
     """Mono waveforms at one sampling rate, padded on the right with zeros.
 
     Attributes:
         waveform_BT: float32 in [-1, 1].
         length_B: int64, real samples of each row (0 where missing).
         present_B: bool, False where the sample has no audio.
+        pieces: which are windows of one sample; None where each sound is a sample's only one.
     """
 
     waveform_BT: Tensor
     length_B: Tensor
     present_B: Tensor
+    pieces: Pieces | None = None
 
 
 @dataclass(frozen=True)
@@ -360,6 +457,12 @@ class Batch(_Movable):
         )
         captions = [self.captions[row] for row in first_B.tolist()]
         return replace(self, text=one_each, captions=captions)
+
+    def with_first_pieces(self) -> "Batch":
+        """Return the batch with the first image and sound of each sample."""
+        image = self.image.firsts() if self.image is not None else None
+        audio = self.audio.firsts() if self.audio is not None else None
+        return replace(self, image=image, audio=audio)
 
     def present(self, modality: Modality) -> Tensor:
         """Return the bool mask of rows that have `modality` ((B,), for text (N,))."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mmlight.batch import Audio, Batch, Boxes, Images, Text
+from mmlight.batch import Audio, Batch, Boxes, Images, Pieces, Text
 from mmlight.data.module import ShardDataModule
 
 # COCO's images have 7 on average.
@@ -30,8 +30,9 @@ def blank_batch(
     image = text = audio = boxes = None
     if data.image is not None:
         side = data.image.side
-        pixels = torch.zeros(size, data.image.num_channels, side, side, dtype=torch.uint8)
-        image = Images(pixels, here_B)
+        each = data.image.frames or 1
+        pixels = torch.zeros(size * each, data.image.num_channels, side, side, dtype=torch.uint8)
+        image = Images(pixels, here_B, pieces=Pieces.of([each] * size))
     if data.text is not None:
         item_N = rows_B.repeat_interleave(data.text.captions_per_sample)
         # Full, but for the last token: a transcript that fills the length counts as cut.
@@ -57,7 +58,10 @@ def blank_batch(
         )
     if data.audio is not None:
         length = data.audio.max_samples
-        audio = Audio(torch.zeros(size, length), torch.full((size,), length - 1), here_B)
+        windows = data.audio.windows
+        each = windows.most if windows is not None and windows.training else 1
+        wave, real = torch.zeros(size * each, length), torch.full((size * each,), length - 1)
+        audio = Audio(wave, real, here_B, pieces=Pieces.of([each] * size))
     if members.boxes is not None and data.image is not None:
         corners = torch.tensor([0.0, 0, data.image.side / 2, data.image.side / 2])
         real_BG = torch.ones(size, _NUM_BOXES, dtype=torch.bool)

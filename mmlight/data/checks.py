@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.data.members import Contents, Members, parse_source
+from mmlight.data.members import Contents, Members, extensions_of, parse_source
 from mmlight.data.sample import SampleSet
 from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError, nearest
@@ -29,7 +29,7 @@ def check_members(corpus: Corpus, members: Members, *, where: str, key: str = "m
     present = corpus.extensions()
     groups = members.groups()
     for entry, sources in groups.items():
-        extensions = [parse_source(source)[0] for source in sources]
+        extensions = extensions_of(sources, present) or [parse_source(s)[0] for s in sources]
         if not any(present.get(extension) for extension in extensions):
             there = ", ".join(sorted(present)) or "none"
             wanted = " or ".join(f"'{extension}'" for extension in dict.fromkeys(extensions))
@@ -159,7 +159,7 @@ def count_what_is_there(samples: SampleSet) -> dict[str, int]:
     for corpus, members in samples.parts:
         is_bad = np.zeros(len(corpus), dtype=bool)
         for modality, sources in _sources(members).items():
-            has = corpus.largest_member([parse_source(source)[0] for source in sources]) > 0
+            has = corpus.largest_member(extensions_of(sources, corpus.extensions())) > 0
             counts[modality] = counts.get(modality, 0) + int(has.sum())
             is_bad |= has & _is_unreadable(corpus, modality)
         unreadable += int(is_bad.sum())

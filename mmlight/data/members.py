@@ -1,11 +1,13 @@
 """Which members of a sample are its image, text, audio, label and further fields."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from mmlight.class_names import plain_number
 from mmlight.data.decode import probe
+from mmlight.data.shards.paths import natural_key
 from mmlight.errors import UserError
 from mmlight.modality import MODALITIES, BoxFormat, Modality
 from mmlight.text_file import MARK, MIB, decode_text, parse_json, split_lines
@@ -19,8 +21,13 @@ class Members:
     ``txt``. A value inside a JSON member is named ``json:caption`` (dots go deeper:
     ``json:meta.caption``). A list means: the first of these that the sample has.
 
+    Samples with several images (`data.image.frames`), such as a video ``clip7`` with the files
+    ``clip7.000.jpg``, ``clip7.001.jpg`` and ``clip7.txt``, name them by a pattern, ``*.jpg``, or as
+    a list, whose order they have; those of one pattern come in natural order.
+
     Args:
-        image: members that hold the image, such as ``[jpg, jpeg, png, webp]``.
+        image: members that hold the image, such as ``[jpg, jpeg, png, webp]``; or, of a video, its
+            frames.
         text: members that hold captions: ``txt``, ``json:caption`` or a list of such names; or a
             mapping of names to sampling weights for samples with several captions, such as
             ``{txt: 0.7, json:alt: 0.3}`` (renormalised over those that a sample has). A JSON value
@@ -70,8 +77,8 @@ class Members:
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other or have no effect."""
         for name in ("image", "audio"):
-            for source in _names(getattr(self, name)):
-                if ":" in source:
+            for source in listed(getattr(self, name)):
+                if ":" in source or ("*" in source and name != "image"):
                     raise UserError(f"members.{name}: '{source}' must be a plain extension")
         for name in (*MODALITIES, "answer", "rejected"):
             value = getattr(self, name)
@@ -114,17 +121,33 @@ class Members:
 
     def groups(self) -> dict[str, list[str]]:
         """Return for every mapped entry the sources of which a sample needs one."""
-        found = {"image": _names(self.image), "audio": _names(self.audio)}
+        found = {"image": listed(self.image), "audio": listed(self.audio)}
         if isinstance(self.text, dict):  # each has a weight of its own, so each must exist
             found |= {f"text.{source}": [source] for source in self.text}
         else:
-            found["text"] = _names(self.text)
-        found |= {name: _names(getattr(self, name)) for name in ("answer", "rejected")}
-        found["label"] = _names(self.label)
-        found["boxes"] = _names(self.boxes)
-        found["box_labels"] = _names(self.box_labels)
+            found["text"] = listed(self.text)
+        found |= {name: listed(getattr(self, name)) for name in ("answer", "rejected")}
+        found["label"] = listed(self.label)
+        found["boxes"] = listed(self.boxes)
+        found["box_labels"] = listed(self.box_labels)
         found |= {f"fields.{name}": [source] for name, source in self.fields.items()}
         return {name: sources for name, sources in found.items() if sources}
+
+    def frames(self, there: Iterable[str]) -> list[str]:
+        """Return the extensions of all images that a sample has, in their order.
+
+        Args:
+            there: the extensions that it has.
+        """
+        names = sorted(there, key=natural_key)
+        found = [n for s in listed(self.image) for n in names if fnmatchcase(n, parse_source(s)[0])]
+        return list(dict.fromkeys(found))
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether a sample may have several images."""
+        names = listed(self.image)
+        return len(names) > 1 or any("*" in name for name in names)
 
     def sources(self) -> list[str]:
         """Return every source that is named anywhere, each once."""
@@ -135,7 +158,8 @@ class Members:
         return list(dict.fromkeys(parse_source(source)[0] for source in self.sources()))
 
 
-def _names(value: dict[str, float] | list[str] | str | None) -> list[str]:
+def listed(value: dict[str, float] | list[str] | str | None) -> list[str]:
+    """Return the names that an entry has."""
     if value is None:
         return []
     return [value] if isinstance(value, str) else list(value)
@@ -150,6 +174,20 @@ def parse_source(source: str) -> tuple[str, str | None]:
     if colon and extension.rpartition(".")[2] != "json":
         raise UserError(f"members: '{source}' asks for a key of a member that is not JSON")
     return extension, key or None
+
+
+def extensions_of(sources: Iterable[str], present: Iterable[str]) -> list[str]:
+    """Return which extensions sources stand for, each once.
+
+    Args:
+        sources: names of members, or patterns of them.
+        present: the extensions that there are, for patterns.
+    """
+    found: list[str] = []
+    for source in sources:
+        name = parse_source(source)[0]
+        found += [n for n in present if fnmatchcase(n, name)] if "*" in name else [name]
+    return list(dict.fromkeys(found))
 
 
 def look_up(value: Any, key: str) -> Any:
@@ -186,11 +224,11 @@ class Contents:
 
     def first(self, names: list[str] | str | None) -> str | None:
         """Return the first of these extensions that the sample has."""
-        return next((name for name in _names(names) if parse_source(name)[0] in self.raw), None)
+        return next((name for name in listed(names) if parse_source(name)[0] in self.raw), None)
 
     def texts(self, names: list[str] | str | None) -> list[str]:
         """Return the texts of the first of these sources that the sample has; no blank ones."""
-        for source in _names(names):
+        for source in listed(names):
             if texts := _captions(self.value(source), lines=False, source=source):
                 return texts
         return []
@@ -201,7 +239,7 @@ class Contents:
         Raises:
             ValueError: there are answers, and no list of them.
         """
-        for source in _names(names):
+        for source in listed(names):
             value = self.value(source)
             if value is None:
                 continue
@@ -219,7 +257,7 @@ class Contents:
             return []
         weighted = isinstance(members.text, dict)
         found: list[tuple[str, float]] = []
-        for source in _names(members.text):
+        for source in listed(members.text):
             value = self.value(source)
             if members.text_words and isinstance(value, list):
                 # As they are: a word may be a newline, and tags count the characters.

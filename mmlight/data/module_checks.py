@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mmlight.data.decode.corruptions import Corruption
 from mmlight.data.decode.image import ImageSettings
-from mmlight.data.members import Members
+from mmlight.data.members import Members, listed
 from mmlight.data.splits.split import Split
 from mmlight.data.text import TextSettings
 from mmlight.errors import UserError
@@ -51,6 +51,13 @@ def check_mapping(
         )
     if members.class_captions and not class_names:
         raise UserError(f"{where}.class_captions needs data.class_names, a file of names")
+    if image is not None and members.image is not None:
+        several = [name for name in listed(members.image) if "*" in name]
+        if several and image.frames is None:
+            raise UserError(
+                f"{where}.image: '{several[0]}' names several images of a sample; say how many of "
+                "them are encoded by data.image.frames, such as 8"
+            )
     if members.boxes is not None and image is not None and not image.fits:
         raise UserError(
             f"{where}.boxes: boxes need images that are not cut or squashed; set "
@@ -69,6 +76,20 @@ def check_text_and_boxes(all_members: Sequence[Members], *, text: TextSettings |
         raise UserError("data.text has no effect without data.members.text")
     if any(members.boxes is None and members.box_format != "xyxy" for members in all_members):
         raise UserError("data.members.box_format has no effect without members.boxes")
+
+
+def check_frames(all_members: Sequence[Members], *, image: ImageSettings | None) -> None:
+    """Refuse several frames of samples that have one image.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if image is not None and image.frames is not None:
+        if not any(members.has_frames for members in all_members):
+            raise UserError(
+                "data.image.frames has no effect: data.members.image names one member; give a "
+                "pattern, such as '*.jpg', or a list"
+            )
 
 
 def check_corruptions(

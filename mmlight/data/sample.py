@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 from mmlight.batch import TURNS
-from mmlight.data.decode.audio import AudioSettings, Waveform, load_audio
+from mmlight.data.decode.audio import AudioSettings, Waveform, load_windows
 from mmlight.data.decode.boxes import BoxSet, parse_boxes
 from mmlight.data.decode.corruptions import Corruptor
-from mmlight.data.decode.draw import Draws
+from mmlight.data.decode.draw import Draws, evenly_spaced
 from mmlight.data.decode.image import ImageSettings, decode, fit_image, load_image
 from mmlight.data.decode.image_fit import Fitted
 from mmlight.data.decode.image_header import read_orientation, turn_boxes
@@ -39,9 +39,9 @@ class Sample:
     Attributes:
         index: number of the sample in its data set.
         key: ``shard-name/sample-key``.
-        pixels_CHW: uint8 pixels.
+        pixels: uint8 (C, H, W) of its image, or of each of its frames.
         fitted: where they come from and the boxes in them, for images that keep their proportions.
-        waveform: float32 samples.
+        waveforms: float32 samples of its sound, or of each of its windows.
         captions: one in training, all of them in evaluation.
         blank_captions: rows that stand for them where there are none.
         uncorrupted: the captions before they were corrupted on purpose.
@@ -54,9 +54,9 @@ class Sample:
 
     index: int
     key: str
-    pixels_CHW: Tensor | None = None
+    pixels: list[Tensor] = field(default_factory=list)
     fitted: Fitted | None = None
-    waveform: Waveform | None = None
+    waveforms: list[Waveform] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     blank_captions: int = 1
     uncorrupted: list[str] = field(default_factory=list)
@@ -155,30 +155,39 @@ def decode_sample(
         UserError: a label that has no class name.
     """
     members = samples.members(number)
+    several = decoding.image.frames if decoding.image is not None else None
+    frames: list[str] = []
     try:
-        contents = Contents(samples.corpus.read(number, members.extensions()))
+        if several is not None and members.image is not None:
+            there = members.frames(samples.corpus.members(number))
+            places = evenly_spaced(len(there), several, draws=draws("frames") if draws else None)
+            frames = [there[place] for place in places]
+        contents = Contents(samples.corpus.read(number, [*members.extensions(), *frames]))
     except ChecksumError as error:
         raise BadMemberError(error.member, error) from error
     except OSError as error:
         raise BadMemberError("", error) from error
     sample = Sample(number, samples.corpus.key(number))
 
-    name = contents.first(members.image)
-    if name is not None and decoding.image is not None:
-        data, image = contents.raw[parse_source(name)[0]], decoding.image
-        stream = draws("image") if draws else None
+    if several is None and (first := contents.first(members.image)) is not None:
+        frames = [parse_source(first)[0]]
+    for name in frames if decoding.image is not None else ():
+        assert decoding.image is not None
+        data, image = contents.raw[name], decoding.image
+        stream = draws("image") if draws else None  # the same for each frame
         if image.fits:
             boxes_of = partial(_boxes_of, samples, number, contents, decoding)
             sample.fitted = _load_fitted(name, data, image, boxes_of, draws=stream)
-            sample.pixels_CHW = sample.fitted.pixels_CHW
+            sample.pixels.append(sample.fitted.pixels_CHW)
         else:
-            sample.pixels_CHW = _attempt(name, lambda: load_image(data, image, draws=stream))
+            load = partial(load_image, data, image, draws=stream)
+            sample.pixels.append(_attempt(name, load))
 
-    name = contents.first(members.audio)
-    if name is not None and decoding.audio is not None:
-        sound, audio = contents.raw[parse_source(name)[0]], decoding.audio
+    heard = contents.first(members.audio)
+    if heard is not None and decoding.audio is not None:
+        sound, audio = contents.raw[parse_source(heard)[0]], decoding.audio
         stream = draws("audio") if draws else None
-        sample.waveform = _attempt(name, lambda: load_audio(sound, audio, draws=stream))
+        sample.waveforms = _attempt(heard, lambda: load_windows(sound, audio, draws=stream))
 
     if members.label is not None:
         labels = decoding.labels or Labels(decoding.class_names or ())
@@ -214,8 +223,8 @@ def decode_sample(
         sample.answers = _answers("answer", contents, members.answer, decoding, draws=draws)
     sample.rejected = _answers("rejected", contents, members.rejected, decoding, draws=draws)
 
-    there = {"image": sample.pixels_CHW, "audio": sample.waveform, "text": captions or None}
-    if decoding.needs and all(there[name] is None for name in decoding.needs):
+    has = {"image": sample.pixels, "audio": sample.waveforms, "text": captions}
+    if decoding.needs and not any(has[name] for name in decoding.needs):
         raise MissingInputError(decoding.needs)
     for name, source in members.fields.items():
         sample.fields[name] = _attempt(source, partial(contents.value, source))
@@ -336,16 +345,15 @@ def _boxes_of(
 
 
 def _corrupt(sample: Sample, captions: list[str], decoding: Decoding, corruptor: Corruptor) -> None:
-    if sample.pixels_CHW is not None:
-        sample.pixels_CHW = corruptor.image(sample.pixels_CHW, sample=sample.index)
-    if sample.waveform is not None:
-        assert decoding.audio is not None
-        sample.waveform = corruptor.audio(
-            sample.waveform,
+    sample.pixels = [corruptor.image(one, sample=sample.index) for one in sample.pixels]
+    if decoding.audio is not None:
+        spoil = partial(
+            corruptor.audio,
             sample=sample.index,
             sample_rate_hz=decoding.audio.rate_hz,
             max_samples=decoding.audio.max_samples,
         )
+        sample.waveforms = [spoil(one) for one in sample.waveforms]
     spoiled = corruptor.captions(captions, sample=sample.index)
     sample.captions = [clean_caption(text, decoding.clean) for text in spoiled]
 

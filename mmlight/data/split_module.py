@@ -36,7 +36,13 @@ from mmlight.data.label_checks import (
 )
 from mmlight.data.labels import Labels
 from mmlight.data.members import Members
-from mmlight.data.module_checks import check_corruptions, check_mapping, check_text_and_boxes, maps
+from mmlight.data.module_checks import (
+    check_corruptions,
+    check_frames,
+    check_mapping,
+    check_text_and_boxes,
+    maps,
+)
 from mmlight.data.sample import Decoding, Sample, SampleSet
 from mmlight.data.shards.cache import ShardCache
 from mmlight.data.splits.class_order import labels_of
@@ -123,6 +129,7 @@ class SplitDataModule(lightning.LightningDataModule):
         self._samples: dict[str, SampleSet] = {}
         self._there: dict[str, dict[str, int]] = {}
         check_text_and_boxes(self.all_members(), text=self.text)
+        check_frames(self.all_members(), image=self.image)
         check_corruptions(self.corruptions, self.all_members(), list(self._splits))
         if not 0 <= self.max_bad_fraction <= 1:
             raise UserError(f"data.max_bad_fraction is {self.max_bad_fraction}; it must be 0 to 1")

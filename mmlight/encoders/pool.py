@@ -3,9 +3,15 @@
 Shapes as in `mmlight.batch`: B samples, L tokens or frames, D feature width; H heads.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmlight.batch import Pieces
+
+Pooling = Literal["mean", "attention"]
 
 
 def masked_mean(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
@@ -77,3 +83,45 @@ class AttentionPool(nn.Module):
         )
         pooled_BD: Tensor = self.out(pooled_BH1d.reshape(size, dim))
         return pooled_BD
+
+
+class PiecePool(nn.Module):
+    """Makes one vector of the pieces of a sample: frames of a video, windows of a long clip.
+
+    Args:
+        dim: width of the vectors.
+        kind: their mean, weighted as `mmlight.batch.Pieces` says, or an `AttentionPool` over them.
+    """
+
+    def __init__(self, dim: int, *, kind: Pooling) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "attention":
+            self.attention = AttentionPool(dim)
+
+    def forward(self, vector_ND: Tensor, pieces: Pieces | None, size: int) -> Tensor:
+        """Return one vector per sample, (B, D).
+
+        Args:
+            vector_ND: of each piece.
+            pieces: which are of one sample; None where each is a sample's only one.
+            size: number of samples, B.
+        """
+        if self.kind == "mean":
+            return vector_ND if pieces is None else _weighted_mean(vector_ND, pieces, size)
+        if pieces is None:
+            here_B1 = torch.ones_like(vector_ND[:, :1], dtype=torch.bool)
+            pooled_BD: Tensor = self.attention(vector_ND.unsqueeze(1), here_B1)
+            return pooled_BD
+        here_BP = pieces.spread(torch.ones_like(pieces.item_N, dtype=torch.bool), size)
+        pooled_BD = self.attention(pieces.spread(vector_ND, size), here_BP)
+        return pooled_BD
+
+
+def _weighted_mean(vector_ND: Tensor, pieces: Pieces, size: int) -> Tensor:
+    kind = torch.promote_types(vector_ND.dtype, torch.float32)
+    # Not a sum by index, whose order on a GPU is another each time.
+    weight_BP1 = pieces.spread(pieces.weight_N.to(kind), size).unsqueeze(-1)
+    share_BP1 = weight_BP1 / weight_BP1.sum(1, keepdim=True)
+    mean_BD = (pieces.spread(vector_ND.to(kind), size) * share_BP1).sum(1)
+    return mean_BD.to(vector_ND.dtype)

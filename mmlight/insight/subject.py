@@ -73,13 +73,13 @@ class Subject:
 
 
 def repeat(batch: Batch, count: int) -> Batch:
-    """Return a batch of `count` copies of the first sample, each with its first caption.
+    """Return a batch of `count` copies of the first sample, each with its first caption and piece.
 
     Args:
         batch: a batch.
         count: number of copies B.
     """
-    one = replace(batch.with_first_text(), boxes=None, bad=()).rows(0, 1)
+    one = replace(batch.with_first_text().with_first_pieces(), boxes=None, bad=()).rows(0, 1)
     image, text = one.image, one.text
     if image is not None:
         image = replace(image, view=None)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mmlight.data.collate import Layout, collate
-from mmlight.data.decode.audio import AudioSettings, load_audio
+from mmlight.data.decode.audio import AudioSettings, Waveform, load_windows
+from mmlight.data.decode.draw import evenly_spaced
 from mmlight.data.decode.image import ImageSettings, load_image
 from mmlight.data.sample import Sample
 from mmlight.errors import UserError
@@ -88,18 +89,32 @@ class Embedder:
             raise UserError(f"{path}: holds a {type(task).__name__}, not a Contrastive task")
         return cls(task, device=device)
 
-    def images(self, images: Sequence[ImageInput], *, batch_size: int = 64) -> Tensor:
+    def images(
+        self, images: Sequence[ImageInput | Sequence[ImageInput]], *, batch_size: int = 64
+    ) -> Tensor:
         """Return (N, D) unit-length features, float32 on the CPU.
 
         Args:
-            images: paths, encoded bytes, PIL images, or (H, W, 3) or (H, W) uint8 arrays.
+            images: paths, encoded bytes, PIL images, or (H, W, 3) or (H, W) uint8 arrays; a list of
+                these is a video, of whose frames so many are embedded as the data of training took
+                (all of them, where it had images) and make one vector.
             batch_size: how many are embedded at once.
 
         Raises:
             UserError: naming the file, or the place, of what cannot be read.
         """
-        decode = partial(load_image, settings=self._require("image"), draws=None)
-        samples = _samples(images, "images", "pixels_CHW", image_bytes, decode)
+        settings: ImageSettings = self._require("image")
+        load = partial(load_image, settings=settings, draws=None)
+
+        def decode(given: ImageInput | Sequence[ImageInput], name: str) -> list[Tensor]:
+            frames: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
+            if not frames or (len(frames) > 1 and settings.fits):
+                why = "this model's images keep their proportions" if frames else "it is empty"
+                raise UserError(f"{name}: a list of frames can't be embedded: {why}")
+            places = evenly_spaced(len(frames), settings.frames or len(frames))
+            return [decoded(load, image_bytes(frames[p], name=name), name=name) for p in places]
+
+        samples = _samples(images, "images", "pixels", decode)
         return self._embed("image", samples, batch_size=batch_size)
 
     def texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
@@ -130,8 +145,12 @@ class Embedder:
         Raises:
             UserError: naming the file, or the place, of what cannot be read.
         """
-        decode = partial(load_audio, settings=self._require("audio"), draws=None)
-        samples = _samples(sounds, "sounds", "waveform", sound_bytes, decode)
+        load = partial(load_windows, settings=self._require("audio"), draws=None)
+
+        def decode(given: SoundInput, name: str) -> list[Waveform]:
+            return decoded(load, sound_bytes(given, name=name), name=name)
+
+        samples = _samples(sounds, "sounds", "waveforms", decode)
         return self._embed("audio", samples, batch_size=batch_size)
 
     def _require(self, modality: Modality) -> Any:
@@ -155,14 +174,12 @@ def _samples(
     inputs: Sequence[T],
     what: str,
     member: str,
-    to_bytes: Callable[..., bytes],
-    decode: Callable[[bytes], Any],
+    decode: Callable[[T, str], Any],
 ) -> Iterator[Sample]:
     """Yield inputs as samples, each read and decoded when its turn comes."""
     for place, given in enumerate(_as_list(inputs, what)):
         name = name_of(given, place)
-        value = decoded(decode, to_bytes(given, name=name), name=name)
-        yield Sample(place, name, **{member: value})
+        yield Sample(place, name, **{member: decode(given, name)})
 
 
 def _as_list(inputs: Sequence[T], what: str) -> list[T]:

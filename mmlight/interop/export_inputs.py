@@ -75,6 +75,7 @@ def inputs_of_batch(graph: Graph, batch: Batch) -> tuple[Tensor, ...]:
         UserError: the batch lacks what the graph takes.
     """
     found: dict[str, Tensor] = {}
+    batch = batch.with_first_pieces()
     if batch.image is not None:
         found |= {"pixels": batch.image.pixels_BCHW, "image_present": batch.image.present_B}
         if batch.image.view is not None:

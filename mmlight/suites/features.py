@@ -9,7 +9,7 @@ Shapes as in `mmlight.batch`; S samples, N rows of a modality (every caption is 
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,10 @@ class Part:
 
     def data(self, model: Model, *, device: torch.device, workers: int) -> ShardDataModule:
         """Return its samples prepared as a model takes them."""
-        settings = model.build(device).settings
+        settings = dict(model.build(device).settings)
+        if "image" in self.modalities and not self.read.has_frames:
+            # One that was trained on videos takes pictures, too.
+            settings["image"] = replace(settings["image"], frames=None)
         try:
             data = ShardDataModule(
                 members=self.read,

@@ -70,7 +70,7 @@ class Model:
         task, inputs = self._embedder.task, getattr(batch, modality)
         if self.has_joint_space:
             return task.encode(modality, inputs)
-        return F.normalize(task.tower(modality).encoder(inputs).pooled_BD.float(), dim=-1)
+        return F.normalize(task.tower(modality).pooled(inputs).float(), dim=-1)
 
     def release(self) -> None:
         """Let go of the weights; `build` would make it anew."""

@@ -126,6 +126,14 @@ class Classification(PooledTask):
                 counts_K = data.label_counts("train", self.num_classes, field=self.label_field)
         self.objective.build(self.num_classes, counts_K=counts_K)
 
+    def check_pieces(self, data: Any) -> None:
+        """Refuse to mix samples of several images or sounds."""
+        super().check_pieces(data)
+        windows = getattr(getattr(data, "audio", None), "windows", None)
+        is_several = getattr(getattr(data, "image", None), "frames", None) is not None
+        if self.mixing is not None and (is_several or getattr(windows, "training", False)):
+            raise UserError("model.mixing: samples of several frames or windows can't be mixed")
+
     @property
     def takes_tokens(self) -> bool:
         """Whether tokens vote, or a fusion reads them."""

@@ -93,6 +93,11 @@ class Contrastive(Task):
             if objective is None and aligned.objective_description is not None:
                 self.description["init_args"]["objective"] = aligned.objective_description
 
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether samples may have several images or sounds."""
+        return True
+
     def build(self) -> None:
         """Create the towers and the objective."""
         aligned = self._aligned
@@ -153,7 +158,7 @@ class Contrastive(Task):
     def _features(self, batch: Batch, modality: Modality, *, keeps_last: bool = False) -> Tensor:
         # Joint-space features (B, D) to train on, not normalised.
         tower, inputs = self.tower(modality), getattr(batch, modality)
-        if self.grad_cache is not None and self.grad_cache < len(next(inputs.tensors())):
+        if self.grad_cache is not None and self.grad_cache < inputs.size:
             return encode_in_chunks(tower, inputs, size=self.grad_cache, keeps_last=keeps_last)
         features_BD: Tensor = tower(inputs)
         return features_BD

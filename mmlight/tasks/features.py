@@ -40,6 +40,11 @@ class Features(Task):
             )
         self.modality: Modality = names[0]
 
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether samples may have several images or sounds."""
+        return True
+
     def build(self) -> None:
         """Create the tower."""
         self.build_towers()

@@ -29,12 +29,12 @@ def encode_in_chunks(
     Args:
         tower: gives features (rows, D).
         inputs: a part of a `mmlight.batch.Batch`, such as `Images`.
-        size: rows of a chunk; the last one may be smaller.
+        size: samples of a chunk; the last one may be smaller.
         keeps_last: keep the activations of the last chunk, which is then not computed twice.
             Memory holds one chunk all the same where backward begins with it, because nothing
             was computed after it but the loss.
     """
-    rows = len(next(inputs.tensors()))
+    rows = inputs.size
     # A pass that stops where it has what it needs would skip the hooks that reshard parameters.
     with set_checkpoint_early_stop(False):
         features = []

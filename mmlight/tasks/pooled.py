@@ -78,6 +78,11 @@ class PooledTask(Task):
         """Whether what stands behind the towers reads their tokens, not one vector of each."""
         return self.fusion is not None and self.fusion.takes_tokens
 
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether samples may have several images or sounds; tokens of several aren't pooled."""
+        return not self.takes_tokens
+
     def after_step(self) -> None:
         """Keep the head's weights within its `max_norm`."""
         self.head.after_step()
@@ -94,10 +99,11 @@ class PooledTask(Task):
             part = getattr(batch, name)
             if part is None:
                 continue
-            encoded = self.tower(name).encoder(part, tokens=wants_tokens)
-            tokens_BLD, mask_BL = encoded.tokens_BLD, encoded.mask_BL
-            if not wants_tokens:
-                tokens_BLD = encoded.pooled_BD[:, None]
+            if wants_tokens:
+                encoded = self.tower(name).encoder(part, tokens=True)
+                tokens_BLD, mask_BL = encoded.tokens_BLD, encoded.mask_BL
+            else:
+                tokens_BLD = self.tower(name).pooled(part)[:, None]
                 mask_BL = torch.ones_like(tokens_BLD[..., 0], dtype=torch.bool)
             found[name] = (tokens_BLD, mask_BL, batch.present(name))
         if not found:

@@ -27,6 +27,7 @@ class Source:
         path: the file or folder it was read from.
         encoder: the encoder with its weights, adapters merged.
         projection: weights of its projection by name; empty where it had none.
+        piece_pool: likewise of what pools the pieces of a sample.
         lr: the peak learning rate it was trained with; None where that is not known.
         left_over: what else the file holds: names of towers and of the task's own parts.
         preparation: how the inputs of its modality were prepared, as the file says.
@@ -36,6 +37,7 @@ class Source:
     path: Path
     encoder: Encoder
     projection: dict[str, Tensor]
+    piece_pool: dict[str, Tensor]
     lr: float | None
     left_over: list[str]
     preparation: Mapping[str, Any]
@@ -103,6 +105,7 @@ def take_source(
         path=path,
         encoder=encoder,
         projection=projection,
+        piece_pool=under(saved.tensors, f"towers.{modality}.piece_pool."),
         lr=float(lr) if isinstance(lr, int | float) else None,
         left_over=sorted(others - taken),
         preparation=prepared if isinstance(prepared, Mapping) else {},
@@ -123,12 +126,12 @@ def load_encoder(encoder: Encoder, source: Source, *, key: str) -> None:
     encoder.prepare_like(source.encoder)
 
 
-def load_projection(projection: nn.Module, source: Source) -> bool:
-    """Give a projection the weights of a run if it is the same; say whether it was."""
-    wanted = projection.state_dict()
-    if not wanted or different_tensors(source.projection, wanted):
+def load_part(part: nn.Module, tensors: dict[str, Tensor]) -> bool:
+    """Give a tower's projection or pool the weights of a run if they fit; say whether they did."""
+    wanted = part.state_dict()
+    if not wanted or different_tensors(tensors, wanted):
         return False
-    projection.load_state_dict(source.projection)
+    part.load_state_dict(tensors)
     return True
 
 

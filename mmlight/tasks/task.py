@@ -206,7 +206,7 @@ class Task(_Described, Evaluated):
         for name in batch.modalities():
             if name in self.towers:
                 keep_B = batch.valid_B & batch.present(name) & (batch.label_B >= 0)
-                pooled_BD = self.tower(name).encoder(getattr(batch, name)).pooled_BD
+                pooled_BD = self.tower(name).pooled(getattr(batch, name))
                 rows[name] = (pooled_BD[keep_B], batch.label_B[keep_B])
         return rows
 
@@ -312,6 +312,7 @@ class Task(_Described, Evaluated):
             encoder = self.tower(name).encoder
             described["init_args"]["towers"][name] |= {
                 "encoder": describe_call(type(encoder), encoder.rebuild_args()),
+                "pieces": self.tower(name).piece_pool.kind if name != "text" else None,
                 "from_run": None,
                 "changes": None,
             }
@@ -333,6 +334,7 @@ class Task(_Described, Evaluated):
             ]
             yield ShardedPart(tower.encoder, blocks)
             yield ShardedPart(tower.projection)
+            yield ShardedPart(tower.piece_pool)
         for name, child in self.named_children():
             if name != "towers":
                 # A temperature would lose its digits in bfloat16.
@@ -361,6 +363,7 @@ class Task(_Described, Evaluated):
                 own = self._preparations()
                 data.follow({m: kept_preparation(kept.get(m)) | dict(own[m]) for m in own})
             self._check_documents(data)
+            self.check_pieces(data)
             return
         if self.datamodule is not None:
             self.data = self.datamodule
@@ -368,6 +371,7 @@ class Task(_Described, Evaluated):
             self.preprocessing = self.data.preprocessing()
         self.build()
         self._check_documents(self.data)
+        self.check_pieces(self.data)
         self.trained = TrainedParts(
             self,
             {name: self.tower(name) for name in self.tower_settings.given()},
@@ -403,6 +407,27 @@ class Task(_Described, Evaluated):
                     f"data.text.documents: packed is not known to be exact for this "
                     f"{encoder.network_name}; use windows"
                 )
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether samples may have several images or sounds: `Tower.pooled` makes one of them."""
+        return False
+
+    def check_pieces(self, data: Any) -> None:
+        """Refuse samples of several images or sounds that the task does not take."""
+        keys = {"image": "frames", "audio": "windows"}
+        for name, tower in self.tower_settings.given().items():
+            if name not in keys or data is None:
+                continue
+            key = f"data.{name}.{keys[name]}"
+            is_set = getattr(getattr(data, name, None), keys[name], None) is not None
+            if is_set and not self.takes_pieces:
+                raise UserError(
+                    f"{key}: {type(self).__name__}, as it is set here, reads the tokens of one "
+                    f"{name} per sample, which are not pooled over several; leave it out"
+                )
+            if tower.pieces is not None and not is_set:
+                raise UserError(f"model.towers.{name}.pieces has no effect without {key}")
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser with weight-decay groups, and the schedule, stepped at every step."""

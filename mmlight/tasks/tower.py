@@ -6,12 +6,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mmlight.batch import Text
 from mmlight.decoders.decoder import Decoder
 from mmlight.encoders.encoder import Encoder
+from mmlight.encoders.pool import PiecePool, Pooling
 from mmlight.errors import UserError
 from mmlight.modality import MODALITIES, Modality
 from mmlight.tasks.projection import Kind, ProjectionSettings, projection_settings
-from mmlight.tasks.source import Source, load_encoder, load_projection, read_source
+from mmlight.tasks.source import Source, load_encoder, load_part, read_source
 
 
 @dataclass
@@ -30,6 +32,10 @@ class TowerSettings:
         projection: maps the encoder's features to the joint width: ``linear``, ``mlp``, ``none``,
             or more of its settings; by default that of the task's `from_pretrained`, else linear.
             Tasks with a head of their own have no projection.
+        pieces: how the features of a sample's frames (`data.image.frames`) or windows of sound
+            (`data.audio.windows`) become one: their ``mean`` (of windows weighted by their
+            length), or ``attention`` of a learned query; by default that of `from_run`, or of the
+            task's `from_pretrained`, else the mean.
         locked: keep the encoder as it is, in evaluation mode and without gradients (LiT,
             arXiv 2111.07991). The projection still learns.
         checkpointing: recompute the encoder's blocks in backward: less memory, about a third
@@ -42,6 +48,7 @@ class TowerSettings:
     from_run: str | None = None
     changes: dict[str, Any] | None = None
     projection: ProjectionSettings | Kind | None = None
+    pieces: Pooling | None = None
     locked: bool = False
     checkpointing: bool = False
 
@@ -141,9 +148,17 @@ class Tower(nn.Module):
                 encoder.out_dim, embed_dim=embed_dim, where=where
             )
         self.out_dim = encoder.out_dim if embed_dim is None else embed_dim
-        self.loaded_projection = self.source is not None and load_projection(
-            self.projection, self.source
+        self.loaded_projection = self.source is not None and load_part(
+            self.projection, self.source.projection
         )
+        kind = settings.pieces
+        if modality == "text" and kind is not None:
+            raise UserError(f"{where}.pieces has no effect: a text is in one piece")
+        if kind is None:
+            kind = "attention" if self.source is not None and self.source.piece_pool else "mean"
+        self.piece_pool = PiecePool(encoder.out_dim, kind=kind)
+        if self.source is not None:
+            load_part(self.piece_pool, self.source.piece_pool)
         self.locked = settings.locked
         if settings.checkpointing:
             if settings.locked:
@@ -157,8 +172,16 @@ class Tower(nn.Module):
 
     def forward(self, inputs: Any) -> Tensor:
         """Return projected features (B, D), or (N, D) for captions; not normalised."""
-        features_BD: Tensor = self.projection(self.encoder(inputs).pooled_BD)
+        features_BD: Tensor = self.projection(self.pooled(inputs))
         return features_BD
+
+    def pooled(self, inputs: Any) -> Tensor:
+        """Return the encoder's features (B, D), one of all pieces of a sample."""
+        pooled_BD = self.encoder(inputs).pooled_BD
+        if isinstance(inputs, Text):
+            return pooled_BD
+        together_BD: Tensor = self.piece_pool(pooled_BD, inputs.pieces, inputs.size)
+        return together_BD
 
     def train(self, mode: bool = True) -> "Tower":
         """Set the training mode; a locked encoder stays in evaluation mode."""

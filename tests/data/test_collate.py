@@ -24,14 +24,14 @@ def samples() -> list[Sample]:
         Sample(
             5,
             "s/5",
-            pixels_CHW=pixels,
-            waveform=np.ones(6, np.float32),
+            pixels=[pixels],
+            waveforms=[np.ones(6, np.float32)],
             captions=["ab"],
             label=2,
             fields={"url": "u"},
         ),
         Sample(9, "s/9"),
-        Sample(3, "s/3", waveform=np.ones(9, np.float32), captions=["abcdefghij"]),
+        Sample(3, "s/3", waveforms=[np.ones(9, np.float32)], captions=["abcdefghij"]),
     ]
 
 

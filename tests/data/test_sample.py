@@ -47,18 +47,18 @@ def test_a_whole_sample(tmp_path):
     samples = sample_set(tmp_path, sample_members(4))
     sample = decode_sample(samples, 0, DECODING, draws=None)
     assert sample.key == "s/0" and sample.index == 0 and sample.valid
-    assert sample.pixels_CHW is not None and sample.pixels_CHW.shape == (3, 8, 8)
-    assert sample.waveform is not None and len(sample.waveform) == 480
+    assert [p.shape for p in sample.pixels] == [(3, 8, 8)]
+    assert [len(w) for w in sample.waveforms] == [480]
     assert (sample.captions, sample.label, sample.fields) == (["caption 4"], 1, {"n": 4})
 
 
 def test_members_that_a_sample_lacks_stay_empty(tmp_path):
     samples = sample_set(tmp_path, sample_members(0), {"txt": b"only text"}, {"jpg": jpeg()})
     sample = decode_sample(samples, 1, DECODING, draws=in_epoch(0, sample=1))
-    assert sample.pixels_CHW is sample.waveform is None
+    assert sample.pixels == sample.waveforms == []
     assert (sample.captions, sample.label, sample.fields) == (["only text"], -1, {"n": None})
     sample = decode_sample(samples, 2, DECODING, draws=None)
-    assert sample.pixels_CHW is not None and sample.captions == []
+    assert sample.pixels and sample.captions == []
 
 
 def test_all_captions_in_evaluation_one_drawn_by_weight_in_training(tmp_path):
@@ -140,7 +140,7 @@ def test_a_label_past_the_class_names_is_the_users_mistake(tmp_path):
 def test_one_more_modality_leaves_the_crops_of_the_others(tmp_path):
     samples = sample_set(tmp_path, sample_members(0))
     alone = SampleSet([(samples.corpus, Members(image="jpg"))])
-    both = [decode_sample(s, 0, DECODING, draws=in_epoch(1)).pixels_CHW for s in (samples, alone)]
+    both = [decode_sample(s, 0, DECODING, draws=in_epoch(1)).pixels[0] for s in (samples, alone)]
     assert both[0] is not None and both[0].equal(both[1])
 
 

@@ -45,6 +45,8 @@ def test_second_pass_repeats_what_was_drawn_in_the_first():
     tower = nn.Sequential(nn.Linear(4, 32), nn.Dropout(0.5), nn.Linear(32, 3)).double()
 
     class Rows:
+        size = 6
+
         def __init__(self, x):
             self.x = x
 

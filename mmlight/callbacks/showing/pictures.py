@@ -157,6 +157,7 @@ class Pictures(pl.Callback):
 
 def _examples(batch: Batch, row: int) -> dict[str, Example]:
     examples = {}
+    batch = batch.with_first_pieces()
     if batch.image is not None and batch.image.present_B[row]:
         pixels_CHW = batch.image.pixels_BCHW[row]
         if batch.image.view is not None:  # without the padding

@@ -18,6 +18,7 @@ Purpose = Literal[
     "rejected",
     "masking",
     "window",
+    "frames",
 ]
 
 # Each purpose draws from a stream of its own, so that mapping one more modality leaves the crops
@@ -78,3 +79,19 @@ class Draws:
         angle = 2 * np.pi * uniform[half:]
         both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
         return both[:count].astype(np.float32)
+
+
+def evenly_spaced(total: int, most: int, *, draws: Draws | None = None) -> list[int]:
+    """Return up to `most` of `total` places: all, or one of each of so many equal parts.
+
+    Args:
+        total: places.
+        most: wanted.
+        draws: takes any of a part; without it, its middle.
+    """
+    if total <= most:
+        return list(range(total))
+    return [
+        int((part + (0.5 if draws is None else draws.uniform())) * total / most)
+        for part in range(most)
+    ]

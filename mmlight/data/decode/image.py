@@ -67,6 +67,10 @@ class ImageSettings:
             so that a model does without the finest detail; 1 leaves them.
         noise: training adds Gaussian noise of a random standard deviation from 0 to this, where 1
             is the range of pixels; 0 adds none.
+        frames: encode so many of a sample's images at most, the frames of a video, whose features
+            the tower pools; None takes one. Of more, they are evenly spaced over the sample:
+            evaluation takes the middle of each of so many parts, training any of each. Training
+            crops and mirrors all frames of a sample alike.
         max_pixels: images with more pixels count as bad samples (they can be made to fill the
             memory).
     """
@@ -87,6 +91,7 @@ class ImageSettings:
     color_jitter: float = 0.0
     soften: float = 1.0
     noise: float = 0.0
+    frames: int | None = None
     max_pixels: int = 100_000_000
 
     def __post_init__(self) -> None:
@@ -117,6 +122,10 @@ class ImageSettings:
             raise UserError(f"image.soften must be 1 or more, not {self.soften}")
         if self.noise < 0:
             raise UserError(f"image.noise must be 0 or more, not {self.noise}")
+        if self.frames is not None and self.frames < 1:
+            raise UserError(f"image.frames must be 1 or more, not {self.frames}")
+        if self.frames is not None and self.fits:
+            raise UserError("image.frames: frames are all of one size; use another crop than fit")
         if (self.train_crop in ("fit", "random_fit")) != self.fits:
             raise UserError(
                 f"image.train_crop: {self.train_crop} and image.eval_crop: {self.crop} give "

@@ -22,7 +22,9 @@ from mmlight.terminal import note
 
 # What is packed, and the options that have an effect on it beside those for all.
 _TAKES = {
-    "a folder": ("also_from", "exclude", "label_from_folder", "class_names"),
+    "a folder": (
+        *("also_from", "exclude", "label_from_folder", "sample_from_folder", "class_names"),
+    ),
     "a table": (
         *("also_from", "exclude", "encoding", "class_names", "images"),
         *("file", "member", "key", "label"),
@@ -105,6 +107,11 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="where paths of pictures and tables start from",
+    )
+    more.add_argument(
+        "--sample-from-folder",
+        action="store_true",
+        help="the files of each folder are one sample: the frames of a video, members 001.jpg ...",
     )
     more.add_argument("--words", type=int, metavar="N", help="--conll: column of words, from 1")
     more.add_argument("--tags", type=int, metavar="N", help="--conll: column of tags; default last")

@@ -22,7 +22,9 @@ from mmlight.errors import UserError
 _PART = re.compile(r"[a-z][a-z0-9_-]*")
 
 
-def read_folder(folder: Path, given: Given, *, label_from_folder: bool = False) -> Source:
+def read_folder(
+    folder: Path, given: Given, *, label_from_folder: bool = False, sample_from_folder: bool = False
+) -> Source:
     """Return the files below a folder as samples; files that differ only behind a dot are one.
 
     So ``cats/0001.jpg`` and ``cats/0001.txt`` become sample ``cats/0001`` with jpg and txt, as
@@ -35,12 +37,19 @@ def read_folder(folder: Path, given: Given, *, label_from_folder: bool = False) 
         label_from_folder: add the number of the first-level folder in sorted order as ``cls``, the
             layout of ImageNet. Two pictures of one name are two samples then; else they are
             refused.
+        sample_from_folder: the files of each folder are one sample, members by their whole names:
+            ``walk/clip7/001.jpg`` and ``walk/clip7/caption.txt`` become sample ``walk/clip7`` with
+            the members ``001.jpg`` and ``caption.txt``.
 
     Raises:
         UserError: no such folder, or files that make no samples.
     """
     source = given.open_files(folder)
-    files = _group(source, given.exclude, one_each=label_from_folder)
+    files = (
+        _group_by_folder(source, given.exclude)
+        if sample_from_folder
+        else _group(source, given.exclude, one_each=label_from_folder)
+    )
     keys = sorted(files, key=natural_key)
     if not keys:
         raise UserError(f"{folder} holds no file with an extension")
@@ -95,6 +104,25 @@ def _group(source: SourceFiles, exclude: Exclude, *, one_each: bool) -> dict[str
             if other_key in samples:
                 raise UserError(f"{path} and {next(iter(samples[other_key].values()))}: rename one")
             samples[other_key] = {extension: path}
+    return samples
+
+
+def _group_by_folder(source: SourceFiles, exclude: Exclude) -> dict[str, dict[str, Path]]:
+    samples: dict[str, dict[str, Path]] = {}
+    for path in source.walk():
+        name = path.relative_to(source.folder).as_posix()
+        if tar.split_name(name) is None or exclude(name):
+            continue
+        folder, _, base = name.rpartition("/")
+        if not folder:
+            raise UserError(f"{path} lies in no folder of its own, which would be its sample")
+        top, slash, last = folder.rpartition("/")
+        stem, _, ending = base.lower().rpartition(".")
+        members = samples.setdefault(f"{top}{slash}{last.replace('.', '_')}", {})
+        if other := members.get(member := f"{stem.replace('.', '_')}.{ending}"):
+            raise UserError(f"{path} and {other} are the same member of one sample; rename one")
+        members[member] = path
+    exclude.check()
     return samples
 
 

@@ -129,16 +129,48 @@ def draw(meaning: Meaning, draws: SceneRandom) -> Drawn:
     """Draw `meaning` with random places, sizes, turns, shades and background."""
     picture = _background(draws)
     boxes = []
-    for thing, (x, y, radius) in zip(
-        (meaning.first, meaning.second), _place(meaning, draws), strict=True
-    ):
-        mask = _mask(thing, x=x, y=y, radius=radius, draws=draws)
-        box = mask.point(lambda level: 255 if level >= 128 else 0).getbbox()
-        assert box is not None
+    for thing, place in zip((meaning.first, meaning.second), _place(meaning, draws), strict=True):
+        picture, box = _paint(picture, thing, place, draws)
         boxes.append(box)
-        paint = np.asarray(_RGB[thing.colour], dtype=np.float32) + 12 * draws.noise(3)
-        paint = paint * np.float32(draws.uniform(0.88, 1.04))
-        opacity = (np.asarray(mask, dtype=np.float32) / np.float32(255))[..., None]
-        picture = picture + (paint - picture) * opacity
+    return Drawn(_finished(picture, draws), boxes)
+
+
+def draw_frames(meaning: Meaning, draws: SceneRandom, *, count: int) -> list[NDArray[np.uint8]]:
+    """Draw a video of `meaning`: first one object moves through the scene, then the other.
+
+    No frame shows both, so that none says all of what is in the scene.
+
+    Args:
+        meaning: the scene.
+        draws: its random numbers.
+        count: frames, 2 or more.
+    """
+    still, places = _background(draws), _place(meaning, draws)
+    ways = [(draws.uniform(-1, 1), draws.uniform(-1, 1)) for _ in places]
+    frames = []
+    for number in range(count):
+        which = 2 * number // count
+        (x, y, radius), (way_x, way_y) = places[which], ways[which]
+        low, high = 1.16 * radius + 1, IMAGE_SIZE - 1.16 * radius - 1
+        at = [min(max(v + 2 * number * way, low), high) for v, way in ((x, way_x), (y, way_y))]
+        thing = (meaning.first, meaning.second)[which]
+        frames.append(_finished(_paint(still, thing, (*at, radius), draws)[0], draws))
+    return frames
+
+
+def _paint(
+    picture: NDArray[np.float32], thing: Thing, place: tuple[float, ...], draws: SceneRandom
+) -> tuple[NDArray[np.float32], tuple[int, int, int, int]]:
+    x, y, radius = place
+    mask = _mask(thing, x=x, y=y, radius=radius, draws=draws)
+    box = mask.point(lambda level: 255 if level >= 128 else 0).getbbox()
+    assert box is not None
+    paint = np.asarray(_RGB[thing.colour], dtype=np.float32) + 12 * draws.noise(3)
+    paint = paint * np.float32(draws.uniform(0.88, 1.04))
+    opacity = (np.asarray(mask, dtype=np.float32) / np.float32(255))[..., None]
+    return picture + (paint - picture) * opacity, box
+
+
+def _finished(picture: NDArray[np.float32], draws: SceneRandom) -> NDArray[np.uint8]:
     picture = picture + 9 * draws.noise(IMAGE_SIZE, IMAGE_SIZE, 1)
-    return Drawn(np.clip(np.rint(picture), 0, 255).astype(np.uint8), boxes)
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

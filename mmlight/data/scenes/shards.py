@@ -17,12 +17,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
+from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmlight.data.scenes import sound as voice
-from mmlight.data.scenes.image import IMAGE_SIZE, draw
+from mmlight.data.scenes.image import IMAGE_SIZE, draw, draw_frames
 from mmlight.data.scenes.questions import ANSWERS, TYPES, Asked, ask, describe, told
 from mmlight.data.scenes.scene import (
     COLOURS,
@@ -71,9 +73,7 @@ def members(
             which draws one of them each time; elsewhere each has a sample of its own.
     """
     drawn = draw(meaning, draws)
-    picture = io.BytesIO()
-    # Full colour resolution: at 64 px halved chroma would smear the colours over the outlines.
-    Image.fromarray(drawn.pixels).save(picture, "JPEG", quality=90, subsampling=0)
+    picture = _jpeg(drawn.pixels)
     sound = io.BytesIO()
     wave = voice.say(meaning.transcript, draws)
     soundfile.write(sound, wave, voice.SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
@@ -107,7 +107,7 @@ def members(
         ]
     return [
         {
-            "jpg": picture.getvalue(),
+            "jpg": picture,
             "txt": captions[0].encode(),
             "flac": sound.getvalue(),
             "cls": str(meaning.class_number).encode(),
@@ -115,6 +115,13 @@ def members(
         }
         for of_sample in more
     ]
+
+
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    # Full colour resolution: at 64 px halved chroma would smear the colours over the outlines.
+    Image.fromarray(pixels).save(file, "JPEG", quality=90, subsampling=0)
+    return file.getvalue()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -154,6 +161,13 @@ def main(argv: Sequence[str]) -> int:
         help="also ask so many times what there is to be seen in a training scene; a model that "
         "generates answers learns to see from them (default none)",
     )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=defaults.frames,
+        help="also make a video of each scene, of so many frames 000.jpg, 001.jpg ...; each shows "
+        "one of its objects (default none)",
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="default %(default)s")
     parser.add_argument(
         "--all-combinations",
@@ -176,6 +190,7 @@ def main(argv: Sequence[str]) -> int:
         seed=args.seed,
         questions=args.questions,
         descriptions=args.descriptions,
+        frames=args.frames,
         all_combinations=args.all_combinations,
     )
     made = make(args.out, settings=settings, workers=args.workers, progress=sys.stderr.isatty())
@@ -204,6 +219,7 @@ class SceneSettings:
         questions: asked about each training scene.
         descriptions: asked for beside them, for each training scene.
         all_combinations: whether the training split keeps nothing out.
+        frames: of each scene's video; 0 makes none.
     """
 
     samples: int = 6000
@@ -213,6 +229,7 @@ class SceneSettings:
     questions: int = 0
     descriptions: int = 0
     all_combinations: bool = False
+    frames: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -229,6 +246,8 @@ class SceneSettings:
             raise UserError(
                 f"--descriptions {self.descriptions}: from 0 to 1000 work, beside --questions"
             )
+        if not (self.frames == 0 or 2 <= self.frames <= 1000):
+            raise UserError(f"--frames {self.frames}: from 2 to 1000 work, or 0 for no video")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: from 0 to 2**63 - 1 work")
 
@@ -239,7 +258,7 @@ class SceneSettings:
     def described(self) -> dict[str, Any]:
         """Return what the folder says of itself; what is usual is left out."""
         said = asdict(self)
-        for name in ("questions", "descriptions", "all_combinations"):
+        for name in ("questions", "descriptions", "all_combinations", "frames"):
             if not said[name]:
                 del said[name]
         return said | ({"questions_version": QUESTIONS_VERSION} if self.questions else {})
@@ -284,6 +303,12 @@ def write_shard(shard: Shard, settings: SceneSettings) -> int:
             meaning = meanings[drawn]
             asked = _asked(meaning, settings, split=shard.split, sample=sample)
             samples = members(meaning, draws, split=shard.split, asked=asked)
+            if settings.frames:
+                # Random numbers of their own here, too.
+                draws = SceneRandom(settings.seed, split=2 * len(SPLITS) + number, sample=sample)
+                frames = draw_frames(meaning, draws, count=settings.frames)
+                video = {f"{n:03d}.jpg": _jpeg(pixels) for n, pixels in enumerate(frames)}
+                samples = [parts | video for parts in samples]
             for place, parts in enumerate(samples):
                 key = f"{sample:06d}" if len(samples) == 1 else f"{sample:06d}_{place}"
                 for extension, content in parts.items():

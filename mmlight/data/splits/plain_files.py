@@ -130,6 +130,17 @@ class FileCorpus(Corpus):
             total.update(["txt"] if sample.text is not None else sample.files)
         return dict(total)
 
+    def members(self, sample: int) -> dict[str, int]:
+        """Return the size in bytes of each file of a sample, by its ending.
+
+        Raises:
+            OSError: one is not there.
+        """
+        found = self.samples[sample]
+        if found.text is not None:
+            return {"txt": len(found.text.encode("utf-8", "replace"))}
+        return {ending: os.path.getsize(path) for ending, path in found.files.items()}
+
     def fingerprint(self) -> str:
         """Return a SHA-256 of the keys, texts, and the files' sizes and times of change."""
         digest = sha256()

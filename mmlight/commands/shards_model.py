@@ -19,6 +19,7 @@ from mmlight.data.curation import dedup
 from mmlight.data.curation.command import add_dedup
 from mmlight.data.curation.dedup import close_pairs
 from mmlight.data.curation.rewriting import Rewriting
+from mmlight.data.curation.stats import caption_sources
 from mmlight.data.decode.probe import kind
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
@@ -34,7 +35,6 @@ from mmlight.suites.model import Model, open_model
 from mmlight.terminal import note
 
 # Captions by their usual names, where none is named.
-_CAPTIONS = ("txt", "json:caption", "json:captions", "json:text")
 _MODEL_HELP = "a run's folder, a checkpoint, an export, or a published model"
 Say = Callable[[Batch], "dict[int, dict[str, Any]]"]
 
@@ -294,7 +294,7 @@ def _members(
         given = getattr(options, modality, None)
         if not given:
             given = (
-                [source for source in _CAPTIONS if source.partition(":")[0] in there]
+                caption_sources(there)
                 if modality == "text"
                 else [e for e in there if kind(e) == modality and "." not in e]
             )

@@ -29,7 +29,7 @@ def check_members(corpus: Corpus, members: Members, *, where: str, key: str = "m
     present = corpus.extensions()
     groups = members.groups()
     for entry, sources in groups.items():
-        extensions = extensions_of(sources, present) or [parse_source(s)[0] for s in sources]
+        extensions = extensions_of(sources, present) or extensions_of(sources)
         if not any(present.get(extension) for extension in extensions):
             there = ", ".join(sorted(present)) or "none"
             wanted = " or ".join(f"'{extension}'" for extension in dict.fromkeys(extensions))
@@ -91,7 +91,7 @@ def read_spread(corpus: Corpus, sources: list[str]) -> Iterator[tuple[int, Conte
 
     One that cannot be read is left out: it is counted when its turn comes.
     """
-    extensions = [parse_source(source)[0] for source in sources]
+    extensions = extensions_of(sources)
     for number in spread(corpus):
         with suppress(OSError):
             yield number, Contents(corpus.read(number, extensions))

@@ -8,7 +8,7 @@ from mmlight.class_names import CLASS_NAMES, NoClassError, class_number, read_na
 from mmlight.data.decode.audio import check_audio
 from mmlight.data.decode.image import check_image
 from mmlight.data.decode.probe import kind
-from mmlight.data.members import Contents, label_value, parse_source
+from mmlight.data.members import Contents, extensions_of, label_value
 from mmlight.data.sample import (
     BadMemberError,
     Decoding,
@@ -117,7 +117,7 @@ def faults_of(samples: SampleSet, decoding: Decoding) -> Iterator[tuple[str, str
 def _check_whole_sounds(samples: SampleSet, number: int) -> None:
     """Decode what an evaluation leaves out of long sounds: training may draw any part."""
     sources = samples.members(number).groups().get("audio", [])
-    extensions = [parse_source(source)[0] for source in sources]
+    extensions = extensions_of(sources)
     for extension, data in samples.corpus.read(number, extensions).items():
         try:
             check_audio(data)

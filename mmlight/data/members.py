@@ -155,7 +155,7 @@ class Members:
 
     def extensions(self) -> list[str]:
         """Return the extensions to read from a shard."""
-        return list(dict.fromkeys(parse_source(source)[0] for source in self.sources()))
+        return extensions_of(self.sources())
 
 
 def listed(value: dict[str, float] | list[str] | str | None) -> list[str]:
@@ -176,17 +176,18 @@ def parse_source(source: str) -> tuple[str, str | None]:
     return extension, key or None
 
 
-def extensions_of(sources: Iterable[str], present: Iterable[str]) -> list[str]:
-    """Return which extensions sources stand for, each once.
+def extensions_of(sources: Iterable[str], present: Iterable[str] | None = None) -> list[str]:
+    """Return which extensions sources name, each once.
 
     Args:
-        sources: names of members, or patterns of them.
-        present: the extensions that there are, for patterns.
+        sources: names of members.
+        present: the extensions that there are; patterns stand for those of them that they fit.
     """
     found: list[str] = []
     for source in sources:
         name = parse_source(source)[0]
-        found += [n for n in present if fnmatchcase(n, name)] if "*" in name else [name]
+        is_pattern = "*" in name and present is not None
+        found += [n for n in present or () if fnmatchcase(n, name)] if is_pattern else [name]
     return list(dict.fromkeys(found))
 
 

@@ -1,7 +1,7 @@
 """``mmlight shards stats``: how many, how large and how long, as a table and a page."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from mmlight.data.curation.copying import open_shards
-from mmlight.data.members import Contents, parse_source
+from mmlight.data.members import Contents, extensions_of, parse_source
 from mmlight.data.scan import scan
 from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError
@@ -77,6 +77,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def caption_sources(there: Container[str]) -> list[str]:
+    """Return where captions usually are, as far as there are such members."""
+    return [source for source in _CAPTIONS if parse_source(source)[0] in there]
+
+
 def _glance(corpus: Corpus) -> dict[str, str]:
     num_bytes = sum(shard.num_bytes for shard in corpus.shards)
     folders = list(dict.fromkeys(str(shard.path).rpartition("/")[0] for shard in corpus.shards))
@@ -131,7 +136,7 @@ def _numbers(corpus: Corpus, given: Sequence[str] | None) -> Iterator[Numbers]:
     durations = corpus.durations[~np.isnan(corpus.durations)].astype(float)
     yield Numbers("sound", "s", durations, digits=2)
     there = corpus.extensions()
-    sources = given or [source for source in _CAPTIONS if parse_source(source)[0] in there]
+    sources = given or caption_sources(there)
     for source in given or ():
         if parse_source(source)[0] not in there:
             raise UserError(f"--text {source}: no sample has any; there is {', '.join(there)}")
@@ -146,7 +151,7 @@ def _numbers(corpus: Corpus, given: Sequence[str] | None) -> Iterator[Numbers]:
 
 
 def _captions(corpus: Corpus, sources: Sequence[str]) -> Iterator[list[str]]:
-    extensions = list(dict.fromkeys(parse_source(source)[0] for source in sources))
+    extensions = extensions_of(sources)
 
     def read(number: int) -> list[str]:
         try:

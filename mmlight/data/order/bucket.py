@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.data.members import Members, parse_source
+from mmlight.data.members import Members, extensions_of
 from mmlight.data.order.cursor import TrainOrder, check_place, check_share, permutation
 from mmlight.data.sample import SampleSet
 from mmlight.errors import UserError
@@ -33,8 +33,7 @@ def lengths_of(samples: SampleSet) -> np.ndarray:
         if "audio" in mapped:
             parts.append(corpus.durations)
         elif "text" in mapped and members.text is not None:
-            texts = [parse_source(source)[0] for source in _text_sources(members)]
-            parts.append(corpus.largest_member(texts))
+            parts.append(corpus.largest_member(extensions_of(_text_sources(members))))
         else:
             raise UserError(
                 "data.bucket_batches has no effect without audio or text: all images have one size"

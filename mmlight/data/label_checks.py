@@ -10,6 +10,7 @@ from mmlight.data.decode.boxes import box_class
 from mmlight.data.labels import Labels
 from mmlight.data.members import Contents, Members, parse_source
 from mmlight.data.sample import SampleSet
+from mmlight.data.scan import scan
 from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError
 
@@ -165,23 +166,25 @@ def label_counts(
     Raises:
         UserError: a label that is beyond the classes.
     """
-    counts = [0] * num_classes
-    for number in range(len(samples)):
+
+    def look(number: int) -> set[int]:
         members = samples.members(number)
         source = members.fields.get(field) if field is not None else members.label
         if source is None:
-            continue
+            return set()
         try:
             contents = Contents(samples.corpus.read(number, [parse_source(source)[0]]))
             if field is None:
-                found = {labels.of(samples.corpus, number, contents, source)}
-            else:
-                value = contents.value(source)
-                found = set() if value is None else set(class_numbers(value, class_names))
+                return {labels.of(samples.corpus, number, contents, source)}
+            value = contents.value(source)
+            return set() if value is None else set(class_numbers(value, class_names))
         except UserError as error:
             raise UserError(f"{samples.corpus.named(number)}: {error}") from error
         except (OSError, ValueError):
-            continue  # a bad sample: it is counted when its turn comes
+            return set()  # a bad sample: it is counted when its turn comes
+
+    counts = [0] * num_classes
+    for number, found in scan(range(len(samples)), look, what="Counting labels", shown=False):
         for label in found:
             if label >= num_classes:
                 raise UserError(

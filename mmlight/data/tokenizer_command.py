@@ -4,6 +4,7 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from mmlight.data.checks import check_members
 from mmlight.data.members import Contents, Members
+from mmlight.data.scan import scan
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards.paths import expand
@@ -90,7 +92,9 @@ def captions(shards: Sequence[str], members: Members) -> Iterator[str]:
     """
     corpus = Corpus(load_or_build(expand(shards)))
     check_members(corpus, members, where="--shards")
-    return (text for number in range(len(corpus)) for text in _captions(corpus, members, number))
+    look = partial(_captions, corpus, members)
+    walk = scan(range(len(corpus)), look, what="Reading captions", total=len(corpus))
+    return (text for _, texts in walk for text in texts)
 
 
 def _captions(corpus: Corpus, members: Members, number: int) -> list[str]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from mmlight.data.checks import check_keys
 from mmlight.data.labels import Labels
-from mmlight.data.members import Contents, Members, parse_source
+from mmlight.data.members import Contents, Members, extensions_of, parse_source
 from mmlight.data.sample import SampleSet
+from mmlight.data.scan import scan
 from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError, nearest
 
@@ -50,16 +51,22 @@ def read_values(
         read.append(members.label)
     read = list(dict.fromkeys(read))
     _check(corpus, read, where=where)
-    extensions = list(dict.fromkeys(parse_source(source)[0] for source in read))
+    extensions = extensions_of(read)
     found: dict[str, list[str | None]] = {source: [] for source in read}
     classes: list[str | None] = []
     unread: list[str] = []
-    for number in range(len(corpus) if read else 0):
+
+    def look(number: int) -> Contents | OSError:
         try:
-            contents = Contents(corpus.read(number, extensions))
+            return Contents(corpus.read(number, extensions))
         except OSError as error:
-            unread.append(str(error))
-            contents = Contents({})
+            return error
+
+    numbers = range(len(corpus) if read else 0)
+    for number, seen in scan(numbers, look, what="Reading", shown=False):
+        if isinstance(seen, OSError):
+            unread.append(str(seen))
+        contents = Contents({}) if isinstance(seen, OSError) else seen
         for source in read:
             found[source].append(_value(contents, source, where=where))
             if labels is not None and source == members.label and source in sources:

@@ -151,7 +151,7 @@ def count_what_is_there(samples: SampleSet) -> dict[str, int]:
     Of the index alone: unreadable is an image or a sound whose header says nothing; what else is
     broken shows when it is decoded.
     """
-    has_index = all(corpus.shards for corpus, _ in samples.parts)  # plain files have none
+    has_index = all(corpus.has_shards for corpus, _ in samples.parts)
     if len(samples) > _MOST_COUNTED or not has_index:
         return {"samples": len(samples)}
     counts: dict[str, int] = {}

@@ -125,6 +125,7 @@ def test_corpus_survives_the_way_to_a_worker(tmp_path):
     corpus = FileCorpus(found)
     other = pickle.loads(pickle.dumps(corpus))
     assert other.read(0, ["png", "jpg"]) == {"png": b"1"}
+    assert other.members(0) == {"png": 1} and other.extensions() == {"png": 1} and len(other) == 1
     before = corpus.fingerprint()
     assert other.fingerprint() == before
     path.write_bytes(b"12")

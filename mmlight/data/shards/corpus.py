@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,7 +47,12 @@ class Corpus:
     It keeps a few numbers per shard and reads the index of a shard when first needed, so it stays
     small, and what goes to a worker process is little more than a list of paths. Reading is safe
     in threads and after fork or spawn.
+
+    Attributes:
+        has_shards: whether there are any; plain files lie in none.
     """
+
+    has_shards: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -66,7 +71,7 @@ class Corpus:
         self.verify = verify
         self.shards: list[ShardIndex] = list(indexes)
         self._kept = [None] * len(self.shards) if kept is None else list(kept)
-        if not self.shards:
+        if self.has_shards and not self.shards:
             raise UserError("a corpus needs at least one shard")
         self.shard_sizes = np.array(
             [

@@ -100,19 +100,16 @@ class PlainSample:
 class FileCorpus(Corpus):
     """Plain files, as `find_samples` finds them, seen as a sequence of samples without shards."""
 
-    def __init__(self, samples: Sequence[PlainSample]) -> None:
-        self.samples = list(samples)
-        self.shards = []
-        self.shard_sizes = np.array([len(self.samples)], np.int64)
+    has_shards = False
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    def __init__(self, samples: Sequence[PlainSample]) -> None:
+        super().__init__([])
+        self.samples = list(samples)
+        self.shard_sizes = np.array([len(self.samples)], np.int64)
+        self.starts = np.array([0, len(self.samples)], np.int64)
 
     def __getstate__(self) -> dict[str, list[PlainSample]]:
         return {"samples": self.samples}
-
-    def __setstate__(self, state: dict[str, list[PlainSample]]) -> None:
-        FileCorpus.__init__(self, state["samples"])
 
     def key(self, sample: int) -> str:
         """Return the sample's key."""
@@ -127,7 +124,7 @@ class FileCorpus(Corpus):
         """Return how many samples have a file of each ending; lines of text count as txt."""
         total: Counter[str] = Counter()
         for sample in self.samples:
-            total.update(["txt"] if sample.text is not None else sample.files)
+            total.update(["txt"] if sample.text is not None else list(sample.files))
         return dict(total)
 
     def members(self, sample: int) -> dict[str, int]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmlight.decoders.decoder import Cache, Decoder, Memory, Places, plain_places
+from mmlight.decoders.grid_positions import GridPositions
 from mmlight.encoders.depth import cut_into_blocks
 from mmlight.encoders.encoder import Block
 from mmlight.errors import UserError
@@ -201,6 +202,9 @@ class TransformerDecoder(Decoder):
         memory_dim: width of the tokens that cross-attention looks at; None has no cross-attention.
         unimodal_layers: how many layers come before the first with cross-attention, as CoCa has it.
         dropout: rate of the dropout on embeddings, attention and what layers add.
+        grid: height and width of a picture whose codes stand in the sequence; each of its rows and
+            columns then has a position of its own, too.
+        grid_first: the place of the token in front of the picture's first code.
 
     Raises:
         UserError: sizes that do not go together.
@@ -219,6 +223,8 @@ class TransformerDecoder(Decoder):
         memory_dim: int | None = None,
         unimodal_layers: int = 0,
         dropout: float = 0.1,
+        grid: tuple[int, int] | None = None,
+        grid_first: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -239,6 +245,8 @@ class TransformerDecoder(Decoder):
                 f"unimodal_layers: {unimodal_layers} has an effect only with a memory_dim, and "
                 f"must be below num_layers ({num_layers})"
             )
+        if grid_first and grid is None:
+            raise UserError("grid_first: has an effect only with a grid")
         self._init_args: dict[str, Any] = {
             "vocab_size": vocab_size,
             "dim": dim,
@@ -248,11 +256,16 @@ class TransformerDecoder(Decoder):
             "memory_dim": memory_dim,
             "unimodal_layers": unimodal_layers,
             "dropout": dropout,
+            "grid": None if grid is None else list(grid),
+            "grid_first": grid_first,
         }
         self.vocab_size, self.memory_dim = vocab_size, memory_dim
         self.out_dim, self.max_tokens = dim, max_tokens
         self.embeddings = nn.Embedding(vocab_size, dim)
         self.positions = nn.Embedding(max_tokens, dim)
+        self.grid: GridPositions | None = None
+        if grid is not None:
+            self.grid = GridPositions(dim, first=grid_first, height=grid[0], width=grid[1])
         self.drop = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             Layer(
@@ -305,6 +318,8 @@ class TransformerDecoder(Decoder):
         hidden_NLD = self.observed(embedded_NLD, axes=(None, 1)) + self.positions(
             places.position_NL
         )
+        if self.grid is not None:
+            hidden_NLD = hidden_NLD + self.grid(places.position_NL)
         hidden_NLD = self.through_layers(
             self.drop(hidden_NLD), range(len(self.layers)), places, memory=memory, cache=cache
         )
@@ -370,7 +385,7 @@ class TransformerDecoder(Decoder):
 
     def no_weight_decay(self) -> set[str]:
         """Return the positions."""
-        return {"positions.weight"}
+        return {n for n, _ in self.named_parameters() if n.startswith(("positions.", "grid."))}
 
     def set_checkpointing(self, enabled: bool) -> None:
         """Recompute layers in backward."""

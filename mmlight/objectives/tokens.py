@@ -30,18 +30,27 @@ class TokenLoss(nn.Module):
             raise UserError(f"label_smoothing: {label_smoothing} must be at least 0 and below 1")
         self.label_smoothing = label_smoothing
 
-    def forward(self, logits_NLV: Tensor, target_NL: Tensor, *, counted_NL: Tensor) -> Loss:
+    def forward(
+        self,
+        logits_NLV: Tensor,
+        target_NL: Tensor,
+        *,
+        counted_NL: Tensor,
+        weight_NL: Tensor | None = None,
+    ) -> Loss:
         """Return the loss of the global batch; every rank calls it in every step.
 
         Args:
             logits_NLV: scores; float32 inside.
             target_NL: int64, the right tokens; any where not counted.
             counted_NL: bool.
+            weight_NL: how much each counted token weighs, 0 or more; None weighs all alike.
         """
         terms_NL = self._terms(logits_NLV, target_NL, smoothing=self.label_smoothing)
+        weight = counted_NL if weight_NL is None else torch.where(counted_NL, weight_NL, 0.0)
         # Masked by `where`, and not by choosing places: their number would depend on values.
-        total = torch.where(counted_NL, terms_NL, 0.0).sum()
-        return Loss(comm.mean_over_ranks(total, counted_NL.sum()))
+        total = torch.where(counted_NL, terms_NL * weight, 0.0).sum()
+        return Loss(comm.mean_over_ranks(total, weight.sum()))
 
     def terms(self, logits_NLV: Tensor, target_NL: Tensor) -> Tensor:
         """Return -log p(token) of each place (N, L), float32 (float64 of float64)."""

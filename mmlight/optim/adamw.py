@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from mmlight.errors import UserError, nearest
 from mmlight.optim.groups import NoDecay
+from mmlight.optim.muon import Muon
 from mmlight.trainer.internals import has_fused_kernel
 
 
@@ -35,8 +36,9 @@ class AdamWSettings:
             it wherever the parameters' device has one, which includes CPUs and CUDA GPUs. False is
             needed for gradient clipping with 16-mixed (float16) precision, which Lightning refuses
             with fused kernels; bf16 is not affected.
-        class_path: another optimiser: ``torch.optim.SGD``, ``timm.optim.Muon``, a class of your
-            own, or a function (``timm.optim.create_optimizer_v2`` with ``opt`` in `init_args`).
+        class_path: another optimiser: ``torch.optim.SGD``, ``timm.optim.Lion``,
+            `mmlight.optim.muon.Muon`, a class of your own, or a function
+            (``timm.optim.create_optimizer_v2`` with ``opt`` in `init_args`).
         init_args: its settings; ``lr`` and ``weight_decay`` among them win over those above.
 
     Raises:
@@ -44,7 +46,9 @@ class AdamWSettings:
     """
 
     # A checkpoint may name what stands in these modules; else see `Encoder.outside`.
-    outside: ClassVar[dict[str, tuple[str, ...]]] = {"class_path": ("torch.optim", "timm.optim")}
+    outside: ClassVar[dict[str, tuple[str, ...]]] = {
+        "class_path": ("torch.optim", "timm.optim", "mmlight.optim.muon")
+    }
 
     lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
@@ -94,6 +98,11 @@ class AdamWSettings:
                     f"optimizer.{name}: is AdamW's; settings of {self.class_path} stand in "
                     f"optimizer.init_args"
                 )
+
+    @property
+    def embeddings_apart(self) -> bool:
+        """Whether the class treats embeddings in another way than matrices."""
+        return self.class_path is not None and hasattr(_find(self.class_path), "embeddings_apart")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return the optimiser.
@@ -169,12 +178,13 @@ def _build_other(
             f"{_KEY}: {path} keeps other weights for evaluation (schedule-free), which is not "
             "supported; `ema: {decay: 0.999}` with `schedule: {kind: constant}` averages weights"
         )
-    if "muon" in type(optimizer).__name__.lower():
+    if "muon" in type(optimizer).__name__.lower() and not isinstance(optimizer, Muon):
         parameters_of_groups = (p for group in optimizer.param_groups for p in group["params"])
         if any(isinstance(parameter, DTensor) for parameter in parameters_of_groups):
             # Measured on two ranks: after four steps weights differ by 1e-3 at a rate of 1e-3.
             raise UserError(
-                f"{_KEY}: {path} needs whole matrices, which trainer.strategy fsdp shards; take ddp"
+                f"{_KEY}: {path} needs whole matrices, which trainer.strategy fsdp shards; take "
+                "mmlight.optim.muon.Muon, or ddp"
             )
     return optimizer
 
@@ -204,5 +214,5 @@ def _find(path: str) -> Callable[..., Any]:
 def _said(error: Exception, path: str) -> str:
     said = " ".join(str(error).split()) or type(error).__name__
     if path.startswith("torch.optim.Muon") or path.endswith(".muon.Muon"):
-        said += "; timm.optim.Muon trains the rest by AdamW"
+        said += "; mmlight.optim.muon.Muon trains the rest by AdamW"
     return said

@@ -19,6 +19,7 @@ def weight_decay_groups(
     rule: NoDecay = "vectors_and_listed",
     lr: float | None = None,
     lr_scales: Mapping[str, float] | None = None,
+    embeddings_apart: bool = False,
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters of `module` into groups for an optimiser.
 
@@ -40,9 +41,11 @@ def weight_decay_groups(
         lr: learning rate to write into the groups; None leaves it to the optimiser, which is
             possible only without `lr_scales`.
         lr_scales: factors of the learning rate by name, above 0. Parameters without one have 1.
+        embeddings_apart: give the tables of `torch.nn.Embedding` groups of their own.
 
     Returns:
-        Dicts with ``params``, ``weight_decay``, ``name`` and, if given, ``lr``.
+        Dicts with ``params``, ``weight_decay``, ``name`` and, if given, ``lr``; with
+        `embeddings_apart` also ``embeddings``, bool.
 
     Raises:
         UserError: nothing is trainable.
@@ -59,23 +62,29 @@ def weight_decay_groups(
         raise UserError("the model has no trainable parameter: every one of them is frozen")
 
     excluded = set(no_decay)
-    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    groups: dict[tuple[bool, float, bool], dict[str, Any]] = {}
     for key, parameter in parameters.items():
         factor = scales.get(names[key][0], 1.0)
         listed = bool(excluded.intersection(names[key]))
         if rule == "vectors":
             listed = listed and _is_vector(parameter)
         decayed = parameter.ndim > 1 and not listed
-        if (decayed, factor) not in groups:
-            groups[decayed, factor] = {
+        apart = embeddings_apart and key in tables
+        if (decayed, factor, apart) not in groups:
+            group: dict[str, Any] = {
                 "params": [],
                 "weight_decay": weight_decay if decayed else 0.0,
                 "name": ("decay" if decayed else "no_decay")
+                + ("_embeddings" if apart else "")
                 + (f"_lr_x{factor:g}" if factor != 1.0 else ""),
             }
+            if embeddings_apart:
+                group["embeddings"] = apart
             if lr is not None:
-                groups[decayed, factor]["lr"] = lr * factor
-        groups[decayed, factor]["params"].append(parameter)
+                group["lr"] = lr * factor
+            groups[decayed, factor, apart] = group
+        groups[decayed, factor, apart]["params"].append(parameter)
     return list(groups.values())
 
 

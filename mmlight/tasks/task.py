@@ -441,6 +441,7 @@ class Task(_Described, Evaluated):
             rule=settings.no_decay,
             lr=settings.lr,
             lr_scales=self.trained.lr_scales,
+            embeddings_apart=settings.embeddings_apart,
         )
         optimizer = settings.build(groups)
         self.keep_settings(optimizer)

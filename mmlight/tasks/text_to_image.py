@@ -5,27 +5,28 @@ places of a sequence, V tokens of the vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmlight import comm
 from mmlight.batch import Batch, Images
 from mmlight.decoders.decoder import Decoder
-from mmlight.decoders.generate import Prompt, generate
 from mmlight.decoders.sampling import Sampling
 from mmlight.encoders.codes import CodeEncoder
 from mmlight.encoders.encoder import eval_mode
 from mmlight.errors import UserError
 from mmlight.objectives.objective import Loss
+from mmlight.objectives.reconstruction import Reconstruction
 from mmlight.objectives.tokens import TokenLoss
 from mmlight.runs.plots.picture_grid import plot_samples
+from mmlight.tasks.code_drawer import CodeDrawer, DrawnImages
 from mmlight.tasks.code_words import CodeWords
-from mmlight.tasks.discrete_codes import as_pixels
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table
 from mmlight.tasks.pictures import ShownSamples
 from mmlight.tasks.task import Task
@@ -34,24 +35,8 @@ from mmlight.text.saved_tokenizer import tokenizer_from_state
 from mmlight.text.tokenizer import Tokenizer
 from mmlight.trainer.internals import FakeTensor
 
-_AT_ONCE = 64
 _DRAWING = Sampling(temperature=1.0)
 _IMAGE_FIRST, _DROPPED = 0, 1
-
-
-@dataclass(frozen=True)
-class DrawnImages:
-    """Images that were drawn.
-
-    Attributes:
-        pixels_BCHW: uint8.
-        codes_BL: int64.
-        log_probability_B: of the codes by the model's own scores, with guidance.
-    """
-
-    pixels_BCHW: Tensor
-    codes_BL: Tensor
-    log_probability_B: Tensor
 
 
 @dataclass(frozen=True)
@@ -83,6 +68,9 @@ class TextToImage(Task):
         image_first: share of the samples that have the image first: of those the caption is learnt.
         sampling: how pictures, predictions and what `mmlight judge` sees are drawn.
         num_drawn: captions of an evaluation that are drawn; 0 draws none.
+        contrast: weigh codes in training by how much is going on in their part of the image, as
+            `mmlight.objectives.reconstruction.Reconstruction` weighs places: most codes are of
+            background, and what is shown is learnt late without.
         label_smoothing: see `mmlight.objectives.tokens.TokenLoss`.
         settings: of every task, see `mmlight.tasks.task.Task`.
 
@@ -101,6 +89,7 @@ class TextToImage(Task):
         image_first: float = 0.0,
         sampling: Sampling = _DRAWING,
         num_drawn: int = 16,
+        contrast: bool = False,
         label_smoothing: float = 0.0,
         **settings: Any,
     ) -> None:
@@ -126,6 +115,7 @@ class TextToImage(Task):
         self.drop_caption, self.text_weight = drop_caption, text_weight
         self.image_first, self.sampling, self.num_drawn = image_first, sampling, num_drawn
         self._label_smoothing = label_smoothing
+        self._contrast = Reconstruction() if contrast else None
         self.words: CodeWords
         self.tokenizer: Tokenizer
         self._shown = 0
@@ -171,7 +161,20 @@ class TextToImage(Task):
                 f"{words.num_places}: data.text.max_tokens ({words.width}), 2 marks, "
                 f"{words.length} codes"
             )
+        self._check_grid()
         self.objective = TokenLoss(label_smoothing=self._label_smoothing)
+
+    def _check_grid(self) -> None:
+        grid = getattr(self.decoder, "grid", None)
+        if grid is None:
+            return
+        (height, width), first = self.codes.grid, self.words.width + 1
+        if (grid.first, grid.height, grid.width) != (first, height, width) or self.image_first:
+            raise UserError(
+                f"model.towers.text.encoder.grid: [{grid.height}, {grid.width}] from place "
+                f"{grid.first} on; here it must be [{height}, {width}], grid_first: {first} "
+                "(data.text.max_tokens and a mark), and image_first 0"
+            )
 
     @property
     def codes(self) -> CodeEncoder:
@@ -208,7 +211,8 @@ class TextToImage(Task):
             ids_BS = torch.where(first_B[:, None], other_BS, ids_BS)
             caption_BS = _behind(counted_BL & False, said_BW & first_B[:, None])
         logits_BSV = self._logits(ids_BS)
-        losses = {"image": self._loss(logits_BSV, ids_BS, image_BS)}
+        weight_BS = self._weights(batch, length=ids_BS.shape[1] - 1)
+        losses = {"image": self._loss(logits_BSV, ids_BS, image_BS, weight_BS)}
         total = losses["image"]
         if self.text_weight:
             losses["text"] = self._loss(logits_BSV, ids_BS, text_BS)
@@ -218,9 +222,26 @@ class TextToImage(Task):
             total = total + losses["caption"]
         return self.log_loss(Loss(total, {name: one.detach() for name, one in losses.items()}))
 
-    def _loss(self, logits_BSV: Tensor, ids_BS: Tensor, counted_BS: Tensor) -> Tensor:
-        loss: Loss = self.objective(logits_BSV, ids_BS[:, 1:], counted_NL=counted_BS)
+    def _loss(
+        self,
+        logits_BSV: Tensor,
+        ids_BS: Tensor,
+        counted_BS: Tensor,
+        weight_BS: Tensor | None = None,
+    ) -> Tensor:
+        loss: Loss = self.objective(
+            logits_BSV, ids_BS[:, 1:], counted_NL=counted_BS, weight_NL=weight_BS
+        )
         return loss.value
+
+    @torch.no_grad()
+    def _weights(self, batch: Batch, *, length: int) -> Tensor | None:
+        """Return how much each place counts whose codes come last; None is all alike."""
+        if self._contrast is None:
+            return None
+        weight_BHW = self._contrast.weights(self.codes.wanted(batch.image).values_BCHW)
+        weight_BL = F.adaptive_avg_pool2d(weight_BHW, self.codes.grid).flatten(1)
+        return F.pad(weight_BL, (length - weight_BL.shape[1], 0), value=1.0)
 
     def _logits(self, ids_BS: Tensor) -> Tensor:
         """Return the scores of what comes next at each place but the last."""
@@ -333,57 +354,10 @@ class TextToImage(Task):
         sampling = self.sampling if sampling is None else sampling
         if sampling.guidance != 1 and not self.drop_caption:
             raise UserError("guidance: the model was trained with drop_caption 0; leave it out")
-        encoding = self.tokenizer.encode_batch(prompts, max_tokens=self.words.width)
-        ids_BL, mask_BL = (
-            torch.from_numpy(part).to(self.device) for part in (encoding.ids_NL, encoding.mask_NL)
-        )
-        field_BW = self.words.fields(ids_BL, mask_BL)
-        if begun_BL is None:
-            begun_BL = field_BW.new_zeros(len(field_BW), 0)
-        numbers = list(range(len(prompts)) if rows is None else rows)
-        codes: list[Tensor] = []
-        scores: list[float] = []
         with eval_mode(self):
-            for start in range(0, len(prompts), _AT_ONCE):
-                part = slice(start, start + _AT_ONCE)
-                found = self._continued(
-                    field_BW[part], begun_BL[part], sampling=sampling, rows=numbers[part]
-                )
-                codes.append(found[0])
-                scores += found[1]
-            codes_BL = torch.cat(codes)
-            pixels = [as_pixels(self.codes, self.codes.decode(c)) for c in codes_BL.split(_AT_ONCE)]
-        return DrawnImages(torch.cat(pixels), codes_BL, torch.tensor(scores))
-
-    def _continued(
-        self, field_BW: Tensor, begun_BL: Tensor, *, sampling: Sampling, rows: Sequence[int]
-    ) -> tuple[Tensor, list[float]]:
-        words, device = self.words, field_BW.device
-        image_B1L = words.image_part(begun_BL)
-        without_BW = words.without_caption(len(field_BW), device=device)
-        prompt, without = (
-            self._prompt(torch.cat([words.text_part(field), image_B1L], 1))
-            for field in (field_BW, without_BW)
-        )
-        answers = generate(
-            self.decoder,
-            prompt,
-            replace(sampling, max_new_tokens=words.length - begun_BL.shape[1]),
-            end_id=None,
-            without_prompt=without,
-            allowed_V=self._allowed(words.is_code(device)),
-            rows=rows,
-        )
-        new_BL = torch.tensor([one.tokens for one in answers], device=device) - words.first_code
-        return torch.cat([begun_BL, new_BL], 1), [one.log_probability for one in answers]
-
-    def _prompt(self, ids_BS: Tensor) -> Prompt:
-        return Prompt(self.decoder.embed(ids_BS), torch.ones_like(ids_BS, dtype=torch.bool))
-
-    def _allowed(self, allowed_V: Tensor) -> Tensor:
-        """Return the same for a decoder with a larger vocabulary."""
-        extra = self.decoder.vocab_size - len(allowed_V)
-        return torch.cat([allowed_V, allowed_V.new_zeros(extra)])
+            return self._drawer.draw(
+                prompts, sampling, rows=rows, begun_BL=begun_BL, device=self.device
+            )
 
     @torch.no_grad()
     def complete(
@@ -413,18 +387,12 @@ class TextToImage(Task):
         """
         if not self.image_first:
             raise UserError("the model says no captions: it was trained with image_first 0")
-        words, device = self.words, image.pixels_BCHW.device
         with eval_mode(self):
-            image_B1L = words.image_part(self.codes.codes(image))
-            mark_B1 = torch.full_like(image_B1L[:, :1], words.text_start)
-            answers = generate(
-                self.decoder,
-                self._prompt(torch.cat([image_B1L, mark_B1], 1)),
-                replace(sampling or Sampling(), max_new_tokens=words.width),
-                end_id=words.pad_id if words.end_id is None else words.end_id,
-                allowed_V=self._allowed(words.is_text(device)),
-            )
-        return [self.tokenizer.decode(one.tokens) for one in answers]
+            return self._drawer.describe(image, sampling or Sampling())
+
+    @property
+    def _drawer(self) -> CodeDrawer:
+        return CodeDrawer(self.codes, self.decoder, self.words, self.tokenizer)
 
     def redrawn(self, batch: Batch) -> Images:
         """Return an image drawn from each sample's first caption."""

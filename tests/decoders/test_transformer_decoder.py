@@ -30,11 +30,17 @@ def a_memory(size, *, length=5, dim=6):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"memory_dim": 6}, {"memory_dim": 6, "unimodal_layers": 1}]
+    "settings",
+    [
+        {},
+        {"memory_dim": 6},
+        {"memory_dim": 6, "unimodal_layers": 1},
+        {"grid": (2, 2), "grid_first": 2},
+    ],
 )
 def test_one_token_at_a_time_gives_what_all_at_once_do(settings):
     decoder = make(**settings)
-    memory = a_memory(2) if settings else None
+    memory = a_memory(2) if "memory_dim" in settings else None
     token_ids = ids(2, 7)
     whole = decoder.logits(decoder.decode(decoder.embed(token_ids), memory=memory))
     cache = decoder.new_cache()
@@ -131,3 +137,32 @@ def test_a_sequence_beyond_its_positions_is_refused():
     decoder = make()
     with pytest.raises(UserError, match="13 places, but the decoder takes at most 12"):
         decoder.decode(decoder.embed(ids(1, 13)))
+
+
+def test_cells_of_a_grid_have_the_position_of_their_row_and_column():
+    plain, decoder = make(), make(grid=(2, 3), grid_first=2)
+    state = decoder.state_dict()
+    grid = {name: state.pop(name) for name in list(state) if name.startswith("grid.")}
+    rows, columns = grid["grid.rows.weight"], grid["grid.columns.weight"]
+    plain.load_state_dict(state)
+    embedded = decoder.embed(ids(1, 10))
+    added = torch.zeros_like(embedded)
+    for cell in range(6):
+        added[0, 2 + cell] = rows[cell // 3] + columns[cell % 3]
+    expected = plain.decode(embedded + added)
+    torch.testing.assert_close(decoder.decode(embedded), expected, rtol=0, atol=1e-12)
+    assert {n for n in decoder.no_weight_decay() if n.startswith("grid.")} == set(grid)
+    again = TransformerDecoder(**decoder.rebuild_args())
+    again.load_state_dict(decoder.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"grid_first": 2}, "grid_first: has an effect only with a grid"),
+        ({"grid": (0, 3)}, "grid: 0 x 3 from place 0 on"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_one_line(settings, said):
+    with pytest.raises(UserError, match=said):
+        make(**settings)

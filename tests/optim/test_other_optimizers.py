@@ -29,6 +29,7 @@ def groups(settings, *, scales=None):
         ("torch.optim.RMSprop", {"weight_decay": 0.3}, "RMSprop", 0.3),
         ("timm.optim.Lion", {}, "Lion", 0),
         ("timm.optim.Muon", {}, "Muon", 0),
+        ("mmlight.optim.muon.Muon", {"weight_decay": 0.1}, "Muon", 0.1),
         ("timm.optim.create_optimizer_v2", {"opt": "lamb", "weight_decay": 0.2}, "Lamb", 0.2),
     ],
 )
@@ -56,7 +57,7 @@ def test_another_class_gets_the_groups_with_their_rates_and_decay(path, init_arg
         ("SGD", {}, "SGD cannot be imported"),
         ("torch.optim.SGD", {"momentun": 0.9}, "has no setting 'momentun'.*mean 'momentum'"),
         ("torch.optim.SGD", {"momentum": -1}, "torch.optim.SGD: Invalid momentum"),
-        ("torch.optim.Muon", {}, r"2D.*timm.optim.Muon trains the rest by AdamW"),
+        ("torch.optim.Muon", {}, r"2D.*mmlight.optim.muon.Muon trains the rest by AdamW"),
         ("torch.optim.LBFGS", {}, "LBFGS"),
         ("torch.optim.Rprop", {"weight_decay": 0.1}, "weight_decay: .* has none"),
         ("collections.OrderedDict", {}, "collections.OrderedDict is no"),
@@ -94,7 +95,10 @@ def test_settings_without_effect_are_refused():
     assert AdamWSettings().weight_decay == 0.2
 
 
-@pytest.mark.parametrize("optimizer", [SGD, {"class_path": "timm.optim.Lamb"}], ids=["SGD", "Lamb"])
+OTHERS = (SGD, {"class_path": "timm.optim.Lamb"}, {"class_path": "mmlight.optim.muon.Muon"})
+
+
+@pytest.mark.parametrize("optimizer", OTHERS, ids=["SGD", "Lamb", "Muon"])
 def test_a_resumed_run_of_another_optimizer_is_the_run_that_nothing_happened_to(
     tmp_path, optimizer
 ):

@@ -13,6 +13,7 @@ from mmlight.decoders.sampling import Sampling
 from mmlight.encoders.vq_image import VqImage
 from mmlight.errors import UserError
 from mmlight.interop.judged import several_times
+from mmlight.objectives.reconstruction import Reconstruction
 from mmlight.tasks.code_words import CodeWords
 from mmlight.tasks.evaluation import evaluate
 from mmlight.tasks.text_to_image import TextToImage
@@ -71,6 +72,37 @@ def test_losses_are_those_of_single_tokens():
     found = float(task.training_step(batch, 0).detach())
     total = expected["image"] + 0.5 * expected["text"] + expected["caption"]
     assert found == pytest.approx(float(total), rel=1e-5)
+
+
+def test_codes_weigh_as_much_as_is_going_on_in_their_part():
+    task = code_tasks.drawing_task(drop_caption=0.0, contrast=True)
+    batch = code_tasks.batch()
+    batch.image.pixels_BCHW[:] = 100
+    batch.image.pixels_BCHW[:, :, :4, 4:8] = torch.arange(4, dtype=torch.uint8)[:, None] * 60
+    weight_BHW = Reconstruction().weights(batch.image.pixels_BCHW / 255)
+    weight_BL = weight_BHW.unflatten(1, (4, 4)).unflatten(3, (4, 4)).mean((2, 4)).flatten(1)
+    assert weight_BL.max() > 3 * weight_BL.min()
+    codes = task.codes.codes(batch.image)
+    total = 0.0
+    for row, caption in enumerate(batch.captions):
+        text = task.tokenizer.encode([caption], max_tokens=16)[0]
+        field = [260, *text, *[task.tokenizer.pad_id] * (16 - len(text))]
+        ids = torch.tensor([*field, 261, *(codes[row] + 262).tolist()])
+        total += sum(float(nll(task, ids, 18 + n) * weight_BL[row, n]) for n in range(16))
+    found = float(task.training_step(batch, 0).detach())
+    assert found == pytest.approx(total / float(weight_BL.sum()), rel=1e-5)
+
+
+def test_a_decoder_of_another_grid_is_one_line(monkeypatch):
+    monkeypatch.setitem(code_tasks.DECODER, "grid", (4, 4))
+    monkeypatch.setitem(code_tasks.DECODER, "grid_first", 16)
+    with pytest.raises(UserError, match=r"\[4, 4\] from place 16.*\[4, 4\], grid_first: 17"):
+        code_tasks.drawing_task()
+    monkeypatch.setitem(code_tasks.DECODER, "grid_first", 17)
+    task = code_tasks.drawing_task()
+    assert task.draw_images(["red"]).codes_BL.shape == (1, 16)
+    with pytest.raises(UserError, match="image_first 0"):
+        code_tasks.drawing_task(image_first=0.5)
 
 
 def test_what_is_dropped_depends_on_seed_epoch_and_sample_alone():

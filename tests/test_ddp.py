@@ -1,11 +1,17 @@
 """Two processes give what one gives with the same global batch."""
 
 import json
+import os
+from functools import partial
 
 import cli_data
 import pytest
 import torch
-from tasks import code_tasks, masked_data
+from ranks import run_ranks
+from tasks import masked_data, token_experiments
+
+from mmlight import comm
+from mmlight.trainer.strategies import Ddp, Fsdp
 
 STEPS = 20
 
@@ -125,42 +131,68 @@ def _weights(run):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+def settings(kind, folder):
+    """Return an experiment of a kind in which nothing depends on the rank."""
+    values = cli_data.experiment(folder / "data", folder / "runs")
+    return cli_data.changed(
+        token_experiments.experiment(values, kind, dropout=0.0),
+        {
+            "trainer.max_steps": STEPS + 2,  # dead codes are found again after 20
+            "model.init_args.optimizer": {"lr": 1.0e-3, "eps": 1.0e-3},
+            "data.init_args.eval_batch_size": 3,
+        },
+    )
+
+
+def trained(kind, folder, strategy=None):
+    """Return the loss of every step, the last scores and the weights of a run."""
+    values = settings(kind, folder)
+    if strategy is not None:
+        values["trainer"] |= {"strategy": strategy(), "devices": comm.world_size()}
+    noted = cli_data.Losses()
+    task = cli_data.fit(values, folder, callbacks=[noted])
+    found = {f"loss {place}": torch.tensor(loss) for place, loss in noted.by_batch.items()}
+    found |= {f"score {name}": value for name, value in task.trainer.callback_metrics.items()}
+    # A sharded weight has parts on every rank.
+    state = {f"weight {name}": w for name, w in task.state_dict().items()}
+    found |= {n: w.full_tensor() if hasattr(w, "full_tensor") else w for n, w in state.items()}
+    return {name: value.detach().clone() for name, value in found.items()}
+
+
+def on_rank(folder):
+    # Lightning takes the processes that are there.
+    os.environ["LOCAL_RANK"] = str(comm.rank())
+    return {
+        f"{kind} {how}": trained(kind, folder, {"ddp": Ddp, "fsdp": Fsdp}[how])
+        for kind in token_experiments.KINDS
+        for how in ("ddp", "fsdp")
+    }
+
+
+@pytest.fixture(scope="module")
+def on_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds")
+    cli_data.write_data(folder / "data")
+    settings("drawing", folder)  # trains the tokenizer
+    (folder / "ranks").mkdir()
+    return folder, run_ranks(partial(on_rank, folder), world_size=2, folder=folder / "ranks")
+
+
 @pytest.mark.slow
-def test_two_processes_have_one_codebook_and_draw_by_it(tmp_path):
-    data = cli_data.write_data(tmp_path / "data")
-    values = code_tasks.codes_experiment(data, tmp_path / "runs")
-    exact = {"lr": 1.0e-3, "eps": 1.0e-3}
-    for kind in ("codes", "drawing"):
-        values = cli_data.changed(
-            values,
-            {
-                "trainer.max_steps": STEPS + 2,  # dead codes are found again after 20
-                "model.init_args.optimizer": exact,
-                "run.name": kind,
-            },
-        )
-        path = cli_data.write_yaml(tmp_path / f"{kind}.yaml", values)
-        runs = []
-        for name in ("one", "two"):
-            (tmp_path / kind / name).mkdir(parents=True)
-            many = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
-            train_in = tmp_path / kind / name
-            process = cli_data.start(
-                *("fit", "-c", path, "--run.root", train_in / "runs"),
-                *(many if name == "two" else ()),
-                cwd=train_in,
-            )
-            _, error = process.communicate(timeout=250)
-            assert process.returncode == 0, error
-            runs.append(cli_data.only_run(train_in / "runs", kind))
-        wanted = cli_data.losses(runs[0])
-        assert cli_data.losses(runs[1]) == {
-            s: pytest.approx(v, abs=1e-4) for s, v in wanted.items()
-        }
-        ours, theirs = (_weights(run) for run in runs)
-        assert max(float((ours[n] - theirs[n]).abs().max()) for n in ours) < 1e-4
-        values = code_tasks.drawing_experiment(data, tmp_path / "runs", tokens=runs[0])
-        decoder = values["model"]["init_args"]["towers"]["text"]["encoder"]["init_args"]
-        values["model"]["init_args"]["towers"]["text"]["encoder"]["init_args"] = decoder | {
-            "dropout": 0.0
-        }
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", token_experiments.KINDS)
+def test_each_token_task_is_trained_by_two_ranks_as_by_one(kind, on_ranks):
+    folder, ranks = on_ranks
+    wanted = trained(kind, folder)
+    assert sum(name.startswith("loss") for name in wanted) == STEPS + 2
+    assert any(name.startswith("score val/") for name in wanted)
+    for how in ("ddp", "fsdp"):
+        found = [rank[f"{kind} {how}"] for rank in ranks]
+        for name, value in wanted.items():
+            if (kind, name) == ("coca", "score val/loss"):
+                continue  # contrastive: over the batches that all ranks see at once
+            ours = [rank[name].float() for rank in found]
+            if name.startswith("loss"):  # each rank's is that of its samples
+                ours = [sum(ours) / len(ours)]
+            for one in ours:
+                assert (one - value.float()).abs().max() < 1e-4, f"{how}: {name}"

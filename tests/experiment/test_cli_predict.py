@@ -7,6 +7,7 @@ import cli_data
 import pyarrow.parquet as pq
 import pytest
 import weights_data
+from interop import every_task
 
 COLOURS = list(cli_data.COLOURS)
 
@@ -119,3 +120,35 @@ def test_two_processes_write_what_one_does(trained, tmp_path):
     for one, two in zip(*found, strict=True):
         assert one.get("error") == two.get("error")
         assert one.get("probabilities") == pytest.approx(two.get("probabilities"), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", every_task.OF_TOKENS)
+def test_two_processes_say_what_one_does(name, tmp_path):
+    task = every_task.make(name)
+    path = every_task.save(task, tmp_path / "it.ckpt")
+    endings = {"image": "png", "text": "txt", "audio": "wav"}
+    kept = [endings[modality] for modality in task.tower_settings.given()]
+    files = every_task.write_files(tmp_path / "files", count=5)
+    for file in files.iterdir():
+        if file.suffix[1:] not in kept:
+            file.unlink()
+    found = []
+    for devices in ("1", "2"):
+        process = cli_data.start(
+            *("predict", "--ckpt_path", path, "--data.predict.files", files),
+            *("--data.eval_batch_size", "2", "--trainer.devices", devices),
+            *("--run.root", tmp_path / devices, "--run.name", "tiny", "--run.id", "x"),
+            *("--trainer.strategy", "ddp" if devices == "2" else "auto"),
+            cwd=tmp_path,
+        )
+        _, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, errors
+        found.append(rows(tmp_path / devices / "tiny/x/predictions.jsonl"))
+    assert len(found[0]) >= 5 and not any("error" in row for row in found[0])
+    for one, two in zip(*found, strict=True):
+        assert one.keys() == two.keys()
+        for key, value in one.items():
+            same = pytest.approx(value, abs=1e-6) if isinstance(value, float | dict) else value
+            assert two[key] == same, key

@@ -251,6 +251,11 @@ EVERY = {
 }  # fmt: skip
 
 
+# Those of language and generation.
+OF_TOKENS = (
+    "captions", "sound_captions", "masked", "answering", "multimodal", "multimodal_memory",
+    "coca", "discrete_codes", "text_to_image", "language", "preference",
+)  # fmt: skip
 # Their answers are no function of tensors alone.
 WITHOUT_GRAPH = ("text_to_image",)
 

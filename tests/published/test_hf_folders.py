@@ -270,6 +270,10 @@ def change_projection(arguments):
     arguments["towers"]["image"]["projection"] = "mlp"
 
 
+def change_pieces(arguments):
+    arguments["towers"]["image"]["pieces"] = "attention"
+
+
 def change_objective(arguments):
     arguments["objective"]["class_path"] = "mmlight.objectives.siglip.SigLip"
 
@@ -287,6 +291,7 @@ def change_tower(arguments):
             change_projection,
             "a CLIPModel whose image projection has kind: mlp; it has kind: linear",
         ),
+        (change_pieces, "a CLIPModel whose image tower attends to frames"),
         (change_objective, "a CLIPModel with the objective SigLip"),
         (change_tower, "these towers .image: TimmImage and text: clip_text_model"),
     ],

@@ -100,6 +100,8 @@ def _check_tower(tower: Mapping[str, Any], wanted: TowerKind, kind: Kind) -> Non
             f"{_NO}a {kind.architecture} whose {name} tower pools by '{pool}'; it pools by "
             f"'{wanted.pool}'"
         )
+    if tower.get("pieces") == "attention":
+        raise UserError(f"{_NO}a {kind.architecture} whose {name} tower attends to frames")
     projection = tower.get("projection") or "linear"
     has = {"kind": projection} if isinstance(projection, str) else dict(projection)
     usual = {"kind": "linear", "bias": False, "activation": "gelu"}

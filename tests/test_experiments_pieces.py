@@ -5,7 +5,6 @@ from pathlib import Path
 
 import cli_data
 import numpy as np
-import pytest
 import soundfile
 import torch
 
@@ -76,19 +75,6 @@ def _images(embedder, paths):
     settings = embedder.settings["image"]
     pixels = [load_image(path.read_bytes(), settings, draws=None) for path in paths]
     return Images(torch.stack(pixels), torch.ones(len(paths), dtype=torch.bool))
-
-
-@pytest.mark.slow
-def test_several_frames_say_more_than_one(tmp_path, monkeypatch):
-    make_videos(tmp_path, samples=1500, eval_samples=64, frames=4)
-    monkeypatch.chdir(tmp_path)
-    recall = {}
-    for frames in (1, 2):
-        given = ("--trainer.max_epochs", "6", "--data.image.frames", frames)
-        run = fit(tmp_path / f"runs{frames}", *given, "--data.global_batch_size", "64")
-        final = json.loads((run / "summary.json").read_text())["final"]
-        recall[frames] = final["val/image_to_text/recall_at_10"]
-    assert recall[2] > recall[1] + 0.1, recall
 
 
 def test_a_classifier_hears_all_windows(shared_data, tmp_path, monkeypatch):

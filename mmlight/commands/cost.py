@@ -221,7 +221,7 @@ def _batches(data: ShardDataModule, options: CostOptions, *, fields: Mapping[str
     if (data.num_lanes or default_lanes(data.global_batch_size)) % options.num_devices:
         data.num_lanes = options.num_devices
         notes.append(f"a run on so many devices needs --data.num_lanes {options.num_devices}")
-    if options.is_blank:
+    if options.is_blank or data.mode == "stream":
         return _Seen([blank_batch(data, share, fields=fields)], 0.0, None, notes)
     try:
         data.prepare_data()

@@ -7,7 +7,6 @@ from typing import Any
 from mmlight.class_names import class_number, plain_number
 from mmlight.data.members import Contents, label_value, parse_source
 from mmlight.data.shards.corpus import Corpus
-from mmlight.data.shards.remote import Remote
 from mmlight.errors import UserError
 
 # The member whose numbers the file is about.
@@ -100,10 +99,8 @@ class Labels:
         return [_theirs(one, own) if type(one) is int and one >= 0 else one for one in labels]
 
     def _own(self, corpus: Corpus, number: int) -> OwnNumbers | None:
-        if not self.folders:
-            return None
-        shard = corpus.shards[corpus.locate(number)[0]].path
-        return None if isinstance(shard, Remote) else self.folders.get(str(shard.parent))
+        folder = corpus.folder(number) if self.folders else None
+        return self.folders.get(folder) if folder is not None else None
 
     def _number(self, value: Any, own: OwnNumbers | None) -> int:
         if isinstance(value, str):

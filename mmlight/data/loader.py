@@ -47,13 +47,14 @@ class ShieldedLoader(DataLoader[Any]):
             return super().__iter__()
 
 
-def _data_loader(
-    dataset: TrainBatches | EvalBatches,
-    sampler: Sampler[int] | range,
+def data_loader(
+    dataset: torch.utils.data.Dataset[Batch | Refusal],
+    sampler: Sampler[int] | range | None,
     *,
     num_workers: int,
     pin_memory: bool,
 ) -> DataLoader[Any]:
+    """Return a loader of whole batches; a data set that is iterated over has no sampler."""
     if num_workers > 0:
         # the tokenizers library has threads, and warns at a fork after it used them
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -71,7 +72,8 @@ def _data_loader(
     )
 
 
-def _accept(item: Batch | Refusal) -> Batch:
+def accept(item: Batch | Refusal) -> Batch:
+    """Return a batch; raise what a worker refused."""
     if isinstance(item, Refusal):
         raise UserError(item.message)
     return item
@@ -107,7 +109,7 @@ class TrainLoader:
         self._device = device
         self._position = position
         self._counter = _CountUp()
-        self._loader = _data_loader(
+        self._loader = data_loader(
             dataset, self._counter, num_workers=num_workers, pin_memory=device is not None
         )
         self._stream: Iterator[Any] | None = None
@@ -137,7 +139,7 @@ class TrainLoader:
             began = time.perf_counter()
             item = next(self._stream)
             self.waited_s += time.perf_counter() - began
-            yield _accept(item)
+            yield accept(item)
 
     def close(self) -> None:
         """End the worker processes; the next iteration starts new ones."""
@@ -166,7 +168,7 @@ class EvalLoader:
         self.dataset = dataset
         self._length = dataset.order.num_batches(dataset.rank.world_size)
         self._ahead = dataset.ahead()
-        self._loader = _data_loader(
+        self._loader = data_loader(
             dataset, range(self._length), num_workers=num_workers, pin_memory=pin_memory
         )
 
@@ -179,7 +181,7 @@ class EvalLoader:
         self._ahead.at(0)
         for number, item in enumerate(self._loader):
             self._ahead.at(number + 1)
-            yield _accept(item)
+            yield accept(item)
         self._ahead.close()
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakSet
 
 import numpy as np
@@ -16,12 +16,14 @@ from mmlight.data.checks import what_is_there
 from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
 from mmlight.data.decode.corruptions import Corruption
 from mmlight.data.loader import EvalLoader, TrainLoader
-from mmlight.data.module_checks import check_corruptions, check_mixture
+from mmlight.data.module_checks import check_corruptions, check_mapping, check_mixture
 from mmlight.data.order.bucket import Bucketed, lengths_of
 from mmlight.data.order.cursor import EvalOrder, ListedOrder, Order, TrainOrder
 from mmlight.data.order.mixture import Mixture
 from mmlight.data.order.position import STATE_VERSION, Position, check_same
 from mmlight.data.split_module import SplitDataModule
+from mmlight.data.stream.loader import StreamLoader
+from mmlight.data.stream.opened import OpenStream, check_mode, check_settings, open_stream
 from mmlight.errors import UserError
 from mmlight.terminal import note
 
@@ -48,7 +50,12 @@ class ShardDataModule(SplitDataModule):
         window: samples of a lane that are shuffled together.
         bucket_batches: sort so many batches of training by length together (seconds of sound, else
             bytes of text), so that less of each is padding; None leaves batches mixed.
-        samples_per_epoch: length of an epoch of a mixture; None takes the samples of all sources.
+        samples_per_epoch: length of an epoch of a mixture, where None takes the samples of all
+            sources, or of a stream, where None takes `trainer.max_steps`.
+        mode: ``index`` reads samples at any place, in an order that resumes exactly; ``stream``
+            reads training shards that can't be indexed (pipes, compressed ones, servers that
+            don't tell the length) from their beginning to their end, seeded but not exactly
+            resumable. Other splits are indexed in any case.
         settings: those of `SplitDataModule`: what the samples are.
     """
 
@@ -62,6 +69,7 @@ class ShardDataModule(SplitDataModule):
         window: int = 4096,
         bucket_batches: int | None = None,
         samples_per_epoch: int | None = None,
+        mode: Literal["index", "stream"] = "index",
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -72,19 +80,28 @@ class ShardDataModule(SplitDataModule):
         self.window = window
         self.bucket_batches = bucket_batches
         self.samples_per_epoch = samples_per_epoch
-        check_mixture(self._splits, samples_per_epoch=samples_per_epoch, num_lanes=num_lanes)
+        self.mode = mode
+        of_mixture = samples_per_epoch if mode == "index" else None
+        check_mixture(self._splits, samples_per_epoch=of_mixture, num_lanes=num_lanes)
+        if mode == "stream":
+            train = self._splits.get("train", [])
+            check_settings(train, bucket_batches=bucket_batches, num_lanes=num_lanes)
+            self._streamed["train"] = train[0].members or self.members
         for key, least in (("global_batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)):
             if getattr(self, key) < least:
                 raise UserError(f"data.{key} is {getattr(self, key)}; it must be {least} or more")
         self._order: TrainOrder | None = None
+        self._stream: OpenStream | None = None
         self._position = Position(self._num_processed)
         self._bad: BadSamples | None = None
-        self._loaders: WeakSet[TrainLoader | EvalLoader] = WeakSet()
+        self._loaders: WeakSet[TrainLoader | StreamLoader | EvalLoader] = WeakSet()
 
     def prepare_data(self) -> None:
         """Index the shards on one process of each machine, before the others look for them."""
         for name in self._wanted(self._stage()):
             if name == "predict" and self._plain is not None:
+                continue
+            if name == "train" and self.mode == "stream":
                 continue
             for split in self._splits[name]:
                 self._indexes.of(split)
@@ -96,20 +113,45 @@ class ShardDataModule(SplitDataModule):
             UserError: no such split, no such shard or member, or labels without a class name.
         """
         for name in self._wanted(stage):
-            if name not in self._samples:
+            if name == "train" and self.mode == "stream":
+                self._stream = self._open_stream()
+            elif name not in self._samples:
                 self._samples[name] = self._open(name)
         if stage == "fit":
             self._tell_what_is_there()
-            if self._order is None:
-                self._order = self._lay_out()
-            self._order.check_world(self._rank().world_size)
+            if self.mode == "index":
+                if self._order is None:
+                    self._order = self._lay_out()
+                self._order.check_world(self._rank().world_size)
             if self.trainer is None or self.trainer.global_step == 0:  # another trainer, from anew
                 self._position.go_to(0)
 
     def _tell_what_is_there(self) -> None:
         if self.trainer is not None and self._rank().number == 0:
             there = self.what_is_there().items()
-            note("; ".join(what_is_there(name, counts) for name, counts in there))
+            if said := "; ".join(what_is_there(name, counts) for name, counts in there):
+                note(said)
+            if self._stream is not None:
+                note(self._stream.describe())
+
+    def _open_stream(self) -> OpenStream:
+        (split,) = self._splits["train"]
+        members = self._streamed["train"] = self._members_of(split, "train")
+        key = "data.members" if split.members is None else "data.train.members"
+        check_mapping(
+            members, where=key, image=self.image, text=self.text, class_names=self.class_names
+        )
+        return open_stream(
+            split,
+            members,
+            seed=self.seed,
+            window=self.window,
+            cache=self.cache,
+            global_batch=self.global_batch_size,
+            samples_per_epoch=self.samples_per_epoch,
+            rank=self._rank(),
+            trainer=self.trainer,
+        )
 
     def teardown(self, stage: str) -> None:
         """End the workers, and keep the position: the next trainer may be another one."""
@@ -120,20 +162,29 @@ class ShardDataModule(SplitDataModule):
         """End the workers."""
         self._close_loaders()
 
-    def train_dataloader(self) -> TrainLoader:
+    def train_dataloader(self) -> TrainLoader | StreamLoader:
         """Return the batches of training, from the position on."""
-        assert self._order is not None
         if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
             raise UserError(
                 "trainer.overfit_batches is not supported: every epoch has another order; give "
                 "data.train a shard with a few samples instead"
             )
-        loader = TrainLoader(
-            self.train_batches(self._rank()),
-            position=self._position.next_batch,
-            num_workers=self.num_workers,
-            device=self._gpu(),
-        )
+        loader: TrainLoader | StreamLoader
+        if self._stream is not None:
+            loader = self._stream.loader(
+                self.decoding("train"),
+                self._layout("train"),
+                position=self._position.next_batch,
+                num_workers=self.num_workers,
+                device=self._gpu(),
+            )
+        else:
+            loader = TrainLoader(
+                self.train_batches(self._rank()),
+                position=self._position.next_batch,
+                num_workers=self.num_workers,
+                device=self._gpu(),
+            )
         self._loaders.add(loader)
         return loader
 
@@ -166,8 +217,9 @@ class ShardDataModule(SplitDataModule):
         if batch.bad:
             self._count_bad().add(batch.bad)
         if self.trainer is not None and self.trainer.training:
-            assert self._order is not None
-            self._position.take(batch.epoch * self._order.steps_per_epoch + batch.step)
+            training = self._stream or self._order
+            assert training is not None
+            self._position.take(batch.epoch * training.steps_per_epoch + batch.step)
         return batch
 
     def transfer_batch_to_device(
@@ -181,6 +233,8 @@ class ShardDataModule(SplitDataModule):
         # Here and not in a loader's state: Lightning stores rank 0's alone, and restores it only at
         # the first `setup_data`, which a schedule that asks for `estimated_stepping_batches` brings
         # on too early (Lightning issue 20550: the epoch began anew in silence).
+        if self._stream is not None:
+            return {"version": STATE_VERSION} | self._stream.state(self._position.next_batch())
         if self._order is None:
             return {}
         epoch, step = divmod(self._position.next_batch(), self._order.steps_per_epoch)
@@ -201,8 +255,14 @@ class ShardDataModule(SplitDataModule):
             UserError: the data, the seed, the batch or what else makes the order of training are
                 not those of the checkpoint.
         """
-        if self._order is None or not state_dict or self._stage() != "fit":
+        is_open = self._order is not None or self._stream is not None
+        if not is_open or not state_dict or self._stage() != "fit":
             return  # an evaluation: the position in training does not matter
+        check_mode(state_dict, self.mode)
+        if self._stream is not None:
+            self._position.go_to(self._stream.resumed(state_dict))
+            return
+        assert self._order is not None
         check_same(state_dict, self.state_dict())
         steps_per_epoch = self._order.steps_per_epoch
         self._position.go_to(state_dict["epoch"] * steps_per_epoch + state_dict["step"])
@@ -325,7 +385,9 @@ class ShardDataModule(SplitDataModule):
     def _count_bad(self) -> BadSamples:
         if self._bad is None:
             root = Path(self.trainer.default_root_dir) if self.trainer is not None else Path(".")
-            total = max(len(samples) for samples in self._samples.values())
+            total = max((len(samples) for samples in self._samples.values()), default=0)
+            if self._stream is not None:
+                total = max(total, self._stream.num_samples)
             world_size = self._rank().world_size
             share = f" on each of {world_size} ranks" if world_size > 1 else ""
             limit = self.max_bad_fraction * total / world_size

@@ -127,6 +127,8 @@ class SplitDataModule(lightning.LightningDataModule):
         self._labels: Labels | None = None
         self._seen_labels: dict[str, SeenLabels] = {}
         self._samples: dict[str, SampleSet] = {}
+        # Splits that are read once, in order: how their members are mapped.
+        self._streamed: dict[str, Members] = {}
         self._there: dict[str, dict[str, int]] = {}
         check_text_and_boxes(self.all_members(), text=self.text)
         check_frames(self.all_members(), image=self.image)
@@ -159,14 +161,27 @@ class SplitDataModule(lightning.LightningDataModule):
         return [split.members or self.members for split in splits] or [self.members]
 
     def samples(self, split: str) -> SampleSet:
-        """Return the samples of a split, which is opened if it is not yet."""
-        if split not in self._samples:
+        """Return the samples of a split, which is opened if it is not yet.
+
+        Raises:
+            UserError: the split can't be opened, or is a stream.
+        """
+        if split not in self._samples and split not in self._streamed:
             self._samples[split] = self._open(split)
+        return self._opened(split)
+
+    def _opened(self, split: str) -> SampleSet:
+        """Return the samples of a split that is open, or refuse a stream."""
+        if split in self._streamed:
+            raise UserError(
+                f"data.mode: stream: the samples of data.{split} pass by once, so nothing can be "
+                "counted or looked up in them before training; leave data.mode at index"
+            )
         return self._samples[split]
 
     def num_samples(self, split: str) -> int:
         """Return the number of samples of a split that is open."""
-        return len(self._samples[split])
+        return len(self._opened(split))
 
     def fingerprint(self) -> dict[str, str]:
         """Return a hash of the content of each split that is open."""
@@ -181,7 +196,7 @@ class SplitDataModule(lightning.LightningDataModule):
     def label_counts(self, split: str, num_classes: int, *, field: str | None = None) -> list[int]:
         """Return the number of samples with each label (see `mmlight.data.label_checks`)."""
         return label_counts(
-            self._samples[split],
+            self._opened(split),
             num_classes,
             field=field,
             class_names=self.class_names,
@@ -208,7 +223,7 @@ class SplitDataModule(lightning.LightningDataModule):
 
     def field_values(self, split: str, field: str, *, most: int) -> Iterator[Any]:
         """Yield a further field of some samples (see `mmlight.data.label_checks`)."""
-        return field_values(self._samples[split], field, most=most)
+        return field_values(self._opened(split), field, most=most)
 
     def follow(self, towers: Mapping[Modality, Mapping[str, Any]]) -> list[str]:
         """Prepare what the settings leave open as the towers want it.
@@ -282,7 +297,7 @@ class SplitDataModule(lightning.LightningDataModule):
         )
 
     def _layout(self, name: str) -> Layout:
-        all_members = [members for _, members in self._samples[name].parts]
+        all_members = self._mapped(name)
         mapped = {modality for members in all_members for modality in members.modalities()}
         return Layout(
             modalities=tuple(modality for modality in MODALITIES if modality in mapped),
@@ -295,6 +310,12 @@ class SplitDataModule(lightning.LightningDataModule):
             answers=any(members.answer is not None for members in all_members),
             rejected=any(members.rejected is not None for members in all_members),
         )
+
+    def _mapped(self, name: str) -> list[Members]:
+        """Return how the members of a split that is open are mapped, source by source."""
+        if name in self._streamed:
+            return [self._streamed[name]]
+        return [members for _, members in self._samples[name].parts]
 
     def _maps(self, modality: Modality) -> bool:
         return maps(self.all_members(), modality)
@@ -320,9 +341,7 @@ class SplitDataModule(lightning.LightningDataModule):
             return SampleSet([(FileCorpus(found), members)])
         how = self._how_labels_are_read()
         for number, split in enumerate(self._splits[name]):
-            members = split.members or self.members
-            if (reads := self._read(targets=name != "predict")) is not None:
-                members = only_read(members, reads)
+            members = self._members_of(split, name)
             where = f"data.{name}" if len(self._splits[name]) == 1 else f"data.{name}[{number}]"
             key = "data.members" if split.members is None else f"{where}.members"
             corpus = open_split(
@@ -351,6 +370,12 @@ class SplitDataModule(lightning.LightningDataModule):
                 check_box_labels(corpus, members.box_labels, how, class_names=names, where=where)
             parts.append((corpus, members))
         return SampleSet(parts)
+
+    def _members_of(self, split: Split, name: str) -> Members:
+        """Return what of the members of a split is read."""
+        members = split.members or self.members
+        reads = self._read(targets=name != "predict")
+        return members if reads is None else only_read(members, reads)
 
     def _how_labels_are_read(self) -> Labels:
         if self._labels is None:

@@ -22,6 +22,7 @@ class ObjectServer:
         down_until: until then connections are closed without an answer.
         denied: answer with 403.
         ranges: whether it knows ranges.
+        sized: whether it tells how long bodies are; else they come in chunks.
         slow_s: seconds that each chunk of a body takes.
         log: what was asked for.
     """
@@ -31,7 +32,7 @@ class ObjectServer:
         self.busy = self.cut = 0.0
         self.down_until = 0.0
         self.denied = False
-        self.ranges = True
+        self.ranges = self.sized = True
         self.slow_s = 0.0
         self.password = ""
         self.log: Counter[str] = Counter()
@@ -89,10 +90,14 @@ class ObjectServer:
         asked = request.headers.get("Range")
         if asked and self.ranges:
             first, _, last = asked.removeprefix("bytes=").partition("-")
-            start, stop, status = int(first), min(int(last) + 1, len(data)), 206
+            start, status = int(first), 206
+            stop = min(int(last) + 1, len(data)) if last else len(data)
         request.send_response(status)
         request.send_header("ETag", f'"{hashlib.md5(data).hexdigest()}"')
-        request.send_header("Content-Length", str(stop - start))
+        if self.sized:
+            request.send_header("Content-Length", str(stop - start))
+        else:
+            request.send_header("Transfer-Encoding", "chunked")
         if status == 206:
             request.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
         request.end_headers()
@@ -103,8 +108,11 @@ class ObjectServer:
         for at in range(start, stop, 1 << 16):
             if self.slow_s:
                 time.sleep(self.slow_s)
-            request.wfile.write(data[at : min(at + (1 << 16), stop)])
+            part = data[at : min(at + (1 << 16), stop)]
+            request.wfile.write(part if self.sized else b"%x\r\n%b\r\n" % (len(part), part))
             self.num_bytes += min(at + (1 << 16), stop) - at
+        if not self.sized and not request.close_connection:
+            request.wfile.write(b"0\r\n\r\n")
 
     def _status(self, request: BaseHTTPRequestHandler, status: int) -> None:
         request.send_response(status)

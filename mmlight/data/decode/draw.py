@@ -19,6 +19,7 @@ Purpose = Literal[
     "masking",
     "window",
     "frames",
+    "shuffle",
 ]
 
 # Each purpose draws from a stream of its own, so that mapping one more modality leaves the crops

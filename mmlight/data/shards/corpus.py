@@ -127,6 +127,11 @@ class Corpus:
         shard, row = self.locate(sample)
         return str(self.shards[shard].path), self._rows(shard).keys[row]
 
+    def folder(self, sample: int) -> str | None:
+        """Return the local folder of a sample's shard; None of a remote one."""
+        path = self.shards[self.locate(sample)[0]].path
+        return None if isinstance(path, Remote) else str(path.parent)
+
     def named(self, sample: int) -> str:
         """Return how messages name a sample: its key and its shard."""
         path, key = self.origin(sample)

@@ -58,6 +58,10 @@ class FsspecStore:
         """See `Store`."""
         return Stream(self.find(url), self._chunks(url, start, stop))
 
+    def whole(self, url: str, start: int) -> Stream:
+        """See `Store`."""
+        return self.read(url, start, self.find(url).num_bytes)
+
     def write(self, url: str, content: bytes) -> None:
         """See `Store`."""
         self._try(lambda: self._files.pipe_file(_path(url), content))

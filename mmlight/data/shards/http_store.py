@@ -55,6 +55,14 @@ class HttpStore:
         skipped = start if answer.status_code == 200 else 0
         return Stream(found, _chunks(answer, skipped, stop - start))
 
+    def whole(self, url: str, start: int) -> Stream:
+        """See `Store`; the length may not be known, and is -1 then."""
+        answer = self._get(url, start, None)
+        found = _found(url, answer, is_sized=False)
+        skipped = start if answer.status_code == 200 else 0
+        wanted = found.num_bytes - start if found.num_bytes >= 0 else None
+        return Stream(found, _chunks(answer, skipped, wanted))
+
     def write(self, url: str, content: bytes) -> None:
         """See `Store`."""
         raise RefusedError("nothing can be written to a web server")
@@ -62,11 +70,13 @@ class HttpStore:
     def refresh(self) -> None:
         """See `Store`; ``~/.netrc`` is read for every request."""
 
-    def _get(self, url: str, start: int, stop: int) -> Any:
+    def _get(self, url: str, start: int, stop: int | None) -> Any:
         import requests
 
         # What is sent compressed has other bytes and another length.
-        headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity"}
+        if start or stop is not None:
+            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         try:
             answer = self._session.get(
                 url, headers=headers, stream=True, timeout=(CONNECT_S, READ_S)
@@ -91,7 +101,7 @@ class HttpStore:
         raise RefusedError(f"the server answers with status {status}")
 
 
-def _found(url: str, answer: Any) -> Found:
+def _found(url: str, answer: Any, *, is_sized: bool = True) -> Found:
     headers = answer.headers
     version = headers.get("ETag") or headers.get("Last-Modified") or ""
     if answer.status_code == 200:
@@ -99,13 +109,15 @@ def _found(url: str, answer: Any) -> Found:
     else:
         match = _RANGE.fullmatch(headers.get("Content-Range", "").strip())
         length = match[3] if match else ""
+    if not length.isdecimal() and not is_sized and answer.status_code == 200:
+        return Found(url, -1, version)
     if not length.isdecimal():
         answer.close()
         raise RefusedError("the server does not say how long it is (Content-Length, Content-Range)")
     return Found(url, int(length), version)
 
 
-def _chunks(answer: Any, skipped: int, wanted: int) -> Iterator[bytes]:
+def _chunks(answer: Any, skipped: int, wanted: int | None) -> Iterator[bytes]:
     import urllib3
 
     try:

@@ -184,10 +184,7 @@ def build(path: Shard, *, max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES) -> S
         (member.name, member.size, crc32)
         for member, crc32 in zip(members, columns["crc32"], strict=True)
     ):
-        raise UserError(
-            f"shard {path}: its members are not those that were packed (the checksum at its "
-            f"beginning is another); {seal.REMEDY}"
-        )
+        raise seal.broken(path)
     summary: dict[str, Any] = {
         "num_bytes": before.num_bytes,
         "mtime_ns": before.mtime_ns,

@@ -4,6 +4,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from mmlight.errors import UserError, nearest
 from mmlight.text_file import MIB, read_text_file, split_lines
 
 _SUFFIX = ".tar"
+# Of what is read in order only.
+_COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.zst")
 _MAX_NAMED = 3
 _LARGEST_LIST = 256 * MIB
 
@@ -38,13 +41,49 @@ def expand(
     Raises:
         UserError: a pattern that matches nothing, a URL that is not read, or a shard named twice.
     """
+    found = _distinct(patterns, base or Path(), _Sought(cache or ShardCache()))
+    far = [path for path in found if isinstance(path, str)]
+    known = dict(zip(far, remote.find_all(far, cache=cache or ShardCache()), strict=True))
+    return [known[path] if isinstance(path, str) else path for path in found]
+
+
+def expand_streams(
+    patterns: str | Sequence[str], *, cache: ShardCache | None = None
+) -> list[Path | str]:
+    """Return the local paths and URLs of shards that are read in order; see `expand`.
+
+    They may be compressed, and named pipes; whether a URL is there shows when it is read.
+
+    Raises:
+        UserError: a pattern that matches nothing, a URL that is not read, or a shard named twice.
+    """
+    suffixes = (_SUFFIX, *_COMPRESSED_SUFFIXES)
+    return _distinct(patterns, Path(), _Sought(cache or ShardCache(), suffixes, pipes=True))
+
+
+@dataclass(frozen=True)
+class _Sought:
+    """What is a shard, by the ending of its name, and where listings of stores are kept."""
+
+    cache: ShardCache
+    suffixes: tuple[str, ...] = (_SUFFIX,)
+    pipes: bool = False
+
+    def __str__(self) -> str:
+        return " or ".join(self.suffixes)
+
+    def fits(self, name: str) -> bool:
+        return name.endswith(self.suffixes) and not name.startswith(".")
+
+
+def _distinct(patterns: str | Sequence[str], base: Path, sought: _Sought) -> list[Path | str]:
+    """Return the shards that patterns name, each once: absolute paths, or URLs."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns:
         raise UserError("no shards given; name a folder, a glob or a list of .tar files")
     found: dict[str, tuple[Path | str, str]] = {}
     folders: dict[str, str] = {}
-    cache = cache or ShardCache()
-    for pattern, path in _expand_all(patterns, base or Path(), cache):
+    for pattern, path in _expand_all(patterns, base, sought):
         real = urls.key(path) if isinstance(path, str) else _real(path, folders)
         if real in found:
             first = urls.shown(found[real][1])
@@ -52,9 +91,7 @@ def expand(
             how = f"by '{first}' and '{pattern}'" if first != pattern else f"by '{pattern}'"
             raise UserError(f"shard {path} is named twice, {how}; each shard may come once")
         found[real] = path if isinstance(path, str) else Path(os.path.abspath(path)), pattern
-    far = [path for path, _ in found.values() if isinstance(path, str)]
-    known = dict(zip(far, remote.find_all(far, cache=cache), strict=True))
-    return [known[path] if isinstance(path, str) else path for path, _ in found.values()]
+    return [path for path, _ in found.values()]
 
 
 def _real(path: Path, folders: dict[str, str]) -> str:
@@ -75,7 +112,7 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
 
 
 def _expand_all(
-    patterns: Sequence[str], base: Path, cache: ShardCache, *, in_list: bool = False
+    patterns: Sequence[str], base: Path, sought: _Sought, *, in_list: bool = False
 ) -> Iterator[tuple[str, Path | str]]:
     """Yield each pattern with each local path, or URL, that it stands for."""
     for pattern in patterns:
@@ -84,20 +121,20 @@ def _expand_all(
         if urls.is_url(pattern):
             urls.check(pattern, in_list=in_list)
             for part in _split_braces(pattern):
-                for url in _expand_url(part, cache):
+                for url in _expand_url(part, sought):
                     yield pattern, url
             continue
         if pattern.lower().endswith(".txt"):
             list_file = _resolve(pattern, base)
-            for path in _expand_list(list_file, cache):
+            for path in _expand_list(list_file, sought):
                 yield pattern, path
             continue
         for part in _split_braces(pattern):
-            for path in _expand_one(part, base):
+            for path in _expand_one(part, base, sought):
                 yield pattern, path
 
 
-def _expand_list(list_file: Path, cache: ShardCache) -> Iterator[Path | str]:
+def _expand_list(list_file: Path, sought: _Sought) -> Iterator[Path | str]:
     what = f"list of shards {list_file} can't be read"
     lines = split_lines(read_text_file(list_file, what=what, largest=_LARGEST_LIST))
     lines = [line.strip() for line in lines]
@@ -107,11 +144,11 @@ def _expand_list(list_file: Path, cache: ShardCache) -> Iterator[Path | str]:
     nested = [line for line in lines if line.lower().endswith(".txt") and not urls.is_url(line)]
     if nested:
         raise UserError(f"list of shards {list_file} names another list '{nested[0]}'; join them")
-    for _, path in _expand_all(lines, list_file.parent, cache, in_list=True):
+    for _, path in _expand_all(lines, list_file.parent, sought, in_list=True):
         yield path
 
 
-def _expand_url(url: str, cache: ShardCache) -> list[str]:
+def _expand_url(url: str, sought: _Sought) -> list[str]:
     """Return the URLs of the shards that one without braces stands for."""
     name = urls.name(url)
     if urls.scheme(url) in urls.WEB:
@@ -128,20 +165,21 @@ def _expand_url(url: str, cache: ShardCache) -> list[str]:
     is_glob = glob.has_magic(name)
     if glob.has_magic(url.rstrip("/").rpartition("/")[0]):
         raise UserError(f"shards '{url}': a glob may stand in the last part of a URL only")
-    if name.endswith(_SUFFIX) and not is_glob:
+    if name.endswith(sought.suffixes) and not is_glob:
         return [url]
     folder = url.rpartition("/")[0] if is_glob else url.rstrip("/")
-    pattern = name if is_glob else f"*{_SUFFIX}"
+    pattern = name if is_glob else "*"
     prefix = f"{folder}/{re.split('[*?[]', name)[0] if is_glob else ''}"
     found = [
         one.url
-        for one in remote.listing(prefix, cache)
+        for one in remote.listing(prefix, sought.cache)
         if "/" not in one.url[len(folder) + 1 :]
-        and _is_shard(one.url.rpartition("/")[2])
+        and sought.fits(one.url.rpartition("/")[2])
         and fnmatchcase(one.url.rpartition("/")[2], pattern)
     ]
     if not found:
-        raise UserError(f"no shard matches '{url}': nothing there is named {pattern}")
+        wanted = name if is_glob else f"*{sought}"
+        raise UserError(f"no shard matches '{url}': nothing there is named {wanted}")
     return sorted(found, key=natural_key)
 
 
@@ -160,34 +198,33 @@ def _resolve(pattern: str, base: Path) -> Path:
     return base / os.path.expanduser(pattern)
 
 
-def _expand_one(pattern: str, base: Path) -> list[Path]:
+def _expand_one(pattern: str, base: Path, sought: _Sought) -> list[Path]:
     path = _resolve(pattern, base)
-    if path.is_file():
+    if path.is_file() or (sought.pipes and path.is_fifo()):
         return [path]
     if path.is_dir():
-        names = [name for name in os.listdir(path) if _is_shard(name)]
+        names = [name for name in os.listdir(path) if sought.fits(name)]
         if not names:
-            raise UserError(f"folder '{pattern}' holds no {_SUFFIX} file{_contents(path)}")
+            raise UserError(f"folder '{pattern}' holds no {sought} file{_contents(path)}")
         return [path / name for name in sorted(names, key=natural_key)]
     matches = glob.glob(str(path), recursive=True)
     shards = [
-        name for name in matches if _is_shard(os.path.basename(name)) and os.path.isfile(name)
+        name
+        for name in matches
+        if (sought.fits(os.path.basename(name)) and os.path.isfile(name))
+        or (sought.pipes and Path(name).is_fifo())
     ]
     if not shards and matches:
         name = os.path.basename(min(matches))
         hint = f"; for the shards in folders write '{pattern}/*{_SUFFIX}'"
         hint = hint if any(map(os.path.isdir, matches)) else ""
-        raise UserError(f"no {_SUFFIX} file matches '{pattern}', only e.g. '{name}'{hint}")
+        raise UserError(f"no {sought} file matches '{pattern}', only e.g. '{name}'{hint}")
     if not shards:
-        raise UserError(f"no shard matches '{pattern}'{_explain(path)}")
+        raise UserError(f"no shard matches '{pattern}'{_explain(path, sought)}")
     return [Path(name) for name in sorted(shards, key=natural_key)]
 
 
-def _is_shard(name: str) -> bool:
-    return name.endswith(_SUFFIX) and not name.startswith(".")
-
-
-def _explain(path: Path) -> str:
+def _explain(path: Path, sought: _Sought) -> str:
     """Say what is there instead of a path that isn't."""
     missing, folder = path.name, path.parent
     while not folder.is_dir() and folder != folder.parent:
@@ -195,13 +232,13 @@ def _explain(path: Path) -> str:
     if folder != path.parent:
         names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
         return f": no folder '{missing}' in {folder.absolute()}{nearest(missing, names)}"
-    names = [name for name in os.listdir(folder) if _is_shard(name)]
+    names = [name for name in os.listdir(folder) if sought.fits(name)]
     if not names:
-        return f": {folder.absolute()} holds no {_SUFFIX} file{_contents(folder)}"
+        return f": {folder.absolute()} holds no {sought} file{_contents(folder)}"
     names.sort(key=natural_key)
     span = f"'{names[0]}'" + (f" to '{names[-1]}'" if len(names) > 1 else "")
     hint = nearest(missing, names)
-    return f": {folder.absolute()} holds {len(names)} {_SUFFIX} file(s), {span}{hint}"
+    return f": {folder.absolute()} holds {len(names)} {sought} file(s), {span}{hint}"
 
 
 def _contents(folder: Path) -> str:

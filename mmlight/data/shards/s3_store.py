@@ -87,6 +87,10 @@ class S3Store:
         found = Found(url, int(total), answer.get("ETag", ""))
         return Stream(found, _chunks(answer["Body"], skipped, stop - start))
 
+    def whole(self, url: str, start: int) -> Stream:
+        """See `Store`."""
+        return self.read(url, start, self.find(url).num_bytes)
+
     def write(self, url: str, content: bytes) -> None:
         """See `Store`."""
         self._call("put_object", url, Body=content)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from mmlight.data.shards.storage import OpenShard
+from mmlight.data.shards.storage import OpenShard, Shard
 from mmlight.data.shards.tar import BLOCK, SEAL, SEAL_RECORD
 from mmlight.errors import UserError
 
@@ -87,12 +87,25 @@ def read(shard: OpenShard) -> str | None:
     num_bytes = shard.state().num_bytes
     header, record = shard.read_some(BLOCK, 0), shard.read_some(BLOCK, BLOCK)
     last = shard.read_some(BLOCK, max(0, num_bytes - BLOCK))
+    return of_blocks(shard.shard, header, record, last)
+
+
+def of_blocks(shard: Shard | str, header: bytes, record: bytes, last: bytes) -> str | None:
+    """Return the checksum that a shard's first two blocks and its last one bear; see `read`."""
     if match := _RECORD.fullmatch(record):
         return match[1].decode()
     # Three marks, so that damage to one doesn't make this pass for a shard that others wrote.
     if header.startswith(SEAL.encode() + b"\0") or SEAL_RECORD in record or SEAL_RECORD in last:
-        raise UserError(f"shard {shard.shard}: the checksum at its beginning is damaged; {REMEDY}")
+        raise UserError(f"shard {shard}: the checksum at its beginning is damaged; {REMEDY}")
     return None
+
+
+def broken(shard: Shard | str) -> UserError:
+    """Return the error of a shard whose members are not those that it was sealed with."""
+    return UserError(
+        f"shard {shard}: its members are not those that were packed (the checksum at its "
+        f"beginning is another); {REMEDY}"
+    )
 
 
 def _blocks(checksum: str) -> tuple[bytes, bytes]:

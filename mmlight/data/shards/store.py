@@ -49,25 +49,28 @@ class Stream:
     chunks: Iterator[bytes]
 
 
-def pieces(read: Callable[[int], bytes], skipped: int, wanted: int) -> Iterator[bytes]:
+def pieces(read: Callable[[int], bytes], skipped: int, wanted: int | None) -> Iterator[bytes]:
     """Yield `wanted` bytes of a body behind those that are skipped.
 
     Args:
         read: returns the next bytes, at most so many; none at the end.
         skipped: bytes in front, of a server that does not know ranges.
-        wanted: how many are asked for.
+        wanted: how many are asked for; None for all, where nobody knows how many there are.
 
     Raises:
         TransientError: the body ends before.
     """
-    while wanted:
-        data = read(min(CHUNK, skipped or wanted))
+    while wanted is None or wanted > 0:
+        data = read(min(CHUNK, skipped or wanted or CHUNK))
         if not data:
+            if wanted is None and not skipped:
+                return
             raise TransientError("the answer ends early")
         if skipped:
             skipped -= len(data)
             continue
-        wanted -= len(data)
+        if wanted is not None:
+            wanted -= len(data)
         yield data
 
 
@@ -87,6 +90,10 @@ class Store(Protocol):
 
     def read(self, url: str, start: int, stop: int) -> Stream:
         """Return bytes `start` to `stop`; a chain of answers may be shorter, never in silence."""
+        ...
+
+    def whole(self, url: str, start: int) -> Stream:
+        """Return all bytes from a place on, in as few requests as can be."""
         ...
 
     def write(self, url: str, content: bytes) -> None:

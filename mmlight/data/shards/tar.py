@@ -7,7 +7,7 @@ marker, data behind the marker.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from mmlight.data.shards.storage import OpenShard, Shard, unreadable
@@ -35,7 +35,7 @@ _PAX_SPARSE = "GNU.sparse."
 # `int` would also take a sign, underscores and 0o: a size below 0 leads back to an earlier header.
 _OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
 _DECIMAL = re.compile(rb"\d{1,19}")
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TarSample:
 
 
 def _refusal(
-    shard: Shard, offset: int, what: str, *, remedy: str = "download or pack it again"
+    shard: Shard | str, offset: int, what: str, *, remedy: str = "download or pack it again"
 ) -> UserError:
     return UserError(f"shard {shard}: {what} (at byte {offset}); {remedy}")
 
@@ -89,19 +89,11 @@ def read_samples(file: OpenShard, *, max_member_bytes: int) -> tuple[list[TarSam
     first_offset: dict[str, int] = {}
     num_ignored = 0
     for member, typeflag in _walk(file):
-        parts = split_name(member.name)
-        if parts is None or (typeflag not in _REGULAR and typeflag not in _LINKS):
+        parts = place_in_sample(shard, member, typeflag, max_member_bytes=max_member_bytes)
+        if parts is None:
             num_ignored += typeflag != b"5"
             continue
         key, extension = parts
-        where = f"member '{member.name}'"
-        if typeflag in _LINKS:
-            remedy = "pack it again with tar --dereference --hard-dereference"
-            raise _refusal(shard, member.offset, f"{where} is a link without data", remedy=remedy)
-        if member.size > max_member_bytes:
-            what = f"{where} has {member.size} bytes, the limit is {max_member_bytes}"
-            remedy = "raise max_member_bytes if that is meant"
-            raise _refusal(shard, member.offset, what, remedy=remedy)
         if not samples or samples[-1].key != key:
             if key in first_offset:
                 what = f"sample '{key}' comes twice, first at byte {first_offset[key]}"
@@ -110,9 +102,7 @@ def read_samples(file: OpenShard, *, max_member_bytes: int) -> tuple[list[TarSam
             first_offset[key] = member.offset
             samples.append(TarSample(key, {}))
         if extension in samples[-1].members:
-            what = f"sample '{key}' has two members '.{extension}'"
-            remedy = "pack it again with one of them renamed"
-            raise _refusal(shard, member.offset, what, remedy=remedy)
+            raise comes_twice(shard, member, key=key, extension=extension)
         samples[-1].members[extension] = member
     if not samples:
         remedy = "members are named KEY.EXTENSION, such as 0001.jpg"
@@ -120,19 +110,71 @@ def read_samples(file: OpenShard, *, max_member_bytes: int) -> tuple[list[TarSam
     return samples, num_ignored
 
 
+def place_in_sample(
+    shard: Shard | str, member: Member, typeflag: bytes, *, max_member_bytes: int
+) -> tuple[str, str] | None:
+    """Return key and extension of a member; None of one that belongs to no sample.
+
+    Raises:
+        UserError: it has no data, or too many.
+    """
+    parts = split_name(member.name)
+    if parts is None or (typeflag not in _REGULAR and typeflag not in _LINKS):
+        return None
+    where = f"member '{member.name}'"
+    if typeflag in _LINKS:
+        remedy = "pack it again with tar --dereference --hard-dereference"
+        raise _refusal(shard, member.offset, f"{where} is a link without data", remedy=remedy)
+    if member.size > max_member_bytes:
+        what = f"{where} has {member.size} bytes, the limit is {max_member_bytes}"
+        remedy = "raise max_member_bytes if that is meant"
+        raise _refusal(shard, member.offset, what, remedy=remedy)
+    return parts
+
+
+def comes_twice(shard: Shard | str, member: Member, *, key: str, extension: str) -> UserError:
+    """Return the error of a sample with two members of one extension."""
+    what = f"sample '{key}' has two members '.{extension}'"
+    remedy = "pack it again with one of them renamed"
+    return _refusal(shard, member.offset, what, remedy=remedy)
+
+
+def cut_short(shard: Shard | str, name: str, *, offset: int) -> UserError:
+    """Return the error of a shard that ends inside a member."""
+    return _refusal(shard, offset, f"cut short inside member '{name}'")
+
+
 def _walk(file: OpenShard) -> Iterator[tuple[Member, bytes]]:
     """Yield every member with its type flag; raise at the first byte that makes no sense."""
     # pread rather than mmap: a file that shrinks meanwhile must not end the process by SIGBUS.
     try:
-        yield from _walk_headers(file.shard, file.state().num_bytes, file.read_some)
+        size = file.state().num_bytes
+        end = yield from walk_headers(file.shard, file.read_some, file_size=size)
+        _check_tail(file.shard, size, end, file.read_some)
     except OSError as error:
         raise unreadable(file.shard, error) from error
 
 
-def _walk_headers(
-    shard: Shard, file_size: int, read: Callable[[int, int], bytes]
-) -> Iterator[tuple[Member, bytes]]:
-    offset = 0
+def walk_headers(
+    shard: Shard | str,
+    read: Callable[[int, int], bytes],
+    *,
+    file_size: int | None = None,
+    start: int = 0,
+) -> Generator[tuple[Member, bytes], None, int]:
+    """Yield every member with its type flag, and return where the end-of-archive marker begins.
+
+    Args:
+        shard: for messages.
+        read: returns so many bytes from a place on, fewer where the file ends; places ascend.
+        file_size: bytes of the file; None where only reading on tells. Who reads the members then
+            notices one that is cut short.
+        start: where the archive begins.
+
+    Raises:
+        UserError: at the first byte that makes no sense.
+    """
+    offset = start
     defaults: dict[str, str] = {}
     extended: dict[str, str] = {}
     while True:
@@ -142,8 +184,7 @@ def _walk_headers(
         if header == _ZERO_BLOCK:
             if extended:
                 raise _refusal(shard, offset, "zeros where a name or pax header has its member")
-            _check_tail(shard, file_size, offset, read)
-            return
+            return offset
         if not _checksum_matches(header):
             raise _bad_header(shard, offset, header)
         typeflag = header[156:157]
@@ -157,17 +198,19 @@ def _walk_headers(
             raise _refusal(shard, offset, "a sparse member, which is not supported", remedy=remedy)
         has_data = typeflag not in _WITHOUT_DATA
         offset = data_offset + (-(-size // BLOCK) * BLOCK if has_data else 0)
-        if has_data and data_offset + size > file_size:
+        if has_data and file_size is not None and data_offset + size > file_size:
             name = extended.get("path") or _name(header)
-            raise _refusal(shard, file_size, f"cut short inside member '{name}'")
+            raise cut_short(shard, name, offset=file_size)
         if is_prologue:
             if size > _MAX_HEADER_DATA:
                 raise _refusal(shard, data_offset, f"a name or pax header of {size} bytes")
             data = read(size, data_offset)
+            if len(data) < size:
+                raise cut_short(shard, _name(header), offset=data_offset + len(data))
             if typeflag == b"L":
                 extended["path"] = _text(data.split(b"\0", 1)[0])
             elif typeflag == b"g":
-                if data_offset > BLOCK and _name(header) == SEAL:
+                if data_offset > start + BLOCK and _name(header) == SEAL:
                     raise _refusal(shard, data_offset, "the beginning of a shard in the middle")
                 defaults |= _pax(data, shard, data_offset)
                 if "size" in defaults:
@@ -191,12 +234,14 @@ def _checksum_matches(header: bytes) -> bool:
     return stored == sum(byte - 256 * (byte > 127) for byte in rest) + 8 * 32
 
 
-def _bad_header(shard: Shard, offset: int, header: bytes) -> UserError:
+def _bad_header(shard: Shard | str, offset: int, header: bytes) -> UserError:
     if offset:
         return _refusal(shard, offset, "corrupt header")
-    for magic, name in _COMPRESSED.items():
+    for magic, name in COMPRESSED.items():
         if header.startswith(magic):
-            remedy = "decompress it: only plain tar files can be read at any place"
+            remedy = (
+                "decompress it, or train with data.mode: stream: only plain tar files have an index"
+            )
             return _refusal(shard, 0, f"compressed with {name}", remedy=remedy)
     return _refusal(shard, 0, f"not a tar file, it begins with {header[:24]!r}")
 
@@ -228,7 +273,7 @@ def _check_tail(
         raise _refusal(shard, offset, what, remedy=remedy)
 
 
-def _number(digits: bytes, shard: Shard, offset: int) -> int:
+def _number(digits: bytes, shard: Shard | str, offset: int) -> int:
     if digits[0] == 0x80:  # GNU: base 256, for sizes of 8 GiB and more
         return int.from_bytes(digits[1:], "big")
     number = _octal(digits)  # none where base 256 tells of less than 0 or of 2**88 bytes
@@ -255,7 +300,7 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", errors="backslashreplace")
 
 
-def _pax(data: bytes, shard: Shard, offset: int) -> dict[str, str]:
+def _pax(data: bytes, shard: Shard | str, offset: int) -> dict[str, str]:
     """Parse records ``LENGTH KEY=VALUE`` that each end in a newline; keep what matters."""
     records: dict[str, str] = {}
     position = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from mmlight.class_names import CLASS_NAMES, read_names
 from mmlight.data.labels import Labels, OwnNumbers, is_numbered
 from mmlight.data.members import Members
-from mmlight.data.shards.paths import expand
+from mmlight.data.shards.paths import expand_streams
 from mmlight.data.shards.url import is_url
 from mmlight.data.splits.split import Split
 from mmlight.errors import UserError
@@ -117,7 +117,7 @@ def _folders(split: Split) -> Iterable[str]:
     """Return the folders of a split's shards that hold a ``classnames.txt``."""
     patterns = [split.shards] if isinstance(split.shards, str) else split.shards
     try:
-        paths = expand([one for one in patterns if not is_url(one)])
+        paths = expand_streams([one for one in patterns if not is_url(one)])
     except UserError:
         return []  # whoever opens the split says so
     folders = dict.fromkeys(str(path.parent) for path in paths if isinstance(path, Path))

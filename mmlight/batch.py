@@ -414,6 +414,7 @@ class Batch(_Movable):
         rejected: an answer that a person liked less than `answer`; None where none is mapped.
         fields: further members as they were mapped, one list entry per sample.
         bad: samples of this batch that had to be replaced; the data module counts them.
+        sources: the name of the source that each sample is from; empty where there is only one.
     """
 
     index_B: Tensor
@@ -432,6 +433,7 @@ class Batch(_Movable):
     rejected: Text | None = None
     fields: dict[str, list[Any]] = field(default_factory=dict)
     bad: tuple[BadSample, ...] = ()
+    sources: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:

@@ -1,6 +1,6 @@
 """Run a function on several gloo processes and collect what each returns."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import torch.multiprocessing as mp
 from mmlight import comm
 
 
-def run_ranks(function: Callable[..., Any], *, world_size: int, folder: Path) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any], *, world_size: int, folder: Path, preload: Sequence[str] = ()
+) -> list[Any]:
     """Call `function()` on each rank of a fresh process group; return the ranks' results.
 
     Args:
@@ -22,8 +24,9 @@ def run_ranks(function: Callable[..., Any], *, world_size: int, folder: Path) ->
         world_size: number of processes. They are forked from a server that has imported torch
             once, in its only thread, so that starting them is quick and safe.
         folder: an empty folder.
+        preload: further modules that the server imports once; if it runs already, it does not.
     """
-    mp.get_context("forkserver").set_forkserver_preload(["torch", "torch.distributed"])
+    mp.get_context("forkserver").set_forkserver_preload(["torch", "torch.distributed", *preload])
     mp.start_processes(
         _rank,
         args=(world_size, str(folder), function),

@@ -1,7 +1,7 @@
 """Map-style data sets whose items are whole batches of one rank."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,8 @@ from mmlight.batch import BadSample, Batch
 from mmlight.data.collate import Layout, collate
 from mmlight.data.decode.draw import Draws
 from mmlight.data.order.ahead import Ahead
-from mmlight.data.order.cursor import EvalOrder, ListedOrder, TrainOrder
+from mmlight.data.order.cursor import TrainOrder
+from mmlight.data.order.evaluation import EvalOrder, ListedOrder
 from mmlight.data.sample import (
     BadMemberError,
     Decoding,
@@ -110,9 +111,10 @@ class TrainBatches(_Batches):
         draws = partial(Draws, seed=self.seed, epoch=epoch)
         try:
             rows = [self._sample(int(sample), epoch, bad) for sample in numbers]
-            return collate(rows, self.layout, epoch=epoch, step=step, bad=bad, draws=draws)
+            batch = collate(rows, self.layout, epoch=epoch, step=step, bad=bad, draws=draws)
         except UserError as error:
             return Refusal(str(error))
+        return replace(batch, sources=self.samples.sources(rows))
 
     def _sample(self, number: int, epoch: int, bad: list[BadSample]) -> Sample:
         draws: Callable[..., Draws] = partial(Draws, seed=self.seed, epoch=epoch, sample=number)
@@ -163,7 +165,8 @@ class EvalBatches(_Batches):
                 rows[-1].valid &= is_valid
         except UserError as error:
             return Refusal(str(error))
-        return collate(rows, self.layout, step=number, bad=bad)
+        batch = collate(rows, self.layout, step=number, bad=bad)
+        return replace(batch, sources=self.samples.sources(rows))
 
     def of(self, numbers: Sequence[int]) -> Batch:
         """Return a batch of these samples."""

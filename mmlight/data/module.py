@@ -16,11 +16,13 @@ from mmlight.data.checks import what_is_there
 from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
 from mmlight.data.decode.corruptions import Corruption
 from mmlight.data.loader import EvalLoader, TrainLoader
+from mmlight.data.mixing import WeightsBy, train_order
 from mmlight.data.module_checks import check_corruptions, check_mapping, check_mixture
-from mmlight.data.order.bucket import Bucketed, lengths_of
-from mmlight.data.order.cursor import EvalOrder, ListedOrder, Order, TrainOrder
-from mmlight.data.order.mixture import Mixture
-from mmlight.data.order.position import STATE_VERSION, Position, check_same
+from mmlight.data.order.changes import STATE_VERSION, check_version, differences, refusal
+from mmlight.data.order.cursor import TrainOrder
+from mmlight.data.order.evaluation import EvalOrder, ListedOrder
+from mmlight.data.order.mixture import Batches
+from mmlight.data.order.position import Position
 from mmlight.data.split_module import SplitDataModule
 from mmlight.data.stream.loader import StreamLoader
 from mmlight.data.stream.opened import OpenStream, check_mode, check_settings, open_stream
@@ -56,7 +58,18 @@ class ShardDataModule(SplitDataModule):
             reads training shards that can't be indexed (pipes, compressed ones, servers that
             don't tell the length) from their beginning to their end, seeded but not exactly
             resumable. Other splits are indexed in any case.
+        weights_by: what weights of a mixture are shares of: samples, or tokens (the number of
+            tokens per sample is taken as `Split.tokens_per_sample` says).
+        batches: whether each batch of a mixture has samples of all sources (``mixed``) or of one
+            (``one_source``), so that a source's share is of the batches.
+        allow_changed: go on from a checkpoint of other data, another seed or order, too, from the
+            same epoch and step of the new order; what differs is said and noted in the run. Without
+            it, that is refused.
         settings: those of `SplitDataModule`: what the samples are.
+
+    Attributes:
+        changed: in what data or order differ from those of the checkpoint that training goes on
+            from, a phrase each.
     """
 
     def __init__(
@@ -70,6 +83,9 @@ class ShardDataModule(SplitDataModule):
         bucket_batches: int | None = None,
         samples_per_epoch: int | None = None,
         mode: Literal["index", "stream"] = "index",
+        weights_by: WeightsBy = "samples",
+        batches: Batches = "mixed",
+        allow_changed: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -81,8 +97,18 @@ class ShardDataModule(SplitDataModule):
         self.bucket_batches = bucket_batches
         self.samples_per_epoch = samples_per_epoch
         self.mode = mode
-        of_mixture = samples_per_epoch if mode == "index" else None
-        check_mixture(self._splits, samples_per_epoch=of_mixture, num_lanes=num_lanes)
+        self.weights_by = weights_by
+        self.batches = batches
+        self.allow_changed = allow_changed
+        self.changed: list[str] = []
+        check_mixture(
+            self._splits,
+            samples_per_epoch=samples_per_epoch if mode == "index" else None,
+            num_lanes=num_lanes,
+            weights_by=weights_by,
+            batches=batches,
+            bucket_batches=bucket_batches,
+        )
         if mode == "stream":
             train = self._splits.get("train", [])
             check_settings(train, bucket_batches=bucket_batches, num_lanes=num_lanes)
@@ -243,6 +269,7 @@ class ShardDataModule(SplitDataModule):
             "epoch": epoch,
             "step": step,
             "fingerprint": self._samples["train"].corpus.fingerprint(),
+            "sources": [corpus.contents() for corpus, _ in self._samples["train"].parts],
             "seed": self.seed,
             "global_batch_size": self.global_batch_size,
             "order": self._order.settings,
@@ -253,7 +280,7 @@ class ShardDataModule(SplitDataModule):
 
         Raises:
             UserError: the data, the seed, the batch or what else makes the order of training are
-                not those of the checkpoint.
+                not those of the checkpoint, and nobody allowed that.
         """
         is_open = self._order is not None or self._stream is not None
         if not is_open or not state_dict or self._stage() != "fit":
@@ -263,9 +290,19 @@ class ShardDataModule(SplitDataModule):
             self._position.go_to(self._stream.resumed(state_dict))
             return
         assert self._order is not None
-        check_same(state_dict, self.state_dict())
+        check_version(state_dict)
+        self.changed = differences(state_dict, self.state_dict())
+        if self.changed and not self.allow_changed:
+            raise refusal(self.changed)
+        if self.changed and self._rank().number == 0:
+            note(
+                f"goes on with other data than that of the checkpoint (data.allow_changed): "
+                f"{'; '.join(self.changed)}"
+            )
+        # As Lightning counts, which ends an epoch that is shorter by now.
         steps_per_epoch = self._order.steps_per_epoch
-        self._position.go_to(state_dict["epoch"] * steps_per_epoch + state_dict["step"])
+        step = min(state_dict["step"], steps_per_epoch)
+        self._position.go_to(state_dict["epoch"] * steps_per_epoch + step)
 
     def eval_loader(self, split: str) -> EvalLoader:
         """Return the batches of a split as an evaluation sees them: in order, not augmented.
@@ -327,27 +364,19 @@ class ShardDataModule(SplitDataModule):
         return [name for name in needed if name in self._splits]
 
     def _lay_out(self) -> TrainOrder:
-        sizes = [corpus.shard_sizes for corpus, _ in self._samples["train"].parts]
-        batch, seed, window = self.global_batch_size, self.seed, self.window
-        order: TrainOrder
-        if len(sizes) > 1:
-            order = Mixture(
-                sizes,
-                weights=[split.weight for split in self._splits["train"]],
-                global_batch=batch,
-                seed=seed,
-                window=window,
-                samples_per_epoch=self.samples_per_epoch,
-            )
-        else:
-            order = Order(
-                sizes[0], global_batch=batch, seed=seed, num_lanes=self.num_lanes, window=window
-            )
-        if self.bucket_batches is None:
-            return order
-        lengths = lengths_of(self._samples["train"])
-        return Bucketed(
-            order, lengths, global_batch=batch, pool_batches=self.bucket_batches, seed=seed
+        return train_order(
+            self._samples["train"],
+            self._splits["train"],
+            global_batch=self.global_batch_size,
+            seed=self.seed,
+            window=self.window,
+            num_lanes=self.num_lanes,
+            bucket_batches=self.bucket_batches,
+            samples_per_epoch=self.samples_per_epoch,
+            weights_by=self.weights_by,
+            batches=self.batches,
+            text=self.text,
+            decoding=self.decoding("train"),
         )
 
     def _num_processed(self) -> int:
@@ -366,9 +395,10 @@ class ShardDataModule(SplitDataModule):
 
     def _eval_batches(self, name: str, order: ListedOrder | None = None) -> EvalBatches:
         samples = self._samples[name]
+        parts = [corpus for corpus, _ in samples.parts]
         return EvalBatches(
             samples,
-            order=order or EvalOrder(len(samples), batch_size=self.eval_batch_size),
+            order=order or EvalOrder(*map(len, parts), batch_size=self.eval_batch_size),
             decoding=self.decoding(name),
             layout=self._layout(name),
             rank=self._rank(),

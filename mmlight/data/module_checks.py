@@ -1,5 +1,6 @@
 """What settings of the data module contradict one another or have no effect."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from mmlight.data.decode.corruptions import Corruption
@@ -12,7 +13,13 @@ from mmlight.modality import Modality
 
 
 def check_mixture(
-    splits: Mapping[str, Sequence[Split]], *, samples_per_epoch: int | None, num_lanes: int | None
+    splits: Mapping[str, Sequence[Split]],
+    *,
+    samples_per_epoch: int | None,
+    num_lanes: int | None,
+    weights_by: str,
+    batches: str,
+    bucket_batches: int | None,
 ) -> None:
     """Refuse settings that only a mixture has, or has not.
 
@@ -22,12 +29,37 @@ def check_mixture(
     if not splits:
         raise UserError("data names no shards; give data.train.shards")
     is_mixture = len(splits.get("train", ())) > 1
-    if samples_per_epoch is not None and not is_mixture:
-        raise UserError("data.samples_per_epoch has an effect only if data.train is a list")
-    if not is_mixture and any(split.weight != 1 for group in splits.values() for split in group):
-        raise UserError("data: a split's weight has an effect only if data.train is a list")
+    for name, given in (
+        ("samples_per_epoch", samples_per_epoch is not None),
+        ("weights_by", weights_by != "samples"),
+        ("batches", batches != "mixed"),
+    ):
+        if given and not is_mixture:
+            raise UserError(f"data.{name} has an effect only if data.train is a list")
+    for name, sources in splits.items():
+        weighed = is_mixture and name == "train"
+        if not weighed and any(split.weight != 1 for split in sources):
+            raise UserError("data: a split's weight has an effect only if data.train is a list")
+        for split in sources:
+            if split.tokens_per_sample is None:
+                continue
+            if not weighed or weights_by != "tokens":
+                raise UserError(
+                    f"data.{name}: tokens_per_sample has an effect only on a list of sources with "
+                    "data.weights_by: tokens"
+                )
+            if not 0 < split.tokens_per_sample < math.inf:
+                raise UserError(
+                    f"data.train: tokens_per_sample is {split.tokens_per_sample}; it must be above "
+                    "0"
+                )
     if num_lanes is not None and is_mixture:
         raise UserError("data.num_lanes has no effect on a mixture; leave it out")
+    if bucket_batches is not None and batches == "one_source":
+        raise UserError(
+            "data.bucket_batches sorts samples of several batches, which would mix the sources of "
+            "data.batches: one_source; leave one of them out"
+        )
 
 
 def check_mapping(

@@ -93,10 +93,18 @@ class MissingInputError(BadMemberError):
 
 
 class SampleSet:
-    """One or more corpora, each with the mapping of its members, numbered as one sequence."""
+    """One or more corpora, each with the mapping of its members, numbered as one sequence.
 
-    def __init__(self, parts: Sequence[tuple[Corpus, Members]]) -> None:
+    Args:
+        parts: corpora and mappings.
+        names: of the corpora, if they are to be told apart.
+    """
+
+    def __init__(
+        self, parts: Sequence[tuple[Corpus, Members]], *, names: Sequence[str] = ()
+    ) -> None:
         self.parts = list(parts)
+        self.names = tuple(names)
         corpora = [corpus for corpus, _ in parts]
         # joined, so that keys tell apart shards of one name and refuse a shard that comes twice
         self.corpus = corpora[0] if len(corpora) == 1 else Corpus.joined(corpora)
@@ -110,6 +118,12 @@ class SampleSet:
     def members(self, number: int) -> Members:
         """Return the mapping that holds for a sample."""
         return self.parts[bisect_right(self._starts, number) - 1][1]
+
+    def sources(self, samples: Sequence[Sample]) -> tuple[str, ...]:
+        """Return the name of the corpus that each sample is of; nothing where they have none."""
+        if not self.names:
+            return ()
+        return tuple(self.names[bisect_right(self._starts, s.index) - 1] for s in samples)
 
     def neighbours(self, number: int) -> range:
         """Return the numbers of all samples of the same corpus."""

@@ -36,6 +36,7 @@ from mmlight.data.label_checks import (
 )
 from mmlight.data.labels import Labels
 from mmlight.data.members import Members
+from mmlight.data.mixing import check_names, source_names
 from mmlight.data.module_checks import (
     check_corruptions,
     check_frames,
@@ -61,8 +62,8 @@ class SplitDataModule(lightning.LightningDataModule):
     Args:
         members: which members of a sample are its image, text, audio, label.
         train: shards to train on; a list is a mixture by weight.
-        val: shards to validate on while training.
-        test: shards for ``mmlight test``.
+        val: shards to validate on while training; of a list, each is scored by itself, too.
+        test: shards for ``mmlight test``; likewise.
         predict: shards or plain files for ``mmlight predict``; labels need not be there.
         image: how images are decoded; None takes the defaults where an image is mapped.
         text: how captions are tokenised; required where text is mapped.
@@ -84,8 +85,8 @@ class SplitDataModule(lightning.LightningDataModule):
         *,
         members: Members,
         train: Split | list[Split] | None = None,
-        val: Split | None = None,
-        test: Split | None = None,
+        val: Split | list[Split] | None = None,
+        test: Split | list[Split] | None = None,
         predict: PredictSplit | None = None,
         image: ImageSettings | None = None,
         text: TextSettings | None = None,
@@ -113,6 +114,7 @@ class SplitDataModule(lightning.LightningDataModule):
             }.items()
             if split is not None
         }
+        check_names(self._splits)
         self.seed = seed
         self.max_bad_fraction = max_bad_fraction
         self.class_names: list[str] = given_names(class_names)
@@ -154,6 +156,10 @@ class SplitDataModule(lightning.LightningDataModule):
     def splits(self) -> dict[str, list[Split]]:
         """Return the splits that have shards, each with its sources."""
         return dict(self._splits)
+
+    def source_names(self, split: str) -> list[str]:
+        """Return what the log calls each source of a split; nothing where there is only one."""
+        return source_names(self._splits.get(split, ()))
 
     def all_members(self) -> list[Members]:
         """Return the mapping of each split's members, as far as there are splits."""
@@ -369,7 +375,7 @@ class SplitDataModule(lightning.LightningDataModule):
                 names = self.class_names or None
                 check_box_labels(corpus, members.box_labels, how, class_names=names, where=where)
             parts.append((corpus, members))
-        return SampleSet(parts)
+        return SampleSet(parts, names=self.source_names(name))
 
     def _members_of(self, split: Split, name: str) -> Members:
         """Return what of the members of a split is read."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmlight import comm
 from mmlight.errors import UserError
 from mmlight.objectives.exchange import RingBlocks
-from mmlight.objectives.pair_objective import PairObjective
+from mmlight.objectives.pair_objective import PairObjective, Part
 from mmlight.objectives.pairs import Samples
 from mmlight.objectives.tiles import Running, Similarities, Tiling, maxima
 
@@ -85,7 +85,7 @@ class Clip(PairObjective):
         samples: Samples,
         tiling: Tiling,
         first_is_row: bool,
-    ) -> Tensor:
+    ) -> Part:
         """Return this rank's part of both cross entropies; see `PairObjective.part`.
 
         A row's is taken against the uniform distribution over its positives. Backward adds the
@@ -93,9 +93,9 @@ class Clip(PairObjective):
         counts, so all ranks call it with the same incoming gradient.
         """
         scale = self.log_scale[number].exp()
-        loss, hits = _InfoNce.apply(row_BD, column_CD, scale, samples, tiling)
+        loss, hits, loss_B = _InfoNce.apply(row_BD, column_CD, scale, samples, tiling)
         divisor = 2 * samples.valid_G.sum().clamp(min=1)
-        return torch.stack([loss / divisor, hits / divisor])
+        return Part(torch.stack([loss / divisor, hits / divisor]), loss_B / 2)
 
     def learned(self) -> dict[str, Tensor]:
         """Return the scales, 1 / temperature."""
@@ -116,7 +116,7 @@ class _InfoNce(torch.autograd.Function):
         scale: Tensor,
         samples: Samples,
         tiling: Tiling,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         similarities = Similarities(row_BD, scale, samples=samples, tiling=tiling)
         rows = Running.start(row_BD, len(row_BD))
         positive_B = torch.zeros_like(row_BD[:, 0])
@@ -139,13 +139,14 @@ class _InfoNce(torch.autograd.Function):
         # Positives go both ways, so the columns' positives add up to the same sum as the rows'.
         positive_B /= samples.num_positives()
         loss_B = row_B - positive_B + (column_C[own_C] - positive_B)
-        loss = torch.where(valid_B, loss_B, 0.0).sum()
+        loss_B = torch.where(valid_B, loss_B, 0.0)
+        loss = loss_B.sum()
         hits_B = rows.hits().long() + columns.hits()[own_C]
         hits = torch.where(valid_B, hits_B, 0).sum().to(loss.dtype)
         ctx.save_for_backward(row_BD, column_CD, scale, row_B, column_C)
         ctx.samples, ctx.tiling = samples, tiling
-        ctx.mark_non_differentiable(hits)
-        return loss, hits
+        ctx.mark_non_differentiable(hits, loss_B)
+        return loss, hits, loss_B
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

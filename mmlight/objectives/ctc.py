@@ -51,7 +51,11 @@ class Ctc(nn.Module):
         loss_B = torch.where(used_B, loss_B / target.length_B.clamp(min=1), 0.0)
         impossible = (counted_B & ~used_B).sum()
         value = comm.mean_over_ranks(loss_B.sum(), used_B.sum())
-        return Loss(value, {"impossible": comm.all_reduce_sum(impossible.to(loss_B.dtype))})
+        return Loss(
+            value,
+            {"impossible": comm.all_reduce_sum(impossible.to(loss_B.dtype))},
+            terms=(loss_B.detach(), used_B),
+        )
 
 
 def clip_losses(logits_BLK: Tensor, frames_B: Tensor, target: Transcripts, *, blank: int) -> Tensor:

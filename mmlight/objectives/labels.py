@@ -83,14 +83,20 @@ class LabelObjective(nn.Module, ABC):
             target_BK: 1 for a label that the sample has, 0 otherwise; mixtures lie between.
             counted_B: bool, samples that have labels; the others do not count.
         """
+        parts_B, weights_B = self.counted_terms(logits_BK, target_BK, counted_B=counted_B)
+        weight = weights_B.sum()
+        return comm.mean_over_ranks(parts_B.sum(), weight, least=torch.finfo(weight.dtype).tiny)
+
+    def counted_terms(
+        self, logits_BK: Tensor, target_BK: Tensor, *, counted_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `terms` does, and zeros where a sample doesn't count."""
         if logits_BK.dtype in (torch.float16, torch.bfloat16):
             logits_BK = logits_BK.float()
         parts_B, weights_B = self.terms(logits_BK, target_BK.to(logits_BK.dtype))
-        counted = counted_B.to(parts_B.dtype)
-        weight = (weights_B * counted).sum()
         # Masked by `where`: a sample without labels may have an infinite loss.
-        parts = torch.where(counted_B, parts_B, parts_B.new_zeros(()))
-        return comm.mean_over_ranks(parts.sum(), weight, least=torch.finfo(weight.dtype).tiny)
+        parts_B = torch.where(counted_B, parts_B, parts_B.new_zeros(()))
+        return parts_B, weights_B * counted_B.to(parts_B.dtype)
 
     @abstractmethod
     def terms(self, logits_BK: Tensor, target_BK: Tensor) -> tuple[Tensor, Tensor]:

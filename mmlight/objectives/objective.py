@@ -15,10 +15,18 @@ from mmlight.modality import Modality
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to minimise and what is worth logging beside it (detached scalars)."""
+    """A scalar to minimise and what is worth logging beside it (detached scalars).
+
+    Attributes:
+        value: the loss of the global batch.
+        logs: by name.
+        terms: what each sample of this rank's batch adds to the loss, and what the sum of these is
+            divided by, both (B,) and detached; None where that is not known.
+    """
 
     value: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
+    terms: tuple[Tensor, Tensor] | None = None
 
 
 class Encode(Protocol):

@@ -5,7 +5,7 @@ width; C is G if columns are gathered, else B.
 """
 
 from abc import abstractmethod
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -31,6 +31,18 @@ from mmlight.objectives.tiles import Tiling
 def _beside_captions(features: Tensor, modality: Modality, each: int) -> Tensor:
     """Return features with a row for each caption of a sample."""
     return features if modality == "text" or each == 1 else features.repeat_interleave(each, 0)
+
+
+class Part(NamedTuple):
+    """What one pair's samples of this rank add.
+
+    Attributes:
+        both_2: their part of the loss and of the accuracy.
+        loss_B: the loss of each, not divided; 0 where a sample doesn't count. Detached.
+    """
+
+    both_2: Tensor
+    loss_B: Tensor
 
 
 LogitsDtype = Literal["float32", "autocast"]
@@ -106,8 +118,8 @@ class PairObjective(Objective):
         samples: Samples,
         tiling: Tiling,
         first_is_row: bool,
-    ) -> Tensor:
-        """Return this rank's part of the loss and the accuracy of ``self.pairs[number]``, (2,).
+    ) -> Part:
+        """Return this rank's part of the loss and the accuracy of ``self.pairs[number]``.
 
         The parts of all ranks add up to both. The accuracy is the share of samples whose most
         similar one is a positive; both are divided by the number of samples of all ranks.
@@ -176,18 +188,22 @@ class PairObjective(Objective):
             chosen = column_modalities(self.pairs)
             columns = fetch_columns(features, chosen, ranks=self._ranks)
             parts = []
+            terms = []
             for number, pair in enumerate(self.pairs):
                 row, column = sides(pair, chosen)
                 each = captions_each(batch) if pair.has_text else 1
-                part_2 = self.part(
+                samples = rows[each].samples(pair)
+                part = self.part(
                     number,
                     _beside_captions(features[row], row, each),
                     _beside_captions(columns[column], column, each),
-                    samples=rows[each].samples(pair),
+                    samples=samples,
                     tiling=tiling,
                     first_is_row=row == pair.first,
                 )
-                parts.append(part_2)
+                parts.append(part.both_2)
+                mine_2B = torch.stack([part.loss_B, samples.local(samples.valid_G).to(part.loss_B)])
+                terms.append(mine_2B.view(2, batch.size, -1).sum(2) * pair.weight)
             both_2P = torch.stack(parts, dim=1)
             if not alone:
                 both_2P = comm.sum_with_grad(both_2P)
@@ -200,7 +216,8 @@ class PairObjective(Objective):
             for name, values_P in logged.items()
             for i, pair in enumerate(self.pairs)
         }
-        return Loss(value=value, logs=logs)
+        total_B, count_B = torch.stack(terms).sum(0)
+        return Loss(value=value, logs=logs, terms=(total_B, count_B))
 
     def _by_captions(self, batch: Batch) -> dict[int, tuple[Modality, ...]]:
         """Return the modalities of the pairs whose rows are so many captions of each sample."""

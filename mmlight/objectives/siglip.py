@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmlight import comm
 from mmlight.errors import UserError
 from mmlight.objectives.exchange import RingBlocks
-from mmlight.objectives.pair_objective import PairObjective
+from mmlight.objectives.pair_objective import PairObjective, Part
 from mmlight.objectives.pairs import Samples
 from mmlight.objectives.tiles import Running, Similarities, Tiling, maxima
 
@@ -76,7 +76,7 @@ class SigLip(PairObjective):
         samples: Samples,
         tiling: Tiling,
         first_is_row: bool,
-    ) -> Tensor:
+    ) -> Part:
         """Return the sum over this rank's rows and all columns; see `PairObjective.part`.
 
         Without gradients (evaluation, frozen towers) none are computed.
@@ -85,9 +85,9 @@ class SigLip(PairObjective):
         # needs_input_grad says True of parameters under no_grad too.
         with_grad = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
         hits_of = "rows" if first_is_row else "columns"
-        loss, hits = _PairSigmoid.apply(*inputs, samples, tiling, hits_of, with_grad)
+        loss, hits, loss_B = _PairSigmoid.apply(*inputs, samples, tiling, hits_of, with_grad)
         divisor = samples.valid_G.sum().clamp(min=1)
-        return torch.stack([loss / divisor, hits / divisor])
+        return Part(torch.stack([loss / divisor, hits / divisor]), loss_B)
 
     def learned(self) -> dict[str, Tensor]:
         """Return the scales and biases."""
@@ -167,7 +167,7 @@ class _PairSigmoid(torch.autograd.Function):
         tiling: Tiling,
         hits_of: Side,
         with_grad: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         wide = row_BD.dtype
         sweep = _Sweep(
             similarities=Similarities(row_BD, scale, samples=samples, tiling=tiling),
@@ -207,8 +207,8 @@ class _PairSigmoid(torch.autograd.Function):
             made = (sweep.row_grad_BD, blocks.held[-1], sweep.scale_grad, sweep.bias_grad)
             ctx.save_for_backward(*made)
             ctx.dtypes = scale.dtype, bias.dtype
-        ctx.mark_non_differentiable(hits)
-        return loss, hits
+        ctx.mark_non_differentiable(hits, sweep.loss_B)
+        return loss, hits, sweep.loss_B
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -49,8 +49,11 @@ class TokenLoss(nn.Module):
         terms_NL = self._terms(logits_NLV, target_NL, smoothing=self.label_smoothing)
         weight = counted_NL if weight_NL is None else torch.where(counted_NL, weight_NL, 0.0)
         # Masked by `where`, and not by choosing places: their number would depend on values.
-        total = torch.where(counted_NL, terms_NL * weight, 0.0).sum()
-        return Loss(comm.mean_over_ranks(total, weight.sum()))
+        total_NL = torch.where(counted_NL, terms_NL * weight, 0.0)
+        value = comm.mean_over_ranks(total_NL.sum(), weight.sum())
+        if counted_NL.dim() < 2:  # of tokens alone
+            return Loss(value)
+        return Loss(value, terms=(total_NL.detach().sum(1), weight.sum(1)))
 
     def terms(self, logits_NLV: Tensor, target_NL: Tensor) -> Tensor:
         """Return -log p(token) of each place (N, L), float32 (float64 of float64)."""

@@ -16,6 +16,7 @@ from mmlight.encoders.encoder import Encoder, eval_mode
 from mmlight.errors import UserError, nearest
 from mmlight.heads.pooled import PooledHead
 from mmlight.modality import Modality
+from mmlight.objectives.objective import Loss
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.graph import LOGITS, Graph, whole_graph
 from mmlight.tasks.pooled import Features, PooledTask
@@ -181,10 +182,9 @@ class Attributes(PooledTask):
         target_BA, known_B = self.known_targets(batch)
         logits = self.attribute_logits(batch)
         terms_B = self._terms(logits, target_BA, smoothing=self.label_smoothing)
-        total = torch.where(known_B, terms_B, 0.0).sum()
-        loss = comm.mean_over_ranks(total, known_B.sum())
-        self.log_gated({"train/loss": loss.detach()})
-        return loss
+        terms_B = torch.where(known_B, terms_B, 0.0)
+        loss = comm.mean_over_ranks(terms_B.sum(), known_B.sum())
+        return self.log_loss(Loss(loss, terms=(terms_B.detach(), known_B)))
 
     @staticmethod
     def _terms(logits: list[Tensor], target_BA: Tensor, *, smoothing: float = 0.0) -> Tensor:

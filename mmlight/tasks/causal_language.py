@@ -4,6 +4,7 @@ Shapes as in `mmlight.batch`: N texts, L tokens, V tokens of the vocabulary.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,10 +74,11 @@ class CausalLanguage(LanguageTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss over the global batch."""
-        said = self.say(self.texts(batch))
-        return self.log_loss(
-            self.objective(said.logits_NLV, said.token_NL, counted_NL=said.counted_NL)
-        )
+        texts = self.texts(batch)
+        said = self.say(texts)
+        loss = self.objective(said.logits_NLV, said.token_NL, counted_NL=said.counted_NL)
+        # Rows of packed texts are of several samples.
+        return self.log_loss(loss if texts.sample_NL is None else replace(loss, terms=None))
 
     def score_names(self) -> set[str]:
         """Return the names of all scores."""

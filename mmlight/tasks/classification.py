@@ -23,6 +23,7 @@ from mmlight.metrics.labelled import (
 )
 from mmlight.modality import Modality
 from mmlight.objectives.labels import CrossEntropy, LabelObjective
+from mmlight.objectives.objective import Loss
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.graph import LOGITS, Graph, whole_graph
 from mmlight.tasks.mixing import Mixing
@@ -211,8 +212,10 @@ class Classification(PooledTask):
         else:
             logits_BK = self.head_outputs(features)
         loss: Tensor = self.objective(logits_BK, target_BK, counted_B=counted_B)
-        self.log_gated({"train/loss": loss.detach()})
-        return loss
+        terms = None
+        if batch.sources and self.mixing is None and not self.votes:
+            terms = self.objective.counted_terms(logits_BK.detach(), target_BK, counted_B=counted_B)
+        return self.log_loss(Loss(loss, terms=terms))
 
     def score_names(self) -> set[str]:
         """Return the names of all scores, also of subsets of the modalities."""

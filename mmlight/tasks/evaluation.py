@@ -17,6 +17,8 @@ from mmlight.trainer.module import TrainedModule
 
 Stage = Literal["val", "test"]
 Column = Tensor | Sequence[Any]
+# A column beside those of the task.
+_SOURCE = "(source)"
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,12 @@ class Table:
     Attributes:
         sample_N: int64, the number of each row's sample in its data set, ascending.
         columns: by name, a tensor on the CPU or a list.
+        source_N: the name of each sample's source; empty where there is only one.
     """
 
     sample_N: Tensor
     columns: Mapping[str, Any]
+    source_N: Sequence[str] = ()
 
     def __getitem__(self, name: str) -> Any:
         """Return a column."""
@@ -78,6 +82,15 @@ class Table:
         """Return the samples' further values by name, where `sample_columns` were kept."""
         rows: list[dict[str, Any]] = self["fields"]
         return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+
+    def of(self, source: str) -> "Table":
+        """Return the rows of a source."""
+        numbers = [n for n, name in enumerate(self.source_N) if name == source]
+        columns = {
+            name: column[numbers] if isinstance(column, Tensor) else [column[n] for n in numbers]
+            for name, column in self.columns.items()
+        }
+        return Table(self.sample_N[numbers], columns)
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class Gatherer:
     """Collects one rank's rows and losses batch by batch, and joins those of all ranks."""
 
     _parts: dict[str, list[tuple[Tensor, Mapping[str, Column]]]] = field(default_factory=dict)
-    _losses: list[Tensor] = field(default_factory=list)
+    _losses: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -122,11 +135,15 @@ class Gatherer:
                 for key, column in rows.columns.items()
             }
             sample_N = batch.index_B[row_N][keep_N].cpu()
+            if batch.sources:
+                of_row = row_N.tolist()
+                columns[_SOURCE] = [batch.sources[of_row[i]] for i in numbers]
             self._parts.setdefault(name, []).append((sample_N, columns))
         if kept.loss is not None:
-            self.add_loss(*kept.loss)
+            # No batch of an evaluation has samples of two sources.
+            self.add_loss(*kept.loss, source=batch.sources[0] if batch.sources else "")
 
-    def add_loss(self, value: Tensor, counted_B: Tensor) -> None:
+    def add_loss(self, value: Tensor, counted_B: Tensor, *, source: str = "") -> None:
         """Keep a batch's loss, which counts as much as the batch has samples; nobody waits.
 
         Lightning's `log` would weigh by rows, also those that only fill up the last batch, and
@@ -135,17 +152,22 @@ class Gatherer:
         Args:
             value: the mean over the batch's samples, of all ranks or of this one.
             counted_B: bool, this rank's samples in it.
+            source: what they are of, where there are several.
         """
         count = counted_B.sum().double()
         total = torch.where(count > 0, value.detach().double() * count, 0.0)
-        self._losses.append(torch.stack([total, count]))
+        self._losses.setdefault(source, []).append(torch.stack([total, count]))
 
-    def loss(self) -> dict[str, float]:
+    def loss(self, source: str | None = None) -> dict[str, float]:
         """Return ``loss``, the mean over the samples of all ranks; nothing where none counts.
 
         Every rank calls it, and gets the same; a lone process gets its own.
+
+        Args:
+            source: whose samples; None takes all.
         """
-        mine_2 = torch.stack(self._losses).sum(0) if self._losses else torch.zeros(2).double()
+        losses = [x_2 for name, of in self._losses.items() if source in (None, name) for x_2 in of]
+        mine_2 = torch.stack(losses).sum(0) if losses else torch.zeros(2).double()
         total, count = comm.all_reduce_sum(mine_2).tolist()
         return {"loss": total / count} if count else {}
 
@@ -172,7 +194,7 @@ class Gatherer:
             for name in lists:
                 joined = [value for of_rank in everywhere for value in of_rank[name]]
                 columns[name] = [joined[i] for i in order_N.tolist()]
-        return Table(sample_N[order_N], columns)
+        return Table(sample_N[order_N], columns, columns.pop(_SOURCE, ()))
 
 
 class Evaluated(TrainedModule):
@@ -242,8 +264,17 @@ class Evaluated(TrainedModule):
         scored = self.score(tables, stage=stage)
         if comm.rank() == 0:
             self.evaluation = scored.evaluation
-        more = self.metrics.scores(self.answers(tables)) if self.metrics else {}
-        return scored.values | gatherer.loss() | more
+        values = scored.values | gatherer.loss() | self._more_scores(tables)
+        # In the order of the samples, so the same on every rank.
+        for source in dict.fromkeys(name for table in tables.values() for name in table.source_N):
+            part = {name: table.of(source) for name, table in tables.items()}
+            found = self.score(part, stage=stage).values | gatherer.loss(source)
+            found |= self._more_scores(part)
+            values |= {f"{source}/{name}": value for name, value in found.items()}
+        return values
+
+    def _more_scores(self, tables: dict[str, Table]) -> dict[str, float]:
+        return self.metrics.scores(self.answers(tables)) if self.metrics else {}
 
     def on_validation_epoch_start(self) -> None:
         """Begin an evaluation."""

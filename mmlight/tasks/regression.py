@@ -14,6 +14,7 @@ from torch import Tensor
 from mmlight.batch import Batch
 from mmlight.errors import UserError, nearest
 from mmlight.metrics.numbers import SCORES, NumberEvaluation, number_scores
+from mmlight.objectives.objective import Loss
 from mmlight.objectives.regression import NumberObjective, SquaredError
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.graph import NUMBERS, Graph, whole_graph
@@ -132,8 +133,7 @@ class Regression(PooledTask):
         scaled_BK = (target_BK - self.mean_K) / self.deviation_K
         outputs_BK = self.head_outputs(self.features(batch)).float()
         loss: Tensor = self.objective(outputs_BK, scaled_BK, counted_B=counted_B)
-        self.log_gated({"train/loss": loss.detach()})
-        return loss
+        return self.log_loss(Loss(loss))
 
     def score_names(self) -> set[str]:
         """Return the names of all scores, also of each of several numbers."""

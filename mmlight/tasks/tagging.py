@@ -18,6 +18,7 @@ from mmlight.errors import UserError, nearest
 from mmlight.heads.pooled import PerToken
 from mmlight.metrics.entities import OUTSIDE, EntityEvaluation, as_bio, spans_of
 from mmlight.modality import Modality
+from mmlight.objectives.objective import Loss
 from mmlight.saved.checkpoint import CHECKPOINT_KEY
 from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table
 from mmlight.tasks.graph import Graph, whole_graph
@@ -131,8 +132,7 @@ class Tagging(Task):
             reduction="sum",
         )
         loss = comm.mean_over_ranks(loss, count)
-        self.log_gated({"train/loss": loss.detach()})
-        return loss
+        return self.log_loss(Loss(loss))
 
     def score_names(self) -> set[str]:
         """Return the names of all scores."""

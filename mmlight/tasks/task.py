@@ -36,10 +36,12 @@ from mmlight.tasks.graph import Graph
 from mmlight.tasks.pictures import ShownSamples
 from mmlight.tasks.question import Question
 from mmlight.tasks.source import Source
+from mmlight.tasks.source_losses import source_losses
 from mmlight.tasks.tower import Tower, Towers, check_tower_fits, kept_preparation
 from mmlight.tasks.trained import TrainedParts
 from mmlight.tasks.tuning import Tuning
 from mmlight.terminal import note
+from mmlight.trainer.loop import is_logged
 from mmlight.trainer.module import ShardedPart
 
 Target = Literal["predicted", "true"]
@@ -130,6 +132,7 @@ class Task(_Described, Evaluated):
         self.trained: TrainedParts | None = None
         self.origins: dict[str, str] = {}
         self._built = False
+        self._sources: Sequence[str] = ()  # of the batch that is trained on
 
     @abstractmethod
     def build(self) -> None:
@@ -292,9 +295,13 @@ class Task(_Described, Evaluated):
         return []
 
     def log_loss(self, loss: Loss) -> Tensor:
-        """Log a training step's loss and what stands beside it; return the loss."""
-        beside = {f"train/{name}": value for name, value in loss.logs.items()}
-        self.log_gated({"train/loss": loss.value.detach()} | beside)
+        """Log a training step's loss, also by source, and what stands beside it; return it."""
+        beside = loss.logs
+        if self._sources and is_logged(self.trainer, step=self.global_step + 1):
+            names = self.datamodule.source_names("train")
+            beside = beside | source_losses(loss, self._sources, names)
+        logged = {f"train/{name}": value for name, value in beside.items()}
+        self.log_gated({"train/loss": loss.value.detach()} | logged)
         return loss.value
 
     def no_weight_decay(self) -> set[str]:
@@ -464,6 +471,7 @@ class Task(_Described, Evaluated):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Train what is trained in this step."""
         assert self.trained is not None
+        self._sources = batch.sources
         if self.trained.begin(self.global_step):
             self.train()
             self.print(f"step {self.global_step}: {self.trained.summary()}")

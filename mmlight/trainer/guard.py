@@ -88,6 +88,7 @@ class Guard(StepCallback):
                 f"{self.run.checkpoints} the same folder on all nodes?"
             )
         if trainer.is_global_zero:
+            changed = getattr(getattr(trainer, "datamodule", None), "changed", None)
             append_event(
                 self.run.path,
                 "start",
@@ -97,6 +98,7 @@ class Guard(StepCallback):
                 max_steps=self._last_step if isinstance(self._last_step, int) else None,
                 host=socket.gethostname(),
                 node=os.environ.get("SLURMD_NODENAME"),
+                **({"changed_data": changed} if changed else {}),
             )
         self._stop_before_training()
         signals.save_first(partial(clean, self.run))

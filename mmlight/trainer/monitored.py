@@ -37,7 +37,10 @@ def check_monitor(
     if stage != "val" or names is None or houses - {"mmlight", "lightning"}:
         return  # classes of others log what they like, also those derived from ours
     more: set[str] = getattr(getattr(pl_module, "metrics", None), "names", set())
-    known = {f"val/{score}" for score in {*names, *more}}
+    data: Any = getattr(trainer, "datamodule", None)
+    sources = data.source_names("val") if hasattr(data, "source_names") else []
+    places = ["val", *(f"val/{source}" for source in sources)]
+    known = {f"{place}/{score}" for place in places for score in {*names, *more}}
     for callback in callbacks:
         own = getattr(callback, "score_names", lambda _: ())(pl_module)
         known |= {f"val/{score}" for score in own}

@@ -3,7 +3,8 @@ import time
 import numpy as np
 import pytest
 
-from mmlight.data.order.cursor import EvalOrder, Order
+from mmlight.data.order.cursor import Order
+from mmlight.data.order.evaluation import EvalOrder
 from mmlight.errors import UserError
 
 # Short lanes with one window; lanes of several windows; few unequal shards; one shard; own lanes.

@@ -1,6 +1,7 @@
 """Interrupted and resumed training sees the samples that uninterrupted training sees."""
 
 import warnings
+from dataclasses import replace
 
 import lightning
 import pytest
@@ -173,21 +174,100 @@ def test_the_state_is_two_numbers_and_what_must_be_the_same(folder, state):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seed": 1}, "seed is 0, now it is 1; set data.seed"),
-        ({"global_batch_size": 2}, "global_batch_size is 4, now it is 2"),
-        ({"window": 8}, "order is"),
-        ({"num_lanes": 2}, "order is"),
-        ({"train": "0.tar"}, "the training shards have changed"),
+        ({"seed": 1}, r"checkpoint: data.seed was 0 and is 1\. "),
+        ({"global_batch_size": 2}, "data.global_batch_size was 4 and is 2; data.num_lanes was 4"),
+        ({"window": 8}, r"data.window was 4096 and is 8\. "),
+        ({"num_lanes": 2, "seed": 7}, "data.seed was 0 and is 7; data.num_lanes was 4 and is 2"),
+        (
+            {"train": ["0.tar"]},
+            r"train has changed: removed 1 \(10 samples\), 22 samples in 2 shards then, 12 in 1",
+        ),
+        ({"train": ["1.tar", "0.tar"]}, "the shards come in another order, from 1 on"),
+        (
+            {"limit": 15},
+            "other samples are chosen of 1 shard, 22 samples in 2 shards then, 15 in 2",
+        ),
+        ({"bucket_batches": 2}, "data.bucket_batches was None and is 2"),
+        ({"mixed": True}, "weight of the sources of data.train was None and is .0.5, 0.5."),
+        (
+            {"mixed": True, "more": True},
+            "had 1 source and has 2, other samples are chosen of 1 shard, 22",
+        ),
     ],
+    ids=str,
 )
-def test_another_order_is_refused(folder, state, settings, message):
-    if "train" in settings:
-        settings = {"train": Split(str(folder / settings["train"]))}
-    other = data(folder, **settings)
+def test_another_order_is_refused_with_what_differs(folder, state, settings, message):
+    given = dict(settings)
+    if names := given.pop("train", None):
+        given["train"] = Split([str(folder / name) for name in names])
+    if limit := given.pop("limit", None):
+        given["train"] = Split(str(folder), limit=limit)
+    if given.pop("mixed", False):
+        first, second = (Split(str(folder / f"{number}.tar")) for number in (0, 1))
+        given["train"] = [first, replace(second, limit=9 if given.pop("more", False) else None)]
+    other = data(folder, **given)
     other.setup("fit")
     with pytest.raises(UserError, match=message) as caught:
         other.load_state_dict(state)
     assert "\n" not in str(caught.value)
+    assert "--data.allow_changed true" in str(caught.value)
+
+
+def test_rewritten_and_added_shards_are_named(folder, state, tmp_path):
+    shard(tmp_path / "0.tar", range(12))
+    shard(tmp_path / "1.tar", range(12, 21))
+    shard(tmp_path / "2.tar", range(30, 40))
+    other = data(tmp_path)
+    other.setup("fit")
+    with pytest.raises(UserError) as caught:
+        other.load_state_dict(state)
+    assert (
+        "data.train has changed: rewritten 1 (9 samples), added 2 (10 samples), 22 samples in 2 "
+        "shards then, 31 in 3 now" in str(caught.value)
+    )
+
+
+def test_a_state_without_its_shards_is_refused_too(folder, state):
+    older = {key: value for key, value in state.items() if key != "sources"}
+    other = data(folder)
+    other.setup("fit")
+    other.load_state_dict(older)
+    other = data(folder, train=Split(str(folder / "0.tar")))
+    other.setup("fit")
+    with pytest.raises(UserError, match="the training shards have changed, or their chosen"):
+        other.load_state_dict(older)
+
+
+def test_changed_data_is_gone_on_with_knowingly(folder, tmp_path, capsys):
+    options = {"max_epochs": 2}
+    keep = SaveAt(tmp_path / "at.ckpt", batches=3)
+    trainer(tmp_path, callbacks=[keep], **options).fit(Recorder(), data(folder))
+    changed = {"seed": 9, "train": Split(str(folder / "[01].tar"), limit=19)}
+    whole, rest = Recorder(), Recorder()
+    trainer(tmp_path, **options).fit(whole, data(folder, **changed))
+    capsys.readouterr()
+    module = data(folder, allow_changed=True, **changed)
+    trainer(tmp_path, **options).fit(
+        rest, module, ckpt_path=tmp_path / "at.ckpt", weights_only=True
+    )
+    assert len(whole.trained) == 8
+    assert rest.trained == whole.trained[3:]
+    assert module.changed[1] == "data.seed was 0 and is 9"
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "allow_changed" in line]
+    assert "22 samples in 2 shards then, 19 in 2 now; data.seed was 0 and is 9" in said
+
+
+def test_an_epoch_that_is_shorter_by_now_ends(folder, tmp_path):
+    keep = SaveAt(tmp_path / "at.ckpt", batches=4)
+    trainer(tmp_path, max_epochs=2, callbacks=[keep]).fit(Recorder(), data(folder))
+    module = data(folder, allow_changed=True, train=Split(str(folder / "0.tar")))
+    whole, rest = Recorder(), Recorder()
+    shorter = data(folder, train=Split(str(folder / "0.tar")))
+    trainer(tmp_path, max_epochs=2).fit(whole, shorter)
+    trainer(tmp_path, max_epochs=2).fit(
+        rest, module, ckpt_path=tmp_path / "at.ckpt", weights_only=True
+    )
+    assert rest.trained[:3] == whole.trained[3:]
 
 
 def test_moved_shards_are_the_same_data(folder, state, tmp_path):

@@ -7,7 +7,8 @@ from mmlight.data.collate import Layout
 from mmlight.data.dataset import EvalBatches, Rank, Refusal, TrainBatches
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
-from mmlight.data.order.cursor import EvalOrder, Order
+from mmlight.data.order.cursor import Order
+from mmlight.data.order.evaluation import EvalOrder
 from mmlight.data.order.mixture import Mixture
 from mmlight.data.sample import Decoding, SampleSet
 from mmlight.data.shards.corpus import Corpus

@@ -14,7 +14,8 @@ from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
 from mmlight.data.order.ahead import Lookup, Window
 from mmlight.data.order.bucket import Bucketed
-from mmlight.data.order.cursor import EvalOrder, Order
+from mmlight.data.order.cursor import Order
+from mmlight.data.order.evaluation import EvalOrder
 from mmlight.data.shards.cache import ShardCache
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.splits.split import Split

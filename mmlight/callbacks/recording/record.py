@@ -71,6 +71,7 @@ class Record(pl.Callback):
             self._loggers.append(TensorBoardRun(run))
         self._provenance: dict[str, Any] = {}
         self._data: dict[str, Any] = {}
+        self._described: dict[str, Any] = {}
         self._started = datetime.now(UTC)
 
     def loggers(self) -> list[Logger]:
@@ -136,7 +137,7 @@ class Record(pl.Callback):
         self._provenance["num_devices"] = trainer.world_size
         self._provenance["precision"] = str(trainer.precision)
         self._provenance["job"] = describe_job(os.environ)
-        described = {
+        self._described = described = {
             "verb": self._verb,
             "ckpt_path": self._began_from(),
             **self._provenance,
@@ -150,9 +151,12 @@ class Record(pl.Callback):
                 logger.describe({**described, "patch": self._short_patch(logger.patch)})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget rows that this training will write again."""
+        """Forget rows that this training will write again, and note that the data has changed."""
         if not trainer.is_global_zero:
             return
+        if changed := getattr(_data(trainer), "changed", None):  # since the checkpoint
+            self._data["changed"] = changed
+            write_json(self.run.provenance_json, self._described)
         if (log := own_log(trainer)) is not None:
             log.rewind(trainer.global_step)
         for logger in trainer.loggers:
@@ -200,7 +204,6 @@ class Record(pl.Callback):
         rows = read_rows(self.run.metrics_jsonl)
         checkpoint = self._config.get("checkpoint") or {}
         monitor, mode = checkpoint.get("monitor"), checkpoint.get("monitor_mode")
-        state = getattr(_data(trainer), "state_dict", None)
         summary = {
             "name": self.run.name,
             "id": self.run.id,
@@ -221,7 +224,7 @@ class Record(pl.Callback):
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "peak_memory_mb": _peak_memory_mb(),
             "seed": self._config.get("seed_everything"),
-            "data": {**self._data, "cursor": state() if state is not None else None},
+            "data": {**self._data, "cursor": _cursor(trainer)},
             "parameters": _parameters(trainer),
             "checkpoints": _checkpoints(trainer, self.run),
             **self._provenance,
@@ -258,6 +261,12 @@ def _listed(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _data(trainer: pl.Trainer) -> Any:
     return getattr(trainer, "datamodule", None)  # set by the trainer, but not declared
+
+
+def _cursor(trainer: pl.Trainer) -> dict[str, Any] | None:
+    """Return where training stands in its data, without the list of what that is."""
+    state = getattr(_data(trainer), "state_dict", None)
+    return None if state is None else {k: v for k, v in state().items() if k != "sources"}
 
 
 def _devices(trainer: pl.Trainer) -> list[str]:

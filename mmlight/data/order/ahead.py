@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.data.order.cursor import EvalOrder, ListedOrder, TrainOrder
+from mmlight.data.order.cursor import TrainOrder
+from mmlight.data.order.evaluation import EvalOrder, ListedOrder
 from mmlight.data.shards.cache import ShardCache, touch
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.remote import Remote

@@ -1,18 +1,6 @@
-"""Where training stands: the number of the next batch, and what must be equal to continue there."""
+"""Where training stands: the number of the next batch."""
 
 from collections.abc import Callable
-from typing import Any
-
-from mmlight.errors import UserError
-
-STATE_VERSION = 1
-_REMEDIES = {
-    "version": "train on with the version that wrote it",
-    "fingerprint": "the training shards have changed, or their chosen samples; give the same",
-    "seed": "set data.seed to it",
-    "global_batch_size": "set data.global_batch_size to it",
-    "order": "set these under data (weight in each of data.train) to those",
-}
 
 
 class Position:
@@ -45,17 +33,3 @@ class Position:
             return self._next
         number, processed_before = self._in_hand
         return number + int(self._num_processed() > processed_before)
-
-
-def check_same(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to continue with other data or another order than those saved in the checkpoint.
-
-    Raises:
-        UserError: naming what differs.
-    """
-    for key, remedy in _REMEDIES.items():
-        if saved.get(key) != now[key]:
-            raise UserError(
-                f"cannot continue from this checkpoint: its data {key} is "
-                f"{saved.get(key)}, now it is {now[key]}; {remedy}"
-            )

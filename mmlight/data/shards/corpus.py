@@ -19,6 +19,7 @@ from mmlight.data.shards.index_rows import IndexRows
 from mmlight.data.shards.remote import Remote, in_threads
 from mmlight.data.shards.storage import OpenShard, Shard, State, real_name
 from mmlight.errors import UserError
+from mmlight.terminal import one_line
 
 _MAX_OPEN_FILES = 128
 _SWEEP_S = 1.0
@@ -195,9 +196,21 @@ class Corpus:
         """
         lines = []
         for shard, rows in zip(self.shards, self._kept, strict=True):
-            part = "" if rows is None else f" {sha256(rows.astype('<i8').tobytes()).hexdigest()}"
+            part = "" if rows is None else f" {_digest(rows)}"
             lines.append(f"{shard.sha256} {shard.num_samples}{part}")
         return sha256("\n".join(lines).encode()).hexdigest()
+
+    def contents(self) -> str:
+        """Return a line for each shard: hash, hash of the rows that are kept, samples, name.
+
+        The hashes are cut, and the second is ``-`` where all rows are kept.
+        """
+        lines = []
+        for shard, rows, name in zip(self.shards, self._kept, self._names, strict=True):
+            some = None if rows is None or len(rows) == shard.num_samples else rows
+            size = shard.num_samples if some is None else len(some)
+            lines.append(f"{shard.sha256[:16]} {_digest(some)[:16]} {size} {one_line(name)}")
+        return "\n".join(lines)
 
     def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
         """Read those of some members that a sample has.
@@ -303,6 +316,10 @@ class Corpus:
             self._swept = now
             for number in [n for n, file in self._open_files.items() if file.is_removed]:
                 del self._open_files[number]
+
+
+def _digest(rows: np.ndarray | None) -> str:
+    return "-" if rows is None else sha256(rows.astype("<i8").tobytes()).hexdigest()
 
 
 def _open(shard: ShardIndex) -> OpenShard:

@@ -30,7 +30,13 @@ class Split:
         shards: a glob, a brace pattern, a folder, a ``.txt`` list of shards, or a list of these;
             local ones, or URLs of http, https, s3, gs and hf (see `data.cache`).
         members: how these shards' members are mapped; None takes the data module's.
-        weight: this source's share of a mixture; only the ratios count.
+        weight: this source's share of a mixture; only the ratios count. Where it changes, by the
+            step from which each holds, such as ``{0: 1.0, 10000: 0.5}``: steps are batches, counted
+            over all epochs. 0 leaves the source out.
+        name: what the log calls this source of a mixture (``train/NAME/loss``); by default
+            ``source_0`` and so on.
+        tokens_per_sample: where weights are of tokens, how many a sample of this source has; by
+            default the mean of its first 1,000 samples.
         only: keeps samples by their metadata: ``{json:speaker: [ann, bob]}``; labels by number or
             name. With several sources, samples that fit all of them. ``fold:5`` is a sample's
             number (0 to 4) when all samples are dealt into five equal parts, label by label.
@@ -43,11 +49,13 @@ class Split:
 
     shards: str | list[str]
     members: Members | None = None
-    weight: float = 1.0
+    weight: float | dict[int, float] = 1.0
     only: dict[str, list[str | int] | str | int] | None = None
     without: dict[str, list[str | int] | str | int] | None = None
     per_class: int | None = None
     limit: int | None = None
+    name: str | None = None
+    tokens_per_sample: float | None = None
 
 
 class Indexes:

@@ -16,6 +16,7 @@ LEFT_OUT = (
     "trainer.num_nodes",
     "trainer.enable_progress_bar",
     "data.init_args.num_workers",
+    "data.init_args.allow_changed",
 )
 _DIGITS = 8
 

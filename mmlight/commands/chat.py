@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmlight.batch import Batch
+from mmlight.batch import Batch, Pieces
 from mmlight.data.splits.plain_files import PredictSplit
 from mmlight.decoders.sampling import Sampling
 from mmlight.errors import UserError
@@ -68,8 +68,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model", required=True, help="a run's folder, a checkpoint or an exported folder"
     )
-    parser.add_argument("--image", type=Path, metavar="FILE", help="what is asked about")
-    parser.add_argument("--audio", type=Path, metavar="FILE", help="what is asked about")
+    parser.add_argument(
+        "--image", type=Path, nargs="+", metavar="FILE", help="what is asked about; several are one"
+    )
+    parser.add_argument("--audio", type=Path, nargs=1, metavar="FILE", help="what is asked about")
     parser.add_argument(
         "--turns",
         type=int,
@@ -101,7 +103,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _answering(
-    predictor: Predictor, files: dict[Modality, Path]
+    predictor: Predictor, files: dict[Modality, list[Path]]
 ) -> Callable[[str, Sampling, int, Callable[[int, str], None]], Any]:
     """Return what answers a line, its number given, telling a function each piece."""
     task = predictor.task
@@ -120,23 +122,18 @@ def _answering(
     )
 
 
-def _about(predictor: Predictor, files: dict[Modality, Path]) -> Batch:
+def _about(predictor: Predictor, files: dict[Modality, list[Path]]) -> Batch:
     """Return a batch of one sample, that has these files."""
     takes = [name for name in predictor.task.tower_settings.given() if name != "text"]
     if not files:
         raise UserError(f"what is asked about? give --{' FILE or --'.join(takes)} FILE")
     found: Batch | None = None
-    for name, path in files.items():
+    for name, paths in files.items():
         if name not in takes:
             raise UserError(f"--{name}: the model is shown {' and '.join(takes)} only")
-        given = PredictSplit(files=[str(path)])
-        (batch,) = predictor.batches(given, batch_size=1)
-        part = getattr(batch, name)
-        if batch.bad:
-            raise UserError(f"--{name} {path}: {batch.bad[0].reason}")
-        if part is None or not bool(batch.present(name).all()):
-            raise UserError(f"--{name} {path}: is no {'sound' if name == 'audio' else name}")
-        found = batch if found is None else replace(found, **{name: part})
+        batches = [_read(predictor, name, path) for path in paths]
+        part = _together([getattr(batch, name) for batch in batches], name)
+        found = replace(batches[0] if found is None else found, **{name: part})
     assert found is not None
     return found.to(predictor.device)
 
@@ -157,3 +154,26 @@ def _device(name: str) -> torch.device:
         raise UserError("--device cuda: there is no CUDA device here; leave it out")
     chosen = "cuda" if name == "auto" and torch.cuda.is_available() else name
     return torch.device("cpu" if chosen == "auto" else chosen)
+
+
+def _read(predictor: Predictor, name: Modality, path: Path) -> Batch:
+    """Return a batch of one sample, that has this file."""
+    (batch,) = predictor.batches(PredictSplit(files=[str(path)]), batch_size=1)
+    if batch.bad:
+        raise UserError(f"--{name} {path}: {batch.bad[0].reason}")
+    if getattr(batch, name) is None or not bool(batch.present(name).all()):
+        raise UserError(f"--{name} {path}: is no {'sound' if name == 'audio' else name}")
+    return batch
+
+
+def _together(parts: list[Any], name: Modality) -> Any:
+    """Return images as those of one sample."""
+    if len(parts) == 1:
+        return parts[0]
+    sizes = {tuple(part.pixels_BCHW.shape[1:]) for part in parts}
+    if len(sizes) > 1:
+        raise UserError(f"--{name}: the model takes several images of one size only")
+    pixels_BCHW = torch.cat([part.pixels_BCHW for part in parts])
+    pieces = Pieces.of([len(parts)])
+    assert pieces is not None
+    return replace(parts[0], pixels_BCHW=pixels_BCHW, pieces=pieces.to(pixels_BCHW.device))

@@ -155,6 +155,21 @@ class MultimodalDecoder(Task):
         self.type_field = type_field
 
     @property
+    def takes_pieces(self) -> bool:
+        """Samples may have several images or windows of sound, shown one behind the other."""
+        return True
+
+    def check_pieces(self, data: Any) -> None:
+        """Refuse a pooling over what is shown as it is."""
+        super().check_pieces(data)
+        for name in self._shown:
+            if data is not None and getattr(self.tower_settings, name).pieces is not None:
+                raise UserError(
+                    f"model.towers.{name}.pieces: has no effect: the decoder is shown the tokens "
+                    "of all; leave it out"
+                )
+
+    @property
     def decoder(self) -> Decoder:
         """The text tower."""
         return cast(Decoder, self.tower("text").encoder)
@@ -201,8 +216,12 @@ class MultimodalDecoder(Task):
             part = getattr(batch, name)
             if part is not None:
                 encoded = self.tower(name).encoder(part, tokens=True)
-                tokens[name] = encoded.tokens_BLD
-                masks[name] = encoded.mask_BL & batch.present(name)[:, None]
+                tokens_BLD, mask_BL = encoded.tokens_BLD, encoded.mask_BL
+                if part.pieces is not None:  # one behind the other
+                    tokens_BLD = part.pieces.spread(tokens_BLD, part.size).flatten(1, 2)
+                    mask_BL = part.pieces.spread(mask_BL, part.size).flatten(1, 2)
+                tokens[name] = tokens_BLD
+                masks[name] = mask_BL & batch.present(name)[:, None]
         if not tokens:
             raise UserError(
                 f"the data has none of {' and '.join(self._shown)}; name it in data.members"

@@ -38,6 +38,10 @@ def test_each_line_is_answered_until_the_input_ends(made, monkeypatch, capsys):
     both = chat(monkeypatch, "which colour?\n", *asked, "--audio", files / "0.wav")
     assert both == 0 and task is not None
     capsys.readouterr()
+    # Several images are shown one behind the other.
+    several = ("--image", files / "0.png", files / "0.png")
+    assert chat(monkeypatch, "which colour?\n", *asked, *several) == 0
+    assert capsys.readouterr().out
     # What was said before stands in front.
     assert chat(monkeypatch, "a\nb\nc\n", *asked, "--turns", "2") == 0
 

@@ -1,11 +1,13 @@
 """A decoder that is shown images and sounds: prefix and memory, several questions, LoRA."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tasks import question_data, tiny
 
+from mmlight.batch import Images, Pieces
 from mmlight.decoders.generate import generate
 from mmlight.decoders.sampling import Sampling
 from mmlight.encoders.lora import LoraSettings
@@ -38,6 +40,36 @@ def test_what_is_shown_and_asked_decides_the_answer(memory):
     # Another image: the questions are the same, the answers need not be.
     other = replace(batch, image=batch.image.map(lambda t: t.flip(0)))
     assert [row["answer"] for row in task.predict_step(other, 0)] != [r["answer"] for r in rows]
+
+
+@pytest.mark.parametrize("memory", [{}, MEMORY], ids=["prefix", "memory"])
+def test_several_images_are_shown_one_behind_the_other(memory):
+    task = question_data.multimodal("image", text=question_data.decoder(**memory)).double().eval()
+    batch = question_data.batch(3)
+    pixels = batch.image.pixels_BCHW
+    here = torch.ones(2, dtype=torch.bool)
+    two = replace(batch.rows(0, 2), image=Images(pixels, here, pieces=Pieces.of([2, 1])))
+    tokens, mask = task.shown(two)["image"]
+    each = [task.shown(batch.rows(n, n + 1))["image"][0][0] for n in range(3)]
+    length = len(each[0])
+    assert mask.tolist() == [[True] * 2 * length, [True] * length + [False] * length]
+    torch.testing.assert_close(tokens[0], torch.cat(each[:2]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(tokens[1][mask[1]], each[2], rtol=0, atol=1e-12)
+    # What has one image is not changed by the other's two.
+    one = replace(two, image=Images(pixels[[0, 2]], here))
+    (losses, counted), (plain, _) = (task.answer_loss(b, task.shown(b)) for b in (two, one))
+    torch.testing.assert_close(losses[1][counted[1]], plain[1][counted[1]], rtol=0, atol=1e-10)
+    assert (losses[0] - plain[0])[counted[0]].abs().max() > 1e-6
+
+
+def test_pooling_over_images_is_refused_where_none_is_pooled():
+    towers = tiny.towers()
+    image = replace(towers.image, pieces="mean")
+    task = MultimodalDecoder(towers=Towers(image=image, text=question_data.decoder()))
+    data = SimpleNamespace(image=SimpleNamespace(frames=4))
+    with pytest.raises(UserError, match=r"towers.image.pieces: has no effect: the decoder"):
+        task.check_pieces(data)
+    question_data.multimodal("image").check_pieces(data)
 
 
 @pytest.mark.parametrize("memory", [{}, MEMORY], ids=["prefix", "memory"])

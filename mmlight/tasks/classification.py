@@ -127,9 +127,9 @@ class Classification(PooledTask):
                 counts_K = data.label_counts("train", self.num_classes, field=self.label_field)
         self.objective.build(self.num_classes, counts_K=counts_K)
 
-    def check_pieces(self, data: Any) -> None:
+    def check_pieces(self, data: Any, *, effect: bool = True) -> None:
         """Refuse to mix samples of several images or sounds."""
-        super().check_pieces(data)
+        super().check_pieces(data, effect=effect)
         windows = getattr(getattr(data, "audio", None), "windows", None)
         is_several = getattr(getattr(data, "image", None), "frames", None) is not None
         if self.mixing is not None and (is_several or getattr(windows, "training", False)):

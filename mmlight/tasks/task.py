@@ -370,7 +370,7 @@ class Task(_Described, Evaluated):
                 own = self._preparations()
                 data.follow({m: kept_preparation(kept.get(m)) | dict(own[m]) for m in own})
             self._check_documents(data)
-            self.check_pieces(data)
+            self.check_pieces(data, effect=self.is_fitting)
             return
         if self.datamodule is not None:
             self.data = self.datamodule
@@ -378,7 +378,7 @@ class Task(_Described, Evaluated):
             self.preprocessing = self.data.preprocessing()
         self.build()
         self._check_documents(self.data)
-        self.check_pieces(self.data)
+        self.check_pieces(self.data, effect=self.is_fitting)
         self.trained = TrainedParts(
             self,
             {name: self.tower(name) for name in self.tower_settings.given()},
@@ -420,8 +420,14 @@ class Task(_Described, Evaluated):
         """Whether samples may have several images or sounds: `Tower.pooled` makes one of them."""
         return False
 
-    def check_pieces(self, data: Any) -> None:
-        """Refuse samples of several images or sounds that the task does not take."""
+    def check_pieces(self, data: Any, *, effect: bool = True) -> None:
+        """Refuse samples of several images or sounds that the task does not take.
+
+        Args:
+            data: whose settings say whether there are any.
+            effect: also refuse settings without effect, which a checkpoint's are where it is shown
+                one image each.
+        """
         keys = {"image": "frames", "audio": "windows"}
         for name, tower in self.tower_settings.given().items():
             if name not in keys or data is None:
@@ -433,7 +439,7 @@ class Task(_Described, Evaluated):
                     f"{key}: {type(self).__name__}, as it is set here, reads the tokens of one "
                     f"{name} per sample, which are not pooled over several; leave it out"
                 )
-            if tower.pieces is not None and not is_set:
+            if effect and tower.pieces is not None and not is_set:
                 raise UserError(f"model.towers.{name}.pieces has no effect without {key}")
 
     def configure_optimizers(self) -> Any:

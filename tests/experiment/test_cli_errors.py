@@ -273,7 +273,7 @@ def test_checkpoint_of_other_data_is_refused(trained, tmp_path, capsys):
         *("fit", "-c", path, "--ckpt_path", checkpoint),
         *("--data.init_args.global_batch_size", "4", "--trainer.max_steps", "4"),
     )
-    assert "its data global_batch_size is 8, now it is 4" in line
+    assert "data.global_batch_size was 8 and is 4" in line
     assert sorted(path.parent.rglob("*")) == before
 
 

@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,7 +80,7 @@ def accept(item: Batch | Refusal) -> Batch:
     return item
 
 
-class TrainLoader:
+class PositionedLoader(ABC):
     """Batches of training from a position on.
 
     An iteration starts at the position that holds when its first batch is asked for, and gives
@@ -88,38 +89,30 @@ class TrainLoader:
     between epochs and during validation.
 
     Args:
-        dataset: batches by number.
         position: tells the number of the next batch, counted over all epochs.
-        num_workers: worker processes; 0 to decode in this process.
         device: a GPU that batches are brought to ahead of their use; None leaves them in memory.
 
     Attributes:
         waited_s: how long training has waited for batches so far.
     """
 
-    def __init__(
-        self,
-        dataset: TrainBatches,
-        *,
-        position: Callable[[], int],
-        num_workers: int,
-        device: torch.device | None,
-    ) -> None:
-        self.dataset = dataset
-        self._device = device
-        self._position = position
-        self._counter = _CountUp()
-        self._loader = data_loader(
-            dataset, self._counter, num_workers=num_workers, pin_memory=device is not None
-        )
+    def __init__(self, *, position: Callable[[], int], device: torch.device | None) -> None:
+        self._position, self._device = position, device
         self._stream: Iterator[Any] | None = None
-        self._ahead = dataset.ahead()
         self._next = -1
         self.waited_s = 0.0
 
+    @abstractmethod
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return self.dataset.order.steps_per_epoch
+
+    @abstractmethod
+    def _begin(self, number: int) -> Iterator[Any]:
+        """Return what yields batches from this number on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the worker processes; the next iteration starts new ones."""
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches from the position on."""
@@ -132,20 +125,17 @@ class TrainLoader:
         number = self._position()
         for _ in range(len(self)):
             if self._stream is None or self._next != number:
-                self._counter.start = number
-                self._stream = iter(self._loader)
-            self._ahead.at(number)
-            number = self._next = number + 1
-            began = time.perf_counter()
-            item = next(self._stream)
-            self.waited_s += time.perf_counter() - began
-            yield accept(item)
+                self._stream = self._begin(number)
+            self._next = number + 1
+            yield self._take(self._stream, number)
+            number += 1
 
-    def close(self) -> None:
-        """End the worker processes; the next iteration starts new ones."""
-        self._stream = None
-        end_workers(self._loader)
-        self._ahead.close()
+    def _take(self, stream: Iterator[Any], number: int) -> Batch:
+        """Return the batch of this number, the next of what `_begin` returned."""
+        began = time.perf_counter()
+        item = next(stream)
+        self.waited_s += time.perf_counter() - began
+        return accept(item)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the position is in the data module's state.
@@ -154,8 +144,53 @@ class TrainLoader:
         """
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  (Lightning's)
         """Do nothing; see `state_dict`."""
+
+
+class TrainLoader(PositionedLoader):
+    """Batches of training whose order is known; see `PositionedLoader`.
+
+    Args:
+        dataset: batches by number.
+        position: see there.
+        num_workers: worker processes; 0 to decode in this process.
+        device: see there.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainBatches,
+        *,
+        position: Callable[[], int],
+        num_workers: int,
+        device: torch.device | None,
+    ) -> None:
+        super().__init__(position=position, device=device)
+        self.dataset = dataset
+        self._counter = _CountUp()
+        self._loader = data_loader(
+            dataset, self._counter, num_workers=num_workers, pin_memory=device is not None
+        )
+        self._ahead = dataset.ahead()
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self.dataset.order.steps_per_epoch
+
+    def _begin(self, number: int) -> Iterator[Any]:
+        self._counter.start = number
+        return iter(self._loader)
+
+    def _take(self, stream: Iterator[Any], number: int) -> Batch:
+        self._ahead.at(number)
+        return super()._take(stream, number)
+
+    def close(self) -> None:
+        """End the worker processes; the next iteration starts new ones."""
+        self._stream = None
+        end_workers(self._loader)
+        self._ahead.close()
 
 
 class EvalLoader:

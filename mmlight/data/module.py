@@ -15,7 +15,7 @@ from mmlight.data.bad_samples import BadSamples
 from mmlight.data.checks import what_is_there
 from mmlight.data.dataset import EvalBatches, Rank, TrainBatches
 from mmlight.data.decode.corruptions import Corruption
-from mmlight.data.loader import EvalLoader, TrainLoader
+from mmlight.data.loader import EvalLoader, PositionedLoader, TrainLoader
 from mmlight.data.mixing import WeightsBy, train_order
 from mmlight.data.module_checks import check_corruptions, check_mapping, check_mixture
 from mmlight.data.order.changes import STATE_VERSION, check_version, differences, refusal
@@ -24,7 +24,6 @@ from mmlight.data.order.evaluation import EvalOrder, ListedOrder
 from mmlight.data.order.mixture import Batches
 from mmlight.data.order.position import Position
 from mmlight.data.split_module import SplitDataModule
-from mmlight.data.stream.loader import StreamLoader
 from mmlight.data.stream.opened import OpenStream, check_mode, check_settings, open_stream
 from mmlight.errors import UserError
 from mmlight.terminal import note
@@ -120,7 +119,7 @@ class ShardDataModule(SplitDataModule):
         self._stream: OpenStream | None = None
         self._position = Position(self._num_processed)
         self._bad: BadSamples | None = None
-        self._loaders: WeakSet[TrainLoader | StreamLoader | EvalLoader] = WeakSet()
+        self._loaders: WeakSet[PositionedLoader | EvalLoader] = WeakSet()
 
     def prepare_data(self) -> None:
         """Index the shards on one process of each machine, before the others look for them."""
@@ -188,14 +187,14 @@ class ShardDataModule(SplitDataModule):
         """End the workers."""
         self._close_loaders()
 
-    def train_dataloader(self) -> TrainLoader | StreamLoader:
+    def train_dataloader(self) -> PositionedLoader:
         """Return the batches of training, from the position on."""
         if self.trainer is not None and getattr(self.trainer, "overfit_batches", False):
             raise UserError(
                 "trainer.overfit_batches is not supported: every epoch has another order; give "
                 "data.train a shard with a few samples instead"
             )
-        loader: TrainLoader | StreamLoader
+        loader: PositionedLoader
         if self._stream is not None:
             loader = self._stream.loader(
                 self.decoding("train"),

@@ -96,7 +96,7 @@ def changes(folder: Path) -> dict[str, Change]:
         "ours json": call("mmlight.files.write_json", path=ran, value="x"),
         "ours start": call("mmlight.__main__.main", argv=["scenes", ran]),
         "ours git": call("mmlight.runs.code.git.subprocess.run", args=["touch", ran]),
-        "ours loads": call("mmlight.tasks.task.load_task", path=bait),
+        "ours loads": call("mmlight.tasks.load.load_task", path=bait),
         "ours makes": call("mmlight.encoders.timm_model.create_timm", name="resnet10t"),
         "module class": call("canary_module.Enc"),
         "module function": call("canary_module.func"),

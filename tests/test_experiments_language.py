@@ -6,7 +6,7 @@ from pathlib import Path
 import cli_data
 import pytest
 
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 
 ROOT = Path(__file__).parents[1]
 

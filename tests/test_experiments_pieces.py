@@ -12,7 +12,7 @@ from mmlight.data.members import Members
 from mmlight.interop.embedder import Embedder
 from mmlight.suites.features import Part
 from mmlight.suites.model import open_model
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 
 ROOT = Path(__file__).parents[1]
 RUN = ("--run.test", "false", "--pictures", "null")

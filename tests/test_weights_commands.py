@@ -9,7 +9,7 @@ import torch
 import weights_data
 
 from mmlight.saved.checkpoint import read_saved
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 
 pytestmark = pytest.mark.slow  # three trainings, and a dozen starts of the command line
 

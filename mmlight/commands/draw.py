@@ -17,7 +17,7 @@ from mmlight.interop.inputs import decoded, image_bytes
 from mmlight.interop.judged import rank_images
 from mmlight.runs.plots.picture_grid import plot_samples
 from mmlight.saved.rebuild import rebuild_settings
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 from mmlight.tasks.text_to_image import TextToImage
 from mmlight.terminal import say
 

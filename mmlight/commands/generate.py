@@ -15,7 +15,8 @@ from mmlight.decoders.sampling import Sampling
 from mmlight.errors import UserError
 from mmlight.experiment.messages import quieten
 from mmlight.files import write_text
-from mmlight.tasks.task import Task, load_task
+from mmlight.tasks.load import load_task
+from mmlight.tasks.task import Task
 from mmlight.terminal import note, say_text
 from mmlight.text_file import decode_text, parse_json
 

@@ -14,7 +14,7 @@ from mmlight.interop.judged import Judgement, judge_images, several_times
 from mmlight.runs.plots.picture_grid import plot_samples
 from mmlight.runs.show.grid import Column, Grid
 from mmlight.scores import format_value
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 from mmlight.terminal import say
 
 

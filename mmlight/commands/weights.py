@@ -17,7 +17,8 @@ from mmlight.runs.show.grid import Column, Grid
 from mmlight.saved.checkpoint import Saved
 from mmlight.saved.rebuild import check_description
 from mmlight.scores import chosen_direction
-from mmlight.tasks.task import Task, build_task
+from mmlight.tasks.load import build_task
+from mmlight.tasks.task import Task
 from mmlight.terminal import say
 from mmlight.trainer.internals import AnyBatchNorm
 

@@ -29,7 +29,8 @@ from mmlight.interop.inputs import (
 from mmlight.interop.saved_config import kept_text, plain_names
 from mmlight.modality import Modality
 from mmlight.saved.rebuild import rebuild_settings
-from mmlight.tasks.task import Task, load_task
+from mmlight.tasks.load import load_task
+from mmlight.tasks.task import Task
 
 T = TypeVar("T")
 

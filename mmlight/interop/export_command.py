@@ -37,7 +37,8 @@ from mmlight.saved.checkpoint import Saved, write_export
 from mmlight.saved.locate import TASK, Found, locate
 from mmlight.saved.rebuild import check_description
 from mmlight.tasks.graph import MEANINGS, Graph
-from mmlight.tasks.task import Task, build_task
+from mmlight.tasks.load import build_task
+from mmlight.tasks.task import Task
 from mmlight.terminal import say
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}

@@ -13,8 +13,9 @@ from mmlight.errors import UserError
 from mmlight.interop.saved_config import data_config
 from mmlight.published.read import read_model
 from mmlight.saved.rebuild import rebuild
+from mmlight.tasks.load import build_named
 from mmlight.tasks.rows import rows_of
-from mmlight.tasks.task import Task, build_named
+from mmlight.tasks.task import Task
 
 
 class Predictor:

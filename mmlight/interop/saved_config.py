@@ -17,7 +17,7 @@ from mmlight.tasks.task import Task
 from mmlight.text.saved_tokenizer import tokenizer_from_state
 
 _MODULE = "mmlight.data.module.ShardDataModule"
-_TASK = "mmlight.tasks.task.saved_task"
+_TASK = "mmlight.tasks.load.saved_task"
 _TOKENIZER = f"{SavedTokenizer.__module__}.{SavedTokenizer.__qualname__}"
 # What the text settings of a checkpoint say of the tokenizer; the others are settings of the data.
 _OF_TOKENIZER = ("tokenizer", "vocab_size")

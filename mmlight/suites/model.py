@@ -19,7 +19,7 @@ from mmlight.modality import MODALITIES, Modality
 from mmlight.published.read import read_model
 from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import Saved
-from mmlight.tasks.task import build_named
+from mmlight.tasks.load import build_named
 
 
 @dataclass

@@ -31,7 +31,7 @@ from mmlight.tasks.pictures import ShownSamples, draw_labelled
 from mmlight.tasks.pooled import Features, PooledTask
 from mmlight.tasks.question import Question
 from mmlight.tasks.task import Target
-from mmlight.tasks.tower import Towers
+from mmlight.tasks.tower import Towers, has_pieces
 
 
 class Classification(PooledTask):
@@ -127,12 +127,12 @@ class Classification(PooledTask):
                 counts_K = data.label_counts("train", self.num_classes, field=self.label_field)
         self.objective.build(self.num_classes, counts_K=counts_K)
 
-    def check_pieces(self, data: Any, *, effect: bool = True) -> None:
+    def check_pieces(self, data: Any) -> None:
         """Refuse to mix samples of several images or sounds."""
-        super().check_pieces(data, effect=effect)
+        super().check_pieces(data)
         windows = getattr(getattr(data, "audio", None), "windows", None)
-        is_several = getattr(getattr(data, "image", None), "frames", None) is not None
-        if self.mixing is not None and (is_several or getattr(windows, "training", False)):
+        is_several = has_pieces(data, "image") or getattr(windows, "training", False)
+        if self.mixing is not None and is_several:
             raise UserError("model.mixing: samples of several frames or windows can't be mixed")
 
     @property

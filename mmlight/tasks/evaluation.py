@@ -312,7 +312,7 @@ def evaluate(
     as many batches as the others, as the data module deals them out.
 
     Args:
-        task: built, such as `mmlight.tasks.task.load_task` returns it.
+        task: built, such as `mmlight.tasks.load.load_task` returns it.
         batches: of an evaluation, such as ``data.val_dataloader()``.
         stage: what `task.evaluation` is said to be of.
     """

@@ -159,11 +159,11 @@ class MultimodalDecoder(Task):
         """Samples may have several images or windows of sound, shown one behind the other."""
         return True
 
-    def check_pieces(self, data: Any, *, effect: bool = True) -> None:
+    def check_pools(self, data: Any) -> None:
         """Refuse a pooling over what is shown as it is."""
-        super().check_pieces(data, effect=effect)
+        super().check_pools(data)
         for name in self._shown:
-            if effect and getattr(self.tower_settings, name).pieces is not None:
+            if getattr(self.tower_settings, name).pieces is not None:
                 raise UserError(
                     f"model.towers.{name}.pieces: has no effect: the decoder is shown the tokens "
                     "of all; leave it out"

@@ -21,15 +21,8 @@ from mmlight.objectives.objective import Loss
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.groups import weight_decay_groups
 from mmlight.optim.schedule import Schedule
-from mmlight.published.read import read_model
-from mmlight.saved.checkpoint import (
-    CHECKPOINT_KEY,
-    Saved,
-    check_same_model,
-    own_entry,
-)
+from mmlight.saved.checkpoint import CHECKPOINT_KEY, check_same_model, own_entry
 from mmlight.saved.description import describe_call
-from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.evaluation import Evaluated
 from mmlight.tasks.extra_metrics import ExtraMetrics
 from mmlight.tasks.graph import Graph
@@ -37,7 +30,14 @@ from mmlight.tasks.pictures import ShownSamples
 from mmlight.tasks.question import Question
 from mmlight.tasks.source import Source
 from mmlight.tasks.source_losses import source_losses
-from mmlight.tasks.tower import Tower, Towers, check_tower_fits, kept_preparation
+from mmlight.tasks.tower import (
+    PIECES,
+    Tower,
+    Towers,
+    check_tower_fits,
+    has_pieces,
+    kept_preparation,
+)
 from mmlight.tasks.trained import TrainedParts
 from mmlight.tasks.tuning import Tuning
 from mmlight.terminal import note
@@ -351,6 +351,8 @@ class Task(_Described, Evaluated):
         """Refuse settings without effect."""
         assert self.trained is not None
         self.trained.check_effect()
+        if self.datamodule is not None:
+            self.check_pools(self.datamodule)
         self.metrics.check(self.example_answers, task=type(self).__name__)
         text = getattr(self.datamodule, "text", None)
         if text is not None and text.captions_per_sample > 1 and not self.takes_captions:
@@ -370,7 +372,7 @@ class Task(_Described, Evaluated):
                 own = self._preparations()
                 data.follow({m: kept_preparation(kept.get(m)) | dict(own[m]) for m in own})
             self._check_documents(data)
-            self.check_pieces(data, effect=self.is_fitting)
+            self.check_pieces(data)
             return
         if self.datamodule is not None:
             self.data = self.datamodule
@@ -378,7 +380,7 @@ class Task(_Described, Evaluated):
             self.preprocessing = self.data.preprocessing()
         self.build()
         self._check_documents(self.data)
-        self.check_pieces(self.data, effect=self.is_fitting)
+        self.check_pieces(self.data)
         self.trained = TrainedParts(
             self,
             {name: self.tower(name) for name in self.tower_settings.given()},
@@ -420,27 +422,30 @@ class Task(_Described, Evaluated):
         """Whether samples may have several images or sounds: `Tower.pooled` makes one of them."""
         return False
 
-    def check_pieces(self, data: Any, *, effect: bool = True) -> None:
+    def check_pieces(self, data: Any) -> None:
         """Refuse samples of several images or sounds that the task does not take.
 
         Args:
             data: whose settings say whether there are any.
-            effect: also refuse settings without effect, which a checkpoint's are where it is shown
-                one image each.
         """
-        keys = {"image": "frames", "audio": "windows"}
-        for name, tower in self.tower_settings.given().items():
-            if name not in keys or data is None:
-                continue
-            key = f"data.{name}.{keys[name]}"
-            is_set = getattr(getattr(data, name, None), keys[name], None) is not None
-            if is_set and not self.takes_pieces:
+        for name in () if self.takes_pieces else self.tower_settings.given():
+            if has_pieces(data, name):
                 raise UserError(
-                    f"{key}: {type(self).__name__}, as it is set here, reads the tokens of one "
-                    f"{name} per sample, which are not pooled over several; leave it out"
+                    f"data.{name}.{PIECES[name]}: {type(self).__name__}, as it is set here, reads "
+                    f"the tokens of one {name} per sample, which are not pooled over several; "
+                    "leave it out"
                 )
-            if effect and tower.pieces is not None and not is_set:
-                raise UserError(f"model.towers.{name}.pieces has no effect without {key}")
+
+    def check_pools(self, data: Any) -> None:
+        """Refuse a pooling over pieces of samples that have none.
+
+        In training alone: a checkpoint names its pooling, and may be shown one image each.
+        """
+        for name, tower in self.tower_settings.given().items():
+            if tower.pieces is not None and not has_pieces(data, name):
+                raise UserError(
+                    f"model.towers.{name}.pieces has no effect without data.{name}.{PIECES[name]}"
+                )
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser with weight-decay groups, and the schedule, stepped at every step."""
@@ -501,62 +506,3 @@ class Task(_Described, Evaluated):
         if names := getattr(self, "class_names", None):  # where answers are classes
             kept = checkpoint.get(CHECKPOINT_KEY, {}).get("preprocessing") or {}
             check_same_order(names, kept.get("class_names"))
-
-
-def load_task(path: str | Path, *, trust: Sequence[str] = ()) -> Task:
-    """Rebuild a task from what is on disk of it alone, with its weights, in evaluation mode.
-
-    Args:
-        path: a run's folder, a checkpoint, an export or a published model (see
-            `mmlight.published.read.read_model`).
-        trust: modules, besides mmlight's, whose classes it may name (see `mmlight.own_modules`).
-
-    Raises:
-        UserError: as `read_model` and `build_task`; it names the file.
-    """
-    found, saved = read_model(path, key="path")
-    return build_named(saved, found, trust=trust)
-
-
-def build_named(saved: Saved, path: Path, *, trust: Sequence[str] = ()) -> Task:
-    """Do what `build_task` does; errors name the file."""
-    try:
-        return build_task(saved, trust=trust)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def build_task(saved: Saved, *, trust: Sequence[str] = ()) -> Task:
-    """Rebuild a task from what was read of it, with its weights, in evaluation mode.
-
-    Args:
-        saved: what was read.
-        trust: as for `load_task`.
-
-    Raises:
-        UserError: a description that names what it must not, or that this version cannot build.
-    """
-    task: Task = rebuild(saved.description, base=Task, trust=trust)
-    task.preprocessing = saved.preprocessing
-    try:
-        task.configure_model()
-    except UserError:
-        raise
-    except Exception as error:  # sizes that do not go together meet any kind of error
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the checkpoint's model cannot be built: {said[:300]}") from error
-    check_same_model(saved.tensors, task.state_dict())
-    task.load_state_dict(saved.tensors)
-    return task.eval()
-
-
-def saved_task(saved: str) -> Task:
-    """Return the task that a checkpoint describes, without its weights.
-
-    A configuration names this function where the checkpoint itself says what the model is.
-
-    Args:
-        saved: the checkpoint.
-    """
-    own: Task = rebuild(read_model(saved, key="saved")[1].description, base=Task)
-    return own

@@ -15,6 +15,9 @@ from mmlight.modality import MODALITIES, Modality
 from mmlight.tasks.projection import Kind, ProjectionSettings, projection_settings
 from mmlight.tasks.source import Source, load_encoder, load_part, read_source
 
+# What the data's settings call several inputs of one sample.
+PIECES = {"image": "frames", "audio": "windows"}
+
 
 @dataclass
 class TowerSettings:
@@ -225,6 +228,12 @@ def _preparation(encoder: Encoder, source: Source | None) -> Mapping[str, Any]:
         kept["is_required"] = True  # another one's ids would mean other words
     # With an encoder of the user's own (another size, say), it counts more.
     return {name: value for name, value in kept.items() if value is not None} | own
+
+
+def has_pieces(data: Any, modality: Modality) -> bool:
+    """Tell whether samples may have several images or sounds, by a data module's settings."""
+    settings = getattr(data, modality, None)
+    return getattr(settings, PIECES.get(modality, ""), None) is not None
 
 
 def kept_preparation(kept: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from mmlight.commands.weights import read_plain, recompute_batch_norm
 from mmlight.commands.wise_ft import interpolate, shared_tensors
 from mmlight.errors import UserError
 from mmlight.saved.checkpoint import Saved
-from mmlight.tasks.task import build_task
+from mmlight.tasks.load import build_task
 
 
 def tensors(seed, **more):

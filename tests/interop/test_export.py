@@ -17,7 +17,7 @@ from mmlight.interop.export_formats import Traced, compare, know, trace, write_t
 from mmlight.interop.export_inputs import Sizes, make_inputs
 from mmlight.interop.scan_gru import ScanGru
 from mmlight.saved.checkpoint import read_export, read_saved
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 
 
 @pytest.fixture

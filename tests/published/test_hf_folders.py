@@ -15,7 +15,7 @@ from mmlight.published.hf.read import read_transformers
 from mmlight.published.hf.write import write_transformers
 from mmlight.saved.checkpoint import Saved
 from mmlight.tasks.contrastive import Contrastive
-from mmlight.tasks.task import build_task, load_task
+from mmlight.tasks.load import build_task, load_task
 from mmlight.tasks.tower import Tower, TowerSettings
 
 KINDS = ["clip", "siglip", "siglip2", "clap"]

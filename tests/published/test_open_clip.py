@@ -17,7 +17,7 @@ from mmlight.published.open_clip.write import write_open_clip
 from mmlight.published.read import read_model
 from mmlight.saved.checkpoint import Saved
 from mmlight.tasks.contrastive import Contrastive
-from mmlight.tasks.task import build_task, load_task
+from mmlight.tasks.load import build_task, load_task
 
 
 @pytest.fixture(autouse=True)

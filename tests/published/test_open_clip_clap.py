@@ -24,7 +24,7 @@ from mmlight.published.hf.write import write_transformers
 from mmlight.published.open_clip.audio import AudioCfg, plan_audio
 from mmlight.published.read import read_model
 from mmlight.saved.checkpoint import Saved
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 
 WORDS = dict(context_length=12, vocab_size=49408, width=32, heads=2, layers=2)
 ROBERTA = dict(

@@ -20,7 +20,7 @@ from mmlight.published.open_clip.text import MODELS
 from mmlight.published.open_clip.write import write_open_clip
 from mmlight.saved.checkpoint import Saved
 from mmlight.tasks.contrastive import Contrastive
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 
 KINDS = (

@@ -18,8 +18,8 @@ from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import check_whole, read_checkpoint, read_saved
 from mmlight.saved.locate import locate
 from mmlight.saved.parts import OPTIMIZERS, by_name
+from mmlight.tasks.load import load_task
 from mmlight.tasks.source import read_source
-from mmlight.tasks.task import load_task
 from mmlight.trainer.sharded_files import save_sharded
 
 # Of a run, its newest checkpoint: in one file, or in the parts that FSDP writes.

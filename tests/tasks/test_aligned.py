@@ -13,8 +13,9 @@ from mmlight.optim.adamw import AdamWSettings
 from mmlight.saved.checkpoint import Saved, write_export
 from mmlight.saved.rebuild import rebuild
 from mmlight.tasks.contrastive import Contrastive
+from mmlight.tasks.load import load_task
 from mmlight.tasks.projection import ProjectionSettings
-from mmlight.tasks.task import Task, load_task
+from mmlight.tasks.task import Task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.tasks.tuning import Tuning
 

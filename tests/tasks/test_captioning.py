@@ -16,8 +16,8 @@ from mmlight.errors import UserError
 from mmlight.runs.plots.examples import Example
 from mmlight.tasks.captioning import Captioning
 from mmlight.tasks.evaluation import evaluate
+from mmlight.tasks.load import load_task
 from mmlight.tasks.pictures import ShownSamples
-from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.text.tokenizer import ByteTokenizer, CharTokenizer
 

@@ -17,8 +17,8 @@ from mmlight.heads.fusion import LateFusion, TransformerFusion
 from mmlight.heads.pooled import PooledHeadSettings
 from mmlight.objectives.labels import BinaryCrossEntropy
 from mmlight.tasks.classification import Classification
+from mmlight.tasks.load import load_task
 from mmlight.tasks.mixing import Mixing
-from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers
 from mmlight.tasks.tuning import Tuning
 

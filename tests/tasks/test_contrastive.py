@@ -14,7 +14,7 @@ from mmlight.objectives.clip import Clip
 from mmlight.saved.checkpoint import check_same_model
 from mmlight.tasks.evaluation import evaluate
 from mmlight.tasks.joint_rows import first_captions
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 from mmlight.tasks.tower import Towers, TowerSettings, check_tower_fits
 
 

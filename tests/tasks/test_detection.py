@@ -26,7 +26,7 @@ from mmlight.optim.adamw import AdamWSettings
 from mmlight.optim.schedule import Schedule
 from mmlight.tasks.detection import annotated_boxes
 from mmlight.tasks.evaluation import evaluate
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 
 pytest.importorskip("faster_coco_eval")

@@ -11,7 +11,7 @@ from mmlight.errors import UserError
 from mmlight.runs.run.folder import Run
 from mmlight.tasks.discrete_codes import DiscreteCodes
 from mmlight.tasks.evaluation import evaluate
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 from mmlight.tasks.tower import Towers
 
 

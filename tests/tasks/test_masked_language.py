@@ -20,8 +20,8 @@ from mmlight.data.text import TextSettings
 from mmlight.encoders.hf_text import HfText
 from mmlight.errors import UserError
 from mmlight.tasks.evaluation import evaluate
+from mmlight.tasks.load import load_task
 from mmlight.tasks.masked_language import MaskedLanguage
-from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.text.tokenizer import ByteTokenizer
 

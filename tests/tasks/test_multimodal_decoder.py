@@ -68,7 +68,7 @@ def test_pooling_over_images_is_refused_where_none_is_pooled():
     task = MultimodalDecoder(towers=Towers(image=image, text=question_data.decoder()))
     data = SimpleNamespace(image=SimpleNamespace(frames=4))
     with pytest.raises(UserError, match=r"towers.image.pieces: has no effect: the decoder"):
-        task.check_pieces(data)
+        task.check_pools(data)
     question_data.multimodal("image").check_pieces(data)
 
 

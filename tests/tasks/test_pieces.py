@@ -115,7 +115,7 @@ def test_chunks_of_a_large_batch_hold_whole_samples():
 
 def test_a_checkpoint_brings_its_attention_over_frames():
     from mmlight.saved.checkpoint import Saved
-    from mmlight.tasks.task import build_task
+    from mmlight.tasks.load import build_task
 
     task = exact(pieces="attention").float()
     again = build_task(Saved(task.rebuild_description(), None, task.state_dict()))
@@ -164,6 +164,7 @@ def test_what_is_not_pooled_is_refused(settings, data, message):
     task.configure_model()
     with pytest.raises(UserError) as error:
         task.check_pieces(data)
+        task.check_pools(data)
     assert message in str(error.value)
 
 

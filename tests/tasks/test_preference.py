@@ -12,8 +12,8 @@ from mmlight.encoders.lora import LoraSettings
 from mmlight.errors import UserError
 from mmlight.saved.checkpoint import Saved
 from mmlight.tasks.evaluation import evaluate
+from mmlight.tasks.load import build_task
 from mmlight.tasks.preference import Preference
-from mmlight.tasks.task import build_task
 from mmlight.tasks.tuning import Tuning
 
 PAIRS = [

@@ -17,8 +17,8 @@ from mmlight.runs.run.ckpt_path import best_checkpoint
 from mmlight.runs.run.folder import Run
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.tasks.evaluation import evaluate
+from mmlight.tasks.load import load_task
 from mmlight.tasks.regression import Regression
-from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers
 
 

@@ -16,9 +16,9 @@ from mmlight.encoders.hf_text import HfText
 from mmlight.errors import UserError
 from mmlight.runs.run.metrics_log import read_rows
 from mmlight.tasks.evaluation import evaluate as evaluate_task
+from mmlight.tasks.load import load_task
 from mmlight.tasks.tagged_text import TaggedText, entity_scores
 from mmlight.tasks.tagging import Tagging
-from mmlight.tasks.task import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.text.words import joined_spans
 

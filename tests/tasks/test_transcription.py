@@ -20,7 +20,7 @@ from mmlight.metrics.ctc_decode import BeamDecoder
 from mmlight.metrics.ctc_lexicon import LexiconDecoder
 from mmlight.metrics.transcribed import count_edits
 from mmlight.optim.adamw import AdamWSettings
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.tasks.transcription import Transcription
 from mmlight.tasks.tuning import Tuning

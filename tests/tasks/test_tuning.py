@@ -9,7 +9,7 @@ from tasks import tiny
 from mmlight.errors import UserError
 from mmlight.optim.adamw import AdamWSettings
 from mmlight.tasks.classification import Classification
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 from mmlight.tasks.tower import Towers, TowerSettings
 from mmlight.tasks.tuning import LoraSettings, Tuning
 

@@ -7,7 +7,7 @@ import pytest
 
 from mmlight.runs.run.folder import Run
 from mmlight.saved.checkpoint import read_checkpoint
-from mmlight.tasks.task import load_task
+from mmlight.tasks.load import load_task
 
 STEPS = 12
 

@@ -85,8 +85,8 @@ def read(shard: OpenShard) -> str | None:
         UserError: it is damaged.
     """
     num_bytes = shard.state().num_bytes
-    header, record = shard.read_some(BLOCK, 0), shard.read_some(BLOCK, BLOCK)
-    last = shard.read_some(BLOCK, max(0, num_bytes - BLOCK))
+    header, record = shard.read_some(0, BLOCK), shard.read_some(BLOCK, BLOCK)
+    last = shard.read_some(max(0, num_bytes - BLOCK), BLOCK)
     return of_blocks(shard.shard, header, record, last)
 
 

@@ -99,7 +99,7 @@ class OpenShard:
             data += more
         return data
 
-    def read_some(self, size: int, offset: int) -> bytes:
+    def read_some(self, offset: int, size: int) -> bytes:
         """Read bytes, fewer where it ends before.
 
         Raises:

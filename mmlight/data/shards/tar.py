@@ -166,7 +166,7 @@ def walk_headers(
 
     Args:
         shard: for messages.
-        read: returns so many bytes from a place on, fewer where the file ends; places ascend.
+        read: returns, from a place on, so many bytes, fewer where the file ends; places ascend.
         file_size: bytes of the file; None where only reading on tells. Who reads the members then
             notices one that is cut short.
         start: where the archive begins.
@@ -178,7 +178,7 @@ def walk_headers(
     defaults: dict[str, str] = {}
     extended: dict[str, str] = {}
     while True:
-        header = read(BLOCK, offset)
+        header = read(offset, BLOCK)
         if len(header) < BLOCK:
             raise _refusal(shard, offset, "cut short: no end-of-archive marker")
         if header == _ZERO_BLOCK:
@@ -204,7 +204,7 @@ def walk_headers(
         if is_prologue:
             if size > _MAX_HEADER_DATA:
                 raise _refusal(shard, data_offset, f"a name or pax header of {size} bytes")
-            data = read(size, data_offset)
+            data = read(data_offset, size)
             if len(data) < size:
                 raise cut_short(shard, _name(header), offset=data_offset + len(data))
             if typeflag == b"L":
@@ -254,10 +254,10 @@ def _check_tail(
     One zero block where the standard has two is accepted: all members are there.
     """
     num_bytes = file_size - offset
-    if read(BLOCK, file_size - BLOCK).startswith(SEAL_RECORD):
+    if read(file_size - BLOCK, BLOCK).startswith(SEAL_RECORD):
         num_bytes -= BLOCK
     # So much is read, whatever the file's size says.
-    tail = read(min(num_bytes, (_MAX_RECORD_BLOCKS + 1) * BLOCK), offset)
+    tail = read(offset, min(num_bytes, (_MAX_RECORD_BLOCKS + 1) * BLOCK))
     if tail.count(0) != len(tail):
         at = offset + len(tail) - len(tail.lstrip(b"\0"))
         raise _refusal(shard, at, f"corrupt header: data behind zeros that begin at byte {offset}")

@@ -87,7 +87,7 @@ def _archive(shard: str, file: "_InOrder", wanted: Container[str]) -> Iterator[d
         is_wanted = extension in wanted and extension not in (KEY, URL)
         data = b""
         if is_wanted or sealed is not None:
-            data = file.read_some(member.size, member.offset)
+            data = file.read_some(member.offset, member.size)
             if len(data) < member.size:
                 raise cut_short(shard, member.name, offset=file.position)
         if is_wanted:
@@ -115,12 +115,12 @@ def _pass_over_zeros(shard: str, file: "_InOrder", end: int) -> bytes:
     """Go to what comes behind an archive; return the last block, if it is that of a seal."""
     while block := file.peek(BLOCK):
         if block.startswith(SEAL_RECORD):
-            return file.read_some(BLOCK, file.position)
+            return file.read_some(file.position, BLOCK)
         if block.count(0) < len(block):
             if len(block) < BLOCK:
                 raise UserError(f"shard {shard}: data behind its end at byte {end}; pack it again")
             break
-        file.read_some(len(block), file.position)
+        file.read_some(file.position, len(block))
         if file.position - end > _MAX_ZEROS:
             raise UserError(
                 f"shard {shard}: zeros without an end, from byte {end} on; download it again"
@@ -141,7 +141,7 @@ class _InOrder:
             self._left = memoryview(bytes(self._left) + chunk if self._left else chunk)
         return bytes(self._left[:size])
 
-    def read_some(self, size: int, offset: int) -> bytes:
+    def read_some(self, offset: int, size: int) -> bytes:
         """Return bytes from a place on, fewer where the file ends."""
         self._skip(offset - self.position)
         parts = []

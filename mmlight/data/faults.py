@@ -1,6 +1,6 @@
 """What is wrong with samples: each member by itself, or a sample as an experiment reads it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,9 +45,14 @@ def fault(extension: str, data: bytes, *, class_names: Sequence[str] = ()) -> st
     return None
 
 
+def is_name(problem: str, data: bytes) -> bool:
+    """Tell whether a label that `fault` was told no names for may be the name of a class."""
+    return problem.startswith(NoClassError.__name__) and bool(data.strip())
+
+
 @dataclass
 class NamedLabels:
-    """Checks ``cls`` members, whose names may be known or not.
+    """What is known of ``cls`` members, whose names may be known or not.
 
     Where they are not known, texts are good if every label is one; beside numbers they are bad.
 
@@ -70,15 +75,15 @@ class NamedLabels:
             self._beside[folder] = read_names(str(path), what="") if path.is_file() else []
         return self._beside[folder]
 
-    def fault(self, extension: str, data: bytes, *, names: Sequence[str], place: str) -> str | None:
-        """Say what is wrong with a member, None if nothing is or if `left` will tell."""
-        problem = fault(extension, data, class_names=names)
-        if extension.rpartition(".")[2] == "cls" and not names:
-            if problem and problem.startswith(NoClassError.__name__) and data.strip():
-                self._texts.append((place, problem))
-                return None
-            self._numbers += problem is None
-        return problem
+    def add(self, texts: Iterable[tuple[str, str]], *, numbers: int) -> None:
+        """Remember what labels of unknown names are.
+
+        Args:
+            texts: place and description of those that `is_name` tells.
+            numbers: how many are numbers.
+        """
+        self._texts.extend(texts)
+        self._numbers += numbers
 
     def left(self) -> Iterator[tuple[str, str]]:
         """Yield place and description of texts among numbers, when all members were seen."""

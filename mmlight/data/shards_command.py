@@ -79,7 +79,9 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("patterns", nargs="+", metavar="PATTERN", help=_PATTERN_HELP)
-    parser.add_argument("--workers", type=int, help="threads; default one per core")
+    parser.add_argument(
+        "--workers", type=int, help="threads, or processes of much data; default one per core"
+    )
     parser.add_argument(
         "--class-names",
         metavar="FILE",

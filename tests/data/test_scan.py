@@ -1,9 +1,12 @@
+import operator
+import os
 import threading
 import time
 
 import pytest
 
 from mmlight.data.scan import scan
+from mmlight.errors import UserError
 
 
 def test_results_come_in_the_order_of_the_items_whatever_takes_longer():
@@ -42,3 +45,11 @@ def test_an_error_ends_the_walk_and_its_threads():
     with pytest.raises(ValueError, match="forty"):
         list(found)
     assert threading.active_count() == before
+
+
+def test_processes_find_the_same_and_one_that_is_killed_is_told():
+    items = [float(number) for number in range(40)]
+    found = scan(items, operator.neg, what="Looking", workers=2, chunk=3, processes=True)
+    assert list(found) == [(number, -number) for number in items]
+    with pytest.raises(UserError, match="Looking: the system has killed a process"):
+        list(scan([1], os._exit, what="Looking", workers=1, processes=True))

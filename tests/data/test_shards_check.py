@@ -39,6 +39,17 @@ def test_faults_are_told_by_their_kind_and_reported_as_json(tmp_path, capsys):
     assert len(rows) == 5 and rows[0]["key"] == "0" and rows[0]["member"] == "png"
 
 
+def test_processes_find_what_threads_find(tmp_path, capsys, monkeypatch):
+    for shard in range(2):
+        bad = [("a.png", png(9, 9)[:60]), ("a.cls", b"cat"), ("b.cls", b"2"), ("c.txt", b"\xff")]
+        good = [(f"{n}.png", png(5, 6)) for n in range(5)]
+        write_tar(tmp_path / f"{shard}.tar", [*bad, *good])
+    threads = check(tmp_path, capsys=capsys)
+    monkeypatch.setattr("mmlight.data.curation.check._MUCH", 0)
+    assert check(tmp_path, "--workers", 2, capsys=capsys) == threads
+    assert threads[0] == 1 and threads[1].endswith("2 shards, 16 samples: 6 problems\n")
+
+
 def huge_png():
     header = bytearray(png(7, 5))
     header[16:24] = (50_000).to_bytes(4, "big") * 2

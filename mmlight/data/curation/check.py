@@ -4,20 +4,22 @@ import argparse
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import IO
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from mmlight.class_names import read_names
 from mmlight.data.decode.probe import kind
-from mmlight.data.faults import NamedLabels
+from mmlight.data.faults import NamedLabels, fault, is_name
 from mmlight.data.packing.write import leads_out
 from mmlight.data.scan import scan
 from mmlight.data.shards import index, index_file, storage
 from mmlight.data.shards.corpus import ChecksumError, Corpus
+from mmlight.data.shards.index_file import ShardIndex
 from mmlight.data.shards.paths import expand
 from mmlight.errors import UserError
 from mmlight.terminal import say
@@ -26,6 +28,11 @@ from mmlight.terminal import say
 _CODE = ("pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill")
 # Larger members are read one by one: each thread holds what it reads.
 _SMALL = 4 << 20
+# Each thread or process takes so many samples at a time.
+_CHUNK = 256
+# Checking so many bytes of tiny samples takes a core about as long as processes take to start.
+_MUCH = 128 << 20
+_UNREADABLE, _UNREADABLE_SAMPLE = "shard that can't be read", "sample that can't be read"
 # Of a kind so many are named; all of them are counted, and go into --report.
 _MOST_NAMED = 1000
 
@@ -81,15 +88,23 @@ def run(options: argparse.Namespace) -> int:
             report = options.report and files.enter_context(options.report.open("w"))
         except OSError as error:
             raise UserError(f"--report {options.report}: {error.strerror}") from error
+        files.callback(_corpus.cache_clear)
         found = _Found(Counter(), defaultdict(list), report)
         check = _Check(labels, found)
         total = sum(known[0].num_samples for path in paths if (known := index_file.load(path)))
-        samples = check.samples(paths)
-        for _, faults in scan(
-            samples, check.look, what="Checking", total=total or None, workers=options.workers
-        ):
-            for fault in faults:
-                found.add(fault)
+        walk = scan(
+            check.samples(paths),
+            look,
+            what="Checking",
+            total=total or None,
+            workers=options.workers,
+            chunk=_CHUNK,
+            processes=_is_much(paths),
+        )
+        for _, seen in walk:
+            labels.add(seen.names, numbers=seen.numbers)
+            for one in seen.faults:
+                found.add(one)
         for place, problem in labels.left():
             shard, _, name = place.partition(": ")
             key, _, member = name.partition(".")
@@ -98,11 +113,22 @@ def run(options: argparse.Namespace) -> int:
     return 1 if found.counts else 0
 
 
+def _is_much(paths: Sequence[storage.Shard]) -> bool:
+    """Tell whether there is more to do than starting processes takes."""
+    num_bytes = 0
+    for path in paths:
+        try:
+            num_bytes += storage.state(path).num_bytes
+        except UserError:
+            continue  # it is named when its turn comes
+    return num_bytes > _MUCH
+
+
 def _tell(check: "_Check", found: _Found, labels: NamedLabels) -> None:
     for kind_of, count in found.counts.most_common():
         say(f"{count:,} x {kind_of}")
-        for fault in found.named[kind_of]:
-            say(f"  bad: {fault.place}: {fault.said}")
+        for one in found.named[kind_of]:
+            say(f"  bad: {one.place}: {one.said}")
         if (left := count - len(found.named[kind_of])) > 0:
             say(f"  and {left:,} more (--report FILE names all)")
     if note := labels.note():
@@ -116,6 +142,33 @@ def _tell(check: "_Check", found: _Found, labels: NamedLabels) -> None:
     say(f"{check.num_shards:,} shards, {check.num_samples:,} samples: {verdict}")
 
 
+class _Sample(NamedTuple):
+    """What is looked at: a sample of a shard that had this hash, and names of its classes."""
+
+    path: storage.Shard
+    sha256: str
+    names: Sequence[str]
+    number: int
+
+
+@dataclass
+class _Seen:
+    """What is wrong with a sample, and its labels of unknown names (see `NamedLabels.add`)."""
+
+    faults: list[Fault]
+    names: list[tuple[str, str]] = field(default_factory=list)
+    numbers: int = 0
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """A shard of which nothing is read."""
+
+    kind: str
+    said: str
+    num_samples: int
+
+
 class _Check:
     def __init__(self, labels: NamedLabels, found: _Found) -> None:
         self._labels = labels
@@ -123,75 +176,109 @@ class _Check:
         self.num_shards = self.num_samples = self.num_ignored = 0
         self.undecoded: Counter[str] = Counter()
 
-    def samples(
-        self, paths: Sequence[storage.Shard]
-    ) -> Iterator[tuple[Corpus, Sequence[str], int]]:
+    def samples(self, paths: Sequence[storage.Shard]) -> Iterator[_Sample]:
         """Yield what there is to look at; shards that cannot be read are found here."""
-        for path in paths:
+        for path, known in scan(paths, _known, what="", chunk=1, shown=False):
             self.num_shards += 1
-            known = index_file.load(path)
-            try:
-                # The index first: its time may be right while bytes on the disk have rotted.
-                if known and known[0].sha256 != storage.digest(path):
-                    said = (
-                        "its content is not what was indexed; restore it, or accept it with "
-                        "`mmlight shards index --rebuild`"
-                    )
-                    self._found.add(Fault("shard that has changed", str(path), "", "", said))
-                    self.num_samples += known[0].num_samples
-                    continue
-                (shard,) = index.load_or_build([path], progress=False)
-                names = self._labels.of(path)
-            except (OSError, UserError) as error:
-                said = str(error)
-                self._found.add(Fault("shard that can't be read", str(path), "", "", said))
-                self.num_samples += known[0].num_samples if known else 0
+            if isinstance(known, _Unread):
+                self._found.add(Fault(known.kind, str(path), "", "", known.said))
+                self.num_samples += known.num_samples
                 continue
-            self.num_samples += shard.num_samples
-            self.num_ignored += shard.num_ignored
-            for extension, count in shard.extensions.items():
+            try:
+                names = self._labels.of(path)
+            except UserError as error:
+                self._found.add(Fault(_UNREADABLE, str(path), "", "", str(error)))
+                continue
+            self.num_samples += known.num_samples
+            self.num_ignored += known.num_ignored
+            for extension, count in known.extensions.items():
                 ending = extension.rpartition(".")[2]
                 if kind(extension) == "other" and ending not in _CODE:
                     self.undecoded[ending] += count
-            corpus = Corpus([shard])
-            yield from ((corpus, names, number) for number in range(len(corpus)))
+            for number in range(known.num_samples):
+                yield _Sample(path, known.sha256, names, number)
 
-    def look(self, sample: tuple[Corpus, Sequence[str], int]) -> list[Fault]:
-        """Return what is wrong with a sample."""
-        corpus, names, number = sample
-        shard, key = corpus.origin(number)
-        found = []
-        if leads_out(key):
-            said = "`tar -x` would write outside of its folder; mmlight never unpacks"
-            found.append(Fault("key that leads out of a folder", shard, key, "", said))
-        sizes = corpus.members(number)
-        together = self._together(corpus, number, sizes)
-        for extension in sizes:
-            try:
-                data = together.pop(extension, None)
-                if data is None:
-                    data = corpus.read(number, [extension])[extension]
-            except ChecksumError as error:
-                found.append(Fault("bytes that have changed", shard, key, extension, str(error)))
+
+def _known(path: storage.Shard) -> ShardIndex | _Unread:
+    """Return the index of a shard whose bytes are those that were indexed."""
+    known = index_file.load(path)
+    num_samples = known[0].num_samples if known else 0
+    try:
+        # The index first: its time may be right while bytes on the disk have rotted.
+        if known and known[0].sha256 != storage.digest(path):
+            said = (
+                "its content is not what was indexed; restore it, or accept it with "
+                "`mmlight shards index --rebuild`"
+            )
+            return _Unread("shard that has changed", said, num_samples)
+        return index.load_or_build([path], progress=False)[0]
+    except (OSError, UserError) as error:
+        return _Unread(_UNREADABLE, str(error), num_samples)
+
+
+# Of one shard after the other: few are in use at once.
+@lru_cache(maxsize=8)
+def _corpus(path: storage.Shard, sha256: str) -> Corpus:
+    """Open a shard whose bytes had this hash."""
+    (shard,) = index.load_or_build([path], progress=False)
+    if shard.sha256 != sha256:
+        raise UserError(f"shard {path} changed while it was read; wait until it is written")
+    return Corpus([shard])
+
+
+def look(sample: _Sample) -> _Seen:
+    """Return what is wrong with a sample."""
+    seen = _Seen([])
+    shard, key = str(sample.path), ""
+
+    def add(kind_of: str, said: object, extension: str = "") -> None:
+        seen.faults.append(Fault(kind_of, shard, key, extension, str(said)))
+
+    try:
+        corpus = _corpus(sample.path, sample.sha256)
+        shard, key = corpus.origin(sample.number)
+    except (OSError, UserError) as error:
+        add(_UNREADABLE_SAMPLE, error)
+        return seen
+    if leads_out(key):
+        said = "`tar -x` would write outside of its folder; mmlight never unpacks"
+        add("key that leads out of a folder", said)
+    for extension, data in _members(corpus, sample.number):
+        if isinstance(data, ChecksumError):
+            add("bytes that have changed", data, extension)
+            continue
+        if isinstance(data, Exception):
+            add(_UNREADABLE_SAMPLE, data)
+            continue
+        problem = fault(extension, data, class_names=sample.names)
+        if extension.rpartition(".")[2] == "cls" and not sample.names:
+            if problem and is_name(problem, data):
+                seen.names.append((f"{shard}: {key}.{extension}", problem))
                 continue
-            except (OSError, UserError) as error:
-                found.append(Fault("sample that can't be read", shard, key, "", str(error)))
-                break
-            at = f"{shard}: {key}.{extension}"
-            if problem := self._labels.fault(extension, data, names=names, place=at):
-                found.append(Fault(_kind_of(extension, problem), shard, key, extension, problem))
-            elif code := code_in(extension, data):
-                found.append(Fault("member that may run", shard, key, extension, code))
-        return found
+            seen.numbers += problem is None
+        if problem:
+            add(_kind_of(extension, problem), problem, extension)
+        elif code := code_in(extension, data):
+            add("member that may run", code, extension)
+    return seen
 
-    @staticmethod
-    def _together(corpus: Corpus, number: int, sizes: Mapping[str, int]) -> dict[str, bytes]:
-        """Return small members, read at once; none where one of them can't be read."""
-        small = [name for name, size in sizes.items() if size <= _SMALL]
+
+def _members(corpus: Corpus, number: int) -> Iterator[tuple[str, bytes | Exception]]:
+    """Yield the members of a sample, or why one can't be read; a wrong checksum is not the last."""
+    if corpus.shards[0].largest_member <= _SMALL:
         try:
-            return corpus.read(number, small)
+            yield from corpus.read(number).items()
+            return
         except (OSError, UserError):
-            return {}  # they are read one by one, and it is told which
+            pass  # they are read one by one, and it is told which
+    for extension in corpus.members(number):
+        try:
+            yield extension, corpus.read(number, [extension])[extension]
+        except ChecksumError as error:
+            yield extension, error
+        except (OSError, UserError) as error:
+            yield extension, error
+            return
 
 
 def code_in(extension: str, data: bytes) -> str | None:

@@ -7,13 +7,10 @@ import argparse
 import io
 import json
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmlight.data.scan import in_processes
 from mmlight.data.scenes import sound as voice
 from mmlight.data.scenes.image import IMAGE_SIZE, draw, draw_frames
 from mmlight.data.scenes.questions import ANSWERS, TYPES, Asked, ask, describe, told
@@ -337,14 +335,7 @@ def _written(settings: SceneSettings, *, folder: Path, workers: int) -> Iterator
         for shard in todo:
             yield write_shard(shard, settings)
         return
-    # Spawned, because the progress bar's thread may hold a lock at the moment of a fork.
-    # Ctrl-C is for this process: each of the others would print a traceback of its own.
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    ) as pool:
+    with in_processes(workers) as pool:
         yield from pool.map(write_shard, todo, [settings] * len(todo))
 
 

@@ -113,7 +113,7 @@ class Corpus:
         """Return the shard's number and the row in it of a sample."""
         if not 0 <= sample < len(self):
             raise IndexError(f"sample {sample} of {len(self)}")
-        shard = int(np.searchsorted(self.starts, sample, side="right")) - 1
+        shard = int(self.starts.searchsorted(sample, side="right")) - 1
         row = int(sample - self.starts[shard])
         kept = self._kept[shard]
         return shard, row if kept is None else int(kept[row])
@@ -212,8 +212,8 @@ class Corpus:
             lines.append(f"{shard.sha256[:16]} {_digest(some)[:16]} {size} {one_line(name)}")
         return "\n".join(lines)
 
-    def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
-        """Read those of some members that a sample has.
+    def read(self, sample: int, extensions: Sequence[str] | None = None) -> dict[str, bytes]:
+        """Read those of some members that a sample has; None reads all.
 
         Raises:
             ChecksumError: bytes of the shard have changed, but not its size nor its time.
@@ -221,8 +221,9 @@ class Corpus:
             UserError: the shard was replaced or rewritten since it was indexed.
         """
         shard, row = self.locate(sample)
-        wanted = set(extensions)
-        found = [m for m in _members(self._rows(shard), row) if m[0] in wanted]
+        found = _members(self._rows(shard), row)
+        if extensions is not None:
+            found = [member for member in found if member[0] in extensions]
         if not found:
             return {}
         file = self._file(shard)
@@ -342,7 +343,7 @@ def _open(shard: ShardIndex) -> OpenShard:
 def _members(rows: IndexRows, row: int) -> list[tuple[str, int, int, int]]:
     """Return (extension, offset, size, crc32) of a sample's members."""
     part = slice(rows.start[row], rows.start[row + 1])
-    names = (rows.extensions[i] for i in rows.extension[part])
+    names = [rows.extensions[number] for number in rows.extension[part].tolist()]
     columns = (column[part].tolist() for column in (rows.offset, rows.size, rows.crc32))
     return list(zip(names, *columns, strict=True))
 

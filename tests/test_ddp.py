@@ -85,10 +85,20 @@ def test_two_processes_equal_one_in_masked_language_modelling(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["contrastive", "classification", "language"])
+@pytest.mark.parametrize("kind", ["contrastive", "pieces", "classification", "language"])
 def test_two_processes_equal_one(kind, tmp_path):
     values = cli_data.experiment(cli_data.write_data(tmp_path / "data"), tmp_path / "runs")
-    zero_shot = {"templates": ["{} 1"]} if kind == "contrastive" else None
+    contrastive = kind in ("contrastive", "pieces")
+    zero_shot = {"templates": ["{} 1"]} if contrastive else None
+    if kind == "pieces":  # two to four windows of a clip
+        values = cli_data.changed(
+            values,
+            {
+                "model.init_args.towers.audio.pieces": "attention",
+                "data.init_args.audio.max_seconds": 0.04,
+                "data.init_args.audio.windows": {"training": True},
+            },
+        )
     if kind == "classification":
         values = finetuning(values)
     if kind == "language":
@@ -118,7 +128,7 @@ def test_two_processes_equal_one(kind, tmp_path):
     final, other = (json.loads((run / "summary.json").read_text()) for run in (one, two))
     assert other["num_devices"] == 2
     scores = {k: v for k, v in final["final"].items() if k.startswith(("val/", "test/"))}
-    if kind == "contrastive":
+    if contrastive:
         # Its loss in an evaluation is the mean over batches, whose sizes differ; scores are not.
         scores = {k: v for k, v in scores.items() if not k.endswith("/loss")}
     assert len(scores) >= (6 if kind == "language" else 30)

@@ -107,6 +107,15 @@ def test_a_server_that_is_down_is_waited_for(tmp_path, there, server):
         contents(corpus)
 
 
+@pytest.mark.slow
+def test_half_a_minute_without_a_server_is_waited_for(tmp_path, there, server, monkeypatch, capsys):
+    monkeypatch.undo()  # real waits
+    corpus = far(server, ShardCache(str(tmp_path / "cache")))
+    server.down_until = time.monotonic() + 30
+    assert contents(corpus) == contents(local(there))
+    assert "trying on for" in capsys.readouterr().err
+
+
 def far_again(corpus, **settings):
     from dataclasses import replace
 

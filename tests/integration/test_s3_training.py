@@ -6,11 +6,10 @@
 import multiprocessing
 import os
 import random
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
+from integration.s3_server import TESTS, put, running
 from integration.s3_training import GLOBAL_BATCH, free_port, noted, train
 
 from mmlight.data.shards import remote
@@ -18,8 +17,6 @@ from mmlight.data.shards.cache import ShardCache
 from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards.seal import SealedWriter
 
-TESTS = Path(__file__).parents[1]
-TOOL = TESTS.parents[1] / "shared" / "tools" / "rgw-local"
 KILLS = int(os.environ.get("MMLIGHT_KILLS", "3"))
 STEPS = 20 + 8 * KILLS
 NUM_SHARDS = 8
@@ -30,34 +27,20 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600 + 300 * KILLS)]
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """What the environment says of a server that runs while these tests do."""
-    pytest.importorskip("botocore")
-    if not TOOL.exists():
-        pytest.skip("no ../shared/tools/rgw-local beside the checkout")
-    folder = tmp_path_factory.mktemp("s3")
-    up = subprocess.run([TOOL, "up", folder, "--mem", "1"], capture_output=True, text=True)
-    if "not found" in up.stderr:
-        pytest.skip(up.stderr.strip())
-    assert up.returncode == 0, up.stderr
-    try:
-        said = subprocess.run([TOOL, "env", folder], capture_output=True, text=True, check=True)
-        pairs = (line.removeprefix("export ").split("=", 1) for line in said.stdout.splitlines())
-        yield {**dict(pairs), "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    finally:
-        subprocess.run([TOOL, "down", folder], check=True, capture_output=True)
+    with running(tmp_path_factory.mktemp("s3")) as found:
+        yield found
 
 
 @pytest.fixture
 def shards(environment, tmp_path, monkeypatch):
     """The same shards in a folder and in a bucket."""
-    import botocore.session
-
     for name, value in {
         **environment,
         "PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}",
     }.items():
         monkeypatch.setenv(name, value)
     remote._stores.clear()
-    here, bucket = tmp_path / "here", f"set-{os.getpid()}"
+    here = tmp_path / "here"
     here.mkdir()
     paths = [here / f"{n}.tar" for n in range(NUM_SHARDS)]
     for number, path in enumerate(paths):
@@ -66,12 +49,7 @@ def shards(environment, tmp_path, monkeypatch):
                 text = f"{number} {sample} ".ljust(9000, "x")
                 writer.add(f"{number:03d}{sample:03d}.txt", text.encode())
     load_or_build(paths, progress=False)
-    client = botocore.session.get_session().create_client("s3")
-    client.create_bucket(Bucket=bucket)
-    cache = ShardCache(str(tmp_path / "cache"))
-    for path in [*paths, *here.glob("*.index")]:
-        remote.write(f"s3://{bucket}/set/{path.name}", path.read_bytes(), cache=cache)
-    yield str(here), f"s3://{bucket}/set/"
+    yield str(here), put([*paths, *here.glob("*.index")], cache=tmp_path / "cache")
     remote._stores.clear()
 
 

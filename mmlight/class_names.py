@@ -7,6 +7,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mmlight.errors import UserError, nearest
@@ -14,7 +15,7 @@ from mmlight.text_file import MIB, read_text_file, split_lines
 
 _log = logging.getLogger(__name__)
 
-# Beside shards: a name per line, in the order of the numbers of their `cls` members.
+# Beside shards or one folder up: a name per line, in the order of the numbers of `cls` members.
 CLASS_NAMES = "classnames.txt"
 # More classes than anybody has, and within what every integer type of a tensor holds.
 MAX_LABEL = 2**31 - 1
@@ -52,6 +53,15 @@ def read_names(path: str, *, what: str = "data.class_names: ") -> list[str]:
             *(what, blank + 1, path, blank, names[blank]),
         )
     return names
+
+
+def names_beside(folder: Path) -> Path | None:
+    """Return the file of class names of the shards in a folder, there or one folder up.
+
+    Splits of a data set share the one above them.
+    """
+    places = (folder / CLASS_NAMES, folder.resolve().parent / CLASS_NAMES)
+    return next((path for path in places if path.is_file()), None)
 
 
 def given_names(given: str | Sequence[str] | None) -> list[str]:

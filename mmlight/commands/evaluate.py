@@ -13,6 +13,7 @@ from mmlight.experiment.messages import quieten
 from mmlight.runs.show.grid import FORMATS
 from mmlight.signals import is_first_rank
 from mmlight.suites.evaluation import compute, score
+from mmlight.suites.features import DECODERS
 from mmlight.suites.job import How, plan
 from mmlight.suites.model import open_model
 from mmlight.suites.suite import read_suite
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         "--batch-size", type=int, default=64, help="samples embedded at once (%(default)s)"
     )
     parser.add_argument(
-        "--workers", type=int, default=2, help="that decode, per rank (%(default)s)"
+        "--workers", type=int, default=DECODERS, help="that decode, per rank (%(default)s)"
     )
     parser.add_argument(
         "--format",

@@ -30,7 +30,7 @@ from mmlight.data.shards.paths import expand
 from mmlight.errors import UserError
 from mmlight.experiment.messages import quieten
 from mmlight.modality import MODALITIES, Modality
-from mmlight.suites.features import Part
+from mmlight.suites.features import DECODERS, Part
 from mmlight.suites.model import Model, open_model
 from mmlight.terminal import note
 
@@ -88,7 +88,8 @@ def main(argv: Sequence[str]) -> int:
         note(f"{num_none:,} samples lack what is read, or can't be decoded: without {options.name}")
     if num_left:
         note(f"{num_left:,} samples have JSON that holds no values by name: left as they are")
-    note(f"{len(corpus):,} samples in {options.out}, with {options.name} in their json")
+    said = "" if num_none or num_left else f", with {options.name} in their json"
+    note(f"{len(corpus):,} samples in {options.out}{said}")
     return 0
 
 
@@ -126,7 +127,9 @@ def _parse(verb: str, what: _What, argv: Sequence[str]) -> argparse.Namespace:
 def _with_speed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--batch-size", type=int, default=64, help="samples at once (default: %(default)s)")
-    add("--workers", type=int, default=2, help="processes that decode (default: %(default)s)")
+    add(
+        "--workers", type=int, default=DECODERS, help="processes that decode (default: %(default)s)"
+    )
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: %(default)s")
     options = parser.parse_args(argv)
     for key, least in (("batch_size", 1), ("workers", 0)):

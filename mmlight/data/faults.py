@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmlight.class_names import CLASS_NAMES, NoClassError, class_number, read_names
+from mmlight.class_names import NoClassError, class_number, names_beside, read_names
 from mmlight.data.decode.audio import check_audio
 from mmlight.data.decode.image import check_image
 from mmlight.data.decode.probe import kind
@@ -71,8 +71,8 @@ class NamedLabels:
             return self.given
         folder = shard.parent
         if folder not in self._beside:
-            path = folder / CLASS_NAMES
-            self._beside[folder] = read_names(str(path), what="") if path.is_file() else []
+            path = names_beside(folder)
+            self._beside[folder] = [] if path is None else read_names(str(path), what="")
         return self._beside[folder]
 
     def add(self, texts: Iterable[tuple[str, str]], *, numbers: int) -> None:

@@ -8,6 +8,7 @@ Shapes as in `mmlight.batch`; S samples, N rows of a modality (every caption is 
 
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -35,6 +36,8 @@ from mmlight.suites.model import Model
 from mmlight.terminal import note
 
 PIECE = 512
+# Processes that decode: torch warns of more than there are cores.
+DECODERS = min(2, len(os.sched_getaffinity(0)))
 _VERSION = 1
 _TARGETS = "targets"
 

@@ -11,6 +11,7 @@ from mmlight.data.shards.index import load_or_build
 from mmlight.errors import UserError
 
 META = {"a": {"b": 3, "c": "Yes"}, "similarity": 0.25, "ok": True, "tags": ["x", "y"]}
+META |= {"my-key": {"of it": 2}, "mixed": [1, "x"]}
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def corpus(tmp_path):
             ("dir/k1.txt", b"A red circle\n"),
             ("dir/k1.json", json.dumps(META).encode()),
             ("k2.flac", sound(1.5)),
+            ("k2.cls", b"7"),
             ("k2.meta.json", b'{"deep": {"er": "7"}}'),
         ],
     )
@@ -39,6 +41,8 @@ def ask(text, corpus, number=0):
     [
         "similarity > 0.2",
         "json:a.b == 3 and json.a.b == 3 and a.b == 3",
+        "json['my-key']['of it'] == 2 and json['a'].b == 3 and 'x' in mixed",
+        "round(similarity * 100, -1) == 20 and round(height / 3, 1) == 6.7",
         "width == 30 and height == 20 and width / height > 1.4",
         "20 <= height <= 20",
         "key == 'dir/k1' and shard == 's.tar' and startswith(key, 'dir/')",
@@ -91,6 +95,8 @@ def test_members_of_other_names(corpus):
         ("json == 3", "no text and no number"),
         ("size(key)", "names a member"),
         ("size()", "names a member"),
+        ("1" + "+1" * 900 + " > width", "parts inside parts"),
+        ("9" * 400 + " > width", "too large a number"),
     ],
 )
 def test_expressions_that_are_refused_before_any_sample_is_read(corpus, text, message):
@@ -107,6 +113,12 @@ def test_expressions_that_are_refused_before_any_sample_is_read(corpus, text, me
         ("len(similarity) > 2", "len"),
         ("'x' * 1000000000 == 'y'", "is no number"),
         ("lower(similarity) == 'x'", "no text"),
+        ("round(width, -999999999) > 1", "15 digits at most"),
+        (f"{'9' * 300} * {'9' * 300} > 1", "too large a number"),
+        ("txt == 3", r"number\(\.\.\.\)"),
+        ("txt != 3", r"number\(\.\.\.\)"),
+        ("txt in [1, 2]", r"number\(\.\.\.\)"),
+        ("similarity not in ['a']", r"number\(\.\.\.\)"),
     ],
 )
 def test_what_cannot_be_asked_of_a_sample_names_it(corpus, text, message):

@@ -90,6 +90,18 @@ def test_split_by_key_keeps_every_sample_once_and_in_its_part(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_a_part_that_is_split_again_has_the_shares_that_are_asked(tmp_path):
+    source = shards(tmp_path / "in", 1, each=200)
+    main(["split", str(source), "--out", str(tmp_path / "o"), "--shares", "rest=0.8", "test=0.2"])
+    again = ["--out", str(tmp_path / "p"), "--shares", "train=0.7", "val=0.3"]
+    main(["split", str(tmp_path / "o/rest"), *again])
+    rest, val = read(tmp_path / "o/rest"), read(tmp_path / "p/val")
+    assert 0.2 < len(val) / len(rest) < 0.4
+    again = ["--out", str(tmp_path / "q"), "--shares", "rest=0.8", "test=0.2"]
+    with pytest.raises(UserError, match="give another --seed"):
+        main(["split", str(tmp_path / "o/rest"), *again])
+
+
 def test_split_by_group_puts_no_group_into_two_parts(tmp_path, capsys):
     source = shards(tmp_path / "in", 1, each=40)
     out = tmp_path / "o"
@@ -143,6 +155,26 @@ def test_merge_refuses_labels_that_mean_different_classes(tmp_path):
         (tmp_path / name / "classnames.txt").write_text(classes)
     with pytest.raises(UserError, match="mean different classes"):
         main(["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "o")])
+
+
+def test_class_names_one_folder_up_are_compared_and_carried_along(tmp_path):
+    for name, classes in (("a", "cat\ndog\n"), ("b", "dog\ncat\n")):
+        write_tar(tmp_path / name / "train/0.tar", [("0.cls", b"1")])
+        (tmp_path / name / "classnames.txt").write_text(classes)
+    one, other = (str(tmp_path / name / "train") for name in "ab")
+    with pytest.raises(UserError, match="mean different classes"):
+        main(["merge", one, other, "--out", str(tmp_path / "o")])
+    assert main(["filter", "cls == '1'", one, "--out", str(tmp_path / "p")]) == 0
+    assert (tmp_path / "p/classnames.txt").read_text() == "cat\ndog\n"
+
+
+def test_what_has_no_labels_goes_with_any_classes(tmp_path):
+    write_tar(tmp_path / "a/0.tar", [("0.cls", b"1")])
+    (tmp_path / "a/classnames.txt").write_text("cat\ndog\n")
+    write_tar(tmp_path / "b/0.tar", [("9.txt", b"x")])
+    given = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main(["merge", *given, "--out", str(tmp_path / "o")]) == 0
+    assert (tmp_path / "o/classnames.txt").read_text() == "cat\ndog\n"
 
 
 def test_keys_that_lead_out_of_a_folder_are_not_written_on(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlight.class_names import CLASS_NAMES
+from mmlight.class_names import CLASS_NAMES, names_beside
 from mmlight.data.packing.write import DEFAULT_SAMPLES_PER_SHARD, pack
 from mmlight.data.scan import scan
 from mmlight.data.shards.corpus import Corpus
@@ -83,22 +83,26 @@ def write_copies(
 
 
 def class_names_of(corpus: Corpus) -> bytes | None:
-    """Return the ``classnames.txt`` that lies beside shards; None where there is none.
+    """Return the class names that lie beside labelled shards; None where there are none.
 
     Raises:
         UserError: two sets of shards have different ones: their numbers mean different classes.
     """
+    labelled: dict[Path, bool] = {}
+    for shard in corpus.shards:
+        if isinstance(shard.path, Path):
+            has_labels = "cls" in {name.rpartition(".")[2] for name in shard.extensions}
+            folder = shard.path.parent
+            labelled[folder] = labelled.get(folder, False) or has_labels
     found: dict[bytes | None, Path] = {}
-    for folder in dict.fromkeys(path.parent for path in local_paths(corpus)):
-        path = folder / CLASS_NAMES
-        names = None
-        if path.is_file():
-            try:
-                names = read_regular(path, most=_LARGEST_NAMES)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path}: {error}") from error
+    for folder in [f for f, has_labels in labelled.items() if has_labels] or labelled:
+        path = names_beside(folder)
+        try:
+            names = None if path is None else read_regular(path, most=_LARGEST_NAMES)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: {error}") from error
         found.setdefault(names, folder)
-    if len(found) > 1 and "cls" in {e.rpartition(".")[2] for e in corpus.extensions()}:
+    if len(found) > 1 and any(labelled.values()):
         first, second = list(found.values())[:2]
         raise UserError(
             f"{first} and {second} have not the same {CLASS_NAMES}, so their labels mean different "

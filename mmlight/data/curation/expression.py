@@ -16,7 +16,9 @@ from mmlight.data.members import look_up, parse_source
 from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError, nearest
 
-_LONGEST = 10_000
+_LONGEST, _DEEPEST = 10_000, 150
+# Of whole numbers: larger ones can take any time to calculate and to print.
+_MOST_BITS = 1024
 # json:a.b, which Python's grammar has no place for; texts in quotation marks are left alone.
 _SOURCE = re.compile(
     r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|\b((?:\w+\.)*json):([A-Za-z_][\w.]*)"""
@@ -52,6 +54,12 @@ def _number(value: Any) -> float | None:
         return None
 
 
+def _round(value: Any, digits: Any = None) -> Any:
+    if digits is not None and not (isinstance(digits, int) and abs(digits) <= 15):
+        raise ValueError("rounds to 15 digits at most")
+    return round(value, digits)
+
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "len": len,
     "lower": lambda text: _text(text).lower(),
@@ -63,7 +71,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs,
     "min": min,
     "max": max,
-    "round": round,
+    "round": _round,
 }
 _OF_MEMBERS = ("has", "size")
 
@@ -79,10 +87,11 @@ class Expression:
 
     ``key`` and ``shard``, ``width`` and ``height`` of the image in pixels, ``duration`` of the
     sound in seconds, ``bytes`` of all members, ``size("jpg")`` and ``has("txt")`` are known from
-    the index. A text member is named by its extension (``txt``), a value in JSON by ``json:a.b`` or
-    ``json.a.b``; any other name is a key of the sample's ``json``. Numbers, texts, lists, ``True``,
-    ``False`` and ``None``; ``+ - * / // %``; ``< <= > >= == != in not in is``; ``and or not``; and
-    len, lower, strip, words, startswith, endswith, number, abs, min, max, round.
+    the index. A text member is named by its extension (``txt``), a value in JSON by ``json:a.b``,
+    ``json.a.b`` or ``json["a"]["b"]``; any other name is a key of the sample's ``json``. Numbers,
+    texts, lists, ``True``, ``False`` and ``None``; ``+ - * / // %``; ``< <= > >= == != in not in
+    is``; ``and or not``; and len, lower, strip, words, startswith, endswith, number, abs, min, max,
+    round.
 
     What a sample lacks is None: it is neither smaller nor larger than anything.
 
@@ -149,10 +158,11 @@ class Expression:
         for name, is_there in self._names.items():
             if not is_there:
                 known = [*FACTS, *self._there]
+                quoted = ' (json["a b-c"] is for keys of other characters)' * (":" in name)
                 raise UserError(
-                    f"expression '{self.text}': no sample has '{name}'{nearest(name, known)}; "
-                    f"known without reading are {', '.join(FACTS)}, and there are members "
-                    f"{', '.join(self._there)}"
+                    f"expression '{self.text}': no sample has '{name}'{nearest(name, known)}"
+                    f"{quoted}; known without reading are {', '.join(FACTS)}, and there are "
+                    f"members {', '.join(self._there)}"
                 )
 
     def _named(self, match: re.Match[str]) -> str:
@@ -167,8 +177,12 @@ class Expression:
             part = part.replace(_PLACE.format(number), source)
         return UserError(f"expression '{self.text}': '{part:.80}' {why}")
 
-    def _check(self, node: ast.AST) -> None:
+    def _check(self, node: ast.AST, depth: int = 0) -> None:
         """Refuse all nodes but those that `_value` walks; note what is read."""
+        if depth > _DEEPEST:
+            raise UserError(
+                f"expression '{self.text:.80}': more than {_DEEPEST} parts inside parts"
+            )
         match node:
             case ast.BoolOp() | ast.List() | ast.Tuple() | ast.Set():
                 pass
@@ -178,9 +192,11 @@ class Expression:
                 pass
             case ast.Compare(ops=ops) if all(type(op) in _COMPARED for op in ops):
                 pass
+            case ast.Constant(value=int() as value) if value.bit_length() > _MOST_BITS:
+                raise self._refused(node, "is too large a number")
             case ast.Constant(value=int() | float() | str() | None):
                 return
-            case ast.Name() | ast.Attribute():
+            case ast.Name() | ast.Attribute() | ast.Subscript(slice=ast.Constant(value=str())):
                 self._read(self._source(node), node)
                 return
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
@@ -194,12 +210,12 @@ class Expression:
                         raise self._refused(node, f'names a member: {name}("jpg")')
                     return
                 for argument in arguments:
-                    self._check(argument)
+                    self._check(argument, depth + 1)
                 return
             case _:
                 raise self._refused(node, "is not allowed; see `mmlight shards filter --help`")
         for child in _parts(node):
-            self._check(child)
+            self._check(child, depth + 1)
 
     def _read(self, name: str, node: ast.AST) -> None:
         if name in FACTS:
@@ -215,9 +231,16 @@ class Expression:
     def _source(self, node: ast.AST) -> str:
         """Return what a name stands for: a fact, a member, or a value in a JSON member."""
         parts: list[str] = []
-        while isinstance(node, ast.Attribute):
-            parts.insert(0, node.attr)
-            node = node.value
+        while True:
+            match node:
+                case ast.Attribute(attr=part, value=inner):
+                    pass
+                case ast.Subscript(slice=ast.Constant(value=str() as part), value=inner):
+                    pass
+                case _:
+                    break
+            parts.insert(0, part)
+            node = inner
         if not isinstance(node, ast.Name):
             raise self._refused(node, "is not allowed before a dot")
         parts.insert(0, node.id)
@@ -234,7 +257,7 @@ class Expression:
         match node:
             case ast.Constant(value=value):
                 return value
-            case ast.Name() | ast.Attribute():
+            case ast.Name() | ast.Attribute() | ast.Subscript():
                 return self._look(self._source(node), known)
             case ast.BoolOp(op=op, values=values):
                 stops = isinstance(op, ast.Or)
@@ -271,6 +294,7 @@ class Expression:
             if isinstance(op, ast.In | ast.NotIn) and other is None:
                 return isinstance(op, ast.NotIn)
             try:
+                _check_kinds(one, other)
                 if not _COMPARED[type(op)](one, other):
                     return False
             except TypeError:
@@ -294,6 +318,17 @@ class Expression:
         return value
 
 
+def _check_kinds(one: Any, other: Any) -> None:
+    """Refuse to look for a number among texts, or for a text among numbers: there is none.
+
+    Raises:
+        TypeError: it is asked for.
+    """
+    others = other if isinstance(other, list) else [other]
+    if others and all({type(one), type(value)} in ({str, int}, {str, float}) for value in others):
+        raise TypeError
+
+
 def _calculated(node: ast.AST, values: list[Any]) -> Any:
     match node:
         case ast.Call(func=ast.Name(id=name)):
@@ -303,7 +338,10 @@ def _calculated(node: ast.AST, values: list[Any]) -> Any:
         case ast.BinOp(op=how):
             if isinstance(how, ast.Mult | ast.Mod) and {type(v) for v in values} & {str, list}:
                 raise TypeError("is no number")  # copies, and the formats of texts
-            return _CALCULATED[type(how)](*values)
+            found = _CALCULATED[type(how)](*values)
+            if isinstance(found, int) and found.bit_length() > _MOST_BITS:
+                raise OverflowError("is too large a number")
+            return found
     return +values[0]
 
 

@@ -66,13 +66,18 @@ def split_shards(options: argparse.Namespace) -> list[ShardIndex]:
                 "filter them out first"
             )
         groups = [str(value) for value in found]
-    place = np.array([_place(group, seed=options.seed) for group in groups])
+    # Parts of a split that are split again are not all on one side.
+    salt = f"{options.seed} {' '.join(options.shares)}"
+    place = np.array([_place(group, salt=salt) for group in groups])
     bounds = np.cumsum([0.0, *shares.values()])
     bounds[-1] = 1.0
     parts = np.searchsorted(bounds, place, side="right") - 1
     for number, name in enumerate(shares):
         if not (parts == number).any():
-            raise UserError(f"--shares {name}: no sample falls into this part; make it larger")
+            raise UserError(
+                f"--shares {name}: no sample falls into this part; make it larger, or give another "
+                "--seed if these shards are a part of an equal split"
+            )
         if (options.out / name).exists():
             raise UserError(f"--out {options.out}: there is {name} already; name another folder")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -155,7 +160,7 @@ def _shares(given: Sequence[str]) -> dict[str, float]:
     return shares
 
 
-def _place(group: str, *, seed: int) -> float:
-    """Return a number from 0 to below 1 that a seed and a text decide."""
-    text = f"{seed} {group}".encode("utf-8", "backslashreplace")
+def _place(group: str, *, salt: str) -> float:
+    """Return a number from 0 to below 1 that two texts decide."""
+    text = f"{salt} {group}".encode("utf-8", "backslashreplace")
     return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big") / 2**56

@@ -6,10 +6,13 @@ What is wrong here is said before torch is loaded, which takes 5 s.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mmlight import compose, yaml_text
 from mmlight.errors import UserError, nearest
@@ -161,6 +164,8 @@ def gather(verb: str, arguments: Sequence[str]) -> Given:
         elif not key.endswith(".help") and (place[-1] == "class_path" or _is_class(value)):
             at = place if place[-1] == "class_path" else [*place, "class_path"]
             change = _nested(at, present_path(value))
+        elif (named := _class_with_settings(value)) is not None:
+            change = _nested(place, named)
         else:
             renamed = f"--{'.'.join(place)}{equals}{value * bool(equals)}"
             flags.append(renamed if is_renamed else argument)
@@ -201,6 +206,14 @@ def _find_place(key: str, values: Mapping[str, Any]) -> tuple[list[str], bool]:
 
 def _is_class(value: str) -> bool:
     return _CLASS.fullmatch(value) is not None and find_spec(value.partition(".")[0]) is not None
+
+
+def _class_with_settings(text: str) -> dict[str, Any] | None:
+    """Return a mapping that names a class, as a flag may give it; None of anything else."""
+    value = None
+    with suppress(yaml.YAMLError):  # the parser says what is wrong
+        value = yaml_text.parse_value(text) if text.startswith("{") else None
+    return value if isinstance(value, dict) and "class_path" in value else None
 
 
 def _nested(place: Sequence[str], value: Any) -> dict[str, Any]:

@@ -57,6 +57,15 @@ def test_later_configurations_win(before, after, both):
     assert merge(before, after) == both
 
 
+def test_a_class_and_its_settings_given_by_a_flag_replace_those_before(tmp_path):
+    file = write(tmp_path / "a.yaml", "model: {class_path: A, init_args: {optimizer: {lr: 1}}}\n")
+    given = gather("fit", ["-c", file, "--model.optimizer", "{class_path: B, init_args: {x: 2}}"])
+    optimizer = given.values["model"]["init_args"]["optimizer"]
+    assert optimizer == {"fused": None, "class_path": "B", "init_args": {"x": 2}}
+    broken = ["--model.optimizer", "{class_path: B"]
+    assert gather("fit", ["-c", file, *broken]).flags == broken
+
+
 def test_a_class_named_by_a_flag_keeps_no_settings_of_the_one_before(tmp_path):
     path = write(
         tmp_path / "x.yaml",

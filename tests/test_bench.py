@@ -25,6 +25,12 @@ ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "experiments" / "bench"
 
 
+def check_shards(bench: ModuleType, folder: Path) -> float:
+    bench.make_shards(folder / "few", bench.Images(2 * bench.SHARDS, 32, 32))
+    bench.hold(str(folder / "few"))
+    return bench.decode(2)
+
+
 def clip_step(bench: ModuleType, folder: Path) -> float:
     task = bench.make_ours(Namespace(width=64, dim=64, layers=1), None)
     return bench.our_step(task)(bench.make_batch(2, 0))
@@ -154,6 +160,7 @@ def trainer_overhead(bench: ModuleType, folder: Path) -> float:
 CALLS: dict[str, Callable[[ModuleType, Path], float]] = {
     call.__name__: call
     for call in (
+        check_shards,
         clip_step,
         clip_training,
         contrastive_loss,
@@ -337,6 +344,12 @@ def test_the_quick_lists_of_many_runs_are_quick():
 def test_the_quick_padding_is_small_in_buckets():
     found = figures_of("padding")
     assert found["padding_random"] > 0.6 and found["padding_buckets_32"] < 0.06
+
+
+@pytest.mark.slow
+def test_the_quick_check_of_shards_decodes_photos():
+    found = figures_of("check_shards", "--repeats", "1")  # of tiny images, which come last
+    assert found["check_per_s"] > 0 and found["decode_per_s"] > 0
 
 
 @pytest.mark.slow

@@ -21,30 +21,37 @@ class PairLogP:
     Attributes:
         chosen_B: of the answers that were preferred.
         rejected_B: of the others.
+        tokens_B: how many tokens the preferred answers have.
     """
 
     chosen_B: Tensor
     rejected_B: Tensor
+    tokens_B: Tensor
 
 
 class Dpo(nn.Module):
     """-log sigmoid of the difference of two rewards (arXiv 2305.18290, eq. 7).
 
-    An answer's reward is ``beta * (log p(answer) - log p_reference(answer))``.
+    An answer's reward is ``beta * (log p(answer) - log p_reference(answer))``. Differences alone
+    may grow while both answers get less likely, until the model says something else: `nll_weight`
+    keeps the preferred one likely.
 
     Args:
         beta: how fast a reward grows as the model moves away from its reference; the smaller, the
             further it may go.
+        nll_weight: weight of -log p(preferred answer) per token beside it (arXiv 2404.19733).
 
     Raises:
-        UserError: a beta that is not above 0.
+        UserError: a beta that is not above 0, or a weight below 0.
     """
 
-    def __init__(self, *, beta: float = 0.1) -> None:
+    def __init__(self, *, beta: float = 0.1, nll_weight: float = 0.0) -> None:
         super().__init__()
         if not beta > 0:
             raise UserError(f"beta: {beta} must be above 0")
-        self.beta = beta
+        if not nll_weight >= 0:
+            raise UserError(f"nll_weight: {nll_weight} must be 0 or more")
+        self.beta, self.nll_weight = beta, nll_weight
 
     def margins(self, model: PairLogP, reference: PairLogP) -> Tensor:
         """Return the reward of the chosen answer less that of the rejected one (B,)."""
@@ -53,7 +60,10 @@ class Dpo(nn.Module):
 
     def terms(self, model: PairLogP, reference: PairLogP) -> Tensor:
         """Return the loss of each pair (B,)."""
-        return -F.logsigmoid(self.margins(model, reference))
+        terms_B = -F.logsigmoid(self.margins(model, reference))
+        if not self.nll_weight:
+            return terms_B
+        return terms_B - self.nll_weight * model.chosen_B / model.tokens_B.clamp(min=1)
 
     def forward(self, model: PairLogP, reference: PairLogP, *, counted_B: Tensor) -> Loss:
         """Return the loss of the global batch; every rank calls it in every step.
@@ -63,6 +73,5 @@ class Dpo(nn.Module):
             reference: what it began as.
             counted_B: bool, the pairs that count.
         """
-        margin_B = self.margins(model, reference)
-        total = torch.where(counted_B, -F.logsigmoid(margin_B), 0.0).sum()
+        total = torch.where(counted_B, self.terms(model, reference), 0.0).sum()
         return Loss(comm.mean_over_ranks(total, counted_B.sum()))

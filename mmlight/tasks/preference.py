@@ -41,10 +41,11 @@ class Preference(LanguageTask):
         towers: one text tower whose encoder is a decoder, with weights `from_run`, say.
         sampling: how `mmlight predict` chooses what it says.
         beta: see `mmlight.objectives.dpo.Dpo`.
+        nll_weight: likewise.
         settings: of every task, see `mmlight.tasks.task.Task`.
 
     Raises:
-        UserError: other towers, or a beta that is not above 0.
+        UserError: other towers, a beta that is not above 0, or a weight below 0.
     """
 
     reference: Decoder | None
@@ -55,15 +56,16 @@ class Preference(LanguageTask):
         towers: Towers,
         sampling: Sampling = Sampling(),  # noqa: B008  (never mutated)
         beta: float = 0.1,
+        nll_weight: float = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__(towers=towers, sampling=sampling, **settings)
-        self.beta = beta
+        self.beta, self.nll_weight = beta, nll_weight
 
     def build(self) -> None:
         """Create the tower, the objective, and the reference."""
         self.build_language()
-        self.objective = Dpo(beta=self.beta)
+        self.objective = Dpo(beta=self.beta, nll_weight=self.nll_weight)
         self.reference = None if self.tuning.adapts else _frozen(self.decoder)
 
     def merge_adapters(self) -> int:
@@ -102,7 +104,8 @@ class Preference(LanguageTask):
         said = self.say(text, decoder=decoder)
         terms_NL = TokenLoss().terms(said.logits_NLV, said.token_NL)
         total_N = -torch.where(said.counted_NL, terms_NL, 0.0).sum(1)
-        return PairLogP(*total_N.chunk(2))
+        tokens_B, _ = said.counted_NL.sum(1).chunk(2)
+        return PairLogP(*total_N.chunk(2), tokens_B)
 
     @torch.no_grad()
     def reference_log_p(self, text: Text) -> PairLogP:
@@ -125,8 +128,12 @@ class Preference(LanguageTask):
     def keep(self, batch: Batch) -> Kept:
         """Keep by how much each preferred answer is ahead."""
         text, whole_B = self.pairs(batch)
-        margin_B = self.objective.margins(self.log_p(text), self.reference_log_p(text))
-        return Kept({"pairs": Rows({"margin": margin_B.double()}, keep_N=whole_B)})
+        both = self.log_p(text), self.reference_log_p(text)
+        columns = {
+            "margin": self.objective.margins(*both).double(),
+            "loss": self.objective.terms(*both).double(),
+        }
+        return Kept({"pairs": Rows(columns, keep_N=whole_B)})
 
     def score(self, tables: dict[str, Table], *, stage: Stage) -> Scored:
         """Score the pairs of the whole set."""
@@ -135,7 +142,7 @@ class Preference(LanguageTask):
             return Scored({})
         return Scored(
             {
-                "loss": float(nn.functional.softplus(-margin_S).mean()),
+                "loss": float(tables["pairs"]["loss"].mean()),
                 "accuracy": float((margin_S > 0).double().mean()),
                 "margin": float(margin_S.mean()),
             }

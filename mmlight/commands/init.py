@@ -45,10 +45,14 @@ def main(argv: Sequence[str]) -> int:
         "paths, captions, labels, or shards",
     )
     parser.add_argument("--name", help="what to call the data (default: as PATH is called)")
+    parser.add_argument("--encoding", help="of a table that is not UTF-8, such as cp1252")
     options = parser.parse_args(argv)
     if options.name and not options.data:
         raise UserError("--name is for --data PATH, which is not given")
-    found = look(options.data.expanduser()) if options.data else None
+    if options.encoding and not options.data:
+        raise UserError("--encoding is for --data PATH, which is not given")
+    data = options.data and options.data.expanduser()
+    found = look(data, encoding=options.encoding) if data else None
     name = _checked_name(options.name or found.path.resolve().stem) if found else ""
     own = experiments(found, name=name) if found else {}
     for path, text in own.items():

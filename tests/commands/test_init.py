@@ -119,6 +119,37 @@ def test_what_init_says_comes_next_trains_on_ones_own_data(folder, capsys, make,
             assert list((run / "checkpoints").glob("*.ckpt"))
 
 
+def test_files_whose_names_hold_dots_are_members_as_pack_writes_them(folder, capsys):
+    photos(folder / "pics", count=8)
+    for number, path in enumerate(sorted((folder / "pics").rglob("*.png"))):
+        path.rename(path.with_name(f"Screenshot 2024.01.{number:02d}.png"))
+    assert init.main(["lab", "--data", "pics"]) == 0
+    out = capsys.readouterr().out
+    assert "train 8 samples: image (png), labels" in out
+
+
+def test_a_picture_beside_class_folders_is_named(folder):
+    photos(folder / "pics", count=8)
+    next((folder / "pics").rglob("*.png")).rename(folder / "pics/stray.png")
+    with pytest.raises(UserError, match=r"'stray\.png' lies beside 4 folders"):
+        init.main(["lab", "--data", "pics"])
+
+
+def test_a_table_of_another_encoding_is_read_and_packed_so(folder, capsys):
+    rows = "".join(f"caf\xe9 {n};{'ab'[n % 2]}\n" for n in range(12))
+    write(folder / "t.csv", f"text;label\n{rows}".encode("cp1252"))
+    with pytest.raises(UserError, match="--encoding latin-1 or cp1252"):
+        init.main(["lab", "--data", "t.csv"])
+    assert init.main(["lab", "--data", "t.csv", "--encoding", "cp1252"]) == 0
+    _, packing, *_ = told(capsys)
+    assert packing[-2:] == ["--encoding", "cp1252"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "lab")
+        assert cli_data.run_in_process(*packing[1:]) == 0
+    with pytest.raises(UserError, match="--encoding is for --data"):
+        init.main(["lab", "--encoding", "cp1252"])
+
+
 def test_what_is_found_is_said_in_lines(folder, capsys):
     photos(folder / "pics", count=24)
     assert init.main([".", "--data", "pics"]) == 0

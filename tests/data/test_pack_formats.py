@@ -54,6 +54,26 @@ def names(here, out="out"):
     return (here / out / "classnames.txt").read_text().split("\n")[:-1]
 
 
+# Tables
+
+
+def test_blank_rows_are_no_samples_and_an_empty_caption_is_none(here, capsys):
+    write(here / "a.png", png(4, 4))
+    write(here / "t.csv", "path;caption;label\na.png;x;cat\n;;\na.png;;dog\n; ;\n")
+    given = ("t.csv", "--file", "path", "--member", "txt=caption", "--label", "label")
+    found = list(packed(here, *given).values())
+    assert [sorted(sample) for sample in found] == [["cls", "png", "txt"], ["cls", "png"]]
+    assert "left out: 2 rows without any content" in capsys.readouterr().err
+
+
+def test_a_key_that_comes_twice_names_both_lines(here, capsys):
+    write(here / "t.csv", "id,text\nx,one\ny,two\nx,three\n")
+    given = ("--key", "id", "--member", "txt=text", "--samples-per-shard", 1)
+    said = refused(capsys, "t.csv", "out", *given)
+    assert "table t.csv, line 4: column 'id' holds 'x' again, which line 2 has" in said
+    assert not (here / "out").exists()
+
+
 # Pascal VOC
 
 

@@ -67,7 +67,7 @@ def test_a_filter_that_fails_leaves_nothing(tmp_path):
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(OSError, match="is damaged"):
         main(["filter", "width > 1", str(source), "--out", str(tmp_path / "o")])
-    assert list((tmp_path / "o").iterdir()) == []
+    assert not (tmp_path / "o").exists()
 
 
 def test_split_by_key_keeps_every_sample_once_and_in_its_part(tmp_path, capsys):
@@ -181,4 +181,4 @@ def test_keys_that_lead_out_of_a_folder_are_not_written_on(tmp_path):
     path = write_tar(tmp_path / "0.tar", [("../../x.txt", b"x"), ("y.txt", b"y")])
     with pytest.raises(UserError, match="leads out of"):
         main(["merge", str(path), "--out", str(tmp_path / "o")])
-    assert list((tmp_path / "o").iterdir()) == []
+    assert not (tmp_path / "o").exists()

@@ -130,6 +130,27 @@ def test_samples_that_would_not_come_back_are_refused(tmp_path, sample, message)
 def test_keys_must_be_unique(tmp_path):
     with pytest.raises(UserError, match="sample 'part/0000' comes twice"):
         pack([*samples(1), *samples(1)], tmp_path)
+    with pytest.raises(UserError, match="sample 'part/0000' comes twice"):
+        pack([*samples(3), *samples(1)], tmp_path, samples_per_shard=3)
+    assert files_in(tmp_path) == []
+
+
+def test_one_process_at_a_time_writes_into_a_folder(tmp_path):
+    def meanwhile():
+        yield from samples(1)
+        with pytest.raises(UserError, match="another process writes there"):
+            pack(samples(1), tmp_path / "o")
+        with pytest.raises(UserError, match="another process writes there"):
+            pack(samples(1), tmp_path / "o", resume=True)
+
+    assert len(pack(meanwhile(), tmp_path / "o")) == 1
+    assert files_in(tmp_path / "o") == ["00000.tar", "00000.tar.index"]
+
+
+def test_a_folder_that_was_made_for_nothing_is_gone(tmp_path):
+    with pytest.raises(UserError, match="no samples to pack"):
+        pack([], tmp_path / "a/b/c")
+    assert files_in(tmp_path) == []
 
 
 def make_folder(folder):

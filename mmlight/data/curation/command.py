@@ -37,9 +37,7 @@ def add_to(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         if verb == "split":
             _add_split(parser)
         else:
-            parser.add_argument(
-                "--overwrite", action="store_true", help="replace shards of an earlier time"
-            )
+            _add_overwrite(parser)
         parser.add_argument(
             "--samples-per-shard", type=int, help="default: as the largest of the old shards"
         )
@@ -77,6 +75,7 @@ def add_dedup(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``dedup``, whatever compares samples."""
     parser.add_argument("patterns", nargs="+", metavar="PATTERN", help=_PATTERN_HELP)
     parser.add_argument("--out", type=Path, help="write the first of each group, and all others")
+    _add_overwrite(parser)
     parser.add_argument("--report", type=Path, metavar="FILE", help="the keys of each group")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
@@ -98,6 +97,12 @@ def add_dedup(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="EXT",
         help="what is compared; default: images and sounds, else texts",
+    )
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace shards of an earlier time"
     )
 
 

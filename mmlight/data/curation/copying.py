@@ -1,15 +1,11 @@
 """Samples of shards as they are, for new shards: their keys kept apart, their classes named."""
 
-import hashlib
-from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmlight.class_names import CLASS_NAMES, names_beside
-from mmlight.data.packing.write import DEFAULT_SAMPLES_PER_SHARD, pack
+from mmlight.data.packing.write import DEFAULT_SAMPLES_PER_SHARD, pack, repeated
 from mmlight.data.scan import scan
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build
@@ -33,7 +29,7 @@ def copies(corpus: Corpus, *, what: str) -> Iterator[dict[str, Any]]:
     Raises:
         OSError: a sample is damaged or cannot be read.
     """
-    is_repeated = _repeated(corpus)
+    is_repeated = repeated(corpus)
 
     def copy(number: int) -> dict[str, Any]:
         key = corpus.key(number) if is_repeated[number] else corpus.origin(number)[1]
@@ -114,17 +110,3 @@ def class_names_of(corpus: Corpus) -> bytes | None:
 def local_paths(corpus: Corpus) -> list[Path]:
     """Return the paths of those shards that lie on a disk."""
     return [shard.path for shard in corpus.shards if isinstance(shard.path, Path)]
-
-
-def _repeated(corpus: Corpus) -> np.ndarray:
-    """Return which samples have a key that another one has, too."""
-    # Eight bytes a key: two equal hashes only make two names longer.
-    hashes = array("Q")
-    for number in range(len(corpus)):
-        key = corpus.origin(number)[1].encode("utf-8", "backslashreplace")
-        hashes.append(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little"))
-    _, place, counts = np.unique(
-        np.frombuffer(hashes, np.uint64), return_inverse=True, return_counts=True
-    )
-    repeated: np.ndarray = counts[place] > 1
-    return repeated

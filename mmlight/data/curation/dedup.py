@@ -58,7 +58,13 @@ def run(options: argparse.Namespace, alike: Callable[[Corpus], Pairs] | None = N
     if options.out is not None:
         doubles = {number for group in groups for number in group[1:]}
         kept = np.array([n for n in range(len(corpus)) if n not in doubles])
-        write_copies(corpus.subset(kept), options.out, names=names, what="Writing")
+        write_copies(
+            corpus.subset(kept),
+            options.out,
+            names=names,
+            what="Writing",
+            overwrite=options.overwrite,
+        )
         note(f"{len(kept):,} samples in {options.out}")
     return 0
 

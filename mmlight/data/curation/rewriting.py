@@ -5,7 +5,6 @@ and the next start goes on behind it. Until the last one is there, all lie in a 
 that no training begins with half of a set.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,15 +15,16 @@ from typing import Any
 
 from mmlight.class_names import CLASS_NAMES
 from mmlight.data.curation.copying import class_names_of, local_paths
-from mmlight.data.packing.write import write_shard
+from mmlight.data.packing.write import write_shard, writing_alone
 from mmlight.data.shards import index
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.errors import UserError, naming
 from mmlight.files import plain, read_json, sync_folder, write_bytes, write_json
+from mmlight.folders import made
 from mmlight.text_file import parse_json
 
-_FOLDER, _ABOUT, _LOCK = ".writing", "about.json", "lock"
+_FOLDER, _ABOUT = ".writing", "about.json"
 
 
 class Rewriting:
@@ -59,12 +59,8 @@ class Rewriting:
         Raises:
             UserError: another process does.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / _LOCK, "w") as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(f"--out {self._out_dir}: another process writes there") from error
+        with made(self._out_dir), writing_alone(self._out_dir):
+            self.folder.mkdir(exist_ok=True)
             known = read_json(self.folder / _ABOUT)
             if known is None:
                 write_json(self.folder / _ABOUT, self._about)
@@ -136,8 +132,7 @@ class Rewriting:
             for file in (beside, path):  # a shard after its index
                 if file.exists():
                     os.replace(file, self._out_dir / file.name)
-        for name in (_ABOUT, _LOCK):
-            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / _ABOUT).unlink(missing_ok=True)
         self.folder.rmdir()
         return index.load_or_build([self._out_dir / path.name for path in paths], progress=False)
 

@@ -15,11 +15,13 @@ from mmlight.data.curation.copying import class_names_of, open_shards, write_cop
 from mmlight.data.curation.expression import Expression
 from mmlight.data.curation.known import Known
 from mmlight.data.members import Contents
+from mmlight.data.packing.write import writing_alone
 from mmlight.data.scan import scan
 from mmlight.data.shards import index
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.errors import UserError
+from mmlight.folders import made
 from mmlight.terminal import note
 
 _UNREAD = object()
@@ -78,11 +80,16 @@ def split_shards(options: argparse.Namespace) -> list[ShardIndex]:
                 f"--shares {name}: no sample falls into this part; make it larger, or give another "
                 "--seed if these shards are a part of an equal split"
             )
-        if (options.out / name).exists():
-            raise UserError(f"--out {options.out}: there is {name} already; name another folder")
-    options.out.mkdir(parents=True, exist_ok=True)
     shards: list[ShardIndex] = []
-    with tempfile.TemporaryDirectory(prefix=".splitting-", dir=options.out) as folder:
+    with (
+        made(options.out),
+        writing_alone(options.out),
+        tempfile.TemporaryDirectory(prefix=".splitting-", dir=options.out) as folder,
+    ):
+        if there := [name for name in shares if (options.out / name).exists()]:
+            raise UserError(
+                f"--out {options.out}: there is {there[0]} already; name another folder"
+            )
         for number, name in enumerate(shares):
             part = corpus.subset(np.flatnonzero(parts == number))
             for shard in write_copies(

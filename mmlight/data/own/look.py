@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmlight.data.decode import probe
 from mmlight.data.own.tables import TABLES, Columns, look_into
+from mmlight.data.packing.folder import split_file_name
 from mmlight.data.shards.paths import natural_key
 from mmlight.data.shards.tar import split_name
 from mmlight.errors import UserError
@@ -43,6 +44,7 @@ class FoundData:
         shards: of each split, where they are shards already.
         lines: further lines on what was seen.
         example: a file of each modality.
+        stray: what keeps folders from being classes.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class FoundData:
     shards: dict[str, Path] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     example: dict[Modality, Path] = field(default_factory=dict)
+    stray: str = ""
 
     def summary(self) -> str:
         """Return in one line what there is."""
@@ -62,8 +65,12 @@ class FoundData:
         return f"{self.path}: {sizes} samples: {kinds}{', labels' if self.has_labels else ''}"
 
 
-def look(path: Path) -> FoundData:
+def look(path: Path, *, encoding: str | None = None) -> FoundData:
     """Look into a folder, a table or a shard; nothing is decoded or written.
+
+    Args:
+        path: what there is.
+        encoding: of tables that are text; by default UTF-8, or what a byte-order mark says.
 
     Raises:
         UserError: nothing there that could be learned from.
@@ -72,7 +79,7 @@ def look(path: Path) -> FoundData:
         if path.suffix.lower() == ".tar":
             return _shards(path, {"train": [path]})
         if path.suffix.lower() in TABLES:
-            return _tables(path, {"train": path})
+            return _tables(path, {"train": path}, encoding)
         raise UserError(f"--data {path}: is no folder, table or shard; {_TAKEN}")
     if not path.is_dir():
         raise UserError(f"--data {path}: does not exist")
@@ -82,12 +89,12 @@ def look(path: Path) -> FoundData:
     tables = [p for p in inside if p.is_file() and p.suffix.lower() in TABLES]
     splits = {_SPLITS[p.stem.lower()]: p for p in tables if p.stem.lower() in _SPLITS}
     if "train" in splits:
-        return _tables(path, splits)
+        return _tables(path, splits, encoding)
     if len(tables) > 1:
         names = ", ".join(p.name for p in tables)
         raise UserError(f"--data {path}: holds several tables ({names}); name one of them")
     if tables:
-        return _tables(path, {"train": tables[0]})
+        return _tables(path, {"train": tables[0]}, encoding)
     return _files(path)
 
 
@@ -135,13 +142,14 @@ def _shards(path: Path, splits: Mapping[str, list[Path]]) -> FoundData:
     return _finished(found, counts)
 
 
-def _tables(path: Path, tables: Mapping[str, Path]) -> FoundData:
+def _tables(path: Path, tables: Mapping[str, Path], encoding: str | None) -> FoundData:
     found = FoundData(path)
     counts: Counter[str] = Counter()
     for split, table in tables.items():
-        columns: Columns = look_into(table)
+        columns: Columns = look_into(table, encoding=encoding)
         found.sizes[split] = columns.num_rows
-        found.packs[split] = [str(table), *columns.arguments()]
+        given = ["--encoding", encoding] if encoding else []
+        found.packs[split] = [str(table), *columns.arguments(), *given]
         for extension, number in columns.extensions.items():
             counts[extension] += number
         if columns.text:
@@ -163,9 +171,9 @@ def _files(path: Path) -> FoundData:
     for split, root in roots.items():
         keys: set[str] = set()
         classes: Counter[str] = Counter()
-        loose = 0
+        loose: list[str] = []
         for file in islice(_walk(root), _MOST_FILES):
-            parts = split_name(file.relative_to(root).as_posix())
+            parts = split_file_name(file.relative_to(root).as_posix())
             kind = probe.kind(parts[1]) if parts else "other"
             if parts is None or kind not in MODALITIES:
                 continue
@@ -175,10 +183,12 @@ def _files(path: Path) -> FoundData:
                 keys.add(parts[0])
                 top, slash, _ = parts[0].partition("/")
                 classes[top] += bool(slash)
-                loose += not slash
+                loose += [] if slash else [file.name]
         if not keys:
             raise UserError(f"--data {root}: holds nothing of {_TAKEN}")
         classes = +classes
+        if loose and len(classes) >= 2:
+            found.stray = f"'{loose[0]}' lies beside {len(classes)} folders, which would be classes"
         labelled = not loose and 2 <= len(classes) <= _MOST_CLASSES
         options = ["--shuffle-seed", "0"]
         if labelled:
@@ -206,8 +216,10 @@ def _finished(found: FoundData, counts: Counter[str]) -> FoundData:
             found.members[modality] = own
     if not found.has_labels and len(found.members) < 2:
         only = ", ".join(found.members) or "nothing"
+        stray = f"; {found.stray} without it" if found.stray else ""
         raise UserError(
             f"--data {found.path}: {only} alone, without labels or captions, is nothing of {_TAKEN}"
+            f"{stray}"
         )
     return found
 

@@ -70,16 +70,16 @@ class Columns:
             yield f"not used: {', '.join(self.unused)}"
 
 
-def look_into(table: Path) -> Columns:
-    """Look into a table of one of the kinds in `TABLES`.
+def look_into(table: Path, *, encoding: str | None = None) -> Columns:
+    """Look into a table of one of the kinds in `TABLES`, in this encoding if it is text.
 
     Raises:
         UserError: it cannot be read, or names files that are not there.
     """
-    names = column_names(table)
+    names = column_names(table, encoding=encoding)
     rows: list[dict[str, Any]] = []
     found = Columns(table)
-    for row in read_rows(table, columns=names):
+    for row in read_rows(table, columns=names, encoding=encoding):
         if found.num_rows < _LOOKED_AT:
             rows.append(row.values)
         found.num_rows += 1

@@ -79,7 +79,7 @@ def _group(source: SourceFiles, exclude: Exclude, *, one_each: bool) -> dict[str
     samples: dict[str, dict[str, Path]] = {}
     for path in source.walk():
         name = path.relative_to(source.folder).as_posix()
-        parts = _split(name)
+        parts = split_file_name(name)
         if parts is None or exclude(name):
             continue
         key, extension = parts
@@ -135,7 +135,12 @@ def _twins(files: dict[str, Path]) -> list[str]:
     return []
 
 
-def _split(name: str) -> tuple[str, str] | None:
+def split_file_name(name: str) -> tuple[str, str] | None:
+    """Return the key of the sample that a file belongs to, and its member; None of no member.
+
+    Args:
+        name: path of the file below the folder that is packed.
+    """
     parts = tar.split_name(name)
     if parts is None:
         return None

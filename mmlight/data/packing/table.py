@@ -1,5 +1,6 @@
 """A table: a row is a sample (a column a member, file, key or label), or an object in a picture."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,9 @@ def read_table(
     if label:
         result.class_names, number_of = _names(table, label, given)
 
+    # Eight bytes of each key: two alike by chance are as good as never.
+    lines: dict[bytes, str] = {}
+
     def samples() -> Iterator[dict[str, Any]]:
         for number, (where, row) in enumerate(
             read_rows(table, columns=wanted, encoding=given.encoding)
@@ -61,6 +65,12 @@ def read_table(
             if key and row[key] in (None, ""):
                 raise UserError(f"{where}: column '{key}' is empty; each sample needs a key")
             sample: dict[str, Any] = {"__key__": str(row[key]) if key else f"{number:09d}"}
+            line = where.rpartition(", ")[2]
+            if key and (other := lines.setdefault(_hash(str(row[key])), line)) != line:
+                raise UserError(
+                    f"{where}: column '{key}' holds '{row[key]}' again, which {other} has; each "
+                    "sample needs a key of its own"
+                )
             for extension, column, path in paths:
                 at = f"{where}, column '{column}'"
                 extension = extension or ending_of(path)
@@ -105,12 +115,17 @@ def _text(value: Any) -> str | None:
     return str(int(match[1])) if match else text or None
 
 
+def _hash(key: str) -> bytes:
+    return hashlib.blake2b(key.encode("utf-8", "backslashreplace"), digest_size=8).digest()
+
+
 def _add(sample: dict[str, Any], extension: str, value: Any, where: str) -> None:
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
         value = value["bytes"]  # how the datasets library keeps images and sounds in parquet
     if sample.get(extension) is not None:
         raise UserError(f"{where}: a second member '.{extension}'")
-    if value is not None:
+    # An empty field is how a table writes that there is nothing.
+    if value is not None and not (isinstance(value, str) and not value.strip()):
         sample[extension] = value
 
 

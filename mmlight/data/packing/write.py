@@ -4,6 +4,7 @@ To be shuffled, samples wait in a file, whatever their number: eight bytes of ea
 and files that samples name are read when their turn comes.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -13,18 +14,22 @@ import shutil
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mmlight.class_names import CLASS_NAMES
 from mmlight.data.order.cursor import permutation
 from mmlight.data.packing.source import StoredFile
 from mmlight.data.scan import bar, scan
 from mmlight.data.shards import index, tar
+from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.data.shards.seal import SealedWriter
 from mmlight.errors import UserError, naming
+from mmlight.folders import alone, made
 
 DEFAULT_SAMPLES_PER_SHARD = 1000
 _OUR_NAMES = re.compile(r"\d{5,}\.tar(\.index)?")
@@ -67,9 +72,13 @@ def pack(
     """
     if samples_per_shard < 1:
         raise UserError(f"samples_per_shard {samples_per_shard} must be at least 1")
-    out_dir.mkdir(parents=True, exist_ok=True)
-    old = _old_files(out_dir, overwrite=overwrite)
-    with _partial(out_dir, kept=resume) as partial, bar("Packing", None, shown=progress) as advance:
+    with (
+        made(out_dir),
+        writing_alone(out_dir),
+        _partial(out_dir, kept=resume) as partial,
+        bar("Packing", None, shown=progress) as advance,
+    ):
+        old = _old_files(out_dir, overwrite=overwrite)
         if shuffle_seed is not None:
             samples = _shuffled(samples, seed=shuffle_seed, folder=partial)
         iterator = iter(samples)
@@ -90,7 +99,9 @@ def pack(
         if not new:
             raise UserError(f"no samples to pack into {out_dir}")
         # Read back, with the very checks that training makes.
-        for shard in index.load_or_build(new, progress=False):
+        shards = index.load_or_build(new, progress=False)
+        _check_keys(Corpus(shards))
+        for shard in shards:
             if shard.index_path.parent != partial:  # MMLIGHT_INDEX_DIR names it by its old place
                 shard.index_path.unlink()
         for path in old:
@@ -103,6 +114,15 @@ def pack(
                 if file.exists():
                     os.replace(file, out_dir / file.name)
     return index.load_or_build([out_dir / path.name for path in new], progress=False)
+
+
+def writing_alone(folder: Path) -> AbstractContextManager[None]:
+    """Keep other processes from writing shards into a folder.
+
+    Raises:
+        UserError: one does so now.
+    """
+    return alone(folder / ".writing.lock", busy=f"{folder}: another process writes there")
 
 
 @contextmanager
@@ -153,7 +173,9 @@ def leads_out(key: str) -> bool:
 def _old_files(out_dir: Path, *, overwrite: bool) -> list[Path]:
     shards = sorted(out_dir.glob("*.tar"))
     if shards and not overwrite:
-        raise UserError(f"{out_dir} holds shards ({shards[0].name}); overwrite or name another")
+        raise UserError(
+            f"{out_dir} holds shards ({shards[0].name}); name another folder, or give --overwrite"
+        )
     if foreign := [path for path in shards if not _OUR_NAMES.fullmatch(path.name)]:
         raise UserError(f"{foreign[0]} was not written by pack; move it or name another folder")
     return [path for path in out_dir.iterdir() if _OUR_NAMES.fullmatch(path.name)]
@@ -216,6 +238,13 @@ def _checked_key(key: Any, members: Mapping[str, Any]) -> str:
     return key
 
 
+def _check_keys(corpus: Corpus) -> None:
+    is_repeated = repeated(corpus)
+    if is_repeated.any():
+        key = corpus.origin(int(is_repeated.argmax()))[1]
+        raise UserError(f"sample '{key}' comes twice; keys must be unique")
+
+
 def _encode(value: Any, where: str) -> bytes:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
@@ -240,3 +269,17 @@ def _shuffled(
         for number in permutation(len(places), seed=seed, epoch=0, use=0, place=(0, 0)):
             file.seek(places[number])
             yield pickle.load(file)
+
+
+def repeated(corpus: Corpus) -> np.ndarray:
+    """Return which samples have a key that another one has, too."""
+    # Eight bytes a key: two equal hashes only make two names longer.
+    hashes = array("Q")
+    for number in range(len(corpus)):
+        key = corpus.origin(number)[1].encode("utf-8", "backslashreplace")
+        hashes.append(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little"))
+    _, place, counts = np.unique(
+        np.frombuffer(hashes, np.uint64), return_inverse=True, return_counts=True
+    )
+    found: np.ndarray = counts[place] > 1
+    return found

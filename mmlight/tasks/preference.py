@@ -104,8 +104,8 @@ class Preference(LanguageTask):
         said = self.say(text, decoder=decoder)
         terms_NL = TokenLoss().terms(said.logits_NLV, said.token_NL)
         total_N = -torch.where(said.counted_NL, terms_NL, 0.0).sum(1)
-        tokens_B, _ = said.counted_NL.sum(1).chunk(2)
-        return PairLogP(*total_N.chunk(2), tokens_B)
+        chosen_B, rejected_B = total_N.chunk(2)
+        return PairLogP(chosen_B, rejected_B, said.counted_NL.sum(1).chunk(2)[0])
 
     @torch.no_grad()
     def reference_log_p(self, text: Text) -> PairLogP:

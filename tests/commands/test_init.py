@@ -136,7 +136,7 @@ def test_a_picture_beside_class_folders_is_named(folder):
 
 
 def test_a_table_of_another_encoding_is_read_and_packed_so(folder, capsys):
-    rows = "".join(f"caf\xe9 {n};{'ab'[n % 2]}\n" for n in range(12))
+    rows = "".join(f"Stra\xdfe {n};{'ab'[n % 2]}\n" for n in range(12))
     write(folder / "t.csv", f"text;label\n{rows}".encode("cp1252"))
     with pytest.raises(UserError, match="--encoding latin-1 or cp1252"):
         init.main(["lab", "--data", "t.csv"])

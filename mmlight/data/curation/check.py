@@ -267,7 +267,7 @@ def _members(corpus: Corpus, number: int) -> Iterator[tuple[str, bytes | Excepti
     """Yield the members of a sample, or why one can't be read; a wrong checksum is not the last."""
     if corpus.shards[0].largest_member <= _SMALL:
         try:
-            yield from corpus.read(number).items()
+            yield from corpus.read_all(number).items()
             return
         except (OSError, UserError):
             pass  # they are read one by one, and it is told which

@@ -33,7 +33,7 @@ def copies(corpus: Corpus, *, what: str) -> Iterator[dict[str, Any]]:
 
     def copy(number: int) -> dict[str, Any]:
         key = corpus.key(number) if is_repeated[number] else corpus.origin(number)[1]
-        return {"__key__": key, **corpus.read(number, list(corpus.members(number)))}
+        return {"__key__": key, **corpus.read_all(number)}
 
     for _, sample in scan(range(len(corpus)), copy, what=what, total=len(corpus)):
         yield sample

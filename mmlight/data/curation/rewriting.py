@@ -96,7 +96,7 @@ class Rewriting:
         def samples() -> Iterator[dict[str, Any]]:
             nonlocal num_left
             for number, value in enumerate(values, start=start):
-                raw = self._corpus.read(number, list(self._corpus.members(number)))
+                raw = self._corpus.read_all(number)
                 sample: dict[str, Any] = {"__key__": self._corpus.origin(number)[1], **raw}
                 if value is not None:
                     known = _object(raw.get("json", b"{}"))

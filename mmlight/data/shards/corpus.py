@@ -162,7 +162,7 @@ class Corpus:
     def members(self, sample: int) -> dict[str, int]:
         """Return the size in bytes of each member of a sample, by extension."""
         shard, row = self.locate(sample)
-        return {name: size for name, _, size, _ in _members(self._rows(shard), row)}
+        return {name: size for name, _, size, _ in self._members(shard, row)}
 
     @cached_property
     def durations(self) -> np.ndarray:
@@ -212,8 +212,8 @@ class Corpus:
             lines.append(f"{shard.sha256[:16]} {_digest(some)[:16]} {size} {one_line(name)}")
         return "\n".join(lines)
 
-    def read(self, sample: int, extensions: Sequence[str] | None = None) -> dict[str, bytes]:
-        """Read those of some members that a sample has; None reads all.
+    def read(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
+        """Read those of some members that a sample has.
 
         Raises:
             ChecksumError: bytes of the shard have changed, but not its size nor its time.
@@ -221,14 +221,30 @@ class Corpus:
             UserError: the shard was replaced or rewritten since it was indexed.
         """
         shard, row = self.locate(sample)
-        found = _members(self._rows(shard), row)
-        if extensions is not None:
-            found = [member for member in found if member[0] in extensions]
-        if not found:
+        wanted = set(extensions)
+        return self._read(shard, row, [m for m in self._members(shard, row) if m[0] in wanted])
+
+    def read_all(self, sample: int) -> dict[str, bytes]:
+        """Read all members of a sample; see `read`."""
+        shard, row = self.locate(sample)
+        return self._read(shard, row, self._members(shard, row))
+
+    def _members(self, shard: int, row: int) -> list[tuple[str, int, int, int]]:
+        """Return (extension, offset, size, crc32) of a sample's members."""
+        rows = self._rows(shard)
+        part = slice(rows.start[row], rows.start[row + 1])
+        names = [rows.extensions[number] for number in rows.extension[part].tolist()]
+        columns = (column[part].tolist() for column in (rows.offset, rows.size, rows.crc32))
+        return list(zip(names, *columns, strict=True))
+
+    def _read(
+        self, shard: int, row: int, members: Sequence[tuple[str, int, int, int]]
+    ) -> dict[str, bytes]:
+        if not members:
             return {}
         file = self._file(shard)
         contents = {}
-        for name, offset, size, crc32 in found:
+        for name, offset, size, crc32 in members:
             data = contents[name] = file.read(offset, size)
             if self.verify and zlib.crc32(data) != crc32:
                 data = contents[name] = self._again(shard, row, name, offset, size, crc32)
@@ -338,14 +354,6 @@ def _open(shard: ShardIndex) -> OpenShard:
     ):
         raise file.changed()
     return file
-
-
-def _members(rows: IndexRows, row: int) -> list[tuple[str, int, int, int]]:
-    """Return (extension, offset, size, crc32) of a sample's members."""
-    part = slice(rows.start[row], rows.start[row + 1])
-    names = [rows.extensions[number] for number in rows.extension[part].tolist()]
-    columns = (column[part].tolist() for column in (rows.offset, rows.size, rows.crc32))
-    return list(zip(names, *columns, strict=True))
 
 
 def _count(rows: IndexRows, kept: np.ndarray) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mmlight.batch import Batch, Pieces
+from mmlight.data.decode.probe import ENDINGS, kind
 from mmlight.data.splits.plain_files import PredictSplit
 from mmlight.decoders.sampling import Sampling
 from mmlight.errors import UserError
@@ -158,6 +159,10 @@ def _device(name: str) -> torch.device:
 
 def _read(predictor: Predictor, name: Modality, path: Path) -> Batch:
     """Return a batch of one sample, that has this file."""
+    if not path.is_file():
+        raise UserError(f"--{name} {path}: is no file")
+    if kind(path.suffix.lower().removeprefix(".")) != name:
+        raise UserError(f"--{name} {path}: its name must end in {', '.join(ENDINGS[name])}")
     (batch,) = predictor.batches(PredictSplit(files=[str(path)]), batch_size=1)
     if batch.bad:
         raise UserError(f"--{name} {path}: {batch.bad[0].reason}")

@@ -50,8 +50,8 @@ def test_each_line_is_answered_until_the_input_ends(made, monkeypatch, capsys):
     ("arguments", "said"),
     [
         ((), "what is asked about? give --image FILE or --audio FILE"),
-        (("--image", "gone.png"), "gone.png"),
-        (("--image", "SOUND"), "--image"),
+        (("--image", "gone.png"), "--image gone.png: is no file"),
+        (("--image", "SOUND"), "0.wav: its name must end in jpg, jpeg"),
         (("--turns", "-1"), "--turns -1: must be 0 or more"),
         (("--max_new_tokens", "0"), "max_new_tokens must be 1 or more"),
     ],

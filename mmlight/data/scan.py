@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -34,22 +35,24 @@ def scan(
     chunk: int = _CHUNK,
     shown: bool = True,
     processes: bool = False,
+    size: Callable[[T], int] = lambda item: 1,
 ) -> Iterator[tuple[T, R]]:
     """Yield each item with what `look` makes of it, in the order of the items.
 
-    In threads: reading, decoding and hashing let go of Python's lock. Where there is much to do
-    with tiny samples, processes are faster, which start within a few seconds.
+    In threads: reading, decoding and hashing let go of Python's lock. With tiny samples they wait
+    for one another all the same, and processes are faster.
 
     Args:
         items: numbers of samples, say; taken as they are needed.
         look: called in a thread; what it raises ends the walk where its item's turn comes.
         what: is done, for the bar on a terminal, such as ``Checking``.
-        total: number of items, where it is known.
+        total: number of items, or of what they hold, where it is known.
         workers: threads or processes; by default one per core.
         chunk: items of a task; few where what is made of them is large.
         shown: whether there is a bar.
         processes: work in processes; `look` is a function of a module then, and it, items and
             results can be pickled.
+        size: how much of the total an item is.
 
     Raises:
         UserError: the system has killed one of the processes.
@@ -67,7 +70,7 @@ def scan(
                     return
                 part, done = waiting.popleft()
                 yield from zip(part, done.result(), strict=True)
-                advance(len(part))
+                advance(sum(map(size, part)))
         except BrokenProcessPool as error:
             raise UserError(
                 f"{what}: the system has killed a process, which may be for want of memory; try "
@@ -82,20 +85,23 @@ def _look_at(look: Callable[[T], R], part: list[T]) -> list[R]:
 
 
 def in_processes(workers: int) -> Executor:
-    """Return a pool of processes.
+    """Return a pool of processes, which have begun.
 
-    Spawned, because the thread of a progress bar may hold a lock at the moment of a fork. Ctrl-C is
-    for this process: each of the others would print a traceback of its own.
+    They are forked, which takes no time, as long as there is no other thread, such as that of a
+    progress bar: it may hold a lock at the moment of a fork. Else they are spawned, and import all
+    again. Ctrl-C is for this process: each of the others would print a traceback of its own.
 
     Args:
         workers: how many.
     """
-    return ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         workers,
-        mp_context=get_context("spawn"),
+        mp_context=get_context("fork" if threading.active_count() == 1 else "spawn"),
         initializer=signal.signal,
         initargs=(signal.SIGINT, signal.SIG_IGN),
     )
+    pool.submit(int)
+    return pool
 
 
 @contextmanager

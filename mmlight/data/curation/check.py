@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 
@@ -30,9 +30,9 @@ _CODE = ("pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill")
 _SMALL = 4 << 20
 # Each thread or process takes so many samples at a time.
 _CHUNK = 256
-# Checking so many bytes of tiny samples takes a core about as long as processes take to start.
-_MUCH = 128 << 20
-_UNREADABLE, _UNREADABLE_SAMPLE = "shard that can't be read", "sample that can't be read"
+# Fewer bytes are not worth processes.
+_MUCH = 4 << 20
+_UNREADABLE = "shard that can't be read"
 # Of a kind so many are named; all of them are counted, and go into --report.
 _MOST_NAMED = 1000
 
@@ -93,12 +93,13 @@ def run(options: argparse.Namespace) -> int:
         check = _Check(labels, found)
         total = sum(known[0].num_samples for path in paths if (known := index_file.load(path)))
         walk = scan(
-            check.samples(paths),
+            check.parts(paths),
             look,
+            size=lambda part: len(part.numbers),
             what="Checking",
             total=total or None,
             workers=options.workers,
-            chunk=_CHUNK,
+            chunk=1,
             processes=_is_much(paths),
         )
         for _, seen in walk:
@@ -114,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _is_much(paths: Sequence[storage.Shard]) -> bool:
-    """Tell whether there is more to do than starting processes takes."""
+    """Tell whether processes are worth their start."""
     num_bytes = 0
     for path in paths:
         try:
@@ -142,20 +143,21 @@ def _tell(check: "_Check", found: _Found, labels: NamedLabels) -> None:
     say(f"{check.num_shards:,} shards, {check.num_samples:,} samples: {verdict}")
 
 
-class _Sample(NamedTuple):
-    """What is looked at: a sample of a shard that had this hash, and names of its classes."""
+@dataclass(frozen=True)
+class _Part:
+    """What is looked at together: samples of a shard that had this hash, and names of classes."""
 
     path: storage.Shard
     sha256: str
     names: Sequence[str]
-    number: int
+    numbers: range
 
 
 @dataclass
 class _Seen:
-    """What is wrong with a sample, and its labels of unknown names (see `NamedLabels.add`)."""
+    """What is wrong with samples, and their labels of unknown names (see `NamedLabels.add`)."""
 
-    faults: list[Fault]
+    faults: list[Fault] = field(default_factory=list)
     names: list[tuple[str, str]] = field(default_factory=list)
     numbers: int = 0
 
@@ -176,7 +178,7 @@ class _Check:
         self.num_shards = self.num_samples = self.num_ignored = 0
         self.undecoded: Counter[str] = Counter()
 
-    def samples(self, paths: Sequence[storage.Shard]) -> Iterator[_Sample]:
+    def parts(self, paths: Sequence[storage.Shard]) -> Iterator[_Part]:
         """Yield what there is to look at; shards that cannot be read are found here."""
         for path, known in scan(paths, _known, what="", chunk=1, shown=False):
             self.num_shards += 1
@@ -195,8 +197,9 @@ class _Check:
                 ending = extension.rpartition(".")[2]
                 if kind(extension) == "other" and ending not in _CODE:
                     self.undecoded[ending] += count
-            for number in range(known.num_samples):
-                yield _Sample(path, known.sha256, names, number)
+            numbers = range(known.num_samples)
+            for start in numbers[::_CHUNK]:
+                yield _Part(path, known.sha256, names, numbers[start : start + _CHUNK])
 
 
 def _known(path: storage.Shard) -> ShardIndex | _Unread:
@@ -226,32 +229,36 @@ def _corpus(path: storage.Shard, sha256: str) -> Corpus:
     return Corpus([shard])
 
 
-def look(sample: _Sample) -> _Seen:
-    """Return what is wrong with a sample."""
-    seen = _Seen([])
-    shard, key = str(sample.path), ""
+def look(part: _Part) -> _Seen:
+    """Return what is wrong with samples."""
+    seen = _Seen()
+    try:
+        corpus = _corpus(part.path, part.sha256)
+        for number in part.numbers:
+            _look_at(corpus, number, part.names, seen)
+    except (OSError, UserError) as error:
+        seen.faults.append(Fault(_UNREADABLE, str(part.path), "", "", str(error)))
+    return seen
+
+
+def _look_at(corpus: Corpus, number: int, names: Sequence[str], seen: _Seen) -> None:
+    shard, key = corpus.origin(number)
 
     def add(kind_of: str, said: object, extension: str = "") -> None:
         seen.faults.append(Fault(kind_of, shard, key, extension, str(said)))
 
-    try:
-        corpus = _corpus(sample.path, sample.sha256)
-        shard, key = corpus.origin(sample.number)
-    except (OSError, UserError) as error:
-        add(_UNREADABLE_SAMPLE, error)
-        return seen
     if leads_out(key):
         said = "`tar -x` would write outside of its folder; mmlight never unpacks"
         add("key that leads out of a folder", said)
-    for extension, data in _members(corpus, sample.number):
+    for extension, data in _members(corpus, number):
         if isinstance(data, ChecksumError):
             add("bytes that have changed", data, extension)
             continue
         if isinstance(data, Exception):
-            add(_UNREADABLE_SAMPLE, data)
+            add("sample that can't be read", data)
             continue
-        problem = fault(extension, data, class_names=sample.names)
-        if extension.rpartition(".")[2] == "cls" and not sample.names:
+        problem = fault(extension, data, class_names=names)
+        if extension.rpartition(".")[2] == "cls" and not names:
             if problem and is_name(problem, data):
                 seen.names.append((f"{shard}: {key}.{extension}", problem))
                 continue
@@ -260,7 +267,6 @@ def look(sample: _Sample) -> _Seen:
             add(_kind_of(extension, problem), problem, extension)
         elif code := code_in(extension, data):
             add("member that may run", code, extension)
-    return seen
 
 
 def _members(corpus: Corpus, number: int) -> Iterator[tuple[str, bytes | Exception]]:

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,17 @@ def main(argv: Sequence[str]) -> int:
                 say_text("\n")
         return 0
     lines = [
-        json.dumps(row | _columns(found), ensure_ascii=False)
+        json.dumps(row | _beside(row, _columns(found)), ensure_ascii=False)
         for row, found in _answers(task, rows, sampling, size=options.batch_size)
     ]
     write_text(options.out, "".join(f"{line}\n" for line in lines))
     note(f"{len(lines)} answers in {options.out}")
     return 0
+
+
+def _beside(row: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns under names that a row does not have."""
+    return {f"generated_{n}" if n in row else n: value for n, value in columns.items()}
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

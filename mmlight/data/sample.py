@@ -22,6 +22,7 @@ from mmlight.data.members import Contents, Members, parse_source
 from mmlight.data.shards.corpus import ChecksumError, Corpus
 from mmlight.data.text import MAX_CHARACTERS
 from mmlight.errors import UserError
+from mmlight.files import warn_once
 from mmlight.modality import Modality
 from mmlight.text.clean import Cleaning, clean_caption
 
@@ -214,11 +215,13 @@ def decode_sample(
         captions = [(t.replace("{}", name), 1.0) for name in names for t in members.class_captions]
     else:
         limit = decoding.max_characters
-        captions = [
-            (text[:limit], weight)
-            for text, weight in _attempt("text", lambda: contents.captions(members))
-            if text[:limit].strip()
-        ]
+        found = _attempt("text", lambda: contents.captions(members))
+        if any(len(text) > limit for text, _ in found):
+            warn_once(
+                f"texts are cut to data.text.max_characters ({limit:,}); pack long documents in "
+                "pieces, or raise it"
+            )
+        captions = [(text[:limit], weight) for text, weight in found if text[:limit].strip()]
     sample.blank_captions = decoding.num_captions if draws else 1
     places = list(range(len(captions)))
     if captions and draws:

@@ -1,6 +1,7 @@
 """``mmlight tokenizer train``: a tokenizer from the shards' own captions."""
 
 import argparse
+import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -73,8 +74,14 @@ def main(argv: Sequence[str]) -> int:
         text_lines=args.text_lines,
         text_words=args.text_words,
     )
+    texts = captions(args.shards, members)
+    first = next(texts, None)
+    if first is None:
+        raise UserError(
+            f"--shards {' '.join(args.shards)}: no text can be read; see `mmlight shards check`"
+        )
     tokenizer = train(
-        captions(args.shards, members),
+        itertools.chain([first], texts),
         vocab_size=args.vocab_size,
         kind=args.kind,
         lowercase=args.lowercase,
@@ -229,4 +236,4 @@ def _describe(tokenizer: JsonTokenizer, texts: Iterator[str], folder: Path) -> N
     )
     for text in examples:
         pieces = " ".join(backend.encode(text).tokens)
-        console.print(f"  {text}", f"    {pieces}", sep="\n", soft_wrap=True)
+        console.print(f"  {text:.200}", f"    {pieces:.400}", sep="\n", soft_wrap=True)

@@ -3,6 +3,7 @@
 Shapes: N sequences, V tokens of the vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -51,8 +52,10 @@ class Sampling:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be 1 or more, not {value}")
-        if self.temperature < 0 or self.guidance < 0:
-            raise UserError("temperature and guidance must be 0 or more")
+        for name in ("temperature", "guidance", "length_penalty"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or (value < 0 and name != "length_penalty"):
+                raise UserError(f"{name} must be 0 or more, not {value}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):

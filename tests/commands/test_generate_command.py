@@ -46,7 +46,8 @@ def test_one_answer_is_shown_as_it_grows_and_is_the_same_by_seed(run, capsys):
 
 def test_prompts_of_a_file_are_answered_in_batches_and_keep_what_they_hold(run, tmp_path, capsys):
     words = ["red ", "green ", "blue ", "grey ", "r"]
-    lines = [json.dumps({"prompt": word, "number": n}) for n, word in enumerate(words)]
+    rows_in = [{"prompt": word, "number": n, "num_tokens": "mine"} for n, word in enumerate(words)]
+    lines = [json.dumps(row) for row in rows_in]
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n\n")
     given = ("--in", tmp_path / "in.jsonl", "--max_new_tokens", "6", "--stop", "\\n")
     rows = {}
@@ -57,6 +58,8 @@ def test_prompts_of_a_file_are_answered_in_batches_and_keep_what_they_hold(run, 
         assert [(row["prompt"], row["number"]) for row in rows[size]] == [
             (word, n) for n, word in enumerate(words)
         ]
+        assert all(row["num_tokens"] == "mine" for row in rows[size])
+        assert all(row["generated_num_tokens"] <= 6 for row in rows[size])
     answers = [[row["answer"] for row in rows[size]] for size in rows]
     assert answers[0] == answers[1] == answers[2]
     printed = said(capsys, run, *given)
@@ -79,6 +82,7 @@ def test_beams_say_what_is_likelier(run, tmp_path, capsys):
     [
         ((), "give prompts by --prompt TEXT or by --in FILE, one of the two"),
         (("--in", "no.jsonl"), "--in no.jsonl: "),
+        (("--prompt", "a", "--temperature", "nan"), "temperature must be 0 or more, not nan"),
         (("--prompt", "a", "--top_k", "3"), "top_k and top_p have an effect only with"),
         (("--prompt", "a", "--prompt", "b", "--stream"), "give one --prompt, and no --out"),
         (("--prompt", "a", "--batch-size", "0"), "--batch-size 0: at least 1"),

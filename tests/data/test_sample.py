@@ -17,6 +17,7 @@ from mmlight.data.sample import BadMemberError, Decoding, SampleSet, decode_samp
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index import load_or_build
 from mmlight.errors import UserError
+from mmlight.files import warn_once
 
 DECODING = Decoding(
     image=ImageSettings(size=8),
@@ -162,13 +163,15 @@ def test_parts_have_members_of_their_own_and_neighbours(tmp_path):
     assert samples.corpus.key(4) == "y/1"
 
 
-def test_a_caption_of_20_mb_is_cut_before_it_is_cleaned(tmp_path):
+def test_a_caption_of_20_mb_is_cut_before_it_is_cleaned(tmp_path, capsys):
+    warn_once.cache_clear()
     long = b"h\xc3\xa9llo w\xc3\xb6rld &amp; some " * 800_000
     samples = sample_set(tmp_path, {"txt": long}, {"txt": b" " * 200_000 + b"behind"})
     decoding = replace(DECODING, clean="clip")
     start = time.process_time()
     sample = decode_sample(samples, 0, decoding, draws=in_epoch(0))
     assert time.process_time() - start < 5
+    assert "texts are cut to data.text.max_characters (100,000)" in capsys.readouterr().err
     whole = "héllo wörld & some "
     assert sample.captions[0].startswith(whole * 4000) and len(sample.captions[0]) < 100_000
     short = decode_sample(samples, 0, replace(decoding, max_characters=12), draws=None)

@@ -66,6 +66,13 @@ def test_clean_cuts_as_the_code_of_kim(shards, tmp_path):
         assert [tokenizer.decode([i]) for i in ids] == clean(text)
 
 
+def test_shards_without_a_text_that_can_be_read_are_refused(tmp_path):
+    path = write_tar(tmp_path / "0.tar", [("0.txt", b"Gr\xf6\xdfe")])
+    with pytest.raises(UserError, match="no text can be read"):
+        train(str(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_bpe_and_char_keep_every_character(shards, tmp_path):
     for kind in ("bpe", "char"):
         train(shards, tmp_path / kind, "--kind", kind, "--vocab-size", "300")

@@ -98,6 +98,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError("give prompts by --prompt TEXT, or images by --describe FILE, one of both")
     if options.prompt and options.out is None:
         raise UserError("--out is missing: name the picture, such as --out grid.png")
+    if options.out is not None and options.prompt:
+        if options.out.is_dir():
+            raise UserError(f"--out {options.out}: is a folder; name a file")
+        if options.out.suffix.lower() != ".png":
+            raise UserError(f"--out {options.out}: pictures are written as PNG; name it .png")
     if options.count < 1:
         raise UserError(f"--count {options.count}: at least 1")
     if options.keep is not None and options.rank_by is None:

@@ -289,6 +289,8 @@ def test_a_picture_of_prompts_and_completions_is_drawn(trained, tmp_path, capsys
     for wrong, said in (
         ([], "give prompts"),
         (["--prompt", "red"], "--out is missing"),
+        (["--prompt", "red", "--out", "."], "--out .: is a folder"),
+        (["--prompt", "red", "--out", "x.jpg"], "x.jpg: pictures are written as PNG"),
         (["--prompt", "red", "--out", "x.png", "--keep", "2"], "only with --rank_by"),
     ):
         with pytest.raises(UserError, match=said):

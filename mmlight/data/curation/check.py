@@ -28,8 +28,8 @@ from mmlight.terminal import say
 _CODE = ("pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill")
 # Larger members are read one by one: each thread holds what it reads.
 _SMALL = 4 << 20
-# Each thread or process takes so many samples at a time.
-_CHUNK = 256
+# Each thread or process takes about so many bytes at a time, of this many samples at most.
+_PART, _MOST = 1 << 20, 256
 # Fewer bytes are not worth processes.
 _MUCH = 4 << 20
 _UNREADABLE = "shard that can't be read"
@@ -198,8 +198,9 @@ class _Check:
                 if kind(extension) == "other" and ending not in _CODE:
                     self.undecoded[ending] += count
             numbers = range(known.num_samples)
-            for start in numbers[::_CHUNK]:
-                yield _Part(path, known.sha256, names, numbers[start : start + _CHUNK])
+            several = max(1, min(_MOST, len(numbers) * _PART // known.num_bytes))
+            for start in numbers[::several]:
+                yield _Part(path, known.sha256, names, numbers[start : start + several])
 
 
 def _known(path: storage.Shard) -> ShardIndex | _Unread:

@@ -53,7 +53,9 @@ class CocaDecoder(TransformerDecoder):
         # Not by `embed`: FSDP would take the other parameters away behind it.
         embedded_NLD = self.embeddings(text.token_ids_NL)
         self.check_length(embedded_NLD.shape[1])
-        class_N1D = self.class_token_D.to(embedded_NLD.dtype).expand(len(embedded_NLD), 1, -1)
+        # Not len(...), which would fix the batch of an exported program.
+        size = embedded_NLD.shape[0]
+        class_N1D = self.class_token_D.to(embedded_NLD.dtype).expand(size, 1, -1)
         seen_NLD = torch.cat([self.observed(embedded_NLD, axes=(None, 1)), class_N1D], 1)
         mask_NL = F.pad(text.mask_NL, (0, 1), value=True)
         places = masked_places(mask_NL, length=mask_NL.shape[1])

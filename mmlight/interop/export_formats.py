@@ -119,8 +119,9 @@ def trace(graph: Graph, example: Inputs) -> Traced:
     for name, place in zip(graph.inputs, _placeholders(program), strict=True):
         axes[name] = []
         for number, size in enumerate(place.meta["val"].shape):
-            if isinstance(size, int):
-                axes[name].append(size)
+            # A size that tracing found to be the only one may still be a symbol's.
+            if isinstance(size, int) or size.node.expr.is_number:
+                axes[name].append(int(size))
                 continue
             axes[name].append(axis := AXES[name][number])
             bounds = program.range_constraints[size.node.expr]

@@ -147,6 +147,20 @@ def test_one_process_at_a_time_writes_into_a_folder(tmp_path):
     assert files_in(tmp_path / "o") == ["00000.tar", "00000.tar.index"]
 
 
+@pytest.mark.parametrize(
+    ("overwrite", "message"), [(False, "holds shards"), (True, "00000.tar appeared while packing")]
+)
+def test_what_appears_while_packing_is_not_replaced(tmp_path, overwrite, message):
+    def meanwhile():
+        yield from samples(1)
+        (tmp_path / "00000.tar").write_bytes(b"precious")
+
+    with pytest.raises(UserError, match=message):
+        pack(meanwhile(), tmp_path, overwrite=overwrite)
+    assert files_in(tmp_path) == ["00000.tar"]
+    assert (tmp_path / "00000.tar").read_bytes() == b"precious"
+
+
 def test_a_folder_that_was_made_for_nothing_is_gone(tmp_path):
     with pytest.raises(UserError, match="no samples to pack"):
         pack([], tmp_path / "a/b/c")

@@ -104,7 +104,10 @@ def pack(
         for shard in shards:
             if shard.index_path.parent != partial:  # MMLIGHT_INDEX_DIR names it by its old place
                 shard.index_path.unlink()
-        for path in old:
+        there = _old_files(out_dir, overwrite=overwrite)
+        if new_ones := sorted(p for p in there if p.suffix == ".tar" and p not in old):
+            raise UserError(f"{new_ones[0]} appeared while packing; name another folder")
+        for path in there:
             path.unlink()
         if old and (names := out_dir / CLASS_NAMES).is_file():  # of the shards that are gone
             names.replace(out_dir / f".{CLASS_NAMES}.superseded")

@@ -48,6 +48,18 @@ def test_a_stopped_pack_goes_on_behind_its_whole_shards(tmp_path, folder, monkey
         assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes()
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_without_a_whole_shard_nothing_is_left_to_go_on_behind(tmp_path, count):
+    def fails():
+        for n in range(count):
+            yield {"__key__": str(n), "txt": "x"}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(fails(), tmp_path / "o", samples_per_shard=3, resume=True)
+    assert not (tmp_path / "o").exists()
+
+
 def test_what_was_begun_with_other_samples_is_refused(tmp_path, folder):
     def fails(count):
         for n in range(count):

@@ -183,4 +183,4 @@ def test_packing_anew_leaves_no_class_names_of_the_shards_before(tmp_path):
     assert (tmp_path / "out/classnames.txt").read_text() == "cat\ndog\n"
     main([*arguments, "--overwrite"])
     assert not (tmp_path / "out/classnames.txt").exists()
-    assert (tmp_path / "out/.classnames.txt.superseded").read_text() == "cat\ndog\n"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["00000.tar", "00000.tar.index"]

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,8 @@ def pack(
             raise UserError(f"{new_ones[0]} appeared while packing; name another folder")
         for path in there:
             path.unlink()
-        if old and (names := out_dir / CLASS_NAMES).is_file():  # of the shards that are gone
-            names.replace(out_dir / f".{CLASS_NAMES}.superseded")
+        if old:
+            (out_dir / CLASS_NAMES).unlink(missing_ok=True)  # of the shards that are gone
         for path in new:
             beside = path.with_name(f"{path.name}.index")
             for file in (beside, path):  # a shard after its index
@@ -139,7 +139,14 @@ def _partial(out_dir: Path, *, kept: bool) -> Iterator[Path]:
     partial.mkdir(exist_ok=True)
     for path in partial.glob("*.part"):  # of a process that was killed
         path.unlink()
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        for path in partial.glob("*.part"):
+            path.unlink()
+        with suppress(OSError):  # there are whole shards to go on behind
+            partial.rmdir()
+        raise
     shutil.rmtree(partial)
 
 

@@ -206,3 +206,11 @@ def test_columns_are_known_by_what_they_hold(folder):
         *("--label", "kind of thing", "--shuffle-seed", "0"),
     ]
     assert found.lines[-1] == "all.csv: not used: id"
+
+
+def test_blank_rows_of_a_table_are_no_samples(folder):
+    for number in range(4):
+        write(folder / f"x/{number}.png", cli_data.make_sample(number)["png"])
+    rows = "".join(f"{number}.png;a thing\n;\n;\n" for number in range(4))
+    found = look(write(folder / "x/t.csv", f"file;caption\n{rows}".encode()))
+    assert found.sizes == {"train": 4} and found.members == {"image": ["png"], "text": ["txt"]}

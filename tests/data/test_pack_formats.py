@@ -66,6 +66,16 @@ def test_blank_rows_are_no_samples_and_an_empty_caption_is_none(here, capsys):
     assert "left out: 2 rows without any content" in capsys.readouterr().err
 
 
+def test_blank_rows_need_no_key_but_a_picture_does(here, capsys):
+    write(here / "a.png", png(4, 4))
+    given = ("--file", "path", "--key", "id")
+    write(here / "t.csv", "path;id\na.png;x\n;\n ; \n")
+    assert list(packed(here, "t.csv", *given)) == ["x"]
+    assert "left out: 2 rows without any content" in capsys.readouterr().err
+    write(here / "t.csv", "path;id\na.png;\n")
+    assert "line 2: column 'id' is empty" in refused(capsys, "t.csv", "other", *given)
+
+
 def test_a_key_that_comes_twice_names_both_lines(here, capsys):
     write(here / "t.csv", "id,text\nx,one\ny,two\nx,three\n")
     given = ("--key", "id", "--member", "txt=text", "--samples-per-shard", 1)
@@ -336,6 +346,13 @@ def test_mistakes_in_rows_of_boxes_name_the_line(here, capsys, text, said):
     write(here / "a.png", png(20, 10))
     write(here / "t.csv", text)
     assert said in refused(capsys, "t.csv", "out", "--boxes")
+
+
+def test_blank_rows_are_no_boxes(here, capsys):
+    write(here / "a.png", png(20, 10))
+    write(here / "t.csv", f"{HEAD}a.png,1,2,3,4,dog\n,,,,,\n, ,,,,\n")
+    assert packed(here, "t.csv", "--boxes")["a"]["json"]["labels"] == [0]
+    assert "left out: 2 rows without any content" in capsys.readouterr().err
 
 
 def test_a_row_without_a_box_is_a_picture_without_objects(here):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlight.data.decode import probe
-from mmlight.data.packing.table_file import column_names, read_rows
+from mmlight.data.packing.table_file import column_names, is_empty, read_rows
 from mmlight.errors import UserError
 from mmlight.modality import Modality
 
@@ -80,6 +80,8 @@ def look_into(table: Path, *, encoding: str | None = None) -> Columns:
     rows: list[dict[str, Any]] = []
     found = Columns(table)
     for row in read_rows(table, columns=names, encoding=encoding):
+        if all(map(is_empty, row.values.values())):  # which pack leaves out
+            continue
         if found.num_rows < _LOOKED_AT:
             rows.append(row.values)
         found.num_rows += 1

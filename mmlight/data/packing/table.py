@@ -8,9 +8,10 @@ from typing import Any
 
 from mmlight.data.packing.boxes import BoxSamples
 from mmlight.data.packing.source import Given, Source, StoredFile, ending_of, number_classes
-from mmlight.data.packing.table_file import column_names, read_rows
+from mmlight.data.packing.table_file import column_names, is_empty, read_rows
 from mmlight.errors import UserError
 
+_BLANK = "rows without any content"
 # Tables write 3.0 where a column has gaps.
 _NUMBER = re.compile(r"\s*([0-9]{1,10})(?:\.0*)?\s*")
 
@@ -58,19 +59,11 @@ def read_table(
         for number, (where, row) in enumerate(
             read_rows(table, columns=wanted, encoding=given.encoding)
         ):
-            paths = [(e, c, str(row[c])) for e, c in named if row[c] not in (None, "")]
+            paths = [(e, c, str(row[c])) for e, c in named if not is_empty(row[c])]
             if any(given.exclude(path) for _, _, path in paths):
                 result.left_out["rows by --exclude"] += 1
                 continue
-            if key and row[key] in (None, ""):
-                raise UserError(f"{where}: column '{key}' is empty; each sample needs a key")
             sample: dict[str, Any] = {"__key__": str(row[key]) if key else f"{number:09d}"}
-            line = where.rpartition(", ")[2]
-            if key and (other := lines.setdefault(_hash(str(row[key])), line)) != line:
-                raise UserError(
-                    f"{where}: column '{key}' holds '{row[key]}' again, which {other} has; each "
-                    "sample needs a key of its own"
-                )
             for extension, column, path in paths:
                 at = f"{where}, column '{column}'"
                 extension = extension or ending_of(path)
@@ -82,8 +75,16 @@ def read_table(
             if label and (text := _text(row[label])) is not None:
                 _add(sample, "cls", number_of[text], where)
             if len(sample) == 1:
-                result.left_out["rows without any content"] += 1
+                result.left_out[_BLANK] += 1
                 continue
+            if key and is_empty(row[key]):
+                raise UserError(f"{where}: column '{key}' is empty; each sample needs a key")
+            line = where.rpartition(", ")[2]
+            if key and (other := lines.setdefault(_hash(str(row[key])), line)) != line:
+                raise UserError(
+                    f"{where}: column '{key}' holds '{row[key]}' again, which {other} has; each "
+                    "sample needs a key of its own"
+                )
             yield sample
         given.exclude.check()
 
@@ -125,7 +126,7 @@ def _add(sample: dict[str, Any], extension: str, value: Any, where: str) -> None
     if sample.get(extension) is not None:
         raise UserError(f"{where}: a second member '.{extension}'")
     # An empty field is how a table writes that there is nothing.
-    if value is not None and not (isinstance(value, str) and not value.strip()):
+    if not is_empty(value):
         sample[extension] = value
 
 
@@ -170,7 +171,11 @@ def read_box_table(table: Path, given: Given) -> Source:
     largest, count = 0.0, 0
     wanted = [column["file"], *corners, column["class"]]
     head = list(_WITHOUT_NAMES) if bare else None
-    for where, row in read_rows(table, columns=wanted, encoding=given.encoding, names=head):
+    rows = read_rows(table, columns=wanted, encoding=given.encoding, names=head)
+    for where, row in rows:
+        if all(map(is_empty, row.values())):
+            found.result.left_out[_BLANK] += 1
+            continue
         path = str(row[column["file"]] or "").strip()
         if not path:
             raise UserError(f"{where}: column '{column['file']}' is empty; it names the picture")

@@ -113,6 +113,11 @@ def open_text(path: Path, encoding: str | None) -> TextIO:
         raise UserError(f"--encoding {encoding}: there is none; try utf-8 or latin-1") from error
 
 
+def is_empty(value: Any) -> bool:
+    """Return whether a cell holds nothing: null, or white space alone."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and value != value
 

@@ -171,7 +171,7 @@ def _files(path: Path) -> FoundData:
     for split, root in roots.items():
         keys: set[str] = set()
         classes: Counter[str] = Counter()
-        loose: list[str] = []
+        loose = ""  # the first file that lies in no folder
         for file in islice(_walk(root), _MOST_FILES):
             parts = split_file_name(file.relative_to(root).as_posix())
             kind = probe.kind(parts[1]) if parts else "other"
@@ -183,12 +183,12 @@ def _files(path: Path) -> FoundData:
                 keys.add(parts[0])
                 top, slash, _ = parts[0].partition("/")
                 classes[top] += bool(slash)
-                loose += [] if slash else [file.name]
+                loose = loose or ("" if slash else file.name)
         if not keys:
             raise UserError(f"--data {root}: holds nothing of {_TAKEN}")
         classes = +classes
         if loose and len(classes) >= 2:
-            found.stray = f"'{loose[0]}' lies beside {len(classes)} folders, which would be classes"
+            found.stray = f"'{loose}' lies beside {len(classes)} folders, which would be classes"
         labelled = not loose and 2 <= len(classes) <= _MOST_CLASSES
         options = ["--shuffle-seed", "0"]
         if labelled:

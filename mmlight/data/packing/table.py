@@ -1,13 +1,19 @@
 """A table: a row is a sample (a column a member, file, key or label), or an object in a picture."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmlight.data.packing.boxes import BoxSamples
-from mmlight.data.packing.source import Given, Source, StoredFile, ending_of, number_classes
+from mmlight.data.packing.source import (
+    Given,
+    Source,
+    StoredFile,
+    ending_of,
+    key_hash,
+    number_classes,
+)
 from mmlight.data.packing.table_file import column_names, is_empty, read_rows
 from mmlight.errors import UserError
 
@@ -52,7 +58,6 @@ def read_table(
     if label:
         result.class_names, number_of = _names(table, label, given)
 
-    # Eight bytes of each key: two alike by chance are as good as never.
     lines: dict[bytes, str] = {}
 
     def samples() -> Iterator[dict[str, Any]]:
@@ -80,7 +85,7 @@ def read_table(
             if key and is_empty(row[key]):
                 raise UserError(f"{where}: column '{key}' is empty; each sample needs a key")
             line = where.rpartition(", ")[2]
-            if key and (other := lines.setdefault(_hash(str(row[key])), line)) != line:
+            if key and (other := lines.setdefault(key_hash(str(row[key])), line)) != line:
                 raise UserError(
                     f"{where}: column '{key}' holds '{row[key]}' again, which {other} has; each "
                     "sample needs a key of its own"
@@ -114,10 +119,6 @@ def _text(value: Any) -> str | None:
     text = "" if value is None else str(value).strip()
     match = _NUMBER.fullmatch(text)
     return str(int(match[1])) if match else text or None
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.blake2b(key.encode("utf-8", "backslashreplace"), digest_size=8).digest()
 
 
 def _add(sample: dict[str, Any], extension: str, value: Any, where: str) -> None:

@@ -4,7 +4,6 @@ To be shuffled, samples wait in a file, whatever their number: eight bytes of ea
 and files that samples name are read when their turn comes.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -22,7 +21,7 @@ import numpy as np
 
 from mmlight.class_names import CLASS_NAMES
 from mmlight.data.order.cursor import permutation
-from mmlight.data.packing.source import StoredFile
+from mmlight.data.packing.source import StoredFile, key_hash
 from mmlight.data.scan import bar, scan
 from mmlight.data.shards import index, tar
 from mmlight.data.shards.corpus import Corpus
@@ -283,11 +282,9 @@ def _shuffled(
 
 def repeated(corpus: Corpus) -> np.ndarray:
     """Return which samples have a key that another one has, too."""
-    # Eight bytes a key: two equal hashes only make two names longer.
-    hashes = array("Q")
+    hashes = bytearray()
     for number in range(len(corpus)):
-        key = corpus.origin(number)[1].encode("utf-8", "backslashreplace")
-        hashes.append(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little"))
+        hashes += key_hash(corpus.origin(number)[1])
     _, place, counts = np.unique(
         np.frombuffer(hashes, np.uint64), return_inverse=True, return_counts=True
     )

@@ -46,6 +46,7 @@ class _Noted:
     before_leaving: Callable[[], None] | None = None
     handlers: ClassVar[dict[int, Any]] = {}
     pipe = -1
+    listener: threading.Thread | None = None
 
 
 def is_wanted(environ: Mapping[str, str]) -> bool | None:
@@ -83,7 +84,10 @@ def answer_interrupts() -> None:
     reader, _Noted.pipe = os.pipe()
     os.set_blocking(_Noted.pipe, False)
     signal.set_wakeup_fd(_Noted.pipe, warn_on_full_buffer=False)
-    threading.Thread(target=_answer, args=(reader,), name="interrupts", daemon=True).start()
+    _Noted.listener = threading.Thread(
+        target=_answer, args=(reader,), name="interrupts", daemon=True
+    )
+    _Noted.listener.start()
     _handle(signal.SIGINT)
 
 
@@ -176,6 +180,15 @@ def shield_worker() -> None:
     # come to it, and tells who sent it when waited for.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
+
+
+def may_fork() -> bool:
+    """Return whether no thread may hold a lock that a forked child would wait for in vain.
+
+    The one that listens for Ctrl-C holds none.
+    """
+    harmless = {threading.current_thread(), _Noted.listener}
+    return all(thread in harmless for thread in threading.enumerate())
 
 
 def is_first_rank() -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from mmlight.class_names import plain_number
@@ -165,6 +166,7 @@ def listed(value: dict[str, float] | list[str] | str | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+@lru_cache(maxsize=1024)
 def parse_source(source: str) -> tuple[str, str | None]:
     """Split ``json:meta.caption`` into its extension and key (None for a whole member)."""
     extension, colon, key = source.partition(":")

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from mmlight.errors import UserError
+from mmlight.signals import may_fork
 from mmlight.terminal import Terminal
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def scan(
                 "--workers with a smaller number"
             ) from error
         finally:
-            workmen.shutdown(wait=False, cancel_futures=True)
+            workmen.shutdown(cancel_futures=True)
 
 
 def _look_at(look: Callable[[T], R], part: list[T]) -> list[R]:
@@ -88,15 +88,16 @@ def in_processes(workers: int) -> Executor:
     """Return a pool of processes, which have begun.
 
     They are forked, which takes no time, as long as there is no other thread, such as that of a
-    progress bar: it may hold a lock at the moment of a fork. Else they are spawned, and import all
-    again. Ctrl-C is for this process: each of the others would print a traceback of its own.
+    progress bar: it may hold a lock at the moment of a fork. Else they are spawned, and import
+    everything again. Ctrl-C is for this process: each of the others would print a traceback of its
+    own.
 
     Args:
         workers: how many.
     """
     pool = ProcessPoolExecutor(
         workers,
-        mp_context=get_context("fork" if threading.active_count() == 1 else "spawn"),
+        mp_context=get_context("fork" if may_fork() else "spawn"),
         initializer=signal.signal,
         initargs=(signal.SIGINT, signal.SIG_IGN),
     )

@@ -217,6 +217,27 @@ def test_short_read_is_an_error(three):
         three.read(11, ["txt"])
 
 
+def test_a_run_of_samples_is_what_each_is(three, monkeypatch):
+    run = range(5, 12)
+    expected = [(three.origin(n)[1], three.read_all(n)) for n in run]
+    assert three.read_run(run) == expected
+    rot(three.shards[2].path, int(three.shards[2].rows().offset[4]) + 10)
+    damaged = pickle.loads(pickle.dumps(three)).read_run(run)
+    assert damaged == [*expected[:2], (expected[2][0], None), *expected[3:]]
+    os.truncate(three.shards[2].path, int(three.shards[2].rows().offset[9]))
+    assert [members for _, members in three.read_run(run)][4:] == [None] * 3
+    monkeypatch.setattr(corpus_module, "_MAX_RUN_BYTES", 1000)
+    assert three.read_run(run) == [(key, None) for key, _ in expected]
+
+
+@pytest.mark.parametrize("run", [range(3, 5), range(5, 13), range(12, 14)])
+def test_a_run_over_the_end_of_a_shard_is_refused(three, run):
+    with pytest.raises((ValueError, IndexError)):
+        three.read_run(run)
+    with pytest.raises(ValueError, match="do not follow"):
+        three.subset(np.array([0, 2, 3])).read_run(range(2))
+
+
 def test_empty_corpus_is_refused():
     with pytest.raises(UserError, match="at least one shard"):
         Corpus([])

@@ -1,5 +1,7 @@
 import operator
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -53,3 +55,28 @@ def test_processes_find_the_same_and_one_that_is_killed_is_told():
     assert list(found) == [(number, -number) for number in items]
     with pytest.raises(UserError, match="Looking: the system has killed a process"):
         list(scan([1], os._exit, what="Looking", workers=1, processes=True))
+
+
+_POOLS = """
+import sys, threading
+from mmlight.data.scan import in_processes
+from mmlight.signals import answer_interrupts
+
+def limit():  # which a forked process inherits
+    with in_processes(1) as pool:
+        return pool.submit(sys.getrecursionlimit).result()
+
+if __name__ == "__main__":
+    sys.setrecursionlimit(1234)
+    answer_interrupts()
+    print(limit())
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    print(limit())
+"""
+
+
+def test_processes_of_a_command_are_forked_unless_a_thread_may_hold_a_lock(tmp_path):
+    script = tmp_path / "pools.py"
+    script.write_text(_POOLS)
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert said.stdout.split() == ["1234", "1000"], said.stderr

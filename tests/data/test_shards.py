@@ -51,6 +51,14 @@ def test_list_file_is_read_from_its_own_folder(folder):
     assert names(expand("a/train.txt", base=folder), folder) == expected
 
 
+def test_names_of_classes_beside_folders_are_no_list_of_shards(folder):
+    (folder / "classnames.txt").write_text("cat\ndog\n")
+    found = expand(["a", "b", "classnames.txt"], base=folder)
+    assert names(found, folder) == [*ALL_A, "b/000.tar", "b/001.tar"]
+    with pytest.raises(UserError, match="no shards given"):
+        expand("classnames.txt", base=folder)
+
+
 def test_a_name_with_glob_characters_is_taken_as_it_is(folder):
     (folder / "x[1]{a}.tar").write_bytes(b"")
     assert names(expand("x[1]{a}.tar", base=folder), folder) == ["x[1]{a}.tar"]

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import IO
 
 import numpy as np
@@ -26,8 +26,6 @@ from mmlight.terminal import say
 
 # Formats that run what somebody wrote when they are read; webdataset's `.decode()` reads them.
 _CODE = ("pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill")
-# Larger members are read one by one: each thread holds what it reads.
-_SMALL = 4 << 20
 # Each thread or process takes about so many bytes at a time, of this many samples at most.
 _PART, _MOST = 1 << 20, 256
 # Fewer bytes are not worth processes.
@@ -233,59 +231,56 @@ def _corpus(path: storage.Shard, sha256: str) -> Corpus:
 def look(part: _Part) -> _Seen:
     """Return what is wrong with samples."""
     seen = _Seen()
+    shard = str(part.path)
+
+    def add(key: str, extension: str, kind_of: str, said: object) -> None:
+        seen.faults.append(Fault(kind_of, shard, key, extension, str(said)))
+
+    fault_of = partial(fault, class_names=part.names)
+    fault_of_label = lru_cache(fault_of)  # many are alike
     try:
         corpus = _corpus(part.path, part.sha256)
-        for number in part.numbers:
-            _look_at(corpus, number, part.names, seen)
+        read = corpus.read_run(part.numbers)
+        for number, (key, members) in zip(part.numbers, read, strict=True):
+            if leads_out(key):
+                said = "`tar -x` would write outside of its folder; mmlight never unpacks"
+                add(key, "", "key that leads out of a folder", said)
+            if members is None:
+                members, damaged = _one_by_one(corpus, number)
+                for error in damaged:
+                    if isinstance(error, ChecksumError):
+                        add(key, error.member, "bytes that have changed", error)
+                    else:
+                        add(key, "", "sample that can't be read", error)
+            for extension, data in members.items():
+                is_label = extension.rpartition(".")[2] == "cls"
+                problem = (fault_of_label if is_label else fault_of)(extension, data)
+                if is_label and not part.names:
+                    if problem and is_name(problem, data):
+                        seen.names.append((f"{shard}: {key}.{extension}", problem))
+                        continue
+                    seen.numbers += problem is None
+                if problem:
+                    add(key, extension, _kind_of(extension, problem), problem)
+                elif code := code_in(extension, data):
+                    add(key, extension, "member that may run", code)
     except (OSError, UserError) as error:
-        seen.faults.append(Fault(_UNREADABLE, str(part.path), "", "", str(error)))
+        add("", "", _UNREADABLE, error)
     return seen
 
 
-def _look_at(corpus: Corpus, number: int, names: Sequence[str], seen: _Seen) -> None:
-    shard, key = corpus.origin(number)
-
-    def add(kind_of: str, said: object, extension: str = "") -> None:
-        seen.faults.append(Fault(kind_of, shard, key, extension, str(said)))
-
-    if leads_out(key):
-        said = "`tar -x` would write outside of its folder; mmlight never unpacks"
-        add("key that leads out of a folder", said)
-    for extension, data in _members(corpus, number):
-        if isinstance(data, ChecksumError):
-            add("bytes that have changed", data, extension)
-            continue
-        if isinstance(data, Exception):
-            add("sample that can't be read", data)
-            continue
-        problem = fault(extension, data, class_names=names)
-        if extension.rpartition(".")[2] == "cls" and not names:
-            if problem and is_name(problem, data):
-                seen.names.append((f"{shard}: {key}.{extension}", problem))
-                continue
-            seen.numbers += problem is None
-        if problem:
-            add(_kind_of(extension, problem), problem, extension)
-        elif code := code_in(extension, data):
-            add("member that may run", code, extension)
-
-
-def _members(corpus: Corpus, number: int) -> Iterator[tuple[str, bytes | Exception]]:
-    """Yield the members of a sample, or why one can't be read; a wrong checksum is not the last."""
-    if corpus.shards[0].largest_member <= _SMALL:
-        try:
-            yield from corpus.read_all(number).items()
-            return
-        except (OSError, UserError):
-            pass  # they are read one by one, and it is told which
+def _one_by_one(corpus: Corpus, number: int) -> tuple[dict[str, bytes], list[Exception]]:
+    """Return the members of a sample that can be read, and why others can't be."""
+    members: dict[str, bytes] = {}
+    damaged: list[Exception] = []
     for extension in corpus.members(number):
         try:
-            yield extension, corpus.read(number, [extension])[extension]
-        except ChecksumError as error:
-            yield extension, error
+            members |= corpus.read(number, [extension])
         except (OSError, UserError) as error:
-            yield extension, error
-            return
+            damaged.append(error)
+            if not isinstance(error, ChecksumError):
+                break
+    return members, damaged
 
 
 def code_in(extension: str, data: bytes) -> str | None:

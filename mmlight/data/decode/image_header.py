@@ -109,6 +109,7 @@ def _read_webp_head(data: bytes) -> Head | None:
 
 
 _TAG, _SHORT = 0x0112, 3
+_EXIF = b"Exif\0\0"
 _MOST_CHUNKS = 10_000
 
 
@@ -122,7 +123,7 @@ def read_orientation(data: bytes) -> int:
         except Exception:
             return 1
     for block in _exif_blocks(data):
-        return _orientation_of(block.removeprefix(b"Exif\0\0"))
+        return _orientation_of(block.removeprefix(_EXIF))
     return 1
 
 
@@ -157,8 +158,9 @@ def turn_boxes(xyxy_N4: Tensor, orientation: int, *, height: int, width: int) ->
 
 def _exif_blocks(data: bytes) -> Iterator[bytes]:
     if data[:2] == b"\xff\xd8":
-        for marker, start, end in _jpeg_segments(data):
-            if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
+        # Most have none, which the search tells sooner than a walk over small segments.
+        for marker, start, end in _jpeg_segments(data) if _EXIF in data else ():
+            if marker == 0xE1 and data.startswith(_EXIF, start):
                 yield data[start:end]
     elif data[:4] == b"\x89PNG":
         for position, name, end in islice(_png_chunks(data), _MOST_CHUNKS):

@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from functools import lru_cache
 from typing import Literal
 
 from mmlight.data.decode.sound_file import SoundBytes
@@ -20,6 +21,7 @@ ENDINGS: dict[Kind, tuple[str, ...]] = {
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
+@lru_cache(maxsize=1024)
 def kind(extension: str) -> Kind:
     """Tell what a member holds by the last part of its extension (``mask.png`` is an image)."""
     last = extension.rpartition(".")[2]

@@ -1,5 +1,6 @@
 """The rows of an index, one for each sample of a shard, and the bytes that hold them in a file."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,14 @@ class SampleKeys:
         row = range(len(self._starts) - 1)[row]
         text = self._text[self._starts[row] : self._starts[row + 1]]
         return text.decode("utf-8", "backslashreplace")
+
+    def run(self, rows: range) -> list[str]:
+        """Return the keys of rows that follow one another."""
+        ends = self._starts[rows.start : rows.stop + 1].tolist()
+        return [
+            self._text[start:end].decode("utf-8", "backslashreplace")
+            for start, end in itertools.pairwise(ends)
+        ]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mmlight.class_names import CLASS_NAMES
 from mmlight.data.shards import remote
 from mmlight.data.shards import url as urls
 from mmlight.data.shards.cache import ShardCache
@@ -29,7 +30,8 @@ def expand(
 
     A pattern is a path, with globs (``train/*.tar``) and braces (``{000..009}.tar``) if you like;
     a folder, for all ``*.tar`` in it; or a ``.txt`` file with one pattern per line (``#`` begins
-    a comment, paths are relative to the file). Globs and folders give shards in natural order:
+    a comment, paths are relative to the file), but for ``classnames.txt``, which a shell finds
+    beside folders and which is passed over. Globs and folders give shards in natural order:
     ``2.tar`` before ``10.tar``. A URL (http, https, s3, gs, hf) may have braces, too; globs in its
     last part, and folders, where the store can be listed, which a web server can't.
 
@@ -79,8 +81,6 @@ class _Sought:
 def _distinct(patterns: str | Sequence[str], base: Path, sought: _Sought) -> list[Path | str]:
     """Return the shards that patterns name, each once: absolute paths, or URLs."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    if not patterns:
-        raise UserError("no shards given; name a folder, a glob or a list of .tar files")
     found: dict[str, tuple[Path | str, str]] = {}
     folders: dict[str, str] = {}
     for pattern, path in _expand_all(patterns, base, sought):
@@ -91,6 +91,8 @@ def _distinct(patterns: str | Sequence[str], base: Path, sought: _Sought) -> lis
             how = f"by '{first}' and '{pattern}'" if first != pattern else f"by '{pattern}'"
             raise UserError(f"shard {path} is named twice, {how}; each shard may come once")
         found[real] = path if isinstance(path, str) else Path(os.path.abspath(path)), pattern
+    if not found:
+        raise UserError("no shards given; name a folder, a glob or a list of .tar files")
     return [path for path, _ in found.values()]
 
 
@@ -123,6 +125,8 @@ def _expand_all(
             for part in _split_braces(pattern):
                 for url in _expand_url(part, sought):
                     yield pattern, url
+            continue
+        if os.path.basename(pattern) == CLASS_NAMES:
             continue
         if pattern.lower().endswith(".txt"):
             list_file = _resolve(pattern, base)

@@ -297,6 +297,12 @@ class Text(_Movable):
         """Number of captions, N."""
         return self.present_N.shape[0]
 
+    def samples_of_tokens(self) -> Tensor:
+        """Return the row of the batch that each token is of (N, L); -1 of padding if packed."""
+        if self.sample_NL is not None:
+            return self.sample_NL
+        return self.item_N[:, None].expand_as(self.mask_NL)
+
     def first_rows(self, size: int) -> Tensor:
         """Return the number of the first caption of each of `size` samples, (B,).
 

@@ -109,11 +109,9 @@ class Amount(PooledTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss over the global batch."""
-        loss: Tensor = self.objective(
-            self.values(batch), self.right(batch), counted_B=batch.valid_B
+        return self.log_loss(
+            self.objective(self.values(batch), self.right(batch), counted_B=batch.valid_B)
         )
-        self.log_gated({"train/loss": loss.detach()})
-        return loss
 
     def score_names(self) -> set[str]:
         """Return what it scores besides `metrics`."""

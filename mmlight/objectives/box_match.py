@@ -13,7 +13,13 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
 from mmlight.batch import Boxes
-from mmlight.objectives.box_objective import BoxObjective, check_weights, joined, widened
+from mmlight.objectives.box_objective import (
+    BoxObjective,
+    check_weights,
+    joined,
+    of_samples,
+    widened,
+)
 from mmlight.objectives.dense_boxes import paired_iou
 from mmlight.objectives.objective import Loss
 from mmlight.trainer.internals import FakeTensor
@@ -76,7 +82,7 @@ class BoxMatchLoss(BoxObjective):
         height, width = canvas
         scale_4 = boxes.xyxy_BG4.new_tensor([width, height, width, height])
         wanted_BG4 = box_convert(boxes.xyxy_BG4 / scale_4, "xyxy", "cxcywh")
-        divisor = mask_BG.sum()
+        divisor = mask_BG.sum(1)
         layers: list[tuple[Tensor, Tensor, list[Match], float]] = []
         for logit_BQK, box_BQ4 in outputs.layers:
             matches = self.match(logit_BQK, box_BQ4, wanted_BG4, boxes.label_BG, mask_BG)
@@ -161,7 +167,7 @@ class BoxMatchLoss(BoxObjective):
         *,
         counted_B: Tensor,
     ) -> dict[str, Tensor]:
-        logit_BQK = widened(logit_BQK)
+        logit_BQK, size = widened(logit_BQK), len(logit_BQK)
         row_M = torch.cat([torch.full_like(query, row) for row, (query, _) in enumerate(matches)])
         query_M = torch.cat([query for query, _ in matches])
         object_M = torch.cat([place for _, place in matches])
@@ -180,19 +186,17 @@ class BoxMatchLoss(BoxObjective):
             logit_BQK, target_BQK, weight=discount_BQK + target_BQK, reduction="none"
         )
         return {
-            "class": class_BQK.masked_fill(~counted_B[:, None, None], 0).sum(),
-            "l1": (found_M4 - wanted_M4).abs().sum(),
-            "giou": _giou_loss(found_M4, wanted_M4),
+            "class": class_BQK.masked_fill(~counted_B[:, None, None], 0).sum((1, 2)),
+            "l1": of_samples((found_M4 - wanted_M4).abs().sum(1), row_M, num_samples=size),
+            "giou": of_samples(_giou_loss(found_M4, wanted_M4), row_M, num_samples=size),
         }
 
 
 def _giou_loss(found_M4: Tensor, wanted_M4: Tensor) -> Tensor:
     if isinstance(found_M4, FakeTensor):  # torchvision looks at values; few, whatever they are
-        return (found_M4 - wanted_M4).square().sum()
-    loss: Tensor = generalized_box_iou_loss(
-        _corners(found_M4), _corners(wanted_M4), reduction="sum"
-    )
-    return loss
+        return (found_M4 - wanted_M4).square().sum(1)
+    loss_M: Tensor = generalized_box_iou_loss(_corners(found_M4), _corners(wanted_M4))
+    return loss_M
 
 
 def _corners(box: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmlight import comm
 from mmlight.batch import Boxes
 from mmlight.errors import UserError
-from mmlight.objectives.objective import Loss
+from mmlight.objectives.objective import Loss, Terms
 
 
 class BoxObjective(nn.Module, ABC):
@@ -40,20 +40,27 @@ class BoxObjective(nn.Module, ABC):
 
 
 def joined(parts: Mapping[str, Tensor], *, divisor: Tensor, weights: Mapping[str, float]) -> Loss:
-    """Sum each part over ranks, divide by the sum of a count over ranks, and weigh them.
+    """Sum each part over samples and ranks, divide by the sum of a count, and weigh them.
 
     Every rank calls it with the same parts; a lone process has only its own.
 
     Args:
-        parts: this rank's sums by name.
-        divisor: this rank's count, at least 1 in total.
+        parts: of each of this rank's samples (B,) by name.
+        divisor: what each sample adds to what is divided by (B,), at least 1 in total.
         weights: of the parts.
     """
-    sums = torch.stack(list(parts.values()))
-    sums = comm.mean_over_ranks(sums, divisor.to(sums.dtype))
+    part_PB = torch.stack(list(parts.values()))
+    sums = comm.mean_over_ranks(part_PB.sum(1), divisor.sum().to(part_PB.dtype))
     values = dict(zip(parts, sums, strict=True))
     value = torch.stack([weights[name] * part for name, part in values.items()]).sum()
-    return Loss(value, {f"{name}_loss": part.detach() for name, part in values.items()})
+    total_B = sum(weights[name] * part.detach() for name, part in parts.items())
+    logs = {f"{name}_loss": part.detach() for name, part in values.items()}
+    return Loss(value, logs, (Terms(torch.as_tensor(total_B), divisor),))
+
+
+def of_samples(value_M: Tensor, row_M: Tensor, *, num_samples: int) -> Tensor:
+    """Return the sum of the values of each sample (B,), of which `row_M` says the numbers."""
+    return value_M.new_zeros(num_samples).index_add(0, row_M, value_M)
 
 
 def widened(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlight import comm
-from mmlight.objectives.objective import Loss
+from mmlight.objectives.objective import Loss, mean_loss
 from mmlight.text.symbols import Transcripts
 from mmlight.trainer.internals import FakeTensor
 
@@ -50,12 +50,8 @@ class Ctc(nn.Module):
         # Not a product: what does not count may be infinite.
         loss_B = torch.where(used_B, loss_B / target.length_B.clamp(min=1), 0.0)
         impossible = (counted_B & ~used_B).sum()
-        value = comm.mean_over_ranks(loss_B.sum(), used_B.sum())
-        return Loss(
-            value,
-            {"impossible": comm.all_reduce_sum(impossible.to(loss_B.dtype))},
-            terms=(loss_B.detach(), used_B),
-        )
+        value = comm.all_reduce_sum(impossible.to(loss_B.dtype))
+        return mean_loss(loss_B, used_B, {"impossible": value})
 
 
 def clip_losses(logits_BLK: Tensor, frames_B: Tensor, target: Transcripts, *, blank: int) -> Tensor:

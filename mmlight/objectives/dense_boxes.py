@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from mmlight.batch import Boxes
-from mmlight.objectives.box_objective import BoxObjective, check_weights, joined
+from mmlight.objectives.box_objective import BoxObjective, check_weights, joined, of_samples
 from mmlight.objectives.objective import Loss
 
 # A level is for objects of which the farthest side is 4 to 8 strides from the position
@@ -74,16 +74,17 @@ class DenseBoxLoss(BoxObjective):
         )
         found_M4 = outputs.xyxy_BA4[row_M, place_M]
         fit_M = self._fit(found_M4.detach(), wanted_M4, outputs.point_A2[place_M])
-        parts = {
-            "class": focal_BAK.masked_fill(~counts_BA[..., None], 0).sum(),
-            "box": generalized_box_iou_loss(found_M4, wanted_M4, reduction="sum"),
+        of_objects = {
+            "box": generalized_box_iou_loss(found_M4, wanted_M4),
             "quality": F.binary_cross_entropy_with_logits(
-                outputs.quality_BA[row_M, place_M], fit_M, reduction="sum"
+                outputs.quality_BA[row_M, place_M], fit_M, reduction="none"
             ),
         }
+        size = len(object_BA)
+        parts = {name: of_samples(x_M, row_M, num_samples=size) for name, x_M in of_objects.items()}
         return joined(
-            parts,
-            divisor=torch.tensor(float(len(row_M)), device=row_M.device),
+            {"class": focal_BAK.masked_fill(~counts_BA[..., None], 0).sum((1, 2)), **parts},
+            divisor=(object_BA >= 0).sum(1),
             weights={"class": 1.0, "box": self.box_weight, "quality": self.quality_weight},
         )
 

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlight import comm
 from mmlight.errors import UserError
-from mmlight.objectives.objective import Loss
+from mmlight.objectives.objective import Loss, mean_loss
 
 
 @dataclass(frozen=True)
@@ -73,5 +72,4 @@ class Dpo(nn.Module):
             reference: what it began as.
             counted_B: bool, the pairs that count.
         """
-        total = torch.where(counted_B, self.terms(model, reference), 0.0).sum()
-        return Loss(comm.mean_over_ranks(total, counted_B.sum()))
+        return mean_loss(torch.where(counted_B, self.terms(model, reference), 0.0), counted_B)

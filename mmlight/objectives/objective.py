@@ -4,13 +4,35 @@ Shapes as in `mmlight.batch`: B samples of this rank, N captions, D joint width.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor, nn
 
+from mmlight import comm
 from mmlight.batch import Batch
 from mmlight.modality import Modality
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a mean is made of: the sum of totals divided by that of counts, over all ranks.
+
+    Attributes:
+        total: of each sample of this rank's batch, or of parts of them, in any shape.
+        count: likewise.
+        sample: int64, the row of the batch that each part is of, likewise, or one for all parts in
+            a row of the first axis; -1 of parts that do not count; None where the first axis is
+            samples.
+    """
+
+    total: Tensor
+    count: Tensor
+    sample: Tensor | None = None
+
+    def weighted(self, weight: float) -> "Terms":
+        """Return the terms of the mean times a weight."""
+        return Terms(weight * self.total, self.count, self.sample)
 
 
 @dataclass(frozen=True)
@@ -20,13 +42,33 @@ class Loss:
     Attributes:
         value: the loss of the global batch.
         logs: by name.
-        terms: what each sample of this rank's batch adds to the loss, and what the sum of these is
-            divided by, both (B,) and detached; None where that is not known.
+        terms: detached, of the means of which the loss is the sum, if each sample had its part of
+            each; empty where it is not known what a sample adds.
     """
 
     value: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
-    terms: tuple[Tensor, Tensor] | None = None
+    terms: tuple[Terms, ...] = ()
+
+    def of_samples(self, sample: Tensor) -> "Loss":
+        """Return the same loss, of whose terms each part is of the sample that is given for it.
+
+        Args:
+            sample: see `Terms`.
+        """
+        return replace(self, terms=tuple(replace(term, sample=sample) for term in self.terms))
+
+
+def mean_loss(total_B: Tensor, count_B: Tensor, logs: dict[str, Tensor] | None = None) -> Loss:
+    """Return the mean over the samples of all ranks as a loss; every rank calls it.
+
+    Args:
+        total_B: what each sample adds to the sum, with its gradient.
+        count_B: what each adds to the divisor, which is 1 at least.
+        logs: what is logged beside it.
+    """
+    value = comm.mean_over_ranks(total_B.sum(), count_B.sum())
+    return Loss(value, logs or {}, (Terms(total_B.detach(), count_B),))
 
 
 class Encode(Protocol):

@@ -15,7 +15,7 @@ from mmlight.batch import Batch
 from mmlight.errors import UserError
 from mmlight.modality import Modality
 from mmlight.objectives.exchange import Ranks, column_modalities, fetch_columns, sides
-from mmlight.objectives.objective import Encode, Loss, Objective
+from mmlight.objectives.objective import Encode, Loss, Objective, Terms
 from mmlight.objectives.pairs import (
     Pair,
     Positives,
@@ -217,7 +217,7 @@ class PairObjective(Objective):
             for i, pair in enumerate(self.pairs)
         }
         total_B, count_B = torch.stack(terms).sum(0)
-        return Loss(value=value, logs=logs, terms=(total_B, count_B))
+        return Loss(value=value, logs=logs, terms=(Terms(total_B, count_B),))
 
     def _by_captions(self, batch: Batch) -> dict[int, tuple[Modality, ...]]:
         """Return the modalities of the pairs whose rows are so many captions of each sample."""

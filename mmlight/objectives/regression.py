@@ -8,14 +8,14 @@ from abc import ABC, abstractmethod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlight import comm
 from mmlight.errors import UserError
+from mmlight.objectives.objective import Loss, mean_loss
 
 
 class NumberObjective(nn.Module, ABC):
     """The mean over all numbers of the global batch whose target is known."""
 
-    def forward(self, value_BK: Tensor, target_BK: Tensor, *, counted_B: Tensor) -> Tensor:
+    def forward(self, value_BK: Tensor, target_BK: Tensor, *, counted_B: Tensor) -> Loss:
         """Return the loss; every rank calls it in every step.
 
         Args:
@@ -28,7 +28,7 @@ class NumberObjective(nn.Module, ABC):
         # What is not known may be anything, whose gradient would be NaN: it is taken as right.
         right_BK = target_BK.to(value_BK.dtype).where(counted_B[:, None], value_BK.detach())
         parts_BK = self.terms(value_BK, right_BK)
-        return comm.mean_over_ranks(parts_BK.sum(), counted_B.sum() * value_BK.shape[1])
+        return mean_loss(parts_BK.sum(1), counted_B * value_BK.shape[1])
 
     @abstractmethod
     def terms(self, value_BK: Tensor, target_BK: Tensor) -> Tensor:

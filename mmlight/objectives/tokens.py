@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmlight import comm
 from mmlight.errors import UserError
-from mmlight.objectives.objective import Loss
+from mmlight.objectives.objective import Loss, Terms
 
 
 class TokenLoss(nn.Module):
@@ -51,9 +51,7 @@ class TokenLoss(nn.Module):
         # Masked by `where`, and not by choosing places: their number would depend on values.
         total_NL = torch.where(counted_NL, terms_NL * weight, 0.0)
         value = comm.mean_over_ranks(total_NL.sum(), weight.sum())
-        if counted_NL.dim() < 2:  # of tokens alone
-            return Loss(value)
-        return Loss(value, terms=(total_NL.detach().sum(1), weight.sum(1)))
+        return Loss(value, terms=(Terms(total_NL.detach(), weight),))
 
     def terms(self, logits_NLV: Tensor, target_NL: Tensor) -> Tensor:
         """Return -log p(token) of each place (N, L), float32 (float64 of float64)."""

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlight import comm
 from mmlight.batch import Batch, Images
 from mmlight.encoders.encoder import Encoder, eval_mode
 from mmlight.errors import UserError, nearest
 from mmlight.heads.pooled import PooledHead
 from mmlight.modality import Modality
-from mmlight.objectives.objective import Loss
+from mmlight.objectives.objective import mean_loss
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.graph import LOGITS, Graph, whole_graph
 from mmlight.tasks.pooled import Features, PooledTask
@@ -183,8 +182,7 @@ class Attributes(PooledTask):
         logits = self.attribute_logits(batch)
         terms_B = self._terms(logits, target_BA, smoothing=self.label_smoothing)
         terms_B = torch.where(known_B, terms_B, 0.0)
-        loss = comm.mean_over_ranks(terms_B.sum(), known_B.sum())
-        return self.log_loss(Loss(loss, terms=(terms_B.detach(), known_B)))
+        return self.log_loss(mean_loss(terms_B, known_B))
 
     @staticmethod
     def _terms(logits: list[Tensor], target_BA: Tensor, *, smoothing: float = 0.0) -> Tensor:

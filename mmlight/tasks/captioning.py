@@ -202,7 +202,7 @@ class Captioning(Task):
         said = self.say(text, self.see(batch))
         counted_NL = said.next.counted_NL & self._known(batch)[:, None]
         loss = self.token_loss(said.logits_NLV, said.next.token_NL, counted_NL=counted_NL)
-        return self.log_loss(loss)
+        return self.log_loss(loss.of_samples(text.item_N))
 
     def score_names(self) -> set[str]:
         """Return the names of all scores."""

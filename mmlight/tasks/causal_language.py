@@ -4,7 +4,6 @@ Shapes as in `mmlight.batch`: N texts, L tokens, V tokens of the vocabulary.
 """
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -77,8 +76,8 @@ class CausalLanguage(LanguageTask):
         texts = self.texts(batch)
         said = self.say(texts)
         loss = self.objective(said.logits_NLV, said.token_NL, counted_NL=said.counted_NL)
-        # Rows of packed texts are of several samples.
-        return self.log_loss(loss if texts.sample_NL is None else replace(loss, terms=None))
+        sample_NL = texts.samples_of_tokens()[:, : said.token_NL.shape[1]]
+        return self.log_loss(loss.of_samples(sample_NL))
 
     def score_names(self) -> set[str]:
         """Return the names of all scores."""

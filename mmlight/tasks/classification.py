@@ -23,7 +23,7 @@ from mmlight.metrics.labelled import (
 )
 from mmlight.modality import Modality
 from mmlight.objectives.labels import CrossEntropy, LabelObjective
-from mmlight.objectives.objective import Loss
+from mmlight.objectives.objective import Loss, Terms
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.graph import LOGITS, Graph, whole_graph
 from mmlight.tasks.mixing import Mixing
@@ -212,9 +212,12 @@ class Classification(PooledTask):
         else:
             logits_BK = self.head_outputs(features)
         loss: Tensor = self.objective(logits_BK, target_BK, counted_B=counted_B)
-        terms = None
+        terms: tuple[Terms, ...] = ()
         if batch.sources and self.mixing is None and not self.votes:
-            terms = self.objective.counted_terms(logits_BK.detach(), target_BK, counted_B=counted_B)
+            logits_BK = logits_BK.detach()
+            parts = self.objective.counted_terms(logits_BK, target_BK, counted_B=counted_B)
+            rows = batch.text.item_N if batch.text and len(parts[0]) != batch.size else None
+            terms = (Terms(*parts, rows),)
         return self.log_loss(Loss(loss, terms=terms))
 
     def score_names(self) -> set[str]:

@@ -169,13 +169,15 @@ class Coca(Captioning):
         counted_NL = found.said.next.counted_NL & self._known(batch)[:, None]
         captions = self.token_loss(
             found.said.logits_NLV, found.said.next.token_NL, counted_NL=counted_NL
-        )
+        ).of_samples(self._captions(batch).item_N)
         value = self.contrastive_weight * contrastive.value + self.caption_weight * captions.value
         logs = {
             "contrastive_loss": contrastive.value.detach(),
             "caption_loss": captions.value.detach(),
         }
-        return self.log_loss(Loss(value, contrastive.logs | logs))
+        terms = [term.weighted(self.contrastive_weight) for term in contrastive.terms]
+        terms += [term.weighted(self.caption_weight) for term in captions.terms]
+        return self.log_loss(Loss(value, contrastive.logs | logs, tuple(terms)))
 
     def score_names(self) -> set[str]:
         """Return the names of all scores: of each direction of retrieval, and of captions."""

@@ -18,7 +18,7 @@ from mmlight.batch import Batch, Images
 from mmlight.encoders.codes import CodeEncoder, Rebuilt, TrainedCodes, Wanted
 from mmlight.errors import UserError
 from mmlight.metrics.codes import code_use
-from mmlight.objectives.objective import Loss
+from mmlight.objectives.objective import Loss, mean_loss
 from mmlight.objectives.reconstruction import Reconstruction
 from mmlight.runs.plots.picture_grid import plot_patches, plot_rebuilt
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table
@@ -130,13 +130,14 @@ class DiscreteCodes(Task):
         terms = self._terms(rebuilt, wanted)
         for compare in self._perceptual:
             terms["perceptual"] = compare(rebuilt.values_BCHW, wanted.values_BCHW)
-        count = counted_B.sum()
         means = {
-            name: comm.mean_over_ranks(torch.where(counted_B, term_B, 0.0).sum(), count)
+            name: mean_loss(torch.where(counted_B, term_B, 0.0), counted_B)
             for name, term_B in terms.items()
         }
-        loss = sum(means.values(), torch.zeros((), device=count.device))
-        return self.log_loss(Loss(loss, {name: mean.detach() for name, mean in means.items()}))
+        loss = sum((mean.value for mean in means.values()), torch.zeros((), device=self.device))
+        logs = {name: mean.value.detach() for name, mean in means.items()}
+        parts = tuple(term for mean in means.values() for term in mean.terms)
+        return self.log_loss(Loss(loss, logs, parts))
 
     def _terms(self, rebuilt: Rebuilt, wanted: Wanted) -> dict[str, Tensor]:
         return {

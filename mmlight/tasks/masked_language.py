@@ -35,8 +35,7 @@ class _Said:
         logits_TV: float.
         target_T: int64, what stood there.
         counted_T: bool, which of them are hidden.
-        item_T: int64, the row of the batch that each belongs to (in rows that texts share, that of
-            a row's first token).
+        item_T: int64, the row of the batch that each is of; -1 of padding of rows that texts share.
     """
 
     logits_TV: Tensor
@@ -130,9 +129,8 @@ class MaskedLanguage(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean of -log p over the hidden tokens of the global batch."""
         said = self._said(batch)
-        return self.log_loss(
-            self.objective(said.logits_TV, said.target_T, counted_NL=said.counted_T)
-        )
+        loss = self.objective(said.logits_TV, said.target_T, counted_NL=said.counted_T)
+        return self.log_loss(loss.of_samples(said.item_T))
 
     def _said(self, batch: Batch) -> "_Said":
         """Return what the model says of the hidden tokens, with gradients.
@@ -144,7 +142,7 @@ class MaskedLanguage(Task):
         if text.target_NL is None or text.counted_NL is None:
             raise UserError(_NO_MASKING)
         counted_T = (text.counted_NL & batch.valid_B[text.item_N][:, None]).flatten()
-        item_T = text.item_N[:, None].expand_as(text.mask_NL).flatten()
+        item_T = text.samples_of_tokens().flatten()
         target_T, hidden_TD = text.target_NL.flatten(), self.hidden(text).flatten(0, 1)
         count = text.num_counted()
         if count is not None:

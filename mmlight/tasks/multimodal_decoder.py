@@ -260,9 +260,8 @@ class MultimodalDecoder(Task):
         text = self._joined(batch)
         target = next_tokens(text)
         logits_NLV = self.decoder.logits(self.hidden(text, self.shown(batch)))
-        return self.log_loss(
-            self.objective(logits_NLV, target.token_NL, counted_NL=target.counted_NL)
-        )
+        loss = self.objective(logits_NLV, target.token_NL, counted_NL=target.counted_NL)
+        return self.log_loss(loss.of_samples(text.item_N))
 
     def say(self, batch: Batch, sampling: Sampling, *, shown: Shown | None = None) -> list[Answer]:
         """Return what is said to each text of a batch.

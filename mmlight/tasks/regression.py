@@ -14,7 +14,6 @@ from torch import Tensor
 from mmlight.batch import Batch
 from mmlight.errors import UserError, nearest
 from mmlight.metrics.numbers import SCORES, NumberEvaluation, number_scores
-from mmlight.objectives.objective import Loss
 from mmlight.objectives.regression import NumberObjective, SquaredError
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.graph import NUMBERS, Graph, whole_graph
@@ -132,8 +131,7 @@ class Regression(PooledTask):
         target_BK, counted_B = self.known_targets(batch)
         scaled_BK = (target_BK - self.mean_K) / self.deviation_K
         outputs_BK = self.head_outputs(self.features(batch)).float()
-        loss: Tensor = self.objective(outputs_BK, scaled_BK, counted_B=counted_B)
-        return self.log_loss(Loss(loss))
+        return self.log_loss(self.objective(outputs_BK, scaled_BK, counted_B=counted_B))
 
     def score_names(self) -> set[str]:
         """Return the names of all scores, also of each of several numbers."""

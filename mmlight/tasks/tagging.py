@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlight import comm
 from mmlight.batch import Batch, Text
 from mmlight.errors import UserError, nearest
 from mmlight.heads.pooled import PerToken
 from mmlight.metrics.entities import OUTSIDE, EntityEvaluation, as_bio, spans_of
 from mmlight.modality import Modality
-from mmlight.objectives.objective import Loss
+from mmlight.objectives.objective import mean_loss
 from mmlight.saved.checkpoint import CHECKPOINT_KEY
 from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table
 from mmlight.tasks.graph import Graph, whole_graph
@@ -124,15 +123,11 @@ class Tagging(Task):
         for row, sentence in self._sentences(batch):
             for place, number in self._true(sentence):
                 label_NL[row, place] = number
-        count = (label_NL != _IGNORED).sum().to(self.device)
-        loss = F.cross_entropy(
-            self.logits(text).flatten(0, 1),
-            label_NL.flatten().to(self.device),
-            ignore_index=_IGNORED,
-            reduction="sum",
+        label_NL = label_NL.to(self.device)
+        loss_NL = F.cross_entropy(
+            self.logits(text).transpose(1, 2), label_NL, ignore_index=_IGNORED, reduction="none"
         )
-        loss = comm.mean_over_ranks(loss, count)
-        return self.log_loss(Loss(loss))
+        return self.log_loss(mean_loss(loss_NL.sum(1), (label_NL != _IGNORED).sum(1)))
 
     def score_names(self) -> set[str]:
         """Return the names of all scores."""

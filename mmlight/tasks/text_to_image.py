@@ -213,14 +213,16 @@ class TextToImage(Task):
         logits_BSV = self._logits(ids_BS)
         weight_BS = self._weights(batch, length=ids_BS.shape[1] - 1)
         losses = {"image": self._loss(logits_BSV, ids_BS, image_BS, weight_BS)}
-        total = losses["image"]
+        total, terms = losses["image"].value, losses["image"].terms
         if self.text_weight:
-            losses["text"] = self._loss(logits_BSV, ids_BS, text_BS)
-            total = total + self.text_weight * losses["text"]
+            text = losses["text"] = self._loss(logits_BSV, ids_BS, text_BS)
+            total = total + self.text_weight * text.value
+            terms += tuple(term.weighted(self.text_weight) for term in text.terms)
         if self.image_first:
-            losses["caption"] = self._loss(logits_BSV, ids_BS, caption_BS)
-            total = total + losses["caption"]
-        return self.log_loss(Loss(total, {name: one.detach() for name, one in losses.items()}))
+            caption = losses["caption"] = self._loss(logits_BSV, ids_BS, caption_BS)
+            total, terms = total + caption.value, terms + caption.terms
+        logs = {name: one.value.detach() for name, one in losses.items()}
+        return self.log_loss(Loss(total, logs, terms))
 
     def _loss(
         self,
@@ -228,11 +230,8 @@ class TextToImage(Task):
         ids_BS: Tensor,
         counted_BS: Tensor,
         weight_BS: Tensor | None = None,
-    ) -> Tensor:
-        loss: Loss = self.objective(
-            logits_BSV, ids_BS[:, 1:], counted_NL=counted_BS, weight_NL=weight_BS
-        )
-        return loss.value
+    ) -> Loss:
+        return self.objective(logits_BSV, ids_BS[:, 1:], counted_NL=counted_BS, weight_NL=weight_BS)
 
     @torch.no_grad()
     def _weights(self, batch: Batch, *, length: int) -> Tensor | None:

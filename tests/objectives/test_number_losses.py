@@ -31,7 +31,7 @@ def _both(kind, rows=slice(None)):
     value = VALUE[rows].clone().requires_grad_()
     target = TARGET[rows].clone()
     target[~COUNTED[rows]] = torch.inf
-    loss = kind()(value, target, counted_B=COUNTED[rows])
+    loss = kind()(value, target, counted_B=COUNTED[rows]).value
     loss.backward()
     return loss.detach(), value.grad
 

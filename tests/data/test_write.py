@@ -93,6 +93,28 @@ def test_nothing_is_left_after_an_error(tmp_path):
     assert files_in(tmp_path) == []
 
 
+def test_what_a_killed_process_left_is_taken_away(tmp_path):
+    (tmp_path / ".packing-of-one").mkdir()
+    (tmp_path / ".packing-of-one" / "00000.tar").write_bytes(b"a part")
+    pack(samples(1), tmp_path)
+    assert files_in(tmp_path) == ["00000.tar", "00000.tar.index"]
+
+
+def test_names_of_classes_appear_with_the_shards(tmp_path):
+    names = []
+
+    def named():
+        for sample in samples(3):
+            names.append("cat")
+            assert not (tmp_path / "classnames.txt").exists()
+            yield sample
+
+    pack(named(), tmp_path, class_names=lambda: "".join(names).encode())
+    assert (tmp_path / "classnames.txt").read_bytes() == b"catcatcat"
+    pack(samples(1), tmp_path, overwrite=True)
+    assert not (tmp_path / "classnames.txt").exists()
+
+
 def test_shards_in_the_way_are_kept_unless_told(tmp_path):
     old = pack(samples(5), tmp_path, samples_per_shard=1)
     with pytest.raises(UserError, match=r"holds shards \(00000.tar\)"):

@@ -12,7 +12,6 @@ from mmlight.data.shards.index import load_or_build
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.data.shards.paths import expand
 from mmlight.errors import UserError
-from mmlight.files import write_bytes
 from mmlight.text_file import MIB, read_regular
 
 _LARGEST_NAMES = 64 * MIB
@@ -66,16 +65,14 @@ def write_copies(
     if samples_per_shard is None:
         largest = max(shard.num_samples for shard in corpus.shards)
         samples_per_shard = max(largest, min(DEFAULT_SAMPLES_PER_SHARD, len(corpus)))
-    shards = pack(
+    return pack(
         copies(corpus, what=what),
         out_dir,
         samples_per_shard=samples_per_shard,
         overwrite=overwrite,
         shuffle_seed=shuffle_seed,
+        class_names=lambda: names,
     )
-    if names is not None:
-        write_bytes(out_dir / CLASS_NAMES, names)
-    return shards
 
 
 def class_names_of(corpus: Corpus) -> bytes | None:

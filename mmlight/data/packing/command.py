@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mmlight.class_names import CLASS_NAMES, read_names
+from mmlight.class_names import read_names
 from mmlight.data.packing.coco import read_coco
 from mmlight.data.packing.folder import read_folder
 from mmlight.data.packing.hf_datasets import is_saved_dataset, read_saved_dataset
@@ -17,7 +17,6 @@ from mmlight.data.packing.voc import read_voc
 from mmlight.data.packing.write import DEFAULT_SAMPLES_PER_SHARD, pack
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.errors import UserError
-from mmlight.files import write_text
 from mmlight.terminal import note
 
 # What is packed, and the options that have an effect on it beside those for all.
@@ -147,9 +146,14 @@ def run(options: argparse.Namespace) -> list[ShardIndex]:
 
 def pack_source(source: Source, out_dir: Path, **settings: Any) -> list[ShardIndex]:
     """Write shards (see `pack`) and ``classnames.txt``, and say what was left out."""
-    shards = pack(source.samples, out_dir, **settings)
-    if source.class_names:
-        write_text(out_dir / CLASS_NAMES, "".join(f"{name}\n" for name in source.class_names))
+
+    def class_names() -> bytes | None:
+        return (
+            "".join(f"{name}\n" for name in source.class_names).encode(errors="surrogateescape")
+            or None
+        )
+
+    shards = pack(source.samples, out_dir, class_names=class_names, **settings)
     for what, count in source.left_out.items():
         if count:
             note(f"left out: {count:,} {what}")

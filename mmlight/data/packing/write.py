@@ -28,6 +28,7 @@ from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.index_file import ShardIndex
 from mmlight.data.shards.seal import SealedWriter
 from mmlight.errors import UserError, naming
+from mmlight.files import write_bytes
 from mmlight.folders import alone, made
 
 DEFAULT_SAMPLES_PER_SHARD = 1000
@@ -43,6 +44,7 @@ def pack(
     shuffle_seed: int | None = None,
     resume: bool = False,
     progress: bool = False,
+    class_names: Callable[[], bytes | None] = lambda: None,
 ) -> list[ShardIndex]:
     """Write samples as ``00000.tar``, ``00001.tar`` ... with their indexes.
 
@@ -62,6 +64,8 @@ def pack(
         resume: keep whole shards when something goes wrong, in a hidden folder, and go on behind
             those of the last time, whose keys must be those of the same samples.
         progress: show a bar on a terminal.
+        class_names: called after the last sample for what ``classnames.txt`` shall hold; None
+            leaves it out.
 
     Returns:
         The index of each shard.
@@ -103,6 +107,8 @@ def pack(
         for shard in shards:
             if shard.index_path.parent != partial:  # MMLIGHT_INDEX_DIR names it by its old place
                 shard.index_path.unlink()
+        if (names := class_names()) is not None:
+            write_bytes(partial / CLASS_NAMES, names)
         there = _old_files(out_dir, overwrite=overwrite)
         if new_ones := sorted(p for p in there if p.suffix == ".tar" and p not in old):
             raise UserError(f"{new_ones[0]} appeared while packing; name another folder")
@@ -110,6 +116,8 @@ def pack(
             path.unlink()
         if old:
             (out_dir / CLASS_NAMES).unlink(missing_ok=True)  # of the shards that are gone
+        if names is not None:
+            os.replace(partial / CLASS_NAMES, out_dir / CLASS_NAMES)
         for path in new:
             beside = path.with_name(f"{path.name}.index")
             for file in (beside, path):  # a shard after its index
@@ -131,6 +139,8 @@ def writing_alone(folder: Path) -> AbstractContextManager[None]:
 def _partial(out_dir: Path, *, kept: bool) -> Iterator[Path]:
     """Yield a folder for shards that are not all there yet; one that is kept outlives an error."""
     if not kept:
+        for left in out_dir.glob(".packing-*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".packing-", dir=out_dir) as folder:
             yield Path(folder)
         return

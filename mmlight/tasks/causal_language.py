@@ -14,7 +14,8 @@ from mmlight.decoders.sampling import Sampling
 from mmlight.errors import UserError
 from mmlight.objectives.tokens import TokenLoss
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table
-from mmlight.tasks.language import LanguageTask
+from mmlight.tasks.language import LanguageTask, Said
+from mmlight.tasks.text_pieces import text_pieces
 from mmlight.tasks.tower import Towers
 
 SCORES = ("loss", "perplexity", "bits_per_byte")
@@ -85,16 +86,22 @@ class CausalLanguage(LanguageTask):
 
     def keep(self, batch: Batch) -> Kept:
         """Keep of each row what was lost, over how many tokens and bytes."""
-        said = self.say(self.texts(batch))
-        terms_NL = self.objective.terms(said.logits_NLV, said.token_NL)
-        counted_NL = said.counted_NL
+        texts = self.texts(batch)
+        pieces = text_pieces(texts, vocab_size=self.decoder.vocab_size)
+        found = [self._lost(self.say(piece)) for piece in pieces]
         columns = {
-            "nats": torch.where(counted_NL, terms_NL, 0.0).sum(1, dtype=torch.float64),
-            "tokens": counted_NL.sum(1),
-            "bytes": self._bytes(said.text, counted_NL),
+            name: torch.cat([part[name] for part in found])[: texts.size] for name in found[0]
         }
-        keep_N = counted_NL.any(1)
-        return Kept({"texts": Rows(columns, row_N=said.text.item_N, keep_N=keep_N)})
+        keep_N = columns["tokens"] > 0
+        return Kept({"texts": Rows(columns, row_N=texts.item_N, keep_N=keep_N)})
+
+    def _lost(self, said: Said) -> dict[str, Tensor]:
+        terms_NL = self.objective.terms(said.logits_NLV, said.token_NL)
+        return {
+            "nats": torch.where(said.counted_NL, terms_NL, 0.0).sum(1, dtype=torch.float64),
+            "tokens": said.counted_NL.sum(1),
+            "bytes": self._bytes(said.text, said.counted_NL),
+        }
 
     def _bytes(self, text: Text, counted_NL: Tensor) -> Tensor:
         """Return the bytes (N,) of the text that counts; half a character at a cut is one."""

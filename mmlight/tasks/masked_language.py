@@ -5,7 +5,7 @@ that were hidden, of all rows.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from mmlight.objectives.tokens import TokenLoss
 from mmlight.tasks.evaluation import Column, Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.graph import Graph, whole_graph
 from mmlight.tasks.task import Task
+from mmlight.tasks.text_pieces import text_pieces
 from mmlight.tasks.tower import Towers
 from mmlight.text.saved_tokenizer import tokenizer_from_state
 
@@ -169,6 +170,15 @@ class MaskedLanguage(Task):
 
     def keep(self, batch: Batch) -> Kept:
         """Keep what was said of each text's hidden tokens."""
+        encoder: Any = self.tower("text").encoder
+        pieces = text_pieces(_text_of(batch), vocab_size=encoder.vocab_size)
+        found = [self._sums(replace(batch, text=piece)) for piece in pieces]
+        sums: dict[str, Column] = {
+            name: torch.stack([part[name] for part in found]).sum(0) for name in found[0]
+        }
+        return Kept({"samples": Rows(sums | sample_columns(batch))})
+
+    def _sums(self, batch: Batch) -> dict[str, Tensor]:
         said = self._said(batch)
         nats_T = self.objective.terms(said.logits_TV, said.target_T).double()
         of_token = {
@@ -176,11 +186,10 @@ class MaskedLanguage(Task):
             "right": ((said.logits_TV.argmax(-1) == said.target_T) & said.counted_T).long(),
             "count": said.counted_T.long(),
         }
-        sums: dict[str, Column] = {
+        return {
             name: values_T.new_zeros(batch.size).index_add_(0, said.item_T, values_T)
             for name, values_T in of_token.items()
         }
-        return Kept({"samples": Rows(sums | sample_columns(batch))})
 
     def score(self, tables: dict[str, Table], *, stage: Stage) -> Scored:
         """Score the hidden tokens of the whole set."""

@@ -30,6 +30,7 @@ from mmlight.tasks.pictures import ShownSamples
 from mmlight.tasks.question import Question
 from mmlight.tasks.source import Source
 from mmlight.tasks.source_losses import source_losses
+from mmlight.tasks.takes import check_captions, check_rows
 from mmlight.tasks.tower import (
     PIECES,
     Tower,
@@ -354,12 +355,7 @@ class Task(_Described, Evaluated):
         if self.datamodule is not None:
             self.check_pools(self.datamodule)
         self.metrics.check(self.example_answers, task=type(self).__name__)
-        text = getattr(self.datamodule, "text", None)
-        if text is not None and text.captions_per_sample > 1 and not self.takes_captions:
-            raise UserError(
-                f"data.text.captions_per_sample: {text.captions_per_sample} has no effect on "
-                f"{type(self).__name__}, which takes one; leave it out"
-            )
+        check_captions(getattr(self.datamodule, "text", None), self)
         super().on_fit_start()
 
     def configure_model(self) -> None:
@@ -371,16 +367,14 @@ class Task(_Described, Evaluated):
                 kept = self.preprocessing or {}
                 own = self._preparations()
                 data.follow({m: kept_preparation(kept.get(m)) | dict(own[m]) for m in own})
-            self._check_documents(data)
-            self.check_pieces(data)
+            self._check_taken(data)
             return
         if self.datamodule is not None:
             self.data = self.datamodule
         if self.data is not None and hasattr(self.data, "preprocessing"):
             self.preprocessing = self.data.preprocessing()
         self.build()
-        self._check_documents(self.data)
-        self.check_pieces(self.data)
+        self._check_taken(self.data)
         self.trained = TrainedParts(
             self,
             {name: self.tower(name) for name in self.tower_settings.given()},
@@ -393,29 +387,10 @@ class Task(_Described, Evaluated):
                 self.tower(name).compile_blocks()
         self._built = True
 
-    def _check_documents(self, data: Any) -> None:
-        """Refuse texts in rows, or with hidden tokens, that the task does not take."""
-        text = getattr(data, "text", None)
-        if getattr(text, "masking", None) is not None and not self.takes_masked:
-            raise UserError(
-                f"data.text.masking hides tokens for masked language models; {type(self).__name__} "
-                "reads them: leave it out"
-            )
-        documents = getattr(text, "documents", "cut")
-        if documents == "cut":
-            return
-        if not self.takes_documents:
-            raise UserError(
-                f"data.text.documents: {documents} is for language models; {type(self).__name__} "
-                "takes whole texts: leave it out"
-            )
-        if documents == "packed" and "text" in self.towers:
-            encoder = self.tower("text").encoder
-            if not encoder.takes_packed:
-                raise UserError(
-                    f"data.text.documents: packed is not known to be exact for this "
-                    f"{encoder.network_name}; use windows"
-                )
+    def _check_taken(self, data: Any) -> None:
+        """Refuse what the task does not take."""
+        check_rows(getattr(data, "text", None), self)
+        self.check_pieces(data)
 
     @property
     def takes_pieces(self) -> bool:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmlight.errors import naming
+from mmlight.errors import UserError, naming
 from mmlight.terminal import note
 
 
@@ -24,6 +24,27 @@ def write_text(path: Path, text: str) -> None:
     """
     # A git patch may hold bytes of other encodings, carried as surrogates.
     write_bytes(path, text.encode(errors="surrogateescape"))
+
+
+def check_writable(path: Path, *, option: str) -> None:
+    """Refuse a file that can't be written, before what goes into it is computed.
+
+    Args:
+        path: the file, which may be there, and its folder not yet.
+        option: which names it.
+
+    Raises:
+        UserError: as above.
+    """
+    if path.is_dir():
+        raise UserError(f"{option} {path}: is a folder; name a file")
+    try:
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        said = error.strerror or error
+        raise UserError(f"{option} {path}: {said}; name another place") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmlight.batch import Images
 from mmlight.data.decode.image import ImageSettings, load_image
 from mmlight.errors import UserError
+from mmlight.files import check_writable
 from mmlight.interop.embedder import Embedder
 from mmlight.interop.inputs import decoded, image_bytes
 from mmlight.interop.judged import rank_images
@@ -99,8 +100,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if options.prompt and options.out is None:
         raise UserError("--out is missing: name the picture, such as --out grid.png")
     if options.out is not None and options.prompt:
-        if options.out.is_dir():
-            raise UserError(f"--out {options.out}: is a folder; name a file")
+        check_writable(options.out, option="--out")
         if options.out.suffix.lower() != ".png":
             raise UserError(f"--out {options.out}: pictures are written as PNG; name it .png")
     if options.count < 1:

@@ -14,7 +14,7 @@ from mmlight.decoders.answer import Answer
 from mmlight.decoders.sampling import Sampling
 from mmlight.errors import UserError
 from mmlight.experiment.messages import quieten
-from mmlight.files import write_text
+from mmlight.files import check_writable, write_text
 from mmlight.tasks.load import load_task
 from mmlight.tasks.task import Task
 from mmlight.terminal import note, say_text
@@ -59,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
     rows = _prompts(options)
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: at least 1")
-    if options.out is not None and options.out.is_dir():
-        raise UserError(f"--out {options.out}: is a folder; name a file")
+    if options.out is not None:
+        check_writable(options.out, option="--out")
     quieten()
     task = load_task(options.model).to(_device(options.device))
     streams = options.out is None and len(rows) == 1 and (options.stream or sys.stdout.isatty())

@@ -14,7 +14,7 @@ from typing import TextIO
 from mmlight.data.members import Members
 from mmlight.data.tokenizer_command import captions
 from mmlight.errors import UserError
-from mmlight.files import write_text
+from mmlight.files import check_writable, write_text
 from mmlight.terminal import say
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -116,6 +116,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if not 2 <= args.order <= 6:
         raise UserError(f"--order {args.order}: must be 2 to 6, which is what KenLM reads")
+    check_writable(args.out, option="--out")
     texts = captions(args.shards, Members(text=args.text))
     model = NgramModel(
         ("".join(c.lower() for c in text) if args.lowercase else text for text in texts),

@@ -23,7 +23,7 @@ from mmlight.data.members import Contents
 from mmlight.data.scan import scan
 from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError
-from mmlight.files import write_text
+from mmlight.files import check_writable, write_text
 from mmlight.runs.show.page import render
 from mmlight.runs.show.sounds import flac
 from mmlight.terminal import note
@@ -38,6 +38,7 @@ _MOST_READ = 32 << 20
 
 def run(options: argparse.Namespace) -> int:
     """Write the page."""
+    check_writable(options.out, option="--out")
     corpus = open_shards(options.patterns)
     if not 1 <= options.samples <= _MOST_SAMPLES:
         raise UserError(f"--samples {options.samples}: 1 to {_MOST_SAMPLES:,}")

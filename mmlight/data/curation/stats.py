@@ -13,7 +13,7 @@ from mmlight.data.members import Contents, extensions_of, parse_source
 from mmlight.data.scan import scan
 from mmlight.data.shards.corpus import Corpus
 from mmlight.errors import UserError
-from mmlight.files import write_text
+from mmlight.files import check_writable, write_text
 from mmlight.runs.plots.canvas import COLORS, new_figure, save, style
 from mmlight.runs.show.grid import Column, Grid
 from mmlight.runs.show.page import figure, render
@@ -46,6 +46,8 @@ class Numbers:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table; write the page where one is wanted."""
+    if options.html is not None:
+        check_writable(options.html, option="--html")
     corpus = open_shards(options.patterns)
     found = list(_numbers(corpus, options.text))
     glance = _glance(corpus)

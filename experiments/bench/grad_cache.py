@@ -20,7 +20,6 @@ What is measured
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from functools import partial
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmlight.batch import Batch, Images, Text
+from mmlight.costs.meters import peak_resident_bytes
 from mmlight.encoders.hf_text import HfText
 from mmlight.encoders.timm_image import TimmImage
 from mmlight.tasks.contrastive import Contrastive
@@ -88,9 +88,9 @@ def peak_mb(size: int, chunks: int) -> float:
     torch.set_num_threads(1)
     task, small, batch = make_task(), make_batch(CHUNKS), make_batch(size)
     one_step(task, small, chunks=1)  # gradients and buffers exist from here on
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident_bytes()
     one_step(task, batch, chunks=chunks)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
+    return (peak_resident_bytes() - before) / 1e6
 
 
 def main() -> None:

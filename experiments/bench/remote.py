@@ -42,6 +42,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmlight.costs.meters import peak_resident_bytes
 from mmlight.data.decode.image import ImageSettings
 from mmlight.data.members import Members
 from mmlight.data.module import ShardDataModule
@@ -193,7 +194,7 @@ def starts(num_shards: int, num_samples: int) -> dict[str, float]:
 
 
 def peak_mib() -> int:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return round(peak_resident_bytes() / 2**20)
 
 
 def tiny_index(folder: Path, most: int) -> dict[str, float]:

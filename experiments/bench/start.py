@@ -74,6 +74,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     ]
     quickstart = [
         *("-c", "experiments/pretrain/scenes.yaml", "--pictures=null", "--zero_shot=null"),
+        f"--data.class_names={scenes}/classnames.txt",
     ]
     return {
         "bare": [sys.executable, "-c", IMPORT],

@@ -13,17 +13,23 @@ _STATUS = Path("/proc/self/status")
 
 def resident_bytes() -> float:
     """Return the resident memory of this process now; its peak where the system cannot tell."""
-    if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return float(line.split()[1]) * 1024
-    return peak_resident_bytes()
+    return _of_status("VmRSS") or peak_resident_bytes()
 
 
 def peak_resident_bytes() -> float:
     """Return the largest resident memory that this process has had."""
+    # What getrusage tells on Linux is the parent's peak at first.
+    if peak := _of_status("VmHWM"):
+        return peak
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def _of_status(name: str) -> float:
+    if not _STATUS.exists():
+        return 0.0
+    lines = _STATUS.read_text().splitlines()
+    return next((float(x.split()[1]) * 1024 for x in lines if x.startswith(f"{name}:")), 0.0)
 
 
 def peak_bytes(device: torch.device) -> float:

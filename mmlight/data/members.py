@@ -109,8 +109,13 @@ class Members:
             raise UserError(
                 f"members.box_format must be xyxy, xywh or cxcywh, not '{self.box_format}'"
             )
-        for source in self.sources():
-            parse_source(source)
+        for entry, sources in self.groups().items():
+            for source in sources:
+                if "*" in parse_source(source)[0] and entry != "image":
+                    raise UserError(
+                        f"members.{entry}: '{source}' is a pattern, which only images have; name "
+                        "the member, such as caption.txt"
+                    )
 
     def modalities(self) -> tuple[Modality, ...]:
         """Return the modalities that are mapped, in the order image, text, audio."""

@@ -93,6 +93,14 @@ def test_sources_of_a_mixture_agree_on_classes(tmp_path):
     assert labels(data, "val") == {"ant": 0, "cow": 2}
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_names_of_another_set_are_refused(tmp_path, split):
+    shards = {split: folder_of(tmp_path / "a", "bad", "good")}
+    data = data_of(**shards, class_names=["place", "person", "number"])
+    with pytest.raises(UserError, match=r"classnames\.txt has 2 classes, 'bad' and so on, none of"):
+        labels(data, split)
+
+
 def test_a_class_that_training_lacks_is_refused_before_training(tmp_path):
     train = folder_of(tmp_path / "train", "ant", "cat")
     data = data_of(train=train, val=folder_of(tmp_path / "val", "ant", "bee"))

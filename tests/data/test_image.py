@@ -199,3 +199,8 @@ def test_flips_come_as_often_as_asked():
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(UserError, match=r"image\."):
         ImageSettings(**settings)
+
+
+def test_null_takes_back_what_another_file_sets():
+    settings = ImageSettings(train_crop="squash", scale=None, ratio=None)
+    assert settings.scale == (0.9, 1.0) and settings.ratio == (3 / 4, 4 / 3)

@@ -96,6 +96,9 @@ def test_json_tells_numbers_from_names_and_a_text_does_not():
     ("settings", "message"),
     [
         ({"image": "json:image"}, "plain extension"),
+        ({"text": "*.txt"}, r"members.text: '\*.txt' is a pattern, which only images have"),
+        ({"text": {"*.txt": 1.0}}, "is a pattern"),
+        ({"fields": {"x": "*.json"}}, "is a pattern"),
         ({"image": []}, "members.image is empty"),
         ({"text": {"txt": 0.0}}, "above 0"),
         ({"text_lines": True}, "no effect without members.text"),

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from mmlight.data.shards.paths import expand, natural_key
@@ -49,6 +51,15 @@ def test_list_file_is_read_from_its_own_folder(folder):
     (folder / "a" / "train.txt").write_text("# mine\n2.tar\n\n../b/{000..001}.tar\n")
     expected = ["a/2.tar", "b/000.tar", "b/001.tar"]
     assert names(expand("a/train.txt", base=folder), folder) == expected
+
+
+def test_what_only_a_stream_reads_is_told(folder):
+    (folder / "gz").mkdir()
+    (folder / "gz" / "0.tar.gz").write_bytes(b"")
+    os.mkfifo(folder / "a.pipe")
+    for pattern in ("gz", "gz/*", "*.pipe"):
+        with pytest.raises(UserError, match=r"; data\.mode: stream reads it"):
+            expand(pattern, base=folder)
 
 
 def test_names_of_classes_beside_folders_are_no_list_of_shards(folder):

@@ -123,6 +123,16 @@ def test_file_cut_anywhere_is_refused(tmp_path):
     assert len(read(path)[0]) == 3
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "the file is empty"), (b"<html>no</html>", "no tar at all: .*<html>")],
+)
+def test_what_is_no_tar_is_told(tmp_path, content, said):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read(tmp_path / "a.tar")
+
+
 def test_cut_inside_a_member_names_it(tmp_path):
     path = text_shard(tmp_path / "a.tar", 3)
     path.write_bytes(path.read_bytes()[:900])

@@ -96,9 +96,11 @@ class ImageSettings:
 
     def __post_init__(self) -> None:
         """Refuse values out of range and settings without effect."""
-        self.scale = (float(self.scale[0]), float(self.scale[1]))
-        self.ratio = (float(self.ratio[0]), float(self.ratio[1]))
-        self.zoom = (float(self.zoom[0]), float(self.zoom[1]))
+        for name in ("scale", "ratio", "zoom"):
+            given = getattr(self, name)
+            if given is None:  # null takes back what an earlier file sets
+                given = type(self).__dict__[name]
+            setattr(self, name, (float(given[0]), float(given[1])))
         if self.side < 1:
             raise UserError(f"image.size must be 1 or more, not {self.size}")
         if self.num_channels not in (1, 3):
@@ -139,7 +141,8 @@ class ImageSettings:
             for name in names:
                 if self.train_crop != crop and getattr(self, name) != type(self).__dict__[name]:
                     raise UserError(
-                        f"image.{name} has no effect with image.train_crop: {self.train_crop}"
+                        f"image.{name} has no effect with image.train_crop: {self.train_crop}; "
+                        "leave it out, or set it to null where another file sets it"
                     )
         if self.pad_to != "square" and not self.fits:
             raise UserError(f"image.pad_to has no effect with image.eval_crop: {self.crop}")

@@ -209,7 +209,8 @@ def _expand_one(pattern: str, base: Path, sought: _Sought) -> list[Path]:
     if path.is_dir():
         names = [name for name in os.listdir(path) if sought.fits(name)]
         if not names:
-            raise UserError(f"folder '{pattern}' holds no {sought} file{_contents(path)}")
+            hint = _stream_hint(os.listdir(path), sought)
+            raise UserError(f"folder '{pattern}' holds no {sought} file{_contents(path)}{hint}")
         return [path / name for name in sorted(names, key=natural_key)]
     matches = glob.glob(str(path), recursive=True)
     shards = [
@@ -221,11 +222,16 @@ def _expand_one(pattern: str, base: Path, sought: _Sought) -> list[Path]:
     if not shards and matches:
         name = os.path.basename(min(matches))
         hint = f"; for the shards in folders write '{pattern}/*{_SUFFIX}'"
-        hint = hint if any(map(os.path.isdir, matches)) else ""
+        hint = hint if any(map(os.path.isdir, matches)) else _stream_hint(matches, sought)
         raise UserError(f"no {sought} file matches '{pattern}', only e.g. '{name}'{hint}")
     if not shards:
         raise UserError(f"no shard matches '{pattern}'{_explain(path, sought)}")
     return [Path(name) for name in sorted(shards, key=natural_key)]
+
+
+def _stream_hint(names: Sequence[str], sought: _Sought) -> str:
+    is_stream = any(name.endswith(_COMPRESSED_SUFFIXES) or Path(name).is_fifo() for name in names)
+    return "; data.mode: stream reads it" if is_stream and not sought.pipes else ""
 
 
 def _explain(path: Path, sought: _Sought) -> str:

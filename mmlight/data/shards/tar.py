@@ -61,6 +61,15 @@ def _refusal(
     return UserError(f"shard {shard}: {what} (at byte {offset}); {remedy}")
 
 
+def _end_of(rest: bytes, *, at_start: bool) -> str:
+    """Say what a file is that ends within a header: a page of a server, say, in a shard's place."""
+    if at_start and not rest:
+        return "cut short: the file is empty"
+    if at_start:
+        return f"cut short, or no tar at all: it begins with {rest[:20]!r}"
+    return "cut short: no end-of-archive marker"
+
+
 def split_name(name: str) -> tuple[str, str] | None:
     """Split a member's name into sample key and extension, as webdataset does.
 
@@ -180,7 +189,7 @@ def walk_headers(
     while True:
         header = read(offset, BLOCK)
         if len(header) < BLOCK:
-            raise _refusal(shard, offset, "cut short: no end-of-archive marker")
+            raise _refusal(shard, offset, _end_of(header, at_start=offset == start))
         if header == _ZERO_BLOCK:
             if extended:
                 raise _refusal(shard, offset, "zeros where a name or pax header has its member")

@@ -46,6 +46,8 @@ def labels_of(
                     split_of[folder] = name
                     if name == "train":
                         trained.append(folder)
+    for folder in trained or found:
+        _check_shares_names(found[folder], class_names, folder)
     known = _Numbering(class_names)
     numbers = {folder: known.trained(found[folder]) for folder in trained}
     numbers |= {
@@ -59,6 +61,17 @@ def labels_of(
             folders[folder] = own
             lines.append(_renumbered(f"data.{split_of[folder]}", own, known.names))
     return Labels(known.names, folders, sealed=bool(class_names)), lines
+
+
+def _check_shares_names(own: Sequence[str], names: Sequence[str], folder: str) -> None:
+    """Refuse the names of other classes; as many may be other words for the same ones."""
+    if names and len(own) != len(names) and not set(own) & set(names):
+        raise UserError(
+            f"{os.path.join(folder, CLASS_NAMES)} has {len(own)} classes, '{own[0]}' and so on, "
+            f"none of which is among the {len(names)} of data.class_names, '{names[0]}' and so on; "
+            "give data.class_names that hold them, or remove the file if it is not about these "
+            "shards"
+        )
 
 
 class _Numbering:

@@ -92,6 +92,19 @@ def test_an_epoch_from_a_server_with_faults_is_that_from_a_disk(tmp_path, there)
         assert held <= 5.5 * size
 
 
+@pytest.mark.parametrize(("room", "is_told"), [(1.5, True), (5.5, False)])
+def test_a_cache_with_no_room_for_a_batch_is_told_of_once(tmp_path, there, capsys, room, is_told):
+    size = (there / "0.tar").stat().st_size
+    with serving(there) as server:
+        cache = ShardCache(str(tmp_path / "cache"), max_gb=room * size / 1e9)
+        loader = module(f"{server.url}/{{0..7}}.tar", cache=cache).train_dataloader()
+        for _ in range(2):
+            samples_of(loader, most=1)
+    said = [line for line in capsys.readouterr().err.splitlines() if "data.cache.max_gb" in line]
+    assert len(said) == is_told
+    assert not said or "reads from 4 shards, which do not fit" in said[0]
+
+
 def test_a_shard_that_is_gone_stops_training_with_one_line(tmp_path, there):
     with serving(there) as server:
         cache = ShardCache(str(tmp_path / "cache"), patience_s=60)

@@ -188,7 +188,9 @@ class Progress(StepCallback, ProgressBar):
 def summarise_scores(scores: dict[str, float]) -> str:
     """Return a line with the loss, the mean recall at 1, zero-shot accuracies and a main score."""
     parts = [f"{name} {value:.4g}" for name, value in scores.items() if name.endswith("/loss")]
-    recalls = [v for k, v in scores.items() if "_to_" in k and k.endswith("/recall_at_1")]
+    # Those of all samples, not those of each set.
+    names = [k for k in scores if k.count("/") == 2 and k.endswith("/recall_at_1")]
+    recalls = [scores[name] for name in names if "_to_" in name]
     if recalls:
         mean = format_value("recall", sum(recalls) / len(recalls))
         parts.append(f"recall@1 {mean} (mean of {len(recalls)} directions)")

@@ -29,7 +29,8 @@ from mmlight.data.shards.cache import ShardCache, touch
 from mmlight.data.shards.corpus import Corpus
 from mmlight.data.shards.remote import Remote
 from mmlight.errors import UserError
-from mmlight.signals import held
+from mmlight.signals import held, is_first_rank
+from mmlight.terminal import note
 
 _MOST_STEPS, _STEPS_AT_ONCE = 20_000, 256
 # Steps without a shard after which it may go, and come again.
@@ -175,6 +176,7 @@ class Ahead:
         far = next((shard for shard, _ in shards if shard is not None), None)
         self._plan: _Plan | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._has_told = False
         if far is not None:
             # Batches that are sorted within a pool need the shards of the order that they are of.
             lookup = Lookup(getattr(order, "sorted", order), corpus.starts, rank, world_size)
@@ -186,6 +188,7 @@ class Ahead:
         if self._plan is None:
             return
         if self._process is None:
+            self._tell_of_room(self._plan, number)
             self._process = self._start(self._plan)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
@@ -201,6 +204,21 @@ class Ahead:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def _tell_of_room(self, plan: _Plan, number: int) -> None:
+        """Say once that a cache is too small: shards of one batch would take turns in it."""
+        if self._has_told or not is_first_rank():
+            return
+        self._has_told = True
+        at_once = plan.lookup.shards(number)
+        needed = sum(far.num_bytes for n in at_once if (far := plan.shards[n][0]) is not None)
+        if needed > plan.most_bytes and len(at_once) > 1:
+            enough = 1.05 * needed / plan.most_bytes * plan.cache.max_bytes / 1e9
+            note(
+                f"data.cache.max_gb: a batch reads from {len(at_once)} shards, which do not fit "
+                f"into the cache together and are downloaded again and again; give {enough:.2g} or "
+                "more, or fewer lanes (data.num_lanes)"
+            )
 
     def _start(self, plan: _Plan) -> subprocess.Popen[bytes]:
         # A group of its own, and deaf to what the job is sent: it ends when its input does.

@@ -8,6 +8,8 @@ from rich.console import Group
 from mmlight.runs.show.grid import Column, Grid
 from mmlight.scores import format_value
 
+_NO_STAGES = ("train", "robustness")
+
 
 def format_table(summary: Mapping[str, Any]) -> Group:
     """Return the run's final scores for the terminal, readable at 80 columns.
@@ -41,12 +43,13 @@ def retrieval_grid(final: Mapping[str, float]) -> Grid | None:
         final: values by name; where one direction lacks something, there is a dash.
 
     Returns:
-        A row for each direction; None without retrieval.
+        A row for each direction, and each set of several; None without retrieval.
     """
     pairs: dict[tuple[str, str], dict[str, float]] = {}
     for name, value in final.items():
-        stage, pair, score = [*name.split("/"), "", ""][:3]
-        if "_to_" in pair and name.count("/") == 2:
+        # Of one set of several, the stage has its name behind it: val/web.
+        stage, pair, score = ["", "", *name.rsplit("/", 2)][-3:]
+        if "_to_" in pair and stage and stage.partition("/")[0] not in _NO_STAGES:
             pairs.setdefault((stage, pair), {})[score] = value
     if not pairs:
         return None
@@ -99,5 +102,5 @@ def others_grid(final: Mapping[str, float]) -> Grid | None:
 
 def _others(final: Mapping[str, float]) -> list[str]:
     """Return the evaluation metrics that have no table of their own: losses, accuracies."""
-    evaluated = [n for n in final if "/" in n and not n.startswith(("train/", "robustness/"))]
+    evaluated = [n for n in final if "/" in n and n.partition("/")[0] not in _NO_STAGES]
     return [n for n in evaluated if "_to_" not in n and "/explain/" not in n]

@@ -157,6 +157,7 @@ def test_summary_line_names_what_matters():
             "val/image_to_text/recall_at_1": 0.25,
             "val/text_to_image/recall_at_1": 0.75,
             "val/image_to_text/recall_at_5": 0.9,
+            "val/web/image_to_text/recall_at_1": 0.1,
             "val/zero_shot/image_accuracy_at_1": 0.5,
         }
     )

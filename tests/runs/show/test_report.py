@@ -195,6 +195,14 @@ def test_classes_have_no_line_each_in_the_table_of_a_terminal():
     assert "val/map" in text and "class/" not in text and "scores of 3 classes" in text
 
 
+def test_each_set_of_several_has_its_directions():
+    scores = {f"{stage}/image_to_text/recall_at_1": 0.5 for stage in ("val", "val/web", "train")}
+    console = Terminal(width=80, record=True)
+    console.print(format_table({"name": "x", "id": "y", "final": scores}))
+    text = console.export_text()
+    assert "val: image → text" in text and "val/web: image → text" in text and "train" not in text
+
+
 def test_table_fits_a_narrow_terminal(run):
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
     console.print(format_table(json.loads(run.summary_json.read_text())))

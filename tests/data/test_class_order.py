@@ -93,6 +93,17 @@ def test_sources_of_a_mixture_agree_on_classes(tmp_path):
     assert labels(data, "val") == {"ant": 0, "cow": 2}
 
 
+def test_names_one_folder_up_are_those_of_all_splits(tmp_path):
+    splits = {name: folder_of(tmp_path / name, "ant", "bee") for name in ("train", "val")}
+    for name in splits:
+        (tmp_path / name / "classnames.txt").rename(tmp_path / "classnames.txt")
+    data = data_of(**splits, class_names=["bee", "ant", "cow"])
+    assert labels(data, "train") == labels(data, "val") == {"ant": 1, "bee": 0}
+    data = data_of(**splits, class_names=["cow", "elk", "fox"])
+    with pytest.raises(UserError, match=r"classnames\.txt has 2 classes, 'ant' and so on, none of"):
+        labels(data, "train")
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_names_of_another_set_are_refused(tmp_path, split):
     shards = {split: folder_of(tmp_path / "a", "bad", "good")}

@@ -1,14 +1,14 @@
 """Compares the classes of splits: ``classnames.txt`` beside shards, and names that a user gives.
 
-`mmlight shards pack` numbers the classes that it finds and writes their names beside the shards. A
-validation set that lacks a class has other numbers: labels then go by name.
+`mmlight shards pack` numbers the classes that it finds and writes their names beside the shards;
+splits of one data set may share the file one folder up. A validation set that lacks a class has
+other numbers: labels then go by name.
 """
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmlight.class_names import CLASS_NAMES, read_names
+from mmlight.class_names import names_beside, read_names
 from mmlight.data.labels import Labels, OwnNumbers, is_numbered
 from mmlight.data.members import Members
 from mmlight.data.shards.paths import expand_streams
@@ -33,6 +33,7 @@ def labels_of(
         How labels are read, and lines that say what goes by name.
     """
     found: dict[str, list[str]] = {}
+    files: dict[str, str] = {}
     trained: list[str] = []
     split_of: dict[str, str] = {}
     for name in sorted(splits, key=lambda name: name != "train"):
@@ -40,14 +41,15 @@ def labels_of(
             mapped = split.members or members
             if not is_numbered(mapped.label) and mapped.box_labels is None:
                 continue
-            for folder in _folders(split):
+            for folder, file in _name_files(split):
                 if folder not in found:
-                    found[folder] = read_names(os.path.join(folder, CLASS_NAMES), what="")
+                    files[folder] = file
+                    found[folder] = read_names(file, what="")
                     split_of[folder] = name
                     if name == "train":
                         trained.append(folder)
     for folder in trained or found:
-        _check_shares_names(found[folder], class_names, folder)
+        _check_shares_names(found[folder], class_names, files[folder])
     known = _Numbering(class_names)
     numbers = {folder: known.trained(found[folder]) for folder in trained}
     numbers |= {
@@ -56,18 +58,18 @@ def labels_of(
     folders: dict[str, OwnNumbers] = {}
     lines: list[str] = []
     for folder, own_names in found.items():
-        own = OwnNumbers(os.path.join(folder, CLASS_NAMES), own_names, numbers[folder])
+        own = OwnNumbers(files[folder], own_names, numbers[folder])
         if not own.is_same:
             folders[folder] = own
             lines.append(_renumbered(f"data.{split_of[folder]}", own, known.names))
     return Labels(known.names, folders, sealed=bool(class_names)), lines
 
 
-def _check_shares_names(own: Sequence[str], names: Sequence[str], folder: str) -> None:
+def _check_shares_names(own: Sequence[str], names: Sequence[str], file: str) -> None:
     """Refuse the names of other classes; as many may be other words for the same ones."""
     if names and len(own) != len(names) and not set(own) & set(names):
         raise UserError(
-            f"{os.path.join(folder, CLASS_NAMES)} has {len(own)} classes, '{own[0]}' and so on, "
+            f"{file} has {len(own)} classes, '{own[0]}' and so on, "
             f"none of which is among the {len(names)} of data.class_names, '{names[0]}' and so on; "
             "give data.class_names that hold them, or remove the file if it is not about these "
             "shards"
@@ -126,15 +128,16 @@ def _by_name(own: Sequence[str], names: Sequence[str]) -> list[int | None]:
     ]
 
 
-def _folders(split: Split) -> Iterable[str]:
-    """Return the folders of a split's shards that hold a ``classnames.txt``."""
+def _name_files(split: Split) -> Iterator[tuple[str, str]]:
+    """Yield the folders of a split's shards, with the file of their classes' names."""
     patterns = [split.shards] if isinstance(split.shards, str) else split.shards
     try:
         paths = expand_streams([one for one in patterns if not is_url(one)])
     except UserError:
-        return []  # whoever opens the split says so
-    folders = dict.fromkeys(str(path.parent) for path in paths if isinstance(path, Path))
-    return [folder for folder in folders if os.path.isfile(os.path.join(folder, CLASS_NAMES))]
+        return  # whoever opens the split says so
+    for folder in dict.fromkeys(path.parent for path in paths if isinstance(path, Path)):
+        if (file := names_beside(folder)) is not None:
+            yield str(folder), str(file)
 
 
 def _renumbered(where: str, own: OwnNumbers, names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Labels mean the same class in every split, as numbers and as names."""
 
 import json
+from pathlib import Path
 
 import pytest
 from pack_data import pack_folder
@@ -94,9 +95,11 @@ def test_sources_of_a_mixture_agree_on_classes(tmp_path):
 
 
 def test_names_one_folder_up_are_those_of_all_splits(tmp_path):
-    splits = {name: folder_of(tmp_path / name, "ant", "bee") for name in ("train", "val")}
-    for name in splits:
-        (tmp_path / name / "classnames.txt").rename(tmp_path / "classnames.txt")
+    splits = {}
+    for name in ("train", "val"):
+        shards = Path(folder_of(tmp_path / "packed" / name, "ant", "bee"))
+        (shards / "classnames.txt").rename(tmp_path / "classnames.txt")
+        splits[name] = str(shards.rename(tmp_path / name))
     data = data_of(**splits, class_names=["bee", "ant", "cow"])
     assert labels(data, "train") == labels(data, "val") == {"ant": 1, "bee": 0}
     data = data_of(**splits, class_names=["cow", "elk", "fox"])

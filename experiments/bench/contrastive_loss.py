@@ -60,6 +60,7 @@ from torch import Tensor
 
 from mmlight import comm
 from mmlight.batch import Batch, Images, Text
+from mmlight.costs.meters import peak_resident_bytes, resident_bytes
 from mmlight.modality import Modality
 from mmlight.objectives.clip import Clip
 from mmlight.objectives.exchange import Ranks
@@ -214,12 +215,6 @@ def make_step(name: str, open_clip: str | None) -> Step:
     return open_clip_chunked(losses) if name == "siglip chunked" else open_clip_clip(losses)
 
 
-def memory_mb(key: str) -> float:
-    """Return a figure of this process's memory, such as VmRSS."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6
-
-
 def measure_alone(name: str, size: int, calls: int, open_clip: str | None) -> dict[str, Any]:
     """Return CPU-seconds of each call and the peak of the first; in a process of its own."""
     step = make_step(name, open_clip)
@@ -231,12 +226,12 @@ def measure_alone(name: str, size: int, calls: int, open_clip: str | None) -> di
             x_BD.grad = None
         if call == 0:
             Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-            before_mb = memory_mb("VmRSS")
+            before_mb = resident_bytes() / 1e6
         started = time.process_time()
         step(features)
         seconds.append(time.process_time() - started)
         if call == 0:
-            peak_mb = memory_mb("VmHWM") - before_mb
+            peak_mb = peak_resident_bytes() / 1e6 - before_mb
     return {"seconds": seconds, "peak_mb": peak_mb}
 
 

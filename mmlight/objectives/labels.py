@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlight import comm
 from mmlight.errors import UserError
+from mmlight.objectives.objective import Loss, mean_loss
 
 ClassWeights = list[float] | Literal["balanced"] | None
 
@@ -73,7 +73,7 @@ class LabelObjective(nn.Module, ABC):
             )
         self.register_buffer("weight_K", torch.tensor(weights), persistent=self.needs_counts)
 
-    def forward(self, logits_BK: Tensor, target_BK: Tensor, *, counted_B: Tensor) -> Tensor:
+    def forward(self, logits_BK: Tensor, target_BK: Tensor, *, counted_B: Tensor) -> Loss:
         """Return the loss.
 
         Every rank calls it in every step.
@@ -83,20 +83,13 @@ class LabelObjective(nn.Module, ABC):
             target_BK: 1 for a label that the sample has, 0 otherwise; mixtures lie between.
             counted_B: bool, samples that have labels; the others do not count.
         """
-        parts_B, weights_B = self.counted_terms(logits_BK, target_BK, counted_B=counted_B)
-        weight = weights_B.sum()
-        return comm.mean_over_ranks(parts_B.sum(), weight, least=torch.finfo(weight.dtype).tiny)
-
-    def counted_terms(
-        self, logits_BK: Tensor, target_BK: Tensor, *, counted_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return what `terms` does, and zeros where a sample doesn't count."""
         if logits_BK.dtype in (torch.float16, torch.bfloat16):
             logits_BK = logits_BK.float()
         parts_B, weights_B = self.terms(logits_BK, target_BK.to(logits_BK.dtype))
         # Masked by `where`: a sample without labels may have an infinite loss.
         parts_B = torch.where(counted_B, parts_B, parts_B.new_zeros(()))
-        return parts_B, weights_B * counted_B.to(parts_B.dtype)
+        weights_B = weights_B * counted_B.to(parts_B.dtype)
+        return mean_loss(parts_B, weights_B, least=torch.finfo(weights_B.dtype).tiny)
 
     @abstractmethod
     def terms(self, logits_BK: Tensor, target_BK: Tensor) -> tuple[Tensor, Tensor]:

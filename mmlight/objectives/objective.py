@@ -59,15 +59,22 @@ class Loss:
         return replace(self, terms=tuple(replace(term, sample=sample) for term in self.terms))
 
 
-def mean_loss(total_B: Tensor, count_B: Tensor, logs: dict[str, Tensor] | None = None) -> Loss:
+def mean_loss(
+    total_B: Tensor,
+    count_B: Tensor,
+    logs: dict[str, Tensor] | None = None,
+    *,
+    least: float = 1.0,
+) -> Loss:
     """Return the mean over the samples of all ranks as a loss; every rank calls it.
 
     Args:
         total_B: what each sample adds to the sum, with its gradient.
-        count_B: what each adds to the divisor, which is 1 at least.
+        count_B: what each adds to the divisor.
         logs: what is logged beside it.
+        least: the smallest divisor, where nothing counts.
     """
-    value = comm.mean_over_ranks(total_B.sum(), count_B.sum())
+    value = comm.mean_over_ranks(total_B.sum(), count_B.sum(), least=least)
     return Loss(value, logs or {}, (Terms(total_B.detach(), count_B),))
 
 

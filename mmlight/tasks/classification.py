@@ -4,6 +4,7 @@ Shapes as in `mmlight.batch`: B samples, L tokens, D feature width, K classes.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from mmlight.metrics.labelled import (
 )
 from mmlight.modality import Modality
 from mmlight.objectives.labels import CrossEntropy, LabelObjective
-from mmlight.objectives.objective import Loss, Terms
+from mmlight.objectives.objective import Loss
 from mmlight.tasks.evaluation import Kept, Rows, Scored, Stage, Table, sample_columns
 from mmlight.tasks.graph import LOGITS, Graph, whole_graph
 from mmlight.tasks.mixing import Mixing
@@ -211,14 +212,12 @@ class Classification(PooledTask):
             counted_B = counted_B.repeat_interleave(count_B, 0)
         else:
             logits_BK = self.head_outputs(features)
-        loss: Tensor = self.objective(logits_BK, target_BK, counted_B=counted_B)
-        terms: tuple[Terms, ...] = ()
-        if batch.sources and self.mixing is None and not self.votes:
-            logits_BK = logits_BK.detach()
-            parts = self.objective.counted_terms(logits_BK, target_BK, counted_B=counted_B)
-            rows = batch.text.item_N if batch.text and len(parts[0]) != batch.size else None
-            terms = (Terms(*parts, rows),)
-        return self.log_loss(Loss(loss, terms=terms))
+        loss: Loss = self.objective(logits_BK, target_BK, counted_B=counted_B)
+        if self.mixing is not None or self.votes:
+            loss = replace(loss, terms=())
+        elif batch.text is not None and len(logits_BK) != batch.size:  # questions
+            loss = loss.of_samples(batch.text.item_N)
+        return self.log_loss(loss)
 
     def score_names(self) -> set[str]:
         """Return the names of all scores, also of subsets of the modalities."""

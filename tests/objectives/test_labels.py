@@ -17,7 +17,7 @@ ALL = torch.ones(7, dtype=torch.bool)
 def both(objective, target_BK, counted_B=ALL):
     """Value and gradient."""
     logits = LOGITS.clone().requires_grad_()
-    loss = objective(logits, target_BK, counted_B=counted_B)
+    loss = objective(logits, target_BK, counted_B=counted_B).value
     (grad,) = torch.autograd.grad(loss, logits)
     return loss.detach().double(), grad
 
@@ -96,7 +96,7 @@ def _gradient_on_this_rank():
     objective.build(4)
     counted = torch.tensor([True, False, False, True, True, True])
     target = F.one_hot(LABELS[:6], 4) * counted[:, None]
-    loss = objective(layer(LOGITS[:6][rows]), target[rows], counted_B=counted[rows])
+    loss = objective(layer(LOGITS[:6][rows]), target[rows], counted_B=counted[rows]).value
     loss.backward()
     grad = layer.weight.grad
     assert grad is not None

@@ -56,9 +56,10 @@ def test_terms_of_labels_add_up_to_the_loss():
     logits_BK = torch.randn(4, 7, generator=draws, dtype=torch.float64)
     target_BK = torch.eye(7, dtype=torch.float64)[torch.randint(0, 7, (4,), generator=draws)]
     counted_B = torch.tensor([True, False, True, True])
-    total_B, weight_B = objective.counted_terms(logits_BK, target_BK, counted_B=counted_B)
-    value = objective(logits_BK, target_BK, counted_B=counted_B)
-    assert float(total_B.sum() / weight_B.sum()) == pytest.approx(float(value), rel=1e-12)
+    loss = objective(logits_BK, target_BK, counted_B=counted_B)
+    (terms,) = loss.terms
+    mean = float(terms.total.sum() / terms.count.sum())
+    assert mean == pytest.approx(float(loss.value), rel=1e-12)
 
 
 # Of each task, with what its samples add by themselves.

@@ -28,6 +28,8 @@ from mmlight.terminal import say
 _CODE = ("pkl", "pickle", "pyd", "pt", "pth", "joblib", "dill")
 # Each thread or process takes about so many bytes at a time, of this many samples at most.
 _PART, _MOST = 1 << 20, 256
+# Labels of so many bytes are looked at once for all that are alike.
+_SHORT = 100
 # Fewer bytes are not worth processes.
 _MUCH = 4 << 20
 _UNREADABLE = "shard that can't be read"
@@ -254,7 +256,8 @@ def look(part: _Part) -> _Seen:
                         add(key, "", "sample that can't be read", error)
             for extension, data in members.items():
                 is_label = extension.rpartition(".")[2] == "cls"
-                problem = (fault_of_label if is_label else fault_of)(extension, data)
+                is_short = is_label and len(data) <= _SHORT  # what is remembered stays in memory
+                problem = (fault_of_label if is_short else fault_of)(extension, data)
                 if is_label and not part.names:
                     if problem and is_name(problem, data):
                         seen.names.append((f"{shard}: {key}.{extension}", problem))

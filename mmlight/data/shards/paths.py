@@ -207,9 +207,10 @@ def _expand_one(pattern: str, base: Path, sought: _Sought) -> list[Path]:
     if path.is_file() or (sought.pipes and path.is_fifo()):
         return [path]
     if path.is_dir():
-        names = [name for name in os.listdir(path) if sought.fits(name)]
+        there = os.listdir(path)
+        names = [name for name in there if sought.fits(name)]
         if not names:
-            hint = _stream_hint(os.listdir(path), sought)
+            hint = _stream_hint(any(name.endswith(_COMPRESSED_SUFFIXES) for name in there), sought)
             raise UserError(f"folder '{pattern}' holds no {sought} file{_contents(path)}{hint}")
         return [path / name for name in sorted(names, key=natural_key)]
     matches = glob.glob(str(path), recursive=True)
@@ -222,15 +223,16 @@ def _expand_one(pattern: str, base: Path, sought: _Sought) -> list[Path]:
     if not shards and matches:
         name = os.path.basename(min(matches))
         hint = f"; for the shards in folders write '{pattern}/*{_SUFFIX}'"
-        hint = hint if any(map(os.path.isdir, matches)) else _stream_hint(matches, sought)
+        if not any(map(os.path.isdir, matches)):
+            streams = (m.endswith(_COMPRESSED_SUFFIXES) or Path(m).is_fifo() for m in matches)
+            hint = _stream_hint(any(streams), sought)
         raise UserError(f"no {sought} file matches '{pattern}', only e.g. '{name}'{hint}")
     if not shards:
         raise UserError(f"no shard matches '{pattern}'{_explain(path, sought)}")
     return [Path(name) for name in sorted(shards, key=natural_key)]
 
 
-def _stream_hint(names: Sequence[str], sought: _Sought) -> str:
-    is_stream = any(name.endswith(_COMPRESSED_SUFFIXES) or Path(name).is_fifo() for name in names)
+def _stream_hint(is_stream: bool, sought: _Sought) -> str:
     return "; data.mode: stream reads it" if is_stream and not sought.pipes else ""
 
 

@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 import torch
-from encoder_inputs import AUDIO_CONFIGS, TEXT_CONFIGS, captions, clips, images
+from encoders.encoder_inputs import AUDIO_CONFIGS, TEXT_CONFIGS, captions, clips, images
 
 from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.hf_text import HfText

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
-from encoder_inputs import AUDIO_CONFIGS, TEXT_CONFIGS
+from encoders.encoder_inputs import AUDIO_CONFIGS, TEXT_CONFIGS
 from planted import ENCODERS, make_batch
 
 from mmlight.encoders.hf_audio import HfAudio

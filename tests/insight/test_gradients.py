@@ -7,7 +7,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
 from captum.attr import LayerGradCam
-from encoder_inputs import AUDIO_CONFIGS
+from encoders.encoder_inputs import AUDIO_CONFIGS
 from planted import ENCODERS, make_batch
 
 from mmlight.encoders.hf_audio import HfAudio

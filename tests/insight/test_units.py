@@ -8,7 +8,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
-from encoder_inputs import AUDIO_CONFIGS, TEXT_CONFIGS, captions, clips, images
+from encoders.encoder_inputs import AUDIO_CONFIGS, TEXT_CONFIGS, captions, clips, images
 
 from mmlight.encoders.hf_audio import HfAudio
 from mmlight.encoders.hf_text import HfText
